@@ -1,0 +1,55 @@
+"""The file side of a comparison, as one plain value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ckptdiff.tensors import Entry, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another state dict in the same container: the `--key` that would select it, and how many tensors it holds."""
+
+    key: str
+    tensors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint says of itself, read from its headers alone.
+
+    `entries` maps each key of the chosen state dict, in its own order, to a tensor or an inert object.
+    `metadata` is the state dict's `_metadata` (module prefix without the trailing dot → e.g. `{"version": 2}`),
+    None where the state dict has none, as in every safetensors file.
+    `state_dict_key` is the dotted path of the chosen state dict inside its container, "" for the file's top level.
+    """
+
+    path: str
+    format: str
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, Mapping[str, object]] | None = None
+    state_dict_key: str = ""
+    alternatives: tuple[Alternative, ...] = ()
+    container: Mapping[str, str] = field(default_factory=dict)
+    """The container's other entries: key → short description (`int 12`, `dict of 3`)."""
+    file_metadata: Mapping[str, str] = field(default_factory=dict)
+    """safetensors' `__metadata__`."""
+    nbytes: int = 0
+    """Size of the file or files, in bytes."""
+    unsafe_globals: tuple[str, ...] = ()
+    """Globals a pickle names that plain checkpoints do not need, each once, in order of appearance."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know of the file itself: one sentence each."""
+    non_persistent: tuple[str, ...] = ()
+    """Buffers of a whole pickled module that its state dict leaves out."""
+    byteorder: str = "little"
+    """Order of the bytes of each element in the file: `little` or `big`."""
+    live: Mapping[object, object] | None = field(default=None, compare=False, repr=False)
+    """The caller's own state dict when this Checkpoint describes one in memory."""
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The entries that are tensors, in order."""
+        return {key: entry for key, entry in self.entries.items() if isinstance(entry, TensorInfo)}

@@ -1,0 +1,47 @@
+"""The errors ckptdiff raises on purpose: one sentence, one hint, exit code 2.
+
+Everything a user can cause ends here. Anything else that escapes is a defect in ckptdiff and says so.
+"""
+
+from __future__ import annotations
+
+
+class CkptdiffError(Exception):
+    """No answer could be given.
+
+    `message` is one sentence that names the file or option at fault; `hint` is one sentence that says what to do
+    (empty where there is nothing useful to say). `detail` is optional further text, such as the user's own shortened
+    traceback, shown between the two.
+    """
+
+    kind = "error"
+
+    def __init__(self, message: str, hint: str = "", *, detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+
+
+class CheckpointError(CkptdiffError):
+    """The file is not a checkpoint that can be read: absent, damaged, hostile, or of another kind."""
+
+    kind = "checkpoint"
+
+
+class ModelError(CkptdiffError):
+    """The model reference names nothing usable, or its own code failed."""
+
+    kind = "model"
+
+
+class UsageError(CkptdiffError):
+    """The options contradict each other or name something that is not there."""
+
+    kind = "usage"
+
+
+class OutputError(CkptdiffError):
+    """The result could not be written; the destination is what it was before."""
+
+    kind = "output"

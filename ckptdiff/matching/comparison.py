@@ -1,0 +1,92 @@
+"""The outcome of walking a ModuleTree over a Checkpoint, as one plain value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.model.tree import ModuleTree, Slot
+from ckptdiff.tensors import TensorInfo
+
+
+class Raised(Exception):  # noqa: N818 - it is not an error of ours but the report of one
+    """torch would leave `load_state_dict` with another exception than its RuntimeError, `TypeName: message`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A key present on both sides with different shapes."""
+
+    key: str
+    checkpoint_shape: tuple[int, ...]
+    model_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A key whose checkpoint tensor torch would copy into a tensor of the model."""
+
+    key: str
+    source: TensorInfo
+    target: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What the code of one custom module did to the keys it was given, before they were matched."""
+
+    module: str
+    """The module's path, "" for the root."""
+    kind: Literal["renamed", "added", "dropped", "replaced"]
+    key: str
+    """The key as it was in the checkpoint; for `added`, the new key."""
+    new_key: str = ""
+    """For `renamed`, what it became."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What torch's `load_state_dict` would do with `checkpoint` and `model`.
+
+    `missing_keys`, `unexpected_keys` and `error_msgs` hold exactly what torch collects, in torch's order
+    (torch/nn/modules/module.py, `Module.load_state_dict`). `raised` is set instead when torch would leave with another
+    exception than its own RuntimeError: the text is `TypeName: message`, and the lists hold what came before it.
+    """
+
+    model: ModuleTree
+    checkpoint: Checkpoint
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...]
+    mismatched: tuple[Mismatch, ...]
+    matched: Mapping[str, Match]
+    ignored_keys: tuple[str, ...] = ()
+    """Keys below a child registered as None, which torch drops without a word."""
+    not_tensors: Mapping[str, str] = field(default_factory=dict)
+    """Keys the model wants whose value is no tensor → dotted name of the value's class."""
+    error_msgs: tuple[str, ...] = ()
+    raised: str | None = None
+    key_changes: tuple[KeyChange, ...] = ()
+    supplied: tuple[str, ...] = ()
+    """Keys absent from the checkpoint that a version rule supplied (`num_batches_tracked` of an old BatchNorm)."""
+    uncertain: tuple[str, ...] = ()
+    """Sentences on what could not be known, each naming the module or key; empty when the answer is exact."""
+
+    def error_message(self, strict: bool = True) -> str | None:
+        """The text torch would raise, to the letter; None if it would load."""
+        if self.raised is not None:
+            return self.raised
+        messages = list(self.error_msgs)
+        if strict:
+            for title, keys in (("Unexpected", self.unexpected_keys), ("Missing", self.missing_keys)):
+                if keys:
+                    listed = ", ".join(f'"{key}"' for key in keys)
+                    messages.insert(0, f"{title} key(s) in state_dict: {listed}. ")
+        if not messages:
+            return None
+        return f"Error(s) in loading state_dict for {self.model.root.class_name}:\n\t" + "\n\t".join(messages)
+
+    def loads(self, strict: bool = True) -> bool:
+        """Whether torch would load without raising."""
+        return self.error_message(strict) is None

@@ -1,0 +1,110 @@
+"""The model side of a comparison, as plain values: what `load_state_dict` consults, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ckptdiff.tensors import TensorInfo
+
+OVERRIDE = "overrides _load_from_state_dict"
+PRE_HOOK = "load_state_dict pre-hook"
+POST_HOOK = "load_state_dict post-hook"
+EXTRA_STATE = "set_extra_state"
+
+Loader = Literal["plain", "batchnorm", "instancenorm", "custom"]
+"""How a module takes its own keys: torch's base method; the version rules of `torch.nn.modules.batchnorm._NormBase`
+and `torch.nn.modules.instancenorm._InstanceNorm`; or an override of its own, run live."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A parameter or buffer of one module.
+
+    `identity` is equal for two slots that hold the same tensor object (tied weights). `lazy` marks an uninitialized
+    parameter or buffer, which takes any shape.
+    """
+
+    tensor: TensorInfo
+    kind: Literal["parameter", "buffer"]
+    identity: int
+    lazy: bool = False
+    requires_grad: bool = False
+    ordinary: bool = True
+    """False where `copy_` into it may fail or mean something else: a subclass, another layout, overlapping memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleNode:
+    """One module. A module registered under several names is one ModuleNode, reached several times.
+
+    `local` maps the names `load_state_dict` looks for, in its order: parameters, then persistent buffers, without the
+    ones registered as None (torch/nn/modules/module.py, `_load_from_state_dict`).
+    """
+
+    class_name: str
+    """`type(module).__name__`, as torch prints it."""
+    qualified_name: str
+    """Dotted module path and qualified name of the class."""
+    local: Mapping[str, Slot]
+    children: Mapping[str, ModuleNode | None]
+    """Child modules in registration order; None for a child registered as None."""
+    none_parameters: tuple[str, ...] = ()
+    """Parameters and buffers registered as None."""
+    non_persistent: Mapping[str, TensorInfo] = field(default_factory=dict)
+    version: int | None = 1
+    """`_version`, written to `_metadata` on saving."""
+    loader: Loader = "plain"
+    custom: tuple[str, ...] = ()
+    """What code of its own takes part in loading: some of OVERRIDE, PRE_HOOK, POST_HOOK and EXTRA_STATE."""
+    odd_names: bool = False
+    """A name under this module contains a dot, which torch's own registration forbids."""
+    track_running_stats: bool = False
+    """Consulted by the batchnorm and instancenorm loaders only."""
+    live: Any = field(default=None, compare=False, repr=False)
+    """The instantiated module, where there is one and its code may have to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where torch releases disagree on loading. The defaults are those of current ones.
+
+    `vector_into_scalar`: any 1-d tensor is taken into a 0-d one, by its first element (torch 2.4), not only one of
+    shape [1].
+    """
+
+    vector_into_scalar: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTree:
+    """A model's state-dict schema. `reference` is what the user called it, for messages.
+
+    `built` says how the model came to be: `live`, `meta`, `uninitialized`, `plain` or `snapshot`.
+    """
+
+    root: ModuleNode
+    reference: str = ""
+    built: str = "live"
+    torch_version: str = ""
+    dialect: Dialect = Dialect()
+    overrides_load_state_dict: bool = False
+    """The root class has a `load_state_dict` of its own, so `model.load_state_dict` may do anything at all."""
+
+    def walk(self) -> Iterator[tuple[str, ModuleNode]]:
+        """Every (prefix, module) in the order `load_state_dict` visits them; a prefix ends with a dot, the root's is empty.
+
+        Iterative, since deep trees exceed Python's recursion limit. Shared modules appear once a name.
+        """
+        stack: list[tuple[str, ModuleNode]] = [("", self.root)]
+        while stack:
+            prefix, node = stack.pop()
+            yield prefix, node
+            stack.extend(
+                (f"{prefix}{name}.", child) for name, child in reversed(list(node.children.items())) if child is not None
+            )
+
+    def keys(self) -> dict[str, Slot]:
+        """Every key of the model's state dict that is a tensor, in state-dict order, with its slot."""
+        return {prefix + name: slot for prefix, node in self.walk() for name, slot in node.local.items()}

@@ -1,0 +1,132 @@
+"""What is known of one tensor without its values, and the table of dtypes.
+
+Shapes, strides and storage offsets are in elements; every `nbytes` and `start` is in bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """One torch dtype: its name without the `torch.` prefix, the bits an element takes in memory, its kind, and its
+    code in a safetensors header (None where safetensors cannot hold it)."""
+
+    name: str
+    bits: int
+    kind: str
+    """`bool`, `int`, `float`, `complex` or `quantized`."""
+    code: str | None = None
+
+
+# torch/csrc/.../ScalarType.h and safetensors' Dtype enum. The sub-byte integer dtypes (uint1..int7) are
+# shells that torch stores in one byte each; float4_e2m1fn_x2 packs two values into one byte.
+_TABLE = (
+    DType("float64", 64, "float", "F64"),
+    DType("float32", 32, "float", "F32"),
+    DType("float16", 16, "float", "F16"),
+    DType("bfloat16", 16, "float", "BF16"),
+    DType("float8_e4m3fn", 8, "float", "F8_E4M3"),
+    DType("float8_e5m2", 8, "float", "F8_E5M2"),
+    DType("float8_e4m3fnuz", 8, "float", "F8_E4M3FNUZ"),
+    DType("float8_e5m2fnuz", 8, "float", "F8_E5M2FNUZ"),
+    DType("float8_e8m0fnu", 8, "float", "F8_E8M0"),
+    DType("float4_e2m1fn_x2", 8, "float", "F4"),
+    DType("int64", 64, "int", "I64"),
+    DType("int32", 32, "int", "I32"),
+    DType("int16", 16, "int", "I16"),
+    DType("int8", 8, "int", "I8"),
+    DType("uint64", 64, "int", "U64"),
+    DType("uint32", 32, "int", "U32"),
+    DType("uint16", 16, "int", "U16"),
+    DType("uint8", 8, "int", "U8"),
+    DType("bool", 8, "bool", "BOOL"),
+    DType("complex128", 128, "complex"),
+    DType("complex64", 64, "complex", "C64"),
+    DType("complex32", 32, "complex"),
+    DType("qint8", 8, "quantized"),
+    DType("quint8", 8, "quantized"),
+    DType("qint32", 32, "quantized"),
+    DType("quint4x2", 4, "quantized"),
+    DType("quint2x4", 2, "quantized"),
+    *(DType(f"uint{bits}", 8, "int") for bits in range(1, 8)),
+    *(DType(f"int{bits}", 8, "int") for bits in range(1, 8)),
+    DType("bits1x8", 8, "int"),
+    DType("bits2x4", 8, "int"),
+    DType("bits4x2", 8, "int"),
+    DType("bits8", 8, "int"),
+    DType("bits16", 16, "int"),
+)
+
+DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in _TABLE}
+BY_SAFETENSORS_CODE: dict[str, DType] = {dtype.code: dtype for dtype in _TABLE if dtype.code is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a tensor's memory lies in a file. Two tensors with equal `id` share memory.
+
+    `start` is the first byte in `file`, or None where the bytes are not stored plainly (a compressed zip record) or lie
+    behind a URL.
+    """
+
+    id: str
+    file: str
+    start: int | None
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor without its values.
+
+    `stride` is None for a contiguous tensor. `layout` is torch's name without the prefix (`strided`, `sparse_coo`, …).
+    `storage` is None on the model side and for tensors that have no single storage (sparse ones).
+    `type_name` is the Python class of the value as a dotted name (`torch.Tensor`, `torch.nn.parameter.Parameter`, …).
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None = None
+    offset: int = 0
+    storage: Storage | None = None
+    layout: str = "strided"
+    type_name: str = "torch.Tensor"
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the elements take, were they contiguous."""
+        return (self.numel * DTYPES[self.dtype].bits + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A value in a checkpoint that is not a tensor: an inert description, never the object itself.
+
+    `type_name` is the dotted name of its class (`int`, `numpy.ndarray`, `pkg.mod.Cls`);
+    `summary` a short, printable account of its content (`42`, `dict of 7`), possibly empty.
+    `value` is the value itself where that is plain data (None, bool, int, float, str, bytes).
+    """
+
+    type_name: str
+    summary: str = ""
+    value: object = None
+
+
+Entry = TensorInfo | ObjectInfo
+
+
+def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride, in elements, of a contiguous tensor of that shape (as torch: a size of 0 counts as 1)."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
