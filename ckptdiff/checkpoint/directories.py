@@ -1,0 +1,68 @@
+"""What a directory is: a distributed checkpoint, a Hugging Face model, or a named something else."""
+
+from __future__ import annotations
+
+import os
+
+from ckptdiff.errors import CheckpointError
+
+# As transformers and diffusers look for them, safetensors first.
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".index.json")
+MAX_LISTED = 10
+
+
+def is_distributed(path: str) -> bool:
+    """Whether torch.distributed.checkpoint wrote the directory."""
+    return os.path.isfile(os.path.join(path, ".metadata"))  # noqa: PTH113, PTH118
+
+
+def weights_in(path: str) -> str:
+    """The file in a directory that transformers would read. Raises CheckpointError, listing the choice, if none."""
+    try:
+        names = sorted(os.listdir(path))  # noqa: PTH208
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be listed: {error.strerror}", "Check its permissions.") from None
+    return os.path.join(path, choose(path, names))  # noqa: PTH118
+
+
+def choose(path: str, names: list[str]) -> str:
+    """The one of `names`, the files in the directory `path`, that transformers would read."""
+    for name in _WEIGHTS:
+        if name in names:
+            return name
+    candidates = [name for name in names if name.endswith(_SUFFIXES)]
+    indices = [name for name in candidates if name.endswith(".index.json")]
+    if len(indices) == 1 or len(candidates) == 1:
+        return (indices or candidates)[0]
+    raise _unknown(path, names, candidates)
+
+
+def _unknown(path: str, names: list[str], candidates: list[str]) -> CheckpointError:
+    if candidates:
+        more = f" and {len(candidates) - MAX_LISTED} more" if len(candidates) > MAX_LISTED else ""
+        listed = ", ".join(repr(name) for name in candidates[:MAX_LISTED])
+        return CheckpointError(f"{path} is a directory with several checkpoints", f"Give one of them: {listed}{more}.")
+    if "saved_model.pb" in names or "variables" in names:
+        return CheckpointError(f"{path} is a TensorFlow SavedModel", "Convert it to PyTorch first.")
+    if any(name.endswith((".index", ".meta")) or ".data-00000-of-" in name for name in names):
+        return CheckpointError(f"{path} holds a TensorFlow checkpoint", "Convert it to PyTorch first.")
+    if "_METADATA" in names or "_CHECKPOINT_METADATA" in names or any(name.endswith(".msgpack") for name in names):
+        return CheckpointError(f"{path} holds a Flax checkpoint", "Convert it to PyTorch first.")
+    if "latest" in names or any(name.startswith("global_step") for name in names):
+        return CheckpointError(
+            f"{path} is a DeepSpeed run", "Give its mp_rank_00_model_states.pt, or convert it with zero_to_fp32.py."
+        )
+    if "data.pkl" in names:
+        return CheckpointError(f"{path} is an unpacked torch archive", "Pack it again, or give the original file.")
+    return CheckpointError(f"{path} is a directory without a checkpoint", "Give the path of a checkpoint file.")

@@ -1,0 +1,261 @@
+"""The symbolic unpickler: runs a pickle program of any protocol (0 to 5) and lets nothing in it happen.
+
+A pickle is a program for a small stack machine. This one has the same stack, marks and memo as the real one
+(CPython's Lib/pickle.py) but no way out: a global becomes a `Global`, a call an `Instance`, and only the calls listed
+in `rebuild.BUILDERS` are given a meaning, by code of ours. Nothing is imported, nothing from the file is called,
+hashed, compared or printed.
+
+The loop is one long function with local variables because reading a checkpoint is little else than this loop: a file
+of 5,000 tensors takes some 200,000 steps.
+"""
+
+from __future__ import annotations
+
+import mmap
+from struct import Struct
+from struct import error as StructError  # noqa: N812 - `error` says nothing
+from typing import Any
+
+from ckptdiff.checkpoint.pickle_steps import MAX_DEPTH, MAX_OBJECTS, MAX_PROGRAM, MAX_TEXT, Steps
+from ckptdiff.checkpoint.rebuild import MAX_BYTES
+from ckptdiff.checkpoint.tensor_phrase import ElidedError, Phrases
+from ckptdiff.checkpoint.values import Global, Instance, Mapping
+from ckptdiff.errors import CheckpointError
+
+PHRASES_FROM = 1 << 16
+"""Bytes of a pickle from which on it pays to compile the phrases' expression."""
+
+_damaged = (
+    TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, StructError, RecursionError
+)  # fmt: skip
+
+
+class Unpickler(Steps):
+    """Reads the pickles of one file. Globals are shared between them; the memo is each pickle's own.
+
+    `persistent` turns a persistent id (a tuple) into a value. `globals` collects every global named, in order.
+    """
+
+    def load(self, data: bytes | mmap.mmap, position: int = 0, end: int | None = None) -> tuple[Any, int]:
+        """The value of the pickle at `position` and the position after it.
+
+        Raises `TruncatedError` where the program needs bytes beyond `end`, CheckpointError where it makes no sense or
+        asks for more than any checkpoint does.
+        """
+        end = len(data) if end is None else end
+        try:
+            try:
+                value, after = self._run(data, position, end, end - position > PHRASES_FROM)
+            except ElidedError:
+                value, after = self._run(data, position, end, False)
+        except MemoryError:
+            raise self._too_much("more memory than there is") from None
+        except _damaged:
+            raise CheckpointError(
+                f"{self.name} is damaged: its pickle program makes no sense", "Download or copy the file again."
+            ) from None
+        if after > end:
+            raise self._truncated()
+        return value, after
+
+    def _run(self, data: bytes | mmap.mmap, position: int, end: int, phrases: bool) -> tuple[Any, int]:
+        stack: list[Any] = []
+        marks: list[list[Any]] = []
+        memo: dict[int, Any] = {}
+        persistent = self._persistent
+        u32 = _U32.unpack_from
+        made = 0
+        skipped = position
+        protocol = 0
+        limit = position
+        take_phrase = Phrases(persistent).take if phrases and persistent is not None else None
+        elided = False
+        highest = 255  # in the memo, or above what BINPUT can reach
+        try:
+            while True:
+                if position >= limit:
+                    if made > MAX_OBJECTS or position - skipped > MAX_PROGRAM:
+                        raise self._too_much("many millions of objects")
+                    limit = position + 0x10000
+                # In the order of their frequency in what torch.save writes.
+                op = data[position]
+                position += 1
+                if op == 0x72:  # LONG_BINPUT
+                    index = u32(data, position)[0]
+                    memo[index] = stack[-1]
+                    if index > highest:
+                        highest = index
+                    position += 4
+                elif op == 0x68:  # BINGET
+                    stack.append(memo[data[position]])
+                    position += 1
+                elif op == 0x4B:  # BININT1
+                    stack.append(data[position])
+                    position += 1
+                elif op == 0x28:  # MARK
+                    if len(marks) > MAX_DEPTH:
+                        raise self._too_much("thousands of levels of nesting")
+                    if take_phrase is not None and stack and type(stack[-1]) is Global:
+                        taken = take_phrase(data, position, stack[-1], memo, highest)
+                        if taken is not None:
+                            stack[-1], position, highest = taken
+                            made += 1
+                            elided = True
+                            continue
+                    marks.append(stack)
+                    stack = []
+                elif op == 0x94:  # MEMOIZE
+                    if elided:
+                        raise ElidedError
+                    take_phrase = None  # the phrases count their places by LONG_BINPUT alone
+                    memo[len(memo)] = stack[-1]
+                elif op == 0x74:  # TUPLE
+                    made += 1
+                    items = tuple(stack)
+                    stack = marks.pop()
+                    stack.append(items)
+                elif op == 0x52:  # REDUCE
+                    made += 1
+                    args = stack.pop()
+                    function = stack[-1]
+                    if type(function) is Global and function.build is not None and type(args) is tuple:
+                        stack[-1] = built = function.build(args)
+                        if type(built) is Mapping:  # the only one that copies what it is given
+                            made += len(built)
+                            if made > MAX_OBJECTS:
+                                raise self._too_much("many millions of objects")
+                    else:
+                        stack[-1] = Instance(function, args)
+                elif op == 0x58:  # BINUNICODE
+                    length = u32(data, position)[0]
+                    position += 4
+                    if length < 0x10000 and position + length <= end:
+                        stack.append(str(data[position : position + length], "utf-8", "surrogatepass"))
+                    else:
+                        stack.append(self._text(data, position, length, end))
+                        if length > MAX_TEXT:
+                            skipped += length
+                    position += length
+                elif op == 0x8C:  # SHORT_BINUNICODE
+                    length = data[position]
+                    position += 1
+                    if position + length > end:
+                        raise self._truncated()
+                    stack.append(str(data[position : position + length], "utf-8", "surrogatepass"))
+                    position += length
+                elif op == 0x4D:  # BININT2
+                    stack.append(data[position] | data[position + 1] << 8)
+                    position += 2
+                elif op == 0x86:  # TUPLE2
+                    made += 1
+                    last = stack.pop()
+                    stack[-1] = (stack[-1], last)
+                elif op == 0x85:  # TUPLE1
+                    made += 1
+                    stack[-1] = (stack[-1],)
+                elif op == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
+                elif op == 0x51:  # BINPERSID
+                    if persistent is None:
+                        raise self._lacks_storages()
+                    stack[-1] = persistent(stack[-1])
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif op == 0x6A:  # LONG_BINGET
+                    stack.append(memo[u32(data, position)[0]])
+                    position += 4
+                elif op == 0x71:  # BINPUT
+                    memo[data[position]] = stack[-1]
+                    position += 1
+                elif op == 0x4A:  # BININT
+                    stack.append(_I32.unpack_from(data, position)[0])
+                    position += 4
+                elif op == 0x87:  # TUPLE3
+                    made += 1
+                    last = stack.pop()
+                    middle = stack.pop()
+                    stack[-1] = (stack[-1], middle, last)
+                elif op == 0x88:  # NEWTRUE
+                    stack.append(True)
+                elif op == 0x4E:  # NONE
+                    stack.append(None)
+                elif op == 0x7D:  # EMPTY_DICT
+                    made += 1
+                    stack.append({})
+                elif op == 0x5D:  # EMPTY_LIST
+                    made += 1
+                    stack.append([])
+                elif op == 0x75:  # SETITEMS
+                    above = stack
+                    stack = marks.pop()
+                    self._set_items(stack[-1], above)
+                elif op == 0x73:  # SETITEM
+                    last = stack.pop()
+                    key = stack.pop()
+                    self._set_items(stack[-1], [key, last])
+                elif op == 0x65:  # APPENDS
+                    above = stack
+                    stack = marks.pop()
+                    self._append(stack[-1], above)
+                elif op == 0x61:  # APPEND
+                    last = stack.pop()
+                    self._append(stack[-1], [last])
+                elif op == 0x47:  # BINFLOAT
+                    stack.append(_F64.unpack_from(data, position)[0])
+                    position += 8
+                elif op == 0x63:  # GLOBAL
+                    stop = data.find(b"\n", data.find(b"\n", position, end) + 1, end)
+                    if stop < 0:
+                        raise self._truncated()
+                    stack.append(self._named(data[position:stop], protocol))
+                    position = stop + 1
+                elif op == 0x93:  # STACK_GLOBAL
+                    name = stack.pop()
+                    module = stack.pop()
+                    if type(name) is not str or type(module) is not str:
+                        raise ValueError("a global that is no text")
+                    stack.append(self._global(module, name, protocol))
+                elif op == 0x62:  # BUILD
+                    last = stack.pop()
+                    self._build(stack[-1], last)
+                elif op == 0x81:  # NEWOBJ
+                    made += 1
+                    args = stack.pop()
+                    stack[-1] = self._call(stack[-1], args)
+                elif op == 0x8A:  # LONG1
+                    length = data[position]
+                    stack.append(self._long(data, position + 1, length, end))
+                    position += 1 + length
+                elif op == 0x95:  # FRAME
+                    # A hint for buffered reading; the length is not needed.
+                    position += 8
+                elif op == 0x80:  # PROTO
+                    protocol = data[position]
+                    position += 1
+                    if protocol > 5:
+                        raise ValueError("an unknown pickle protocol")
+                elif op == 0x2E:  # STOP
+                    return stack.pop(), position
+                else:
+                    made += 1
+                    if op == 0x70:  # PUT, with any index
+                        take_phrase = None
+                    before = position
+                    stack, position = self._rare(op, data, position, end, stack, marks, memo, protocol)
+                    if position - before > MAX_BYTES:
+                        skipped += position - before
+        except KeyError:
+            if elided:  # most likely a memo index
+                raise ElidedError from None
+            raise
+        except IndexError:
+            if position >= end:
+                raise self._truncated() from None
+            raise
+        except StructError:
+            raise self._truncated() from None
+
+
+_I32 = Struct("<i")
+_U32 = Struct("<I")
+_F64 = Struct(">d")

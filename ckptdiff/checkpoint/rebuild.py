@@ -1,0 +1,273 @@
+"""Calls a pickle may name whose outcome is known without making them: one row each in `BUILDERS`.
+
+Every builder takes the argument tuple of the call and returns an inert value; a malformed argument raises one of
+the plain exceptions that `pickle_vm` turns into a sentence. A builder copies nothing long: a pickle can call it a
+million times on the same million elements. Facts are from torch/_utils.py, torch/_tensor.py,
+torch/storage.py and the `__reduce__` methods of the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ckptdiff.checkpoint.values import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
+from ckptdiff.tensors import DTYPES
+
+# torch/storage.py, _dtype_to_storage_type_map; UntypedStorage counts in bytes (torch/serialization.py, _load).
+STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32",
+    "QUInt8Storage": "quint8",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "uint8",
+    "_UntypedStorage": "uint8",
+}
+
+MAX_BYTES = 4096
+"""Longer byte strings are kept as their length only: none that long says anything about a tensor."""
+_SIZE = Global("torch", "Size")
+_TENSOR = Global("torch", "Tensor")
+
+# numpy's type codes: as numpy.dtype is pickled (`f8`) and the torch dtype torch.from_numpy gives.
+_NUMPY_NAMES = {
+    "f8": "float64",
+    "f4": "float32",
+    "f2": "float16",
+    "i8": "int64",
+    "i4": "int32",
+    "i2": "int16",
+    "i1": "int8",
+    "u8": "uint64",
+    "u4": "uint32",
+    "u2": "uint16",
+    "u1": "uint8",
+    "b1": "bool",
+    "c8": "complex64",
+    "c16": "complex128",
+}
+
+
+def element_size(dtype: str) -> int:
+    """Bytes that storages count one element of `dtype` as (torch/_utils.py, _element_size)."""
+    return max(DTYPES[dtype].bits // 8, 1)
+
+
+def dtype_name(value: object) -> str:
+    """The dtype a Global such as `torch.float32` names."""
+    if type(value) is Global and value.module == "torch" and value.name in DTYPES:
+        return value.name
+    raise ValueError("not a torch dtype")
+
+
+def _layout_name(value: object) -> str:
+    name = value.path if type(value) is Global else value
+    if not isinstance(name, str) or not name.startswith("torch."):
+        raise ValueError("not a torch layout")
+    return name[len("torch.") :]
+
+
+def _tensor(args: Any) -> Any:
+    """`_rebuild_tensor(storage, offset, size, stride)` and `_v2`, which only adds what does not concern us."""
+    storage = args[0]
+    if type(storage) is not StorageRef:
+        if type(storage) is Instance:  # the storage, too, was made by a call: plain pickle.dump does so
+            return Instance(_TENSOR, args)
+        raise ValueError("a tensor without a storage")
+    return Tensor(storage, storage.dtype, args[2], args[3], args[1])
+
+
+def _tensor_v3(args: Any) -> Any:
+    """`_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype)` over an untyped storage."""
+    tensor = _tensor(args)
+    if type(tensor) is Tensor:
+        tensor.dtype = dtype_name(args[6])
+    return tensor
+
+
+def _parameter(args: Any) -> object:
+    return _retyped(args[0], "torch.nn.parameter.Parameter")
+
+
+def _retyped(value: object, type_name: str) -> object:
+    """A copy, since the memo may hand out the original as well."""
+    if type(value) is not Tensor:
+        return value
+    return Tensor(
+        value.storage, value.dtype, value.shape, value.stride, value.offset, value.layout, type_name, value.parts
+    )
+
+
+def _from_type_v2(args: Any) -> object:
+    """`_rebuild_from_type_v2(func, new_type, args, state)`: a subclass of Tensor, or one with attributes."""
+    function, new_type = args[0], args[1]
+    build = function.build if type(function) is Global else None
+    value = build(args[2]) if build is not None else None
+    if type(value) is not Tensor or type(new_type) is not Global:
+        return Instance(new_type, args)
+    return _retyped(value, new_type.path)
+
+
+def _sparse(args: Any) -> Tensor:
+    """`_rebuild_sparse_tensor(layout, data)`; coo: (indices, values, size[, coalesced]), else (compressed, plain,
+    values, size)."""
+    layout = _layout_name(args[0])
+    data = args[1]
+    parts, size = (data[:2], data[2]) if layout == "sparse_coo" else (data[:3], data[3])
+    if any(type(part) is not Tensor for part in parts):
+        raise ValueError("a sparse tensor of no tensors")
+    return Tensor(None, parts[-1].dtype, size, layout=layout, parts=tuple(parts))
+
+
+def _meta(args: Any) -> Tensor:
+    return Tensor(None, dtype_name(args[0]), args[1], args[2])
+
+
+def _wrapper_subclass(args: Any) -> Tensor:
+    layout = _layout_name(args[5])
+    name = args[0].path if type(args[0]) is Global else "torch.Tensor"
+    return Tensor(None, dtype_name(args[1]), args[2], args[3], args[4], layout=layout, type_name=name)
+
+
+def _from_cpu_tensor(args: Any) -> object:
+    """`_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)`."""
+    data = args[0]
+    if type(data) is not Tensor:
+        raise ValueError("no tensor")
+    return _with_dtype(data, dtype_name(args[1]))
+
+
+def _with_dtype(data: Tensor, dtype: str) -> Tensor:
+    if data.dtype == dtype:
+        return data
+    # `.to(dtype)` makes another tensor, whose bytes are not in the file as such.
+    return Tensor(None, dtype, data.shape)
+
+
+def _from_numpy(args: Any) -> Tensor:
+    """`_rebuild_device_tensor_from_numpy(array, dtype, device, requires_grad)`."""
+    array = array_shape_and_dtype(args[0])
+    if array is None:
+        raise ValueError("no numpy array")
+    return Tensor(None, dtype_name(args[1]), array[0])
+
+
+def array_shape_and_dtype(value: object) -> tuple[tuple[int, ...], str] | None:
+    """Shape and dtype of a pickled numpy array, None for anything else or another dtype.
+
+    numpy pickles an array as `_reconstruct(ndarray, (0,), b'b')` with the state (version, shape, dtype, fortran, data),
+    and with protocol 5 as `_frombuffer(buffer, dtype, shape, order)`.
+    """
+    if type(value) is not Instance or type(value.cls) is not Global:
+        return None
+    if value.cls.name == "_reconstruct" and type(value.state) is tuple and len(value.state) == 5:
+        shape, dtype = value.state[1], value.state[2]
+    elif value.cls.name == "_frombuffer" and type(value.args) is tuple and len(value.args) == 4:
+        shape, dtype = value.args[2], value.args[1]
+    else:
+        return None
+    return (shape, numpy_dtype(dtype)) if type(shape) is tuple else None
+
+
+def numpy_dtype(value: object) -> str:
+    """The name of a pickled `numpy.dtype`, "object" where torch has no such dtype."""
+    if type(value) is Instance and type(value.args) is tuple and value.args and type(value.args[0]) is str:
+        return _NUMPY_NAMES.get(value.args[0], "object")
+    return "object"
+
+
+def _mapping(type_name: str, first: int = 0) -> Callable[[Any], Mapping]:
+    """A dict subclass whose argument number `first` may be a mapping or an iterable of pairs."""
+
+    def build(args: Any) -> Mapping:
+        mapping = Mapping()
+        mapping.type_name = type_name
+        mapping.attributes = None
+        if len(args) > first:
+            source = args[first]
+            if isinstance(source, dict):
+                mapping.update(source)
+            elif type(source) is list:
+                for key, value in source:
+                    mapping[key if type(key) is str else OddKey(key)] = value
+        return mapping
+
+    return build
+
+
+def _size(args: Any) -> object:
+    """`torch.Size(sizes)`; always pickled with a tuple, and only a tuple needs no copy."""
+    return args[0] if args and type(args[0]) is tuple else Instance(_SIZE, args)
+
+
+def _collection(type_name: str) -> Callable[[Any], Collection]:
+    def build(args: Any) -> Collection:
+        items = args[0] if args and type(args[0]) is list else []
+        return Collection(type_name, items)
+
+    return build
+
+
+def _encode(args: Any) -> object:
+    """`_codecs.encode(text, 'latin1')`: how protocol 2 writes bytes."""
+    if type(args[0]) is Blob:
+        return Blob("bytes", args[0].length)
+    if type(args[0]) is not str:
+        raise ValueError("encode of no text")
+    return args[0].encode("latin1") if len(args[0]) <= MAX_BYTES else Blob("bytes", len(args[0]))
+
+
+def _bytes(args: Any) -> object:
+    return b"" if not args else args[0]
+
+
+def _list(args: Any) -> object:
+    return args[0] if args and type(args[0]) is list else []
+
+
+def _first(args: Any) -> object:
+    return args[0]
+
+
+BUILDERS: dict[str, Callable[[Any], object]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_qtensor": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.nn.parameter.Parameter": _parameter,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_meta_tensor_no_storage": _meta,
+    "torch._utils._rebuild_wrapper_subclass": _wrapper_subclass,
+    "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
+    "torch._utils._rebuild_xla_tensor": _from_numpy,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu_tensor,
+    "torch._tensor._rebuild_from_type_v2": _from_type_v2,
+    "torch.tensor._rebuild_from_type_v2": _from_type_v2,
+    "torch.autograd.variable.Variable": _first,
+    "torch.Size": _size,
+    "torch.serialization._get_layout": _first,
+    "collections.OrderedDict": _mapping("collections.OrderedDict"),
+    "collections.defaultdict": _mapping("collections.defaultdict", 1),
+    "collections.Counter": _mapping("collections.Counter"),
+    "builtins.dict": _mapping("dict"),
+    "builtins.set": _collection("set"),
+    "builtins.frozenset": _collection("frozenset"),
+    "builtins.list": _list,
+    "builtins.bytes": _bytes,
+    "_codecs.encode": _encode,
+}

@@ -1,0 +1,20 @@
+"""What every pickle-based format hands on: the root value and the means to locate storages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ckptdiff.checkpoint.describe import Locate
+from ckptdiff.checkpoint.pickle_vm import Unpickler
+
+
+@dataclass(frozen=True, slots=True)
+class Unpickled:
+    """The inert value of a file's pickle, before a state dict has been looked for in it."""
+
+    format: str
+    value: Any
+    unpickler: Unpickler
+    locate: Locate
+    byteorder: str = "little"
