@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ckptdiff.tensors import TensorInfo
@@ -108,3 +108,17 @@ class ModuleTree:
     def keys(self) -> dict[str, Slot]:
         """Every key of the model's state dict that is a tensor, in state-dict order, with its slot."""
         return {prefix + name: slot for prefix, node in self.walk() for name, slot in node.local.items()}
+
+
+def without_modules(tree: ModuleTree) -> ModuleTree:
+    """The same tree without its live modules, to be kept or sent elsewhere."""
+    bare: dict[int, ModuleNode] = {}
+    below: list[tuple[ModuleNode, dict[str, ModuleNode | None]]] = []
+    for _, node in tree.walk():
+        if id(node) not in bare:
+            children: dict[str, ModuleNode | None] = {}
+            bare[id(node)] = replace(node, live=None, children=children)
+            below.append((node, children))
+    for node, children in below:
+        children.update({name: None if child is None else bare[id(child)] for name, child in node.children.items()})
+    return replace(tree, root=bare[id(tree.root)])

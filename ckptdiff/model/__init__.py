@@ -1,0 +1,1 @@
+"""References to modules to ModuleTrees, and snapshots of them."""

@@ -1,0 +1,236 @@
+"""Building on the CPU without touching the memory of large tensors.
+
+`torch.empty` reserves memory and the system commits it only when it is written, so a model costs what is written into
+it. Here every operation on a large tensor is answered with an untouched tensor of the right shape and dtype, which the
+meta device computes, and operations on small tensors are carried out, so that code can go by their values. Untouched
+tensors have no values: the first time code wants one, building stops with `ValueNeeded`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_LARGE = 64 * 1024
+"""Bytes from which a tensor counts as large: above the tables that constructors read values from (schedules,
+anchors), and low enough that a model of thousands of tensors stays small."""
+
+# These read a CPU tensor's memory without going through torch's dispatcher.
+_READERS = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
+# These read the 0-dim tensors in the lists they are given, likewise.
+_CONVERTERS = {torch.tensor, torch.as_tensor, torch.asarray}
+_IS_META: Any = getattr(torch.Tensor, "is_meta").__get__  # noqa: B009 - to mypy it is a bool
+
+
+class ValueNeeded(BaseException):
+    """The code wants to know a value that was never computed. No Exception, lest it be caught as one."""
+
+
+class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leaves large tensors untouched.
+
+    A storage is *unknown* once it is large or was to be computed from an unknown one; `_unknown` maps the address of
+    each to it and thereby keeps the address from being used again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.doubts: list[str] = []
+        self.paused = False
+        self._unknown: dict[int, torch.UntypedStorage] = {}
+        self._skipped_random = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True, torch's default, imports its compiler, for two seconds and 800 modules
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [*_tensors(args), *_tensors(kwargs.values())]
+        if self.paused or not all(tensor.device.type == "cpu" for tensor in tensors):
+            return func(*args, **kwargs)
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "cpu":
+            return func(*args, **kwargs)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        unknown = (random and self._skipped_random) or any(map(self.is_unknown, tensors))
+        written = _written(func, args, kwargs)
+        if _is_view(func):  # touches no values, and the result shares the storage, known or unknown
+            result = func(*args, **kwargs)
+            for tensor in written if unknown else ():
+                self._forget(tensor)  # `resize_` may have moved it
+            return result
+        leave = unknown or any(map(_is_large, written))
+        if not leave and (not tensors or any(map(_is_large, tensors))):
+            leave = self._makes_large(func, args, kwargs)
+        if not leave:
+            return func(*args, **kwargs)
+        self._skipped_random |= random
+        if func is torch.ops.aten.normal_.default and not (args[2:] and args[2] < 0):
+            outputs = written  # to answer this on meta, torch would import its compiler
+        else:
+            outputs = self._on_meta(func, args, kwargs)
+        for tensor in written:
+            self._forget(tensor)
+        returns, targets = func._schema.returns, iter(written)
+        results = [
+            next(targets) if returned.alias_info is not None else _map(output, self._untouched)
+            for returned, output in zip(returns, outputs if len(returns) > 1 else [outputs], strict=False)
+        ]
+        return results[0] if len(results) == 1 else tuple(results) or None
+
+    def is_unknown(self, tensor: torch.Tensor) -> bool:
+        return _address(tensor) in self._unknown
+
+    def skip_filling(self, tensor: torch.Tensor) -> bool:
+        """Whether to leave out an initialisation with random values that looks at what it has drawn."""
+        skip = self._skipped_random or _is_large(tensor) or self.is_unknown(tensor)
+        if skip:
+            self._skipped_random = True
+            self._forget(tensor)
+        return skip
+
+    def needed(self, what: str) -> ValueNeeded:
+        self.doubts.append(f"{what}: a value is needed that was left uncomputed")
+        return ValueNeeded(self.doubts[-1])
+
+    def _makes_large(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether an operation, of known values, has a large result."""
+        try:
+            outputs = _run_on_meta(func, args, kwargs)
+        except Exception:  # carried out for real it fails by itself, or does what meta cannot foresee
+            return False
+        return any(_nbytes(output) >= _LARGE for output in _tensors([outputs]))
+
+    def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+            raise self.needed(str(func))
+        try:
+            outputs = _run_on_meta(func, args, kwargs)
+        except Exception as error:  # the operation's own complaint, or one about the meta device: plain building tells
+            raise self.needed(f"{func}: {type(error).__name__}") from None
+        if any(not isinstance(output, (torch.Tensor, type(None))) for output in _flat(outputs)):
+            raise self.needed(str(func))
+        return outputs
+
+    def _untouched(self, meta: torch.Tensor) -> torch.Tensor:
+        tensor = torch.empty_strided(meta.size(), meta.stride(), dtype=meta.dtype, device="cpu")
+        self._forget(tensor)
+        return tensor
+
+    def _forget(self, tensor: torch.Tensor) -> None:
+        if address := _address(tensor):
+            self._unknown[address] = tensor.untyped_storage()
+
+
+class _Readers(TorchFunctionMode):
+    """Stops what reads values past the dispatcher.
+
+    It also tells `torch.nn.init` that a tensor to be left untouched is on the meta device: that is what its functions
+    ask before they fill a tensor in a way that draws values until they fit (`_no_grad_trunc_normal_`).
+    """
+
+    def __init__(self, mode: _Uncommitted) -> None:
+        super().__init__()
+        self._mode = mode
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func == _IS_META and sys._getframe(1).f_globals.get("__name__") == "torch.nn.init":
+            if self._mode.skip_filling(args[0]):
+                return True
+        elif (
+            func in _READERS or (func in _CONVERTERS and isinstance(args[0] if args else None, (list, tuple)))
+        ) and any(map(self._mode.is_unknown, _tensors(_flat(args)))):
+            raise self._mode.needed(getattr(func, "__name__", str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def uncommitted() -> Iterator[tuple[list[str], Callable[[], contextlib.AbstractContextManager[None]]]]:
+    """Leave large new tensors untouched; yields the growing list of doubts (values that were needed and not there)
+    and a context manager within which everything is as usual."""
+    mode = _Uncommitted()
+
+    @contextlib.contextmanager
+    def pause() -> Iterator[None]:
+        before, mode.paused = mode.paused, True
+        try:
+            yield
+        finally:
+            mode.paused = before
+
+    with mode, _Readers(mode):
+        yield mode.doubts, pause
+
+
+def _is_view(func: Any) -> bool:
+    """Whether an operation gives another view of its input, or changes a tensor's own shape, and writes no value."""
+    if torch.Tag.inplace_view in func.tags:
+        return True
+    return any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors an operation writes into (its `self`, its `out`), in the order of its signature."""
+    written: list[torch.Tensor] = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            written.extend(_tensors([value]))
+    return written
+
+
+def _run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    meta_kwargs = {name: _map(value, _twin) for name, value in kwargs.items()}
+    for argument in func._schema.arguments:
+        if argument.name == "device":
+            meta_kwargs["device"] = torch.device("meta")
+        elif argument.name in ("generator", "pin_memory"):
+            meta_kwargs.pop(argument.name, None)
+    return func(*(_map(value, _twin) for value in args), **meta_kwargs)
+
+
+def _twin(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(item, function) for item in value)
+    return value
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [item for value in values for item in _flat(value) if isinstance(item, torch.Tensor)]
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Where a tensor's storage lies; 0 when it has no memory or no storage."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _is_large(tensor: torch.Tensor) -> bool:
+    return _nbytes(tensor) >= _LARGE
