@@ -1,0 +1,1 @@
+"""ModuleTree and Checkpoint to Comparison: the walk, and the code of custom modules."""

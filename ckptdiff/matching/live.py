@@ -1,0 +1,64 @@
+"""A state dict in memory → Checkpoint."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.overrides import is_tensor_like
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.model.extract import class_name, dtype_name, has_names, tensor_info
+from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo
+
+_PLAIN_DATA = (bool, int, float, str, bytes, type(None))
+
+
+def checkpoint_of(state_dict: Mapping[Any, Any]) -> Checkpoint:
+    """Describe a state dict in memory, which is left as it is and must live as long as the Checkpoint."""
+    # As torch does: of a dict subclass, the one asks its methods and the other does not.
+    values = OrderedDict(state_dict)
+    entries = {key: entry_of(value) for key, value in values.items()}
+    return Checkpoint(
+        path="",
+        format="state dict in memory",
+        entries=entries,
+        metadata=getattr(state_dict, "_metadata", None),
+        nbytes=sum(entry.nbytes for entry in entries.values() if isinstance(entry, TensorInfo)),
+        live=values,
+    )
+
+
+def entry_of(value: Any) -> Entry:
+    """A value of a state dict as torch's loader sees it: a tensor, or something like one, or no tensor."""
+    if isinstance(value, torch.Tensor):
+        try:
+            return tensor_info(value)
+        except Exception:  # a subclass answers as it likes
+            return TensorInfo("float32", (), type_name=class_name(type(value)))
+    if is_tensor_like(value):  # type: ignore[no-untyped-call]
+        # torch takes anything with __torch_function__ for a tensor and goes by its shape.
+        try:
+            name = dtype_name(getattr(value, "dtype", torch.float32))
+            shape = tuple(map(int, value.shape))
+        except Exception:  # and so does anything else
+            name, shape = "float32", ()
+        return TensorInfo(name if name in DTYPES else "float32", shape, type_name=class_name(type(value)))
+    return ObjectInfo(class_name(type(value)), value=value if isinstance(value, _PLAIN_DATA) else None)
+
+
+def unusual_keys(checkpoint: Checkpoint) -> frozenset[Any]:
+    """The keys of a state dict in memory whose values torch has to be asked about: subclasses, meta tensors, …"""
+    return frozenset(key for key, value in (checkpoint.live or {}).items() if _is_unusual(value))
+
+
+def _is_unusual(value: Any) -> bool:
+    kind = type(value)
+    if kind is torch.Tensor or kind is torch.nn.Parameter:
+        return (
+            value.is_meta or value.layout is not torch.strided or value.is_nested or value.is_quantized
+            or has_names(value)
+        )  # fmt: skip
+    return bool(is_tensor_like(value))  # type: ignore[no-untyped-call]
