@@ -1,0 +1,54 @@
+"""Will these weights load into this PyTorch model? If not, exactly why, and what is the smallest repair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptdiff.api import compare as compare
+    from ckptdiff.api import filter as filter  # noqa: A004 - the command's own name
+    from ckptdiff.api import inspect as inspect
+    from ckptdiff.api import load as load
+    from ckptdiff.api import rewrite as rewrite
+    from ckptdiff.api import snapshot as snapshot
+    from ckptdiff.api import suggest as suggest
+    from ckptdiff.checkpoint.checkpoint import Checkpoint as Checkpoint
+    from ckptdiff.errors import CkptdiffError as CkptdiffError
+    from ckptdiff.gate.report import Report as Report
+
+__version__ = "0.1.0"
+
+# Names are imported when they are first used (PEP 562), so that importing the package costs nothing.
+_PUBLIC = {
+    "Checkpoint": "ckptdiff.checkpoint.checkpoint",
+    "CkptdiffError": "ckptdiff.errors",
+    "Report": "ckptdiff.gate.report",
+    **dict.fromkeys(("compare", "filter", "inspect", "load", "rewrite", "snapshot", "suggest"), "ckptdiff.api"),
+}
+
+__all__ = [
+    "Checkpoint",
+    "CkptdiffError",
+    "Report",
+    "__version__",
+    "compare",
+    "filter",
+    "inspect",
+    "load",
+    "rewrite",
+    "snapshot",
+    "suggest",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_PUBLIC[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

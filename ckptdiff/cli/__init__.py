@@ -1,0 +1,63 @@
+"""The command line: the only place that touches streams, exit codes and the environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ckptdiff.cli.streams import emit, hush, option, report_error
+from ckptdiff.errors import CkptdiffError
+
+PASSED, FAILED, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 yes, 1 no, 2 no answer, 130 interrupted.
+
+    Whatever happens in a command ends here, code of the user's that calls `sys.exit` included.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        from ckptdiff.cli.app import run
+
+        return run(given)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        hush(sys.stdout)
+        return NO_ANSWER
+    except CkptdiffError as error:
+        _debug()
+        return _fail(error, given)
+    except SystemExit as error:
+        _debug()
+        text = f"Code that ran for this command ended the program (sys.exit({error.code!r})), so there is no answer."
+        return _fail(CkptdiffError(text, "Keep sys.exit out of what the model's code runs when it is imported."), given)
+    except BaseException as error:
+        _debug()
+        internal = CkptdiffError(
+            f"internal error: {type(error).__name__}: {error}",
+            "This is a defect of ckptdiff, please report it with what CKPTDIFF_DEBUG=1 shows.",
+        )
+        internal.kind = "internal"
+        return _fail(internal, given)
+
+
+def _debug() -> None:
+    if os.environ.get("CKPTDIFF_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc()
+
+
+def _fail(error: CkptdiffError, arguments: list[str]) -> int:
+    """Tell an error where the format asks for it."""
+    report_error(error, option(arguments, "--color"))
+    if option(arguments, "--format") == "json":
+        from ckptdiff.render import json
+
+        with contextlib.suppress(CkptdiffError):  # standard output is what failed; standard error has been told
+            emit(json.error(error))
+    return NO_ANSWER

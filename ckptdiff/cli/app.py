@@ -1,0 +1,117 @@
+"""The Typer program: its commands, each imported when it is used, and how it ends."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+import ckptdiff
+from ckptdiff.cli.streams import emit, tell
+from ckptdiff.errors import UsageError
+
+COMMANDS = ("compare", "filter", "rewrite", "inspect", "suggest", "snapshot", "check", "init", "rules")
+"""Each is a module of this package with a `command` function and an `EXAMPLES` text."""
+
+# Typer's own Click is private in recent releases and a package in older ones; these names hold in all of them.
+_ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code. Raises UsageError for arguments that do not parse."""
+    try:
+        code = get_command(app).main(arguments, prog_name="ckptdiff", standalone_mode=False)
+    except _ClickException as error:
+        raise _usage_error(error) from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if code == 130:  # Typer's answer to KeyboardInterrupt, told by the cause alone in a command that returns codes
+        raise KeyboardInterrupt
+    return int(code or 0)
+
+
+def _usage_error(error: Any) -> UsageError:
+    """A Click error in our own style."""
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "ckptdiff"
+    parameter = getattr(error, "param", None)
+    if parameter is not None and type(error).__name__ == "MissingParameter":
+        message = f"{parameter.name.upper()} is missing."  # Typer releases differ in what they call it
+    else:
+        message = error.format_message()
+    return UsageError(message, f"`{where} --help` shows how it is used.")
+
+
+class _AsGiven:
+    """Takes the text of an option as it is."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - Typer passes it by name
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        return value
+
+
+def _spare_pydantic(command: Any, ctx: Any) -> None:
+    """Typer 0.29 imports pydantic to convert the value of each option that is no flag, which more than doubles the time
+    the program takes to start. All ours are text and need no conversion. On releases that do not have this attribute
+    nothing happens."""
+    for parameter in command.get_params(ctx):
+        if getattr(parameter, "_runtime_param", parameter) is None:
+            parameter._runtime_param = _AsGiven()
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _spare_pydantic(self, ctx)
+        return super().parse_args(ctx, args)
+
+
+class _Commands(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _spare_pydantic(self, ctx)
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name in COMMANDS:
+            return _load(cmd_name)
+        self.commands = {name: _load(name) for name in COMMANDS}  # for Typer's "Did you mean"
+        return None
+
+
+def _load(name: str) -> Any:
+    module = import_module(f"ckptdiff.cli.{name}")
+    program = typer.Typer(add_completion=False, rich_markup_mode=None)
+    program.command(name, cls=_Command, epilog=f"\b\nExamples:\n{module.EXAMPLES}")(module.command)
+    return get_command(program)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    invoke_without_command=True,
+    epilog="\b\nExamples:\n"
+    "  ckptdiff compare model.py:Net weights.pth\n"
+    "  ckptdiff compare torchvision:resnet50 resnet50.safetensors\n"
+    "  ckptdiff inspect checkpoint.ckpt\n"
+    "\n\b\nExit codes: 0 yes, 1 no, 2 no answer, 130 interrupted.",
+)
+
+
+@app.callback(help=ckptdiff.__doc__)
+def _program(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        emit(f"ckptdiff {ckptdiff.__version__}\n")
+        raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        tell(context.get_help())
+        raise typer.Exit(2)

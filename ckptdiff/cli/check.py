@@ -1,0 +1,127 @@
+"""`ckptdiff check`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from ckptdiff.cli import options
+from ckptdiff.cli.reports import parse_reports, write_reports
+from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
+from ckptdiff.errors import OutputError, UsageError
+from ckptdiff.gate.rules import LEVELS, Level
+
+EXAMPLES = """\
+  ckptdiff check
+  ckptdiff check released --config ci/ckptdiff.toml
+  ckptdiff check --jobs 4 --timeout 120 --report junit=report.xml
+  ckptdiff check --update-baseline baseline.json
+  ckptdiff check --baseline baseline.json"""
+
+
+def command(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TARGET]...", help="Only these targets; all without.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="ckptdiff.toml or pyproject.toml; found by itself.")
+    ] = None,
+    jobs: Annotated[str, typer.Option("--jobs", "-j", metavar="N", help="Targets at a time; 0: one a processor.")] = "0",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="SECONDS", help="How long a target may take.")
+    ] = "600",
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="FILE", help="Ignore the findings recorded there.")
+    ] = None,
+    update_baseline: Annotated[
+        str | None, typer.Option("--update-baseline", metavar="FILE", help="Record what fails today as accepted.")
+    ] = None,
+    allow_stale: Annotated[
+        bool, typer.Option("--allow-stale", help="Recorded findings that are gone do not fail.")
+    ] = False,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead of processes.")
+    ] = None,
+    report: options.Report = None,
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
+    show_all: options.ShowAll = False,
+    color: options.Color = "auto",
+    fail_on: options.FailOn = "error",
+) -> int:
+    """Check everything that ckptdiff.toml or [tool.ckptdiff] lists.
+
+    Each target runs in a process of its own. Exits with 2 when a target has no verdict (it did not build, crashed or
+    took too long), else 1 when one fails, else 0.
+    """
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all)
+    level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
+    count, seconds = _number("--jobs", jobs, int), _number("--timeout", timeout, float)
+    reports = parse_reports(report or [])
+
+    from ckptdiff.gate.baseline import Baseline, dumps, loads, recorded
+    from ckptdiff.gate.config import find, load
+    from ckptdiff.render import render_run
+    from ckptdiff.running import run_targets
+
+    path = Path(config) if config else find(Path.cwd())
+    read = load(path)
+    known = [target.name for target in read.targets]
+    for name in names or []:
+        one_of("TARGET", name, known)
+    targets = [target for target in read.targets if not names or target.name in names]
+    accepted = Baseline() if baseline is None else loads(_text(baseline), baseline)
+
+    run = run_targets(
+        targets,
+        level,
+        config=str(path),
+        jobs=count or _processors(),
+        timeout=seconds,
+        scheduler=scheduler,
+    )
+    if update_baseline is not None:
+        old = loads(_text(update_baseline), update_baseline) if Path(update_baseline).exists() else Baseline()
+        new = recorded(run, old)
+        _write(update_baseline, dumps(new))
+        tell(f"recorded {sum(map(len, new.targets.values()))} accepted findings in {update_baseline}")
+        run = new.applied(run)
+    elif baseline is not None:
+        run = accepted.applied(run)
+    if allow_stale:
+        run = run.without_stale()
+    emit(render_run(chosen, run, view))
+    write_reports(reports, run, view)
+    return run.exit_code
+
+
+def _processors() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # what a container allows, where the system tells
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _number(option: str, text: str, kind: type[int] | type[float]) -> int | float:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = -1
+    if number < 0 or (kind is float and not 0 < number < float("inf")):
+        raise UsageError(f"{option} {text}: this is not a number it can take.", f"Write for example {option} 4.")
+    return number
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} could not be read: {error}.", "Record it first with --update-baseline.") from None
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error.strerror}.", "Choose another place.") from None

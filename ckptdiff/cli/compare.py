@@ -1,0 +1,87 @@
+"""`ckptdiff compare`."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import typer
+
+from ckptdiff.cli import options
+from ckptdiff.cli.reports import parse_reports, write_reports
+from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
+from ckptdiff.errors import CheckpointError, ModelError
+from ckptdiff.gate.rules import LEVELS, Level
+
+EXAMPLES = """\
+  ckptdiff compare model.py:Net weights.pth
+  ckptdiff compare model.py:Net weights.pth --arg num_classes=10
+  ckptdiff compare model.py:Net ddp.pth --strip-prefix module.
+  ckptdiff compare torchvision:resnet50 run.ckpt --key ema.state_dict
+  ckptdiff compare hf:bert-dir bert-dir/model.safetensors --format json"""
+
+
+def command(
+    model: options.Model,
+    checkpoint: options.Checkpoint,
+    key: options.Key = None,
+    arg: options.Args = None,
+    strip_prefix: options.StripPrefix = None,
+    add_prefix: options.AddPrefix = "",
+    rename: options.Rename = None,
+    rules: options.Rules = None,
+    reverse: options.Reverse = False,
+    assign: Annotated[bool, typer.Option("--assign", help="As load_state_dict(assign=True) would.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Ask torch's own loader as well, and exit 2 if it disagrees.")
+    ] = False,
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
+    report: options.Report = None,
+    show_all: options.ShowAll = False,
+    color: options.Color = "auto",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say how the model was built and what torch would say.")
+    ] = False,
+    fail_on: options.FailOn = "error",
+) -> int:
+    """Would this checkpoint load into this model?
+
+    Exits with 0 when load_state_dict(strict=True) would succeed, 1 when it would not, 2 when there is no answer.
+    The weights are not read, only the headers of the file; nothing in the file is run.
+    """
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all, verbose=verbose)
+    level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
+    reports = parse_reports(report or [])
+
+    from ckptdiff import api
+    from ckptdiff.model.reference import parse_args
+    from ckptdiff.render import render_report
+
+    judged, notes = api.answer(
+        model,
+        checkpoint,
+        key=key,
+        renames=api.renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
+        args=parse_args(arg or []),
+        assign=assign,
+        verify=verify,
+        fail_on=level,
+    )
+    if judged.empty_side == "model":
+        raise ModelError(
+            f"{model} has no parameters or buffers, so there is nothing to compare.", "Name the model that holds them."
+        )
+    if judged.empty_side == "checkpoint":
+        raise CheckpointError(
+            f"{checkpoint} holds no tensors, so there is nothing to compare.",
+            "`ckptdiff inspect` shows what is in it; --key chooses another part.",
+        )
+    if verbose:
+        for note in notes:
+            tell(f"note: {note}")
+    emit(render_report(chosen, judged, view))
+    if reports:
+        from ckptdiff.gate.run import single
+
+        write_reports(reports, single(judged), view)
+    return 0 if judged.outcome == "pass" else 1

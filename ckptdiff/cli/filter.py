@@ -1,0 +1,92 @@
+"""`ckptdiff filter`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ckptdiff.cli import options
+from ckptdiff.cli.writing import DropGlobs, DropPrefix, DryRun, Dtype, Force, KeepContainer, KeepGlobs
+from ckptdiff.cli.writing import MaxShardSize, NoFsync, Out, SharedChoice, VerifyBytes, write
+
+EXAMPLES = """\
+  ckptdiff filter model.py:Net weights.pth -o fits.pth
+  ckptdiff filter model.py:Net weights.pth -o fits.safetensors --dry-run
+  ckptdiff filter model.py:Net ddp.pth -o fits.pth --strip-prefix module.
+  ckptdiff filter model.py:Net weights.pth -o full.pth --fill-missing --seed 1
+  ckptdiff filter model.py:Net weights.pth -o fits.pth --adapt 'fc.*=slice'"""
+
+
+def command(
+    model: options.Model,
+    checkpoint: options.Checkpoint,
+    out: Out,
+    key: options.Key = None,
+    arg: options.Args = None,
+    drop: DropGlobs = None,
+    keep: KeepGlobs = None,
+    drop_prefix: DropPrefix = None,
+    strip_prefix: options.StripPrefix = None,
+    add_prefix: options.AddPrefix = "",
+    rename: options.Rename = None,
+    rules: options.Rules = None,
+    reverse: options.Reverse = False,
+    adapt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapt",
+            metavar="GLOB=HOW",
+            help="Fit shapes: slice, pad, repeat-channels, interpolate, squeeze, transpose; repeatable.",
+        ),
+    ] = None,
+    fill_missing: Annotated[
+        bool, typer.Option("--fill-missing", help="Complete it with the model's own initial values.")
+    ] = False,
+    seed: Annotated[str, typer.Option("--seed", metavar="N", help="The seed of those values.")] = "0",
+    dtype: Dtype = "",
+    keep_container: KeepContainer = False,
+    shared: SharedChoice = None,
+    max_shard_size: MaxShardSize = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    verify_bytes: VerifyBytes = False,
+    no_fsync: NoFsync = False,
+    show_all: options.ShowAll = False,
+    color: options.Color = "auto",
+) -> int:
+    """Write what of a checkpoint will load into a model.
+
+    Unexpected and mismatched keys are dropped, everything else is copied to the bit. What is written is read back and
+    walked before it appears, so that it loads; an existing file is replaced only with --force, and only whole.
+    """
+    from ckptdiff import api
+    from ckptdiff.model.reference import parse_args
+
+    return write(
+        lambda progress: api.filter(
+            model,
+            checkpoint,
+            out,
+            key=key,
+            args=parse_args(arg or []),
+            renames=api.renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
+            drop=drop or (),
+            keep=keep or (),
+            drop_prefix=drop_prefix or (),
+            adapt=adapt or (),
+            fill_missing=fill_missing,
+            seed=seed,
+            dtype=dtype,
+            keep_container=keep_container,
+            shared=shared,
+            max_shard_size=max_shard_size,
+            dry_run=dry_run,
+            force=force,
+            verify_bytes=verify_bytes,
+            fsync=not no_fsync,
+            progress=progress,
+        ),
+        show_all=show_all,
+        color=color,
+    )

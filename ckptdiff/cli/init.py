@@ -1,0 +1,117 @@
+"""`ckptdiff init`."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ckptdiff.cli.streams import tell
+from ckptdiff.errors import OutputError
+
+EXAMPLES = """\
+  ckptdiff init
+  ckptdiff init --out ci/ckptdiff.toml"""
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".ckptdiff.json")
+_SKIPPED = ("venv", "node_modules", "site-packages", "build", "dist", "tests", "test", "docs")
+_HEAD = """\
+# What `ckptdiff check` looks at: each target is a model and the weights, or the snapshot, it must go on loading.
+# A snapshot needs no weights in the repository: `ckptdiff snapshot MODEL -o model.ckptdiff.json`.
+
+# Levels of rules for all targets ("error", "warning", "note", "off"); `ckptdiff rules` lists them.
+# levels = { lossy-dtype = "error" }
+
+# Findings that are accepted, with the reason.
+# [[ignore]]
+# rule = "unexpected-key"
+# key = "head.*"
+# reason = "the released weights keep their old head"
+"""
+
+
+def command(
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = "ckptdiff.toml",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a config that is there.")] = False,
+) -> int:
+    """Write a first config for `ckptdiff check`, from the models and weights below this folder.
+
+    Nothing is imported or run: Python files are read for classes that derive from nn.Module.
+    """
+    path = Path(out)
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already.", "Give --force to replace it, or --out for another place.")
+    # Paths in a config are relative to it.
+    models, weights = ([os.path.relpath(name, path.parent) for name in found] for found in (_models(), _weights()))
+    try:
+        path.write_text(_config(models, weights), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error.strerror}.", "Choose another place.") from None
+    found = f"{len(models)} model classes and {len(weights)} files of weights"
+    tell(f"wrote {path} from {found}; read it, keep the targets that are meant, then run `ckptdiff check`")
+    return 0
+
+
+def _config(models: list[str], weights: list[str]) -> str:
+    model = json.dumps(models[0] if models else "model.py:Net")
+    lines = [_HEAD]
+    if len(models) > 1:
+        lines += ["# Further models found: " + ", ".join(json.dumps(name) for name in models[1:20]), ""]
+    for number, file in enumerate(weights[:20] or ["weights.safetensors"]):
+        given = bool(models and weights)
+        name = Path(file).name.partition(".")[0]
+        target = [
+            "[[targets]]",
+            f"name = {json.dumps(name if not number else f'{name}-{number + 1}')}",
+            f"model = {model}",
+            f"checkpoint = {json.dumps(file)}",
+            "# args = { num_classes = 10 }",
+        ]
+        # A target that was not found is a proposal, not a failing check.
+        lines += [*(target if given else [f"# {line.removeprefix('# ')}" for line in target]), ""]
+    return "\n".join(lines)
+
+
+def _files() -> list[Path]:
+    found = []
+    for path in sorted(Path().rglob("*")):
+        parts = path.parts
+        if any(part.startswith(".") or part in _SKIPPED for part in parts[:-1]) or not path.is_file():
+            continue
+        found.append(path)
+        if len(found) >= 10_000:
+            break
+    return found
+
+
+def _weights() -> list[str]:
+    return [path.as_posix() for path in _files() if path.name.lower().endswith(_SUFFIXES)]
+
+
+def _models() -> list[str]:
+    """`file.py:Class` for each class that derives from something called Module, the outermost ones first."""
+    found: list[tuple[int, str]] = []
+    for path in _files():
+        if path.suffix != ".py" or path.stat().st_size > 1_000_000:
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError, OSError, RecursionError):
+            continue
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and _is_module(node)]
+        for node in classes:
+            used = sum(other is not node and _uses(other, node.name) for other in classes)
+            found.append((used, f"{path.as_posix()}:{node.name}"))
+    return [name for _, name in sorted(found, key=lambda item: item[0])]
+
+
+def _is_module(node: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).rpartition(".")[2] in ("Module", "LightningModule") for base in node.bases)
+
+
+def _uses(node: ast.ClassDef, name: str) -> bool:
+    return any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node))

@@ -1,0 +1,61 @@
+"""`ckptdiff inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, cast
+
+import typer
+
+from ckptdiff.cli import options
+from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
+from ckptdiff.render import render_checkpoint
+from ckptdiff.render.view import Sort
+
+EXAMPLES = """\
+  ckptdiff inspect model.safetensors
+  ckptdiff inspect run.ckpt --key ema
+  ckptdiff inspect model.pth --tensors '*.bias' --sort size
+  ckptdiff inspect model.pth --format json"""
+
+
+def command(
+    checkpoint: options.Checkpoint,
+    key: options.Key = None,
+    tensors: Annotated[
+        str | None, typer.Option("--tensors", metavar="GLOB", help="Only these, one by one; * matches dots too.")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="size|name|file", help="One by one, in this order.")
+    ] = None,
+    strip_prefix: options.StripPrefix = None,
+    add_prefix: options.AddPrefix = "",
+    rename: options.Rename = None,
+    rules: options.Rules = None,
+    reverse: options.Reverse = False,
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
+    show_all: options.ShowAll = False,
+    color: options.Color = "auto",
+) -> int:
+    """What is in a checkpoint?
+
+    Reads headers alone, imports no torch and runs nothing the file names.
+    """
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all)
+    if sort is not None:
+        view = replace(view, sort=cast("Sort", one_of("--sort", sort, ("size", "name", "file"))))
+    view = replace(view, tensors=tensors)
+
+    from ckptdiff import api
+
+    file = api.read(checkpoint, key)
+    renames = api.renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse)
+    if renames:
+        from ckptdiff.repair.apply import renamed
+
+        file, idle = renamed(file, renames)
+        for sentence in idle:
+            tell(f"warning: {sentence}")
+    emit(render_checkpoint(chosen, file, view))
+    return 0

@@ -1,0 +1,55 @@
+"""The arguments and options that several commands share, each said once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="model.py, model.py:Net, package.module:factory, torchvision:NAME, timm:NAME, hf:DIRECTORY or a snapshot.",
+    ),
+]
+Checkpoint = Annotated[
+    str,
+    typer.Argument(help="A .safetensors, .pth, .pt, .bin or .ckpt file of any torch, a directory of shards, or a URL."),
+]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="A.B", help="Where in the file the state dict is; found by itself.")
+]
+Args = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="NAME=VALUE", help="Argument for the model, a Python literal; repeatable."),
+]
+Format = Annotated[
+    str, typer.Option("--format", metavar="auto|rich|text|json", help="auto: rich on a terminal, else text.")
+]
+Color = Annotated[
+    str, typer.Option("--color", metavar="auto|always|never", help="auto: NO_COLOR, FORCE_COLOR, terminal.")
+]
+ShowAll = Annotated[bool, typer.Option("--all", help="Show every row, however many.")]
+FailOn = Annotated[
+    str,
+    typer.Option("--fail-on", metavar="error|warning|note", help="Exit 1 for findings of this level and graver."),
+]
+StripPrefix = Annotated[
+    list[str] | None,
+    typer.Option("--strip-prefix", metavar="A.", help="Leading components to take off the checkpoint's keys; repeatable."),
+]
+AddPrefix = Annotated[
+    str, typer.Option("--add-prefix", metavar="A.", help="Components to put before every key of the checkpoint.")
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option("--rename", metavar="'A -> B'", help="A rename rule such as 'encoder.{*} -> {*}'; repeatable."),
+]
+Rules = Annotated[
+    str | None, typer.Option("--rules", metavar="FILE", help="A file of rename rules, as `ckptdiff suggest` saves it.")
+]
+Reverse = Annotated[bool, typer.Option("--reverse", help="Apply the rules the other way round.")]
+Report = Annotated[
+    list[str] | None,
+    typer.Option("--report", metavar="FORMAT=PATH", help="Write a report as well; repeatable."),
+]

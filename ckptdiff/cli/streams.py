@@ -1,0 +1,132 @@
+"""Standard output for results, standard error for everything else; colour; the terminal's size."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from ckptdiff.errors import CkptdiffError, OutputError, UsageError
+from ckptdiff.render.escape import lines
+from ckptdiff.render.view import View
+
+FORMATS = ("auto", "rich", "text", "json")
+COLORS = ("auto", "always", "never")
+
+
+def emit(text: str) -> None:
+    """Write a result. A reader that has gone away is none of our business; any other failure is an OutputError."""
+    stream = sys.stdout
+    if stream is None:
+        raise OutputError("Standard output is closed.", "Redirect it to a file or to /dev/null.")
+    _tolerate(stream)
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        hush(stream)
+    except OSError as error:
+        hush(stream)
+        raise OutputError(f"Standard output could not be written: {error.strerror}.") from error
+
+
+def tell(text: str) -> None:
+    """Write a line of status to standard error, if there is one to be written to."""
+    if sys.stderr is None:
+        return
+    _tolerate(sys.stderr)
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        hush(sys.stderr)
+
+
+def report_error(error: CkptdiffError, color: str | None) -> None:
+    """Write an error to standard error: one sentence, details if there are any, a hint."""
+    colored = uses_color(color if color in COLORS else "auto", sys.stderr)
+    message = lines(error.message if error.message.endswith((".", "!", "?", ":")) else error.message + ".")
+    tell(f"{_paint('error:', '31;1', colored)} {message[0]}")
+    for line in (*message[1:], *(lines(error.detail) if error.detail else ())):
+        tell(f"  {line}")
+    if error.hint:
+        tell(f"{_paint('hint:', '36;1', colored)} {' '.join(lines(error.hint))}")
+
+
+def hush(stream: TextIO | None) -> None:
+    """Send whatever else is written to a stream nowhere, so that closing it at exit does not fail a second time."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno() if stream else 1)
+    except (OSError, ValueError):
+        return
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option in arguments that could not be parsed, None where it is not given."""
+    value = None
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument == name and position + 1 < len(arguments):
+            value = arguments[position + 1]
+        elif argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+    return value
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    """`value` if it is one of an option's choices. Raises UsageError otherwise."""
+    if value in choices:
+        return value
+    import difflib
+
+    close = difflib.get_close_matches(value, choices, n=1)
+    hint = f"Did you mean {name} {close[0]}?" if close else f"Choose one of: {', '.join(choices)}."
+    raise UsageError(f"{name} {value}: there is no such choice.", hint)
+
+
+def chosen_format(value: str) -> str:
+    """What `--format auto` comes to: rich on a terminal that can show it, text elsewhere."""
+    one_of("--format", value, FORMATS)
+    if value != "auto":
+        return value
+    utf = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    return "rich" if utf and _is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb" else "text"
+
+
+def view_of(format: str, color: str, *, all: bool, verbose: bool = False) -> View:  # noqa: A002 - the options' names
+    """What a command's options say of what to show. `format` is one that `chosen_format` gave."""
+    one_of("--color", color, COLORS)
+    width = 80
+    if format == "rich":
+        import shutil
+
+        width = shutil.get_terminal_size().columns
+    return View(all=all, verbose=verbose, width=width, color=uses_color(color, sys.stdout))
+
+
+def uses_color(choice: str, stream: TextIO | None) -> bool:
+    """`--color` before NO_COLOR before FORCE_COLOR before whether it is a terminal."""
+    if choice != "auto":
+        return choice == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return _is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _paint(text: str, code: str, colored: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colored else text
+
+
+def _tolerate(stream: TextIO) -> None:
+    """Have what the stream's encoding cannot express written as an escape."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")

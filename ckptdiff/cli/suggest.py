@@ -1,0 +1,54 @@
+"""`ckptdiff suggest`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ckptdiff.cli import options
+from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
+
+EXAMPLES = """\
+  ckptdiff suggest model.py:Net old.pth
+  ckptdiff suggest model.py:Net old.pth --save old.rules.toml
+  ckptdiff compare model.py:Net old.pth --rules old.rules.toml"""
+
+
+def command(
+    model: options.Model,
+    checkpoint: options.Checkpoint,
+    key: options.Key = None,
+    arg: options.Args = None,
+    include: Annotated[
+        str | None, typer.Option("--include", metavar="likely", help="Propose what is probable but not proven, too.")
+    ] = None,
+    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Write the rules to a .rules.toml.")] = None,
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
+    show_all: options.ShowAll = False,
+    color: options.Color = "auto",
+) -> int:
+    """Which rename rules would make this checkpoint load?
+
+    Exits with 0 when the checkpoint loads with what is proposed, 1 when something remains. What cannot be told apart is
+    refused, with the candidates: a wrong rename would load without an error.
+    """
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all)
+
+    from ckptdiff import api
+    from ckptdiff.cli.streams import one_of
+    from ckptdiff.model.reference import parse_args
+    from ckptdiff.render import suggestion as render
+
+    if include is not None:
+        one_of("--include", include, ("likely",))
+    args = parse_args(arg or [])
+    found, report = api.proposal(model, checkpoint, key=key, args=args, include_likely=include is not None)
+    emit(render.json(found, report) if chosen == "json" else render.text(found, report, view))
+    if save is not None:
+        from ckptdiff.repair.rules_file import write_rules
+
+        write_rules(save, found.rules, [operation.rule for operation in found.operations])
+        tell(f"wrote {save}")
+    return 0 if report.loads() else 1

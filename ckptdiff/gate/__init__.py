@@ -1,0 +1,1 @@
+"""Comparison → Report: the rule table, the findings, the verdict."""

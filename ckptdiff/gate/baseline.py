@@ -1,0 +1,116 @@
+"""The baseline: findings that were there when the gate was put up, and are accepted until they go away.
+
+A finding is known by its fingerprint (`gate.run.fingerprint`): rule, key and structured arguments, never message text
+or paths. The file is JSON, one line a finding, sorted, so that changes to it read well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ckptdiff.errors import UsageError
+from ckptdiff.gate.findings import Finding
+from ckptdiff.gate.rules import reaches
+from ckptdiff.gate.run import Ignored, Run, TargetResult, fingerprint
+
+REASON = "in the baseline"
+_KIND = "ckptdiff_baseline"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One accepted finding. `rule` and `key` are for people; the fingerprint decides."""
+
+    fingerprint: str
+    rule: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Accepted findings by the name of their target."""
+
+    targets: Mapping[str, tuple[Accepted, ...]] = field(default_factory=dict)
+
+    def applied(self, run: Run) -> Run:
+        """The run with accepted findings ignored, and what is accepted but no longer found listed as stale.
+
+        A target without a verdict keeps its accepted findings: nothing is known of them. Accepted findings of a target
+        that the run does not have are not looked at, since a run may be of some targets only.
+        """
+        return replace(run, targets=tuple(self._applied(target) for target in run.targets))
+
+    def _applied(self, target: TargetResult) -> TargetResult:
+        accepted = {item.fingerprint: item for item in self.targets.get(target.name, ())}
+        if target.report is None or not accepted:
+            return target
+        kept: list[Finding] = []
+        ignored: list[Ignored] = []
+        found = set()
+        for finding in target.report.findings:
+            print_ = fingerprint(finding)
+            found.add(print_)
+            if print_ in accepted:
+                ignored.append(Ignored(finding, REASON))
+            else:
+                kept.append(finding)
+        stale = tuple(f"{item.rule} {item.key}".strip() for print_, item in accepted.items() if print_ not in found)
+        report = replace(target.report, findings=tuple(kept))
+        return replace(target, report=report, ignored=(*target.ignored, *ignored), stale=stale)
+
+
+def recorded(run: Run, previous: Baseline) -> Baseline:
+    """The baseline that accepts everything in a run (to which none was applied) that makes a target fail.
+
+    Targets without a verdict, and those the run does not have, keep what was accepted before.
+    """
+    targets = dict(previous.targets)
+    for target in run.targets:
+        if target.report is not None:
+            targets[target.name] = _accepted(target.report.findings, target)
+    return Baseline({name: accepted for name, accepted in targets.items() if accepted})
+
+
+def _accepted(findings: Iterable[Finding], target: TargetResult) -> tuple[Accepted, ...]:
+    assert target.report is not None
+    grave = {
+        fingerprint(finding): Accepted(fingerprint(finding), finding.rule, finding.key)
+        for finding in findings
+        if reaches(finding.level, target.report.fail_on)
+    }
+    return tuple(sorted(grave.values(), key=lambda item: (item.rule, item.key, item.fingerprint)))
+
+
+def dumps(baseline: Baseline) -> str:
+    """The baseline file, ending with a newline."""
+    lines = [f'{{"{_KIND}": {_VERSION}, "targets": {{']
+    for position, (name, accepted) in enumerate(sorted(baseline.targets.items())):
+        rows = [
+            "  " + json.dumps({"rule": item.rule, "key": item.key, "fingerprint": item.fingerprint}) for item in accepted
+        ]
+        comma = "," if position < len(baseline.targets) - 1 else ""
+        lines.append(f" {json.dumps(name)}: [\n" + ",\n".join(rows) + f"\n ]{comma}")
+    return "\n".join([*lines, "}}"]) + "\n"
+
+
+def loads(text: str, path: str) -> Baseline:
+    """Read a baseline file. Raises UsageError when it is none, or of a later version."""
+    try:
+        content = json.loads(text)
+        version = content[_KIND]
+        if version != _VERSION:
+            raise UsageError(
+                f"{path} is a baseline of version {version}; this ckptdiff reads version {_VERSION}.",
+                "Update ckptdiff, or record the baseline again with --update-baseline.",
+            )
+        return Baseline(
+            {
+                name: tuple(Accepted(row["fingerprint"], row["rule"], row["key"]) for row in rows)
+                for name, rows in content["targets"].items()
+            }
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UsageError(f"{path} is no ckptdiff baseline.", "Record one with --update-baseline.") from None

@@ -1,0 +1,199 @@
+"""`ckptdiff.toml`, or `[tool.ckptdiff]` in pyproject.toml → Config: the targets of `ckptdiff check`.
+
+```toml
+levels = { lossy-dtype = "error" }                   # for every target; "off" silences a rule
+
+[[ignore]]                                           # findings that are accepted, for every target
+rule = "unexpected-key"
+key = "*.num_batches_tracked"
+reason = "written by an old BatchNorm"
+
+[[targets]]
+name = "released"
+model = "model.py:Net"
+checkpoint = "weights/v1.safetensors"                # or a snapshot
+args = { num_classes = 10 }
+key = "ema.state_dict"
+rules = "v1.rules.toml"
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from ckptdiff.errors import UsageError
+from ckptdiff.gate.policy import Ignore, Policy, PolicyLevel
+from ckptdiff.gate.rules import LEVELS, RULES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAMES = ("ckptdiff.toml", "pyproject.toml")
+_TOP = ("targets", "levels", "ignore")
+_TARGET = ("name", "model", "checkpoint", "args", "key", "rules", "levels", "ignore")
+_IGNORE = ("rule", "key", "reason")
+_POLICY_LEVELS = (*LEVELS, "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One pair to check. Paths in `model`, `checkpoint` and `rules` are already relative to the current directory or
+    absolute; `policy` holds what the config says for all targets and what it says for this one."""
+
+    name: str
+    model: str
+    checkpoint: str
+    args: Mapping[str, object] = field(default_factory=dict)
+    key: str | None = None
+    rules: str | None = None
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A read config file: where it is, and its targets in declared order."""
+
+    path: Path
+    targets: tuple[Target, ...]
+
+
+def find(start: Path) -> Path:
+    """The config that governs `start`: the nearest ckptdiff.toml, or pyproject.toml with [tool.ckptdiff], upwards.
+
+    Raises UsageError when there is none.
+    """
+    for folder in (start, *start.parents):
+        for name in NAMES:
+            path = folder / name
+            if path.is_file() and (name == NAMES[0] or "ckptdiff" in _parse(path).get("tool", {})):
+                return path
+    raise UsageError(
+        f"There is no ckptdiff.toml, and no pyproject.toml with [tool.ckptdiff], in {start} or above.",
+        "Write a first one with `ckptdiff init`.",
+    )
+
+
+def load(path: Path) -> Config:
+    """Read a config file. Raises UsageError naming the table and key at fault."""
+    content = _parse(path)
+    where = str(path)
+    if path.name == "pyproject.toml":
+        content = content.get("tool", {}).get("ckptdiff")
+        where = f"[tool.ckptdiff] in {path}"
+        if content is None:
+            raise UsageError(f"{path} has no table [tool.ckptdiff].", "Write a first config with `ckptdiff init`.")
+    _known(content, _TOP, where)
+    shared = _policy(content, where)
+    tables = _tables(content.get("targets", []), f"targets of {where}")
+    targets = tuple(_target(table, position, where, path.parent, shared) for position, table in enumerate(tables, 1))
+    names = [target.name for target in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{where} has two targets named {name!r}.", "Give each target a name of its own.")
+    if not targets:
+        raise UsageError(f"{where} lists no targets.", "Add a [[targets]] table with name, model and checkpoint.")
+    return Config(path, targets)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check the path given to --config.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.", "Mend the line it names.") from None
+
+
+def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, shared: Policy) -> Target:
+    place = f"target {table.get('name', position)!r} of {where}"
+    _known(table, _TARGET, place)
+    for name in ("name", "model", "checkpoint"):
+        if name not in table:
+            raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')
+    for name in ("name", "model", "checkpoint", "key", "rules"):
+        if not isinstance(table.get(name, ""), str):
+            raise UsageError(f"{name!r} of the {place} is not a string.", f'Write `{name} = "..."`.')
+    args = table.get("args", {})
+    if not isinstance(args, dict):
+        raise UsageError(f"'args' of the {place} is not a table.", "Write `args = { name = value }`.")
+    return Target(
+        name=table["name"],
+        model=_model_from(folder, table["model"]),
+        checkpoint=_path_from(folder, table["checkpoint"]),
+        args=args,
+        key=table.get("key"),
+        rules=_path_from(folder, table["rules"]) if "rules" in table else None,
+        policy=shared.refined(_policy(table, f"the {place}")),
+    )
+
+
+def _policy(table: Mapping[str, Any], where: str) -> Policy:
+    levels = table.get("levels", {})
+    if not isinstance(levels, dict):
+        raise UsageError(f"'levels' of {where} is not a table.", 'Write `levels = { lossy-dtype = "error" }`.')
+    for rule, level in levels.items():
+        _one_of(rule, tuple(RULES), f"the rule {rule!r} in 'levels' of {where}", "`ckptdiff rules` lists them all.")
+        _one_of(level, _POLICY_LEVELS, f"the level {level!r} of {rule} in {where}", f"Use {', '.join(_POLICY_LEVELS)}.")
+    ignores = []
+    for row in _tables(table.get("ignore", []), f"ignore of {where}"):
+        _known(row, _IGNORE, f"ignore of {where}")
+        if not all(isinstance(value, str) for value in row.values()):
+            raise UsageError(f"An ignore of {where} holds something other than strings.", "Write rule, key and reason.")
+        if not row.get("reason", "").strip():
+            raise UsageError(f"An ignore of {where} has no reason.", 'Add `reason = "why this is accepted"`.')
+        if "rule" not in row and "key" not in row:
+            raise UsageError(f"An ignore of {where} names neither a rule nor a key.", "Say what it ignores.")
+        if "rule" in row:
+            what = f"the rule {row['rule']!r} in an ignore of {where}"
+            _one_of(row["rule"], tuple(RULES), what, "`ckptdiff rules` lists them all.")
+        ignores.append(Ignore(row["reason"], row.get("rule", ""), row.get("key", "*")))
+    return Policy(cast("Mapping[str, PolicyLevel]", levels), tuple(ignores))
+
+
+def _tables(value: object, where: str) -> list[Mapping[str, Any]]:
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
+        return value
+    raise UsageError(f"The {where} is not a list of tables.", "Write it with double brackets, as in [[targets]].")
+
+
+def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for name in table:
+        _one_of(name, names, f"the key {name!r} of {where}", f"Known are {', '.join(names)}.")
+
+
+def _one_of(value: object, known: tuple[str, ...], what: str, hint: str) -> None:
+    if value in known:
+        return
+    close = difflib.get_close_matches(str(value), known, 1)
+    raise UsageError(f"ckptdiff does not know {what}.", f"Did you mean {close[0]!r}?" if close else hint)
+
+
+def _path_from(folder: Path, text: str) -> str:
+    """A path as seen from here that is written as seen from the config; URLs stay."""
+    if "://" in text:
+        return text
+    path = Path(text).expanduser()
+    return str(path if path.is_absolute() else Path(os.path.relpath(folder / path)))
+
+
+def _model_from(folder: Path, text: str) -> str:
+    """A model reference with its path as seen from here; names of packages and libraries stay."""
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in ("torchvision", "timm"):
+        return text
+    if colon and scheme == "hf":
+        return f"hf:{_path_from(folder, rest)}"
+    target, colon, attr = text.rpartition(":")
+    if text.lower().endswith((".py", ".json")) or not colon:
+        return _path_from(folder, text)
+    return f"{_path_from(folder, target)}:{attr}" if target.lower().endswith(".py") else text

@@ -1,0 +1,209 @@
+"""Comparison → findings: one entry for each thing worth telling, with its rule and its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ckptdiff.gate import dtypes, prefixes
+from ckptdiff.gate.rules import RULES, Level
+from ckptdiff.matching.comparison import Comparison, KeyChange
+from ckptdiff.model.tree import ModuleNode, Slot
+from ckptdiff.tensors import Entry, TensorInfo
+
+Value = str | int | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found. `key` is the state-dict key it is about ("" for the whole), `module` the path of the model's
+    module that owns the key ("" for the root or none), `arguments` the facts its rule's message is filled with."""
+
+    rule: str
+    level: Level
+    key: str
+    module: str = ""
+    arguments: Mapping[str, Value] = field(default_factory=dict)
+
+
+def findings(comparison: Comparison) -> tuple[Finding, ...]:
+    """Everything that follows from a comparison: errors first, and each rule's keys in torch's order."""
+    model = comparison.model.keys()
+    modules = dict(comparison.model.walk())
+    found = [
+        *_errors(comparison, model),
+        *_ignored(comparison, modules),
+        *_casts(comparison),
+        *_ties(comparison, model),
+        *_unknown(comparison),
+        *_explained(comparison, modules),
+    ]
+    if comparison.missing_keys or comparison.unexpected_keys:
+        found += _prefix(comparison, model)
+    rank = {rule: position for position, rule in enumerate(RULES)}
+    levels = {"error": 0, "warning": 1, "note": 2}
+    return tuple(sorted(found, key=lambda finding: (levels[finding.level], rank[finding.rule])))
+
+
+def _finding(
+    rule: str,
+    key: str,
+    facts: Mapping[str, Value] | None = None,
+    *,
+    level: Level | None = None,
+    module: str | None = None,
+) -> Finding:
+    owner = key.rpartition(".")[0] if module is None else module
+    return Finding(rule, level or RULES[rule].level, key, owner, facts or {})
+
+
+def _errors(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
+    for key in comparison.missing_keys:
+        slot = model.get(key)
+        if slot is None:  # `_extra_state`, or a key that a module's own code calls missing
+            kind = "extra state" if key.rpartition(".")[2] == "_extra_state" else "value"
+            yield _finding("missing-key", key, {"kind": kind})
+        elif slot.lazy:
+            yield _finding("missing-key", key, {"kind": f"uninitialized {slot.kind}", "dtype": slot.tensor.dtype})
+        else:
+            facts: dict[str, Value] = {"kind": slot.kind, "dtype": slot.tensor.dtype, "shape": slot.tensor.shape}
+            yield _finding("missing-key", key, facts)
+    for key in comparison.unexpected_keys:
+        yield _finding("unexpected-key", key, _facts(comparison.checkpoint.entries.get(key)))
+    accounted: set[str] = set()
+    for mismatch in comparison.mismatched:
+        accounted.add(f"size mismatch for {mismatch.key}")
+        yield _finding(
+            "size-mismatch",
+            mismatch.key,
+            {"checkpoint_shape": mismatch.checkpoint_shape, "model_shape": mismatch.model_shape},
+        )
+    for key, type_name in comparison.not_tensors.items():
+        accounted.add(f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object')
+        yield _finding("not-a-tensor", key, {"type": type_name})
+    for text in comparison.error_msgs:
+        # torch's two own messages are told above in better words
+        if text.partition(": copying a param")[0] in accounted or text.partition(" from checkpoint")[0] in accounted:
+            continue
+        yield _finding("load-error", "", {"text": text})
+    if comparison.raised is not None:
+        yield _finding("load-error", "", {"text": comparison.raised})
+
+
+def _facts(entry: Entry | None) -> dict[str, Value]:
+    if isinstance(entry, TensorInfo):
+        return {"dtype": entry.dtype, "shape": entry.shape}
+    return {"type": entry.type_name} if entry else {}
+
+
+def _ignored(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
+    for key in comparison.ignored_keys:
+        yield _finding(
+            "ignored-key", key, _facts(comparison.checkpoint.entries.get(key)), module=_none_child(key, modules)
+        )
+
+
+def _none_child(key: str, modules: Mapping[str, ModuleNode]) -> str:
+    """The path of the child registered as None that `key` lies below."""
+    position = 0
+    while True:
+        node = modules.get(key[:position])
+        end = key.find(".", position)
+        if node is None or end < 0:
+            return key.rpartition(".")[0]
+        if node.children.get(key[position:end], node) is None:
+            return key[:end]
+        position = end + 1
+
+
+def _casts(comparison: Comparison) -> Iterator[Finding]:
+    judged: dict[tuple[str, str], str | None] = {}
+    for key, match in comparison.matched.items():
+        pair = source, target = match.source.dtype, match.target.tensor.dtype
+        if source != target:
+            if pair not in judged:
+                judged[pair] = dtypes.loss(*pair)
+            loss = judged[pair]
+            facts: dict[str, Value] = {
+                "checkpoint_dtype": source,
+                "model_dtype": target,
+                "shape": match.source.shape,
+            }
+            if loss is None:
+                yield _finding("dtype-change", key, facts)
+            else:
+                yield _finding("lossy-dtype", key, {**facts, "loss": loss})
+        if match.target.lazy:
+            yield _finding("lazy-parameter", key, {"checkpoint_shape": match.source.shape})
+        elif match.target.tensor.shape == () and len(match.source.shape) == 1:
+            level: Level = "note" if match.source.shape == (1,) else "warning"
+            yield _finding("scalar-reshape", key, {"checkpoint_shape": match.source.shape}, level=level)
+
+
+def _ties(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
+    winners = {match.target.identity: key for key, match in comparison.matched.items()}
+    for key, match in comparison.matched.items():
+        twin = winners[match.target.identity]
+        if twin != key and _memory(match.source) != _memory(comparison.matched[twin].source):
+            yield _finding("tied-values-differ", key, {"twin": twin})
+    for key in comparison.missing_keys:
+        slot = model.get(key)
+        if slot is not None and slot.identity in winners:
+            yield _finding("tied-alias", key, {"twin": winners[slot.identity]})
+
+
+def _memory(tensor: TensorInfo) -> object:
+    """Equal for two tensors that are one memory; where that cannot be known, all are taken to be one."""
+    return tensor.storage and (tensor.storage.id, tensor.offset, tensor.shape, tensor.stride)
+
+
+def _unknown(comparison: Comparison) -> Iterator[Finding]:
+    for text in comparison.uncertain:
+        yield _finding("uncertain", "", {"text": text})
+    for name in comparison.checkpoint.unsafe_globals:
+        yield _finding("unsafe-global", name, module="")
+
+
+def _explained(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
+    for key in comparison.unexpected_keys:
+        owner, dot, name = key.rpartition(".")
+        node = modules.get(owner + dot)
+        if node is not None and name in node.non_persistent:
+            yield _finding("non-persistent", key, _facts(comparison.checkpoint.entries.get(key)))
+    for key in comparison.supplied:
+        yield _finding("version-upgrade", key)
+    for change in comparison.key_changes:
+        yield _finding(
+            "hook-rename", change.key, {"change": _change(change), "new_key": change.new_key}, module=change.module
+        )
+
+
+def _change(change: KeyChange) -> str:
+    """What happened to a key, in words relative to the module that did it, so that equal layers read alike."""
+    where = f"{change.module}." if change.module else ""
+    if change.kind == "renamed":
+        return f"renamed to {change.new_key.removeprefix(where)} by code of its module"
+    return {"added": "added", "dropped": "dropped", "replaced": "replaced"}[change.kind] + " by code of its module"
+
+
+def _prefix(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
+    def shape(entry: Entry) -> tuple[int, ...] | None:
+        return entry.shape if isinstance(entry, TensorInfo) else None
+
+    advice = prefixes.advise(
+        {key: shape(entry) for key, entry in comparison.checkpoint.entries.items() if isinstance(key, str)},
+        {key: slot.tensor.shape for key, slot in model.items()},
+    )
+    if advice is not None:
+        yield _finding(
+            "prefix",
+            advice.prefix,
+            {
+                "operation": advice.operation,
+                "side": advice.side,
+                "matched": advice.matched,
+                "same_shape": advice.same_shape,
+                **({"wrappers": " ".join(advice.wrappers)} if advice.wrappers else {}),
+            },
+            module="",
+        )

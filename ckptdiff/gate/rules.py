@@ -1,0 +1,222 @@
+"""The rule table: everything ckptdiff can say of a model and a checkpoint, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+"""From the gravest to the least. An error is what makes `load_state_dict(strict=True)` raise; a warning is what torch
+does without a word and may change results; a note is good to know."""
+
+_MODULE = "https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html"
+_LOAD = f"{_MODULE}#torch.nn.Module.load_state_dict"
+_SAVING = "https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html"
+_SERIALIZATION = "https://docs.pytorch.org/docs/stable/notes/serialization.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing that can be found.
+
+    `message` is a phrase on one finding, to be filled with the finding's arguments (see `findings.py`); `{what}` stands
+    for its kind, dtype, shape or type, whichever of them it has.
+    `help` is what `ckptdiff rules ID` prints: what it means, and what to do.
+    """
+
+    id: str
+    level: Level
+    summary: str
+    message: str
+    help: str
+    link: str
+
+
+_TABLE = (
+    Rule(
+        "missing-key",
+        "error",
+        "The model has it, the checkpoint does not.",
+        "{what}",
+        "load_state_dict(strict=True) raises. With strict=False the tensor keeps the value it was initialised "
+        "with, which for a trained layer means random numbers.\n"
+        "Usual causes: a layer was added or renamed, the keys carry a prefix, or another part of the "
+        "checkpoint holds the weights (see `ckptdiff inspect`).",
+        _LOAD,
+    ),
+    Rule(
+        "unexpected-key",
+        "error",
+        "The checkpoint has it, the model does not.",
+        "{what}",
+        "load_state_dict(strict=True) raises. With strict=False the tensor is left unused.\n"
+        "Usual causes: a layer was removed or renamed, the keys carry a prefix, or the checkpoint belongs to "
+        "a larger model, such as one with a training head.",
+        _LOAD,
+    ),
+    Rule(
+        "size-mismatch",
+        "error",
+        "Both sides have the key, with different shapes.",
+        "checkpoint {checkpoint_shape}, model {model_shape}",
+        "load_state_dict raises, and strict=False does not help. The other keys are loaded before it raises.\n"
+        "Usual causes: another number of classes, another vocabulary, another width or image size. Build the "
+        "model with the checkpoint's sizes, or leave these keys out of the state dict.",
+        "https://github.com/pytorch/pytorch/issues/40859",
+    ),
+    Rule(
+        "not-a-tensor",
+        "error",
+        "The model wants a tensor and the checkpoint holds something else.",
+        "the checkpoint holds a value of type {type}",
+        "load_state_dict raises, and strict=False does not help.\n"
+        "Usual causes: numpy arrays saved in place of tensors, or a whole module saved where its state dict "
+        "was meant.",
+        _SAVING,
+    ),
+    Rule(
+        "load-error",
+        "error",
+        "Loading fails in another way.",
+        "{text}",
+        "torch's own code, or a hook or override of a module of the model, reports an error while loading; "
+        "the text is what torch would show.",
+        _LOAD,
+    ),
+    Rule(
+        "ignored-key",
+        "warning",
+        "The key lies below a child registered as None; torch drops it without a word.",
+        "{what}",
+        "load_state_dict(strict=True) reports success and the weights are not loaded. A key is only called "
+        "unexpected when its module has no child of that name, and a child that is None counts as one.\n"
+        "Usual cause: an option switched a part of the model off (self.downsample = None).",
+        _LOAD,
+    ),
+    Rule(
+        "lossy-dtype",
+        "warning",
+        "Values may not survive the model's dtype; torch casts without a word.",
+        "{checkpoint_dtype} is cast to {model_dtype}: {loss}",
+        "Parameters are filled with copy_, which converts to the model's dtype whatever that loses: numbers "
+        "beyond the range become infinite or wrap around, fractions are cut off, digits are rounded, "
+        "imaginary parts are dropped.\n"
+        "Reported whenever some value of the checkpoint's dtype has no equal in the model's dtype. Load into "
+        "a model of the checkpoint's dtype, or convert on purpose after loading.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
+    ),
+    Rule(
+        "tied-values-differ",
+        "warning",
+        "Two keys with separate values load into one tensor of the model; the last one wins.",
+        "shares its tensor with {twin}, which is loaded later and wins; the checkpoint stores the two separately",
+        "The model ties the two names to one tensor, the checkpoint stores them apart. torch copies one after "
+        "the other into the same memory, so only the last one stays. Harmless when both hold the same values; "
+        "otherwise the model is not the one that was trained.",
+        _SAVING,
+    ),
+    Rule(
+        "lazy-parameter",
+        "warning",
+        "The model's tensor is uninitialized and takes any shape.",
+        "takes any shape, here {checkpoint_shape}",
+        "A lazy module (LazyLinear, LazyConv2d, …) has no shapes until its first forward pass, so nothing can "
+        "be checked: a wrong checkpoint loads as well as the right one. Run one forward pass, or build the "
+        "layer with its sizes.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.nn.modules.lazy.LazyModuleMixin.html",
+    ),
+    Rule(
+        "uncertain",
+        "warning",
+        "Something about the answer could not be known.",
+        "{text}",
+        "The model's own code takes part in loading and could not be followed, so torch may do something else "
+        "than what is reported here.",
+        _LOAD,
+    ),
+    Rule(
+        "unsafe-global",
+        "warning",
+        "The file names Python objects that ordinary checkpoints do not need.",
+        "named by the file; torch.load(weights_only=True) refuses it unless allowed",
+        "ckptdiff imports and runs nothing a file names. torch.load(weights_only=False) does: with a file "
+        "from an untrusted source that is running a stranger's program. If you trust it, allow the names with "
+        "torch.serialization.add_safe_globals.",
+        _SERIALIZATION,
+    ),
+    Rule(
+        "dtype-change",
+        "note",
+        "The dtypes differ, and every value survives the cast.",
+        "{checkpoint_dtype} is cast to {model_dtype}",
+        "Parameters are filled with copy_, which converts to the model's dtype. Nothing is lost here.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
+    ),
+    Rule(
+        "tied-alias",
+        "note",
+        "Missing, but the tensor it is tied to is present.",
+        "tied to {twin}, which is present",
+        "Both names are one tensor in the model, so nothing is lost when only one of them is loaded. "
+        "load_state_dict(strict=True) still raises; strict=False gives a completely loaded model.\n"
+        "Usual cause: formats that store shared memory once, such as safetensors.",
+        "https://huggingface.co/docs/safetensors/torch_shared_tensors",
+    ),
+    Rule(
+        "non-persistent",
+        "note",
+        "Unexpected, but the model has it as a non-persistent buffer.",
+        "computed by the model",
+        "The model computes this buffer itself and keeps it out of its state dict, as position_ids in newer "
+        "releases of transformers. Dropping the key loses nothing, yet load_state_dict(strict=True) raises.",
+        f"{_MODULE}#torch.nn.Module.register_buffer",
+    ),
+    Rule(
+        "scalar-reshape",
+        "note",
+        "A one-dimensional tensor is loaded into a scalar.",
+        "checkpoint {checkpoint_shape}, model []: its first value is taken",
+        "For checkpoints of torch 0.3 and older, load_state_dict takes the first value of a one-dimensional "
+        "tensor where the model has a scalar. It does so for any length: more than one value is reported as a "
+        "warning.",
+        _LOAD,
+    ),
+    Rule(
+        "version-upgrade",
+        "note",
+        "Missing from an old checkpoint, and supplied by torch.",
+        "supplied",
+        "BatchNorm has had num_batches_tracked since version 2 of its state dict. For a checkpoint that says "
+        "it is older, or says nothing in its _metadata, torch supplies the value instead of calling it "
+        "missing.\n"
+        "The same keys without _metadata or with it give different answers; safetensors files never have it.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
+    ),
+    Rule(
+        "hook-rename",
+        "note",
+        "Code of the model renamed, dropped or added keys while loading.",
+        "{change}",
+        "A load_state_dict hook or an override of _load_from_state_dict changed the keys before they were "
+        "matched, often to accept an older layout. The report is about the keys as the module left them.",
+        f"{_MODULE}#torch.nn.Module.register_load_state_dict_pre_hook",
+    ),
+    Rule(
+        "prefix",
+        "note",
+        "Every key matches after stripping or adding a prefix.",
+        "all {matched} keys of the {side} match after {operation} it",
+        "The names differ by leading components alone, as after saving a wrapped model: module. of "
+        "DataParallel, _orig_mod. of torch.compile, model. of a trainer. Plain load_state_dict does not strip "
+        "them, so neither does ckptdiff.",
+        _SAVING,
+    ),
+)
+
+RULES: dict[str, Rule] = {rule.id: rule for rule in _TABLE}
+
+
+def reaches(level: Level, threshold: Level) -> bool:
+    """Whether `level` is as grave as `threshold` or graver."""
+    return LEVELS.index(level) <= LEVELS.index(threshold)

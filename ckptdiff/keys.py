@@ -1,0 +1,223 @@
+"""Dotted state-dict keys: whole-component prefixes, globs, and the folding of repeated indices.
+
+Keys are untrusted text and any string is a key, the empty one and `a..b` included. Two notations are defined here:
+
+* A *fold*, `layer4.{0..2}.bn{1,3}.weight`, denotes exactly the keys it was made from. Inside braces stand numbers and
+  ranges, separated by commas. A brace or backslash that belongs to a key is written with a backslash before it.
+* A *glob* has `*` (any text, dots included, as in `fnmatch`: `*.bias` is every bias), `?` (one character), `[abc]`,
+  `[!abc]`, and the numeric braces of a fold, so that a line of a report can be pasted where a glob is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+# Numbers without a superfluous leading zero, short enough that converting a hostile key stays cheap.
+_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,17})(?![0-9])")
+# Beyond this many numbers a key is no repeated structure but an attack or an accident.
+_MAX_NUMBERS = 16
+
+_Box = tuple[tuple[int, ...], ...]
+
+_GROUP = re.compile(r"\{([0-9]{1,18}(?:\.\.[0-9]{1,18})?(?:,[0-9]{1,18}(?:\.\.[0-9]{1,18})?)*)\}")
+
+
+def has_prefix(key: str, prefix: str) -> bool:
+    """Whether the leading dotted components of `key` are those of `prefix` and at least one more follows."""
+    return not prefix or key.startswith(_dotted(prefix))
+
+
+WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+"""Components that torch.compile, FSDP and activation checkpointing put between a module and what they wrap. No module
+is called so for another reason, so stripping one strips it wherever in a key it stands."""
+
+
+def strip_prefix(key: str, prefix: str) -> str:
+    """`key` without the leading components `prefix`; a key that does not begin with them is returned as it is.
+
+    Only whole components go: stripping `module` leaves `modulelist.0` alone. WRAPPERS go wherever they stand, but for
+    the last component, which is a tensor's own name.
+    """
+    components = [component for component in prefix.split(".") if component]
+    if components and WRAPPERS.issuperset(components):
+        *path, name = key.split(".")
+        return ".".join([*(component for component in path if component not in components), name])
+    return key[len(_dotted(prefix)) :] if prefix and has_prefix(key, prefix) else key
+
+
+def add_prefix(key: str, prefix: str) -> str:
+    """`key` below the components `prefix`."""
+    return _dotted(prefix) + key if prefix else key
+
+
+def _dotted(prefix: str) -> str:
+    return prefix if prefix.endswith(".") else prefix + "."
+
+
+def glob(pattern: str) -> Callable[[str], bool]:
+    """A test whether a whole key matches `pattern` (see the module's own text for the notation)."""
+    regex = []
+    position = 0
+    while position < len(pattern):
+        char = pattern[position]
+        if char == "{" and (group := _GROUP.match(pattern, position)) and (numbers := _alternatives(group[1])):
+            regex.append(f"(?:{numbers})(?![0-9])")
+            position = group.end()
+            continue
+        if char == "[" and (end := pattern.find("]", position + 2 + pattern.startswith("[!", position))) > 0:
+            if chosen := _character_class(pattern[position + 1 : end]):
+                regex.append(chosen)
+                position = end + 1
+                continue
+        elif char == "\\" and position + 1 < len(pattern):
+            position += 1
+            char = pattern[position]
+            regex.append(re.escape(char))
+            position += 1
+            continue
+        regex.append({"*": ".*", "?": "."}.get(char) or re.escape(char))
+        position += 1
+    compiled = re.compile("".join(regex), re.DOTALL)
+    return lambda key: compiled.fullmatch(key) is not None
+
+
+def _alternatives(inside: str) -> str:
+    """The numbers of a fold as a regular expression; nothing where they are too many to be meant or run backwards."""
+    bounds = [part.partition("..") for part in inside.split(",")]
+    sizes = [int(high or low) - int(low) + 1 for low, _, high in bounds]
+    return "|".join(map(str, _numbers(inside))) if min(sizes) > 0 and sum(sizes) <= 100_000 else ""
+
+
+def _character_class(inside: str) -> str:
+    """`!a-z` as `[^a-z]`; nothing where it is no character class."""
+    negated = inside.startswith("!")
+    chars = inside[negated:]
+    # A hyphen between two letters or digits is a range; everything else stands for itself.
+    body = re.sub(r"[^\w-]|(?<!\w)-|-(?!\w)", lambda match: re.escape(match[0]), chars)
+    chosen = f"[{'^' * negated}{body}]"
+    try:
+        re.compile(chosen)
+    except re.error:  # `z-a`
+        return ""
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Keys that differ in nothing but numbers: the pattern that denotes exactly them, and how many they are."""
+
+    pattern: str
+    count: int
+    first: str
+    """The key among them that came first."""
+
+
+def fold(keys: Iterable[str]) -> list[Fold]:
+    """Fold keys that differ only in numbers, in the order in which each fold's first key came.
+
+    The folds denote exactly the given keys, each once. The caller passes only keys that a reader may take for equal
+    in everything else (status, shape, dtype). Takes time near-linear in the keys.
+    """
+    order: dict[str, int] = {}
+    families: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    for key in keys:
+        if key in order:
+            continue
+        order[key] = len(order)
+        numbers = _NUMBER.findall(key) if len(key) < 4096 else []
+        if len(numbers) > _MAX_NUMBERS:
+            numbers = []
+        literals = tuple(_NUMBER.split(key)) if numbers else (key,)
+        families.setdefault(literals, []).append(tuple(map(int, numbers)))
+
+    folds: list[tuple[int, Fold]] = []
+    for literals, tuples in families.items():
+        for box in _boxes(tuples):
+            members = (_join(literals, values) for values in product(*box))
+            first = min(members, key=order.__getitem__)
+            count = 1
+            for values in box:
+                count *= len(values)
+            pattern = _join(tuple(map(_escape, literals)), [_braces(values) for values in box])
+            folds.append((order[first], Fold(pattern, count, first)))
+    return [item for _, item in sorted(folds, key=lambda pair: pair[0])]
+
+
+def expand(pattern: str) -> Iterator[str]:
+    """The keys a fold's pattern denotes."""
+    parts: list[list[str]] = []
+    literal = ""
+    position = 0
+    while position < len(pattern):
+        if pattern[position] == "{" and (group := _GROUP.match(pattern, position)):
+            parts += [[literal], list(map(str, _numbers(group[1])))]
+            literal = ""
+            position = group.end()
+            continue
+        position += pattern[position] == "\\"
+        literal += pattern[position]
+        position += 1
+    return ("".join(choice) for choice in product(*parts, [literal]))
+
+
+def _boxes(tuples: list[tuple[int, ...]]) -> list[_Box]:
+    """A set of equally long tuples as disjoint products of sorted number sets, few of them.
+
+    One pass a position, from the last to the first, joins what differs in that position alone; the result depends on
+    the order of the passes, so the reverse order is tried as well and the shorter answer taken.
+    """
+    places = range(len(tuples[0]))
+    start: list[_Box] = [tuple((value,) for value in values) for values in tuples]
+    if len(start) == 1:
+        return start
+    backward = _merge(start, reversed(places))
+    if len(backward) == 1 or len(places) == 1:
+        return backward
+    forward = _merge(start, places)
+    return backward if len(backward) <= len(forward) else forward
+
+
+def _merge(boxes: list[_Box], places: Iterable[int]) -> list[_Box]:
+    for place in places:
+        joined: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for box in boxes:
+            joined.setdefault(box[:place] + box[place + 1 :], []).extend(box[place])
+        boxes = [(*rest[:place], tuple(sorted(values)), *rest[place:]) for rest, values in joined.items()]
+    return boxes
+
+
+def _join(literals: tuple[str, ...], values: Iterable[object]) -> str:
+    return literals[0] + "".join(f"{value}{literal}" for value, literal in zip(values, literals[1:], strict=True))
+
+
+def _escape(literal: str) -> str:
+    return re.sub(r"([\\{}])", r"\\\1", literal)
+
+
+def _braces(values: tuple[int, ...]) -> str:
+    """Sorted numbers as the inside of a fold: `{0..2}`, `{0,2,5..9}`; a single number stands alone."""
+    if len(values) == 1:
+        return str(values[0])
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    parts: list[str] = []
+    for low, high in runs:
+        if low == high or (high == low + 1 and len(runs) > 1):
+            parts += map(str, range(low, high + 1))
+        else:
+            parts.append(f"{low}..{high}")
+    return "{" + ",".join(parts) + "}"
+
+
+def _numbers(inside: str) -> Iterator[int]:
+    """The numbers inside of a fold's braces."""
+    for part in inside.split(","):
+        low, _, high = part.partition("..")
+        yield from range(int(low), int(high or low) + 1)

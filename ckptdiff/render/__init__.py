@@ -1,0 +1,49 @@
+"""Report → str and Checkpoint → str: pure functions, one module a format, each with a `report` and a `checkpoint`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ckptdiff.render.view import DEFAULT, View
+
+if TYPE_CHECKING:
+    from ckptdiff.checkpoint.checkpoint import Checkpoint
+    from ckptdiff.gate.report import Report
+    from ckptdiff.gate.run import Run
+
+# Imported when used: Rich alone takes longer to import than everything else that `inspect` does.
+FORMATS = {
+    "text": "ckptdiff.render.text",
+    "rich": "ckptdiff.render.rich",
+    "json": "ckptdiff.render.json",
+}
+# What a run over targets comes in; `compare` has them too, as a run with one target. Each module has a `run`.
+REPORTS = {
+    "text": "ckptdiff.render.run_text",
+    "rich": "ckptdiff.render.run_rich",
+    "json": "ckptdiff.render.run_json",
+    "markdown": "ckptdiff.render.markdown",
+    "github": "ckptdiff.render.github",
+    "junit": "ckptdiff.render.junit",
+    "sarif": "ckptdiff.render.sarif",
+    "html": "ckptdiff.render.html",
+}
+
+
+def render_report(format: str, report: Report, view: View = DEFAULT) -> str:  # noqa: A002 - the option's own name
+    """The report in one of FORMATS, ending with a newline."""
+    text: str = import_module(FORMATS[format]).report(report, view)
+    return text
+
+
+def render_checkpoint(format: str, checkpoint: Checkpoint, view: View = DEFAULT) -> str:  # noqa: A002
+    """What a checkpoint holds in one of FORMATS, ending with a newline."""
+    text: str = import_module(FORMATS[format]).checkpoint(checkpoint, view)
+    return text
+
+
+def render_run(format: str, run: Run, view: View = DEFAULT) -> str:  # noqa: A002
+    """A run in one of REPORTS, ending with a newline."""
+    text: str = import_module(REPORTS[format]).run(run, view)
+    return text

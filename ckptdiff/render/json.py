@@ -1,0 +1,145 @@
+r"""Reports and Checkpoints as JSON, for programs: complete, unfolded, uncapped, versioned.
+
+`schemas/` holds the JSON Schema of each document. Fields may be added within a schema version; a change of meaning or a
+removal makes a new version. Everything is ASCII: what a terminal could obey leaves as `\u....`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import CkptdiffError
+from ckptdiff.gate.report import Report
+from ckptdiff.render.contents import in_order, matching
+from ckptdiff.render.view import View
+from ckptdiff.tensors import ObjectInfo, TensorInfo
+
+SCHEMA_VERSION = 1
+
+
+def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get everything
+    """The report on a comparison, ending with a newline."""
+    comparison, coverage = report.comparison, report.coverage
+    model, source = comparison.model, comparison.checkpoint
+    return _dump(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "outcome": report.outcome,
+            "fail_on": report.fail_on,
+            "loads": {"strict": report.loads(True), "non_strict": report.loads(False)},
+            "model": {
+                "reference": model.reference,
+                "class": model.root.class_name,
+                "built": model.built,
+                "torch_version": model.torch_version,
+                "keys": coverage.total_keys,
+                "parameters": coverage.total_parameters,
+            },
+            "checkpoint": {
+                "path": source.path,
+                "format": source.format,
+                "state_dict_key": source.state_dict_key,
+                "alternatives": [{"key": other.key, "tensors": other.tensors} for other in source.alternatives],
+                "keys": len(source.entries),
+                "bytes": source.nbytes,
+                "warnings": list(source.warnings),
+            },
+            "summary": {
+                "matched": len(comparison.matched),
+                "missing": len(comparison.missing_keys),
+                "unexpected": len(comparison.unexpected_keys),
+                "mismatched": len(comparison.mismatched),
+                "ignored": len(comparison.ignored_keys),
+            },
+            "coverage": {"keys": coverage.keys, "parameters": coverage.parameters},
+            "missing_keys": report.missing_keys,
+            "unexpected_keys": report.unexpected_keys,
+            "mismatched_keys": [
+                {"key": key, "checkpoint_shape": list(theirs), "model_shape": list(ours)}
+                for key, theirs, ours in report.mismatched_keys
+            ],
+            "error_message": report.error_message(),
+            "findings": [
+                {
+                    "rule": finding.rule,
+                    "level": finding.level,
+                    "key": finding.key,
+                    "module": finding.module,
+                    **{
+                        name: list(value) if isinstance(value, tuple) else value
+                        for name, value in finding.arguments.items()
+                    },
+                }
+                for finding in report.findings
+            ],
+        }
+    )
+
+
+def checkpoint(checkpoint: Checkpoint, view: View) -> str:
+    """What is in a file, ending with a newline: of its tensors those that the view chooses, in its order."""
+    chosen = in_order(matching(checkpoint, view.tensors), view.sort or "file")
+    return _dump(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "path": checkpoint.path,
+            "format": checkpoint.format,
+            "bytes": checkpoint.nbytes,
+            "state_dict_key": checkpoint.state_dict_key,
+            "alternatives": [{"key": other.key, "tensors": other.tensors} for other in checkpoint.alternatives],
+            "tensors": [_tensor(key, tensor) for key, tensor in chosen],
+            "objects": [
+                {"key": key, "type": entry.type_name, "summary": entry.summary}
+                for key, entry in checkpoint.entries.items()
+                if isinstance(entry, ObjectInfo)
+            ],
+            "container": dict(checkpoint.container),
+            "metadata": dict(checkpoint.file_metadata),
+            "module_versions": None
+            if checkpoint.metadata is None
+            else {module: entry.get("version") for module, entry in checkpoint.metadata.items()},
+            "unsafe_globals": list(checkpoint.unsafe_globals),
+            "warnings": list(checkpoint.warnings),
+        }
+    )
+
+
+def error(error: CkptdiffError) -> str:
+    """An error in place of a result, ending with a newline."""
+    return _dump(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "outcome": "error",
+            "error": {
+                "kind": error.kind,
+                "message": error.message,
+                "detail": error.detail,
+                "hint": error.hint,
+            },
+        }
+    )
+
+
+def _tensor(key: str, tensor: TensorInfo) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "key": key,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "nbytes": tensor.nbytes,
+        "layout": tensor.layout,
+    }
+    if tensor.storage is not None:
+        entry["storage"] = {
+            "id": tensor.storage.id,
+            "file": tensor.storage.file,
+            "nbytes": tensor.storage.nbytes,
+            "offset": tensor.offset,
+            "stride": None if tensor.stride is None else list(tensor.stride),
+        }
+    return entry
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, indent=2, default=str) + "\n"

@@ -1,0 +1,145 @@
+"""JUnit XML: one suite a target, one case a rule, passes included. No verdict is an error, apart from failures.
+
+There is no official schema. What is written here satisfies both of the common ones, the strict one of Ant (every
+attribute given, `system-out` and `system-err` there even when empty; it wants the time, which is left out where it is
+not known) and the one of Jenkins' xUnit plugin.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from xml.sax.saxutils import escape, quoteattr
+
+from ckptdiff.gate.report import Report
+from ckptdiff.gate.rules import RULES, reaches
+from ckptdiff.gate.run import Run, TargetResult, single
+from ckptdiff.render.escape import lines as lines_of
+from ckptdiff.render.escape import plain
+from ckptdiff.render.outline import Section
+from ckptdiff.render.targets import TargetWords, target_words
+from ckptdiff.render.view import View
+from ckptdiff.render.words import number
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """`kind` is `error` or `failure`, "" for a case that passes."""
+
+    name: str
+    kind: str = ""
+    message: str = ""
+    text: str = ""
+
+
+def report(report: Report, view: View) -> str:
+    """One comparison as a document with one suite, ending with a newline."""
+    return run(single(report), view)
+
+
+def run(run: Run, view: View) -> str:
+    """All targets as one document, ending with a newline."""
+    suites = [line for place, target in enumerate(run.targets) for line in _suite(place, target, run.started, view)]
+    return "\n".join(['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>", *suites, "</testsuites>"]) + "\n"
+
+
+def _suite(place: int, target: TargetResult, started: str, view: View) -> list[str]:
+    words = target_words(target, view)
+    cases = _cases(target, words)
+    seconds = f"{target.seconds or 0:.3f}"
+    attributes = {
+        "name": words.name,
+        "package": "ckptdiff",
+        "id": str(place),
+        **({"timestamp": started} if started else {}),
+        "hostname": "localhost",
+        "tests": str(len(cases)),
+        "failures": str(sum(case.kind == "failure" for case in cases)),
+        "errors": str(sum(case.kind == "error" for case in cases)),
+        "skipped": "0",
+        "time": seconds,
+    }
+    output = [words.verdict]
+    for section in words.outline.sections if words.outline else ():
+        if not _fails(target, section):
+            output += ["", *_section(section)]
+    return [
+        f"  <testsuite{_attributes(attributes)}>",
+        "    <properties>",
+        *(f"      <property{_attributes({'name': name, 'value': value})}/>" for name, value in _properties(target)),
+        "    </properties>",
+        *(line for case in cases for line in _case(words.name, case, seconds if len(cases) == 1 else "0.000")),
+        f"    <system-out>{escape(chr(10).join(output))}</system-out>",
+        "    <system-err></system-err>",
+        "  </testsuite>",
+    ]
+
+
+def _cases(target: TargetResult, words: TargetWords) -> list[_Case]:
+    if target.error is not None:
+        error = target.error
+        said = [plain(error.message, 10_000), *(lines_of(error.detail) if error.detail else [])]
+        if error.hint:
+            said.append(f"hint: {plain(error.hint, 10_000)}")
+        return [_Case("verdict", "error", plain(error.message, 1000), "\n".join(said))]
+    assert target.report is not None
+    assert words.outline is not None
+    by_rule: dict[str, list[Section]] = {}
+    for section in words.outline.sections:
+        if _fails(target, section):
+            by_rule.setdefault(section.rule, []).append(section)
+    grave = Counter(f.rule for f in target.report.findings if reaches(f.level, target.report.fail_on))
+    cases = []
+    for rule in RULES.values():
+        text = "\n".join(line for section in by_rule.get(rule.id, []) for line in _section(section))
+        if grave[rule.id]:
+            message = f"{rule.summary} ({number(grave[rule.id])})"
+            cases.append(_Case(rule.id, "failure", message, text or "\n".join(words.outline.advice)))
+        else:
+            cases.append(_Case(rule.id))
+    if target.report.empty_side:
+        cases.append(_Case("not-empty", "failure", words.outline.verdict, words.outline.verdict))
+    if target.stale:
+        text = "\n".join(plain(entry, 1000) for entry in target.stale)
+        message = f"Accepted findings that are no longer found ({number(len(target.stale))})"
+        cases.append(_Case("stale", "failure", message, text))
+    return cases
+
+
+def _fails(target: TargetResult, section: Section) -> bool:
+    return target.report is not None and reaches(section.level, target.report.fail_on)
+
+
+def _section(section: Section) -> list[str]:
+    lines = [f"{section.level}: {section.rule} ({number(section.count)}) - {section.summary}"]
+    for row in section.rows:
+        message = lines_of(row.message, 12)
+        lines.append("  " + "  ".join(part for part in (row.name, row.times, message[0]) if part))
+        lines += [f"    {line}" for line in message[1:]]
+    return [*lines, f"  {section.more}"] if section.more else lines
+
+
+def _properties(target: TargetResult) -> list[tuple[str, str]]:
+    properties: list[tuple[str, str]] = [("outcome", target.outcome)]
+    if target.report is not None:
+        comparison, coverage = target.report.comparison, target.report.coverage
+        properties += [
+            ("model", plain(comparison.model.reference)),
+            ("checkpoint", plain(comparison.checkpoint.path)),
+            ("keys", f"{coverage.keys}/{coverage.total_keys}"),
+            ("parameters", f"{coverage.parameters}/{coverage.total_parameters}"),
+            ("ignored", str(len(target.ignored))),
+        ]
+    return properties
+
+
+def _case(suite: str, case: _Case, seconds: str) -> list[str]:
+    start = f"    <testcase{_attributes({'name': case.name, 'classname': f'ckptdiff.{suite}', 'time': seconds})}"
+    if not case.kind:
+        return [f"{start}/>"]
+    attributes = _attributes({"message": case.message, "type": case.name})
+    return [f"{start}>", f"      <{case.kind}{attributes}>{escape(case.text)}</{case.kind}>", "    </testcase>"]
+
+
+def _attributes(attributes: dict[str, str]) -> str:
+    return "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())

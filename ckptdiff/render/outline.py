@@ -1,0 +1,230 @@
+"""What every format for people says of a Report, before it is laid out: verdict, facts, folded findings, advice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptdiff.gate.findings import Finding
+from ckptdiff.gate.report import Report
+from ckptdiff.gate.rules import RULES, Level, reaches
+from ckptdiff.keys import fold
+from ckptdiff.matching.comparison import Comparison
+from ckptdiff.render.escape import plain
+from ckptdiff.render.messages import message
+from ckptdiff.render.view import View
+from ckptdiff.render.words import chosen_state_dict, count, number, percent, quoted, size
+
+LIMIT = 20
+"""Rows shown of each group unless all are asked for."""
+
+_BUILT = {
+    "live": "a live module",
+    "meta": "on the meta device",
+    "uninitialized": "on the CPU with initialisation skipped",
+    "plain": "on the CPU",
+    "snapshot": "a snapshot",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Keys with the same status, shape and dtype, folded. `name` is escaped, and "" where there is no key."""
+
+    name: str
+    count: int
+    message: str
+    """May have several lines; what is not printable is left in it only where a message of torch's holds it."""
+
+    @property
+    def times(self) -> str:
+        return f"x{self.count:,}" if self.count > 1 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """All findings of one rule and level. `more` says what is left out of `rows`, "" when nothing is."""
+
+    rule: str
+    level: Level
+    summary: str
+    count: int
+    rows: tuple[Row, ...]
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A Report in words. `good` is False where the answer is no, None where it is yes with doubts or warnings."""
+
+    verdict: str
+    good: bool | None
+    facts: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+    advice: tuple[str, ...]
+    torch_says: str
+    """torch's own message, as it is; "" unless asked for."""
+
+
+def outline(report: Report, view: View) -> Outline:
+    """The words on a report."""
+    limit = None if view.all else LIMIT
+    return Outline(
+        verdict=_verdict(report),
+        good=report.outcome == "pass" and (True if not _doubts(report) else None),
+        facts=tuple(_facts(report, view.verbose)),
+        sections=tuple(_sections(report.findings, limit)),
+        advice=tuple(_advice(report)),
+        torch_says=(report.error_message() or "") if view.verbose else "",
+    )
+
+
+def _doubts(report: Report) -> bool:
+    return any(reaches(finding.level, "warning") for finding in report.findings)
+
+
+def _verdict(report: Report) -> str:
+    if report.empty_side and report.comparison.raised is None:
+        return f"No answer: the {report.empty_side} has no tensors, so there is nothing to compare."
+    if not report.loads(strict=True):
+        if report.loads(strict=False):
+            return "Not compatible: load_state_dict raises, unless strict=False."
+        return "Not compatible: load_state_dict raises, with strict=False too."
+    doubts = len(report.comparison.uncertain)
+    if doubts:
+        return f"Loads as far as can be known; {count(doubts, 'thing')} could not be, see below."
+    if report.outcome == "fail":
+        grave = [finding.level for finding in report.findings if reaches(finding.level, report.fail_on)]
+        return f"Loads, but fails the gate: {count(len(grave), 'finding')} as grave as --fail-on {report.fail_on}."
+    warnings = sum(finding.level == "warning" for finding in report.findings)
+    if warnings:
+        return f"Compatible: load_state_dict succeeds, with {count(warnings, 'warning')} torch would not give."
+    return "Compatible: load_state_dict succeeds."
+
+
+def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
+    comparison, coverage = report.comparison, report.coverage
+    model, checkpoint = comparison.model, comparison.checkpoint
+    facts = []
+    if comparison.raised is not None or not report.empty_side:
+        facts += [
+            ("strict=True", _answer(comparison, strict=True)),
+            ("strict=False", _answer(comparison, strict=False)),
+        ]
+    if comparison.raised is None and not report.empty_side:
+        facts += [
+            ("covered", _share(coverage.keys, coverage.total_keys, "key")),
+            ("", _share(coverage.parameters, coverage.total_parameters, "parameter")),
+        ]
+    facts.append(("model", f"{plain(model.reference)}, {plain(model.root.class_name)}".removeprefix(", ")))
+    where = plain(checkpoint.path) or "a state dict in memory"
+    if checkpoint.format and checkpoint.path:
+        where += f", {checkpoint.format}"
+    if checkpoint.nbytes:
+        where += f", {size(checkpoint.nbytes)}"
+    facts.append(("checkpoint", where))
+    if checkpoint.state_dict_key or checkpoint.alternatives:
+        facts.append(("state dict", chosen_state_dict(checkpoint)))
+    if verbose:
+        facts.append(("built", _BUILT.get(model.built, plain(model.built))))
+        if model.torch_version:
+            facts.append(("torch", plain(model.torch_version)))
+    return facts + [("beware", plain(warning, 1000)) for warning in checkpoint.warnings]
+
+
+def _share(part: int, whole: int, noun: str) -> str:
+    return f"{number(part)} of {count(whole, noun)}" + (f" ({percent(part, whole)})" if whole else "")
+
+
+def _answer(comparison: Comparison, *, strict: bool) -> str:
+    if comparison.raised is not None:
+        return f"raises {plain(comparison.raised.partition(':')[0])}"
+    if comparison.loads(strict):
+        return "loads"
+    counts = [(len(comparison.missing_keys), "missing"), (len(comparison.unexpected_keys), "unexpected")]
+    counts = counts if strict else []
+    mismatched, not_tensors = len(comparison.mismatched), len(comparison.not_tensors)
+    other = max(len(comparison.error_msgs) - mismatched - not_tensors, 0)
+    parts = [f"{number(value)} {name}" for value, name in counts if value]
+    if mismatched:
+        parts.append(count(mismatched, "size mismatch", "size mismatches"))
+    if not_tensors:
+        parts.append(count(not_tensors, "value that is no tensor", "values that are no tensors"))
+    if other:
+        parts.append(count(other, "other error"))
+    return "raises: " + ", ".join(parts)
+
+
+def _sections(findings: tuple[Finding, ...], limit: int | None) -> list[Section]:
+    """Findings by rule, in their order; within a rule, keys of equal facts are folded."""
+    by_rule: dict[tuple[str, Level], dict[object, list[Finding]]] = {}
+    for finding in findings:
+        if finding.rule == "prefix":  # what would help says it, in better words
+            continue
+        groups = by_rule.setdefault((finding.rule, finding.level), {})
+        groups.setdefault(_class(finding), []).append(finding)
+    return [_section(rule, level, list(groups.values()), limit) for (rule, level), groups in by_rule.items()]
+
+
+def _section(rule: str, level: Level, groups: list[list[Finding]], limit: int | None) -> Section:
+    placed: list[tuple[int, Row]] = []
+    position: dict[str, int] = {}
+    for group in groups:
+        for finding in group:
+            position.setdefault(finding.key, len(position))
+    for group in groups:
+        words = message(group[0])
+        if group[0].key or rule not in ("load-error", "uncertain"):
+            folds = fold(finding.key for finding in group)
+            placed += [(position[item.first], Row(plain(item.pattern), item.count, words)) for item in folds]
+        else:
+            placed.append((position[""], Row("", len(group), words)))
+    rows = [row for _, row in sorted(placed, key=lambda pair: pair[0])]
+    shown = rows if limit is None else rows[:limit]
+    total = sum(map(len, groups))
+    hidden = sum(row.count for row in rows[len(shown) :])
+    more = ""
+    if hidden:
+        more = f"... and {number(hidden)} more in {count(len(rows) - len(shown), 'row')} (--all shows them)"
+    return Section(rule, level, RULES[rule].summary, total, tuple(shown), more)
+
+
+def _class(finding: Finding) -> object:
+    """Equal for findings whose keys may be folded: the facts that are shown of them are the same."""
+    if finding.rule == "hook-rename":  # its `new_key` differs with the key; what is shown is `change`
+        return finding.arguments["change"]
+    return tuple(finding.arguments.items())
+
+
+def _advice(report: Report) -> list[str]:
+    """What would make it load, where that is known."""
+    comparison = report.comparison
+    advice = [_prefix_advice(finding) for finding in report.findings if finding.rule == "prefix"]
+    advice += [plain(sentence, 1000) for sentence in report.advice]
+    notes = {rule: {f.key for f in report.findings if f.rule == rule} for rule in ("tied-alias", "non-persistent")}
+    if report.loads(strict=False) and not report.loads(strict=True):
+        left = set(comparison.missing_keys) - notes["tied-alias"]
+        if not left and set(comparison.unexpected_keys) <= notes["non-persistent"]:
+            advice.append(
+                "Nothing is lost with load_state_dict(state_dict, strict=False): "
+                "the keys that differ are tied to loaded ones or computed by the model."
+            )
+    if report.outcome == "fail":
+        advice += [
+            f"The file holds another state dict of {count(other.tensors, 'tensor')}: try --key {quoted(other.key)}"
+            for other in comparison.checkpoint.alternatives[:5]
+        ]
+    return advice
+
+
+def _prefix_advice(finding: Finding) -> str:
+    facts = finding.arguments
+    matched, same_shape = facts["matched"], facts["same_shape"]
+    assert isinstance(matched, int)
+    assert isinstance(same_shape, int)
+    other = matched - same_shape
+    options = [f"--strip-prefix {wrapper}." for wrapper in str(facts.get("wrappers", "")).split()]
+    if finding.key:
+        options.append(f"--{'strip' if facts['operation'] == 'stripping' else 'add'}-prefix {quoted(finding.key)}")
+    return f"All {count(matched, 'key')} of the {facts['side']} match after {' '.join(options)}" + (
+        f" ({number(other)} of them with another shape)." if other else ""
+    )

@@ -1,0 +1,141 @@
+"""For a terminal: the same words as plain text, laid out by Rich.
+
+Every name reaches Rich inside a `Text`, never as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from io import StringIO
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.gate.report import Report
+from ckptdiff.render.contents import contents
+from ckptdiff.render.escape import lines as lines_of
+from ckptdiff.render.outline import Section, outline
+from ckptdiff.render.view import View
+from ckptdiff.render.words import number, size
+
+_STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+_MARKS = {"error": "✗", "warning": "!", "note": "·"}
+
+
+def report(report: Report, view: View) -> str:
+    """The report, with escape sequences for colour when the view has it, ending with a newline."""
+    words = outline(report, view)
+    mark, style = {True: ("✓", "green"), None: ("!", "yellow"), False: ("✗", "red")}[words.good]
+    parts: list[RenderableType] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
+    for section in words.sections:
+        parts += ["", *_section(section, view.width)]
+    if words.advice:
+        parts += ["", Text("what would help", "bold"), *(_indent(Text(line)) for line in words.advice)]
+    if words.torch_says:
+        parts += ["", Text("torch would say", "bold"), *(_indent(Text(line)) for line in lines_of(words.torch_says))]
+    return _print(parts, view)
+
+
+def checkpoint(checkpoint: Checkpoint, view: View) -> str:
+    """The listing, with escape sequences for colour when the view has it, ending with a newline."""
+    words = contents(checkpoint, view)
+    parts: list[RenderableType] = [_panel(words.title, "blue", (*words.facts, *words.dtypes), view)]
+    if words.rows:
+        table = _table()
+        table.add_column(overflow="fold")
+        table.add_column(style="green", no_wrap=True)
+        table.add_column(style="cyan", overflow="fold")
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(style="dim", overflow="fold")
+        for row in words.rows:
+            name = Padding(Text(row.name, "" if row.dtype else "bold"), (0, 0, 0, 2 * row.depth))
+            table.add_row(name, row.dtype, Text(row.shape), size(row.nbytes), row.note)
+        parts += ["", _indent(table)]
+    if words.more:
+        parts.append(_indent(Text(words.more, "dim")))
+    for title, entries in words.sections:
+        parts += ["", Text(title, "bold"), *(_indent(Text(entry)) for entry in entries)]
+    return _print(parts, view)
+
+
+def _panel(title: str, style: str, facts: tuple[tuple[str, str], ...], view: View) -> Panel:
+    """Facts in a frame, the title in its upper edge where it fits."""
+    heading = Text(title, f"bold {style}")
+    if len(title) + 10 <= view.width:
+        return Panel(_facts(facts), title=heading, title_align="left", border_style=style, expand=False)
+    return Panel(_stack(heading, "", _facts(facts)), border_style=style, expand=False)
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        style = "green" if value == "loads" else "red" if name.startswith("strict=") else ""
+        table.add_row(Text(name), Text(value, style))
+    return table
+
+
+def _section(section: Section, width: int) -> list[RenderableType]:
+    """A title and a table; messages stand beside their keys where all fit, else below them."""
+    needed = max(len(row.name) for row in section.rows) + max(len(row.message) for row in section.rows) + 12
+    roomy = needed <= width
+    style = _STYLES[section.level]
+    title = Text.assemble(
+        (f"{_MARKS[section.level]} {section.level}: {section.rule}", f"bold {style}"),
+        (f" ({number(section.count)})", "bold"),
+        (f"  {section.summary}", "dim"),
+    )
+    table = _table()
+    table.add_column(overflow="fold")
+    times = any(row.times for row in section.rows)
+    if times:
+        table.add_column(style="dim", justify="right", no_wrap=True)
+    if roomy:
+        table.add_column(overflow="fold")
+    for row in section.rows:
+        name, message = Text(row.name), Text("\n".join(lines_of(row.message, 12)), "" if roomy else "dim")
+        if not row.name:
+            name, message = message, Text("")
+        cells: list[RenderableType] = [name if roomy or not message else _stack(name, _indent(message))]
+        table.add_row(*cells, *([row.times] if times else []), *([message] if roomy else []))
+    more = [_indent(Text(section.more, "dim"))] if section.more else []
+    return [title, _indent(table), *more]
+
+
+def _table() -> Table:
+    return Table.grid(padding=(0, 2, 0, 0))
+
+
+def _stack(*parts: RenderableType) -> Table:
+    table = Table.grid()
+    table.add_column(overflow="fold")
+    for part in parts:
+        table.add_row(part)
+    return table
+
+
+def _indent(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, 2))
+
+
+def _print(parts: list[RenderableType], view: View) -> str:
+    console = Console(
+        file=StringIO(),
+        width=max(view.width, 20),
+        force_terminal=view.color,
+        color_system="standard" if view.color else None,
+        no_color=not view.color,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

@@ -1,0 +1,79 @@
+"""Plain text: no colour, no escape sequences, one finding or tensor a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.render.escape import lines as lines_of
+from ckptdiff.render.view import View
+from ckptdiff.render.words import number, size
+
+# What only one of the two needs is imported there: `inspect` starts in a tenth of a second.
+if TYPE_CHECKING:
+    from ckptdiff.checkpoint.checkpoint import Checkpoint
+    from ckptdiff.gate.report import Report
+    from ckptdiff.render.contents import TensorRow
+    from ckptdiff.render.outline import Section
+
+_WIDEST = 64
+"""A name longer than this pushes its columns to the right instead of everybody's."""
+
+
+def report(report: Report, view: View) -> str:
+    """The report, ending with a newline."""
+    from ckptdiff.render.outline import outline
+
+    words = outline(report, view)
+    lines = [words.verdict, "", *_facts(words.facts)]
+    for section in words.sections:
+        lines += ["", *_section(section)]
+    if words.advice:
+        lines += ["", "what would help", *(f"  {line}" for line in words.advice)]
+    if words.torch_says:
+        lines += ["", "torch would say", *(f"  {line}" for line in lines_of(words.torch_says))]
+    return "\n".join(lines) + "\n"
+
+
+def checkpoint(checkpoint: Checkpoint, view: View) -> str:
+    """The listing, ending with a newline."""
+    from ckptdiff.render.contents import contents
+
+    words = contents(checkpoint, view)
+    lines = [words.title, "", *_facts((*words.facts, *words.dtypes))]
+    if words.rows:
+        lines += ["", "tensors", *_tensors(words.rows)]
+    if words.more:
+        lines.append(f"  {words.more}")
+    for title, entries in words.sections:
+        lines += ["", title, *(f"  {entry}" for entry in entries)]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(facts: tuple[tuple[str, str], ...]) -> list[str]:
+    width = max(len(name) for name, _ in facts)
+    return [f"  {name:<{width}}  {value}" for name, value in facts]
+
+
+def _section(section: Section) -> list[str]:
+    lines = [f"{section.level}: {section.rule} ({number(section.count)}) - {section.summary}"]
+    named = [row for row in section.rows if row.name]
+    width = min(max((len(row.name) for row in named), default=0), _WIDEST)
+    times = max((len(row.times) for row in named), default=0)
+    for row in section.rows:
+        start = f"{row.name:<{width}}  " + (f"{row.times:>{times}}  " if times else "") if row.name else ""
+        message = lines_of(row.message, 12)
+        lines.append(f"  {start}{message[0]}".rstrip())
+        lines += [f"    {line}".rstrip() for line in message[1:]]
+    return [*lines, f"  {section.more}"] if section.more else lines
+
+
+def _tensors(rows: tuple[TensorRow, ...]) -> list[str]:
+    names = ["  " * row.depth + row.name for row in rows]
+    sizes = [size(row.nbytes) for row in rows]
+    dtypes = [row.dtype for row in rows]
+    name, dtype, nbytes = (min(max(map(len, column)), _WIDEST) for column in (names, dtypes, sizes))
+    shape = max(len(row.shape) for row in rows)
+    return [
+        f"  {named:<{name}}  {row.dtype:<{dtype}}  {row.shape:<{shape}}  {amount:>{nbytes}}  {row.note}".rstrip()
+        for named, row, amount in zip(names, rows, sizes, strict=True)
+    ]

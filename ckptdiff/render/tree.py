@@ -1,0 +1,124 @@
+"""The tensors of a state dict as a tree of their dotted names, equal siblings folded into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckptdiff.keys import fold
+from ckptdiff.tensors import TensorInfo
+
+_DEEPEST = 64
+"""Components of a key that become levels of their own; the rest of a longer one stays together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A name and what is below it. `name` is a fold's pattern that stands for `count` siblings, alike in all below.
+
+    `tensors` and `nbytes` are those of all `count` together. `tensor` is set on a leaf.
+    """
+
+    name: str
+    tensor: TensorInfo | None
+    children: list[Node]
+    count: int
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the tree as it is shown. `cut` says that the node has children which are not."""
+
+    depth: int
+    node: Node
+    cut: bool
+
+
+def tree(tensors: Mapping[str, TensorInfo]) -> list[Node]:
+    """The top level of the tree. Names are not escaped beyond a fold's own notation."""
+    root: dict[str, Any] = {}
+    for key, tensor in tensors.items():
+        level = root
+        *path, leaf = key.split(".", _DEEPEST)
+        for part in path:
+            level = level.setdefault(part + ".", {})  # names of inner nodes end with a dot
+        level[leaf] = tensor
+    forms = _Forms()
+    return forms.children(forms.number(root))
+
+
+def lines(nodes: list[Node], limit: int | None) -> list[Line]:
+    """As many whole levels of the tree as fit into `limit` lines, at least one."""
+    depth = 1
+    shown = _to_depth(nodes, depth)
+    while any(line.cut for line in shown):
+        deeper = _to_depth(nodes, depth + 1)
+        if limit is not None and len(deeper) > limit:
+            break
+        depth, shown = depth + 1, deeper
+    return shown
+
+
+def _to_depth(nodes: list[Node], deepest: int, depth: int = 0) -> list[Line]:
+    found: list[Line] = []
+    for node in nodes:
+        inside = depth + 1 < deepest
+        found.append(Line(depth, node, bool(node.children) and not inside))
+        if inside:
+            found += _to_depth(node.children, deepest, depth + 1)
+    return found
+
+
+class _Forms:
+    """Numbers for what is alike: equal for tensors of equal dtype and shape, and for levels with equal names and
+    numbers below them. A model's layers are mostly alike, so folding each form once is folding little."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[object, int] = {}
+        self._meanings: list[TensorInfo | tuple[tuple[str, int], ...]] = []
+        self._children: dict[int, list[Node]] = {}
+
+    def number(self, value: TensorInfo | dict[str, Any]) -> int:
+        form: object
+        meaning: TensorInfo | tuple[tuple[str, int], ...]
+        if isinstance(value, TensorInfo):
+            form, meaning = (value.dtype, value.shape, value.layout), value
+        else:
+            form = meaning = tuple((name, self.number(below)) for name, below in value.items())
+        number = self._numbers.setdefault(form, len(self._meanings))
+        if number == len(self._meanings):
+            self._meanings.append(meaning)
+        return number
+
+    def children(self, number: int) -> list[Node]:
+        """What is below a level, in its order, folded."""
+        if number in self._children:
+            return self._children[number]
+        meaning = self._meanings[number]
+        assert isinstance(meaning, tuple)
+        alike: dict[int, list[str]] = {}
+        order: dict[str, int] = {}
+        for name, below in meaning:
+            # A level with one child is no level: `a.` above `b.` above `weight` reads `a.b.weight`.
+            while isinstance(only := self._meanings[below], tuple) and len(only) == 1:
+                name, below = name + only[0][0], only[0][1]
+            order[name] = len(order)
+            alike.setdefault(below, []).append(name)
+        nodes = [
+            (order[item.first], self._node(item.pattern, item.count, below))
+            for below, names in alike.items()
+            for item in fold(names)
+        ]
+        found = self._children[number] = [node for _, node in sorted(nodes, key=lambda pair: pair[0])]
+        return found
+
+    def _node(self, name: str, count: int, number: int) -> Node:
+        meaning = self._meanings[number]
+        if isinstance(meaning, TensorInfo):
+            return Node(name, meaning, [], count, count, meaning.nbytes * count)
+        children = self.children(number)
+        tensors, nbytes = sum(child.tensors for child in children), sum(child.nbytes for child in children)
+        return Node(name, None, children, count, tensors * count, nbytes * count)

@@ -1,0 +1,28 @@
+"""How much to show, and on what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Sort = Literal["file", "name", "size"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Options of the formats meant for people; the formats for programs show everything always.
+
+    `all` lifts the caps on rows; `verbose` adds how the model was built and torch's own message. `width` (columns) and
+    `color` matter to `rich` alone. `tensors` (a glob) and `sort` choose the tensors of a listing, which are then shown
+    one by one instead of as a tree.
+    """
+
+    all: bool = False
+    verbose: bool = False
+    width: int = 80
+    color: bool = False
+    tensors: str | None = None
+    sort: Sort | None = None
+
+
+DEFAULT = View()

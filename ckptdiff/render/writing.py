@@ -1,0 +1,61 @@
+"""What was written, or would be, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ckptdiff.keys import fold
+from ckptdiff.render.escape import plain
+from ckptdiff.render.words import count, size
+from ckptdiff.writing.execute import Job, Written
+
+_MOST = 20
+
+
+def text(done: Job | Written, *, show_all: bool) -> str:
+    """A dry run's plan, or what came of it; ends with a newline."""
+    job = done.job if isinstance(done, Written) else done
+    plan, most = job.plan, None if show_all else _MOST
+    tensors = count(len(plan.tensors), "tensor")
+    if isinstance(done, Written):
+        files = "" if len(done.files) == 1 else f" in {count(len(done.files), 'file')}"
+        lines = [f"Wrote {tensors} to {plain(str(job.output.path))}{files}, {size(done.nbytes)}."]
+        if plan.tree is not None and done.comparison is not None:
+            strict = "" if done.comparison.loads(True) else " with strict=False"
+            lines.append(f"It loads into {plain(plan.tree.reference)}{strict}.")
+    else:
+        lines = [f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."]
+    reasons: dict[str, list[str]] = {}
+    for drop in plan.dropped:
+        reasons.setdefault(drop.why, []).append(drop.key)
+    for why, keys in reasons.items():
+        lines += _section(f"dropped ({len(keys)}): {plain(why, 400)}", _folded(keys), most)
+    lines += _section(
+        f"renamed ({len(plan.renamed)})", [f"{plain(old)} -> {plain(new)}" for old, new in plan.renamed], most
+    )
+    lines += _section(
+        f"adapted ({len(plan.adapted)})", [f"{plain(key)}: {plain(how, 400)}" for key, how in plan.adapted], most
+    )
+    lines += _section(
+        f"filled with the model's own initial values ({len(plan.filled)})", _folded(plan.filled), most
+    )
+    converted: dict[str, int] = {}
+    for _, old, new in plan.converted:
+        converted[f"{old} to {new}"] = converted.get(f"{old} to {new}", 0) + 1
+    lines += _section("converted", [f"{what}: {count(number, 'tensor')}" for what, number in converted.items()], most)
+    if isinstance(done, Written) and done.overflowed:
+        rows = [f"{plain(key)}: {count(number, 'value')}" for key, number in done.overflowed.items()]
+        lines += _section("overflowed in the new dtype", rows, most)
+    lines += _section("to know", [plain(note, 600) for note in (*plan.notes, *plan.uncertain)], None)
+    return "\n".join(lines) + "\n"
+
+
+def _folded(keys: Iterable[str]) -> list[str]:
+    return [plain(item.pattern) for item in fold(keys)]
+
+
+def _section(title: str, rows: Sequence[str], most: int | None) -> list[str]:
+    if not rows:
+        return []
+    shown = list(rows) if most is None or len(rows) <= most else [*rows[:most], f"... {len(rows) - most} more (--all)"]
+    return ["", title, *(f"  {row}" for row in shown)]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from ckptdiff import api
+from ckptdiff.cli import main
+from ckptdiff.cli.app import COMMANDS
+from ckptdiff.cli.streams import option
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_defect_of_our_own_is_no_answer_and_says_so(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    def broken(*args: object, **more: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(api, "inspect", broken)
+    assert main(["inspect", "good.safetensors", "--format", format]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: internal error: ZeroDivisionError: a defect.\nhint: ")
+    assert "report" in err
+    assert "CKPTDIFF_DEBUG=1" in err
+    assert "Traceback" not in err
+    assert (json.loads(out)["error"]["kind"] == "internal") if format == "json" else not out
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), SystemExit()])
+def test_nothing_that_exits_passes_for_an_answer(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: SystemExit
+) -> None:
+    def exits(*args: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "inspect", exits)
+    assert main(["inspect", "good.safetensors"]) == 2
+    assert "ended the program" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "inspect", interrupted)
+    assert main(["inspect", "good.safetensors"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--format", "json"], "json"),
+        (["--format=json", "--format", "text"], "text"),
+        (["a", "--", "--format", "json"], None),
+        (["--format"], None),
+        ([], None),
+    ],
+)
+def test_options_of_arguments_that_do_not_parse(arguments: list[str], value: str | None) -> None:
+    assert option(arguments, "--format") == value
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_name_options_that_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    examples = import_module(f"ckptdiff.cli.{command}").EXAMPLES.splitlines()
+    for example in examples:
+        assert example in shown
+        assert example.startswith(f"  ckptdiff {command}")
+        for used in re.findall(r"--[a-z-]+", example):
+            assert re.search(rf"^  (-\w, )?{used}\b", shown, re.MULTILINE), used

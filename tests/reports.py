@@ -1,0 +1,211 @@
+"""Comparisons made by hand, the same for every test of findings and formats. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
+from ckptdiff.gate.report import Report, judge
+from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch
+from ckptdiff.model.tree import ModuleNode, ModuleTree, Slot
+from ckptdiff.tensors import Entry, ObjectInfo, Storage, TensorInfo
+
+EVIL = "evil\x1b[31m\u202e[bold]\n::error::\ud800<b>|`key`"
+
+
+def tensor(*shape: int, dtype: str = "float32", storage: str | None = None, **more: Any) -> TensorInfo:
+    info = TensorInfo(dtype, shape, **more)
+    if storage is None:
+        return info
+    return TensorInfo(dtype, shape, storage=Storage(storage, "data", 0, info.nbytes), **more)
+
+
+_identity = iter(range(1, 1_000_000))
+
+
+def slot(*shape: int, dtype: str = "float32", kind: Any = "parameter", identity: int = 0, lazy: bool = False) -> Slot:
+    return Slot(tensor(*shape, dtype=dtype), kind, identity or next(_identity), lazy)
+
+
+def module(name: str = "Net", *, children: dict[str, Any] | None = None, **slots: Any) -> ModuleNode:
+    """A module; slots are its parameters and buffers, keyword `non_persistent` its non-persistent buffers."""
+    non_persistent = slots.pop("non_persistent", {})
+    return ModuleNode(name, f"models.{name}", slots, children or {}, non_persistent=non_persistent)
+
+
+def compared(
+    root: ModuleNode,
+    entries: dict[str, Entry],
+    *,
+    missing: tuple[str, ...] | None = None,
+    unexpected: tuple[str, ...] | None = None,
+    checkpoint: dict[str, Any] | None = None,
+    **more: Any,
+) -> Comparison:
+    """A Comparison as the walk would give it for plain modules: keys of one side only are missing or unexpected."""
+    tree = ModuleTree(root, "model.py:Net", "meta", "2.13.0")
+    model = tree.keys()
+    file = Checkpoint("weights.pth", "torch-zip", entries, **{"nbytes": 4_000, **(checkpoint or {})})
+    mismatched, matched, errors, odd = [], {}, [], {}
+    for key, target in model.items():
+        entry = entries.get(key)
+        if isinstance(entry, ObjectInfo):
+            odd[key] = entry.type_name
+            errors.append(
+                f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from '
+                f"checkpoint but received <class '{entry.type_name}'>"
+            )
+        elif isinstance(entry, TensorInfo):
+            fits = (
+                entry.shape == target.tensor.shape
+                or target.lazy
+                or (target.tensor.shape == () and len(entry.shape) == 1)
+            )
+            if fits:
+                matched[key] = Match(key, entry, target)
+            else:
+                mismatched.append(Mismatch(key, entry.shape, target.tensor.shape))
+                errors.append(
+                    f"size mismatch for {key}: copying a param with shape torch.Size({list(entry.shape)}) "
+                    f"from checkpoint, the shape in current model is torch.Size({list(target.tensor.shape)})."
+                )
+    return Comparison(
+        tree,
+        file,
+        tuple(key for key in model if key not in entries) if missing is None else missing,
+        tuple(key for key in entries if key not in model) if unexpected is None else unexpected,
+        tuple(mismatched),
+        matched,
+        not_tensors=odd,
+        **{"error_msgs": tuple(errors), **more},
+    )
+
+
+def good() -> Comparison:
+    layers = {str(i): module("Linear", weight=slot(4, 4), bias=slot(4)) for i in range(3)}
+    root = module(children={"layers": module("ModuleList", children=layers)})
+    entries: dict[str, Entry] = {}
+    for i in range(3):
+        entries[f"layers.{i}.weight"] = tensor(4, 4)
+        entries[f"layers.{i}.bias"] = tensor(4)
+    return compared(root, entries)
+
+
+def bad() -> Comparison:
+    """Every rule at once but those about the whole (`prefix`, `uncertain`, `load-error`)."""
+    norms = {
+        str(i): module(
+            "BatchNorm1d",
+            weight=slot(8),
+            running_mean=slot(8, kind="buffer"),
+            num_batches_tracked=slot(dtype="int64", kind="buffer"),
+        )
+        for i in range(30)
+    }
+    root = module(
+        children={
+            "norms": module("ModuleList", children=norms),
+            "head": module("Linear", weight=slot(10, 8), bias=slot(10)),
+            "embed": module("Embedding", weight=slot(50, 8, identity=-1)),
+            "unembed": module("Linear", weight=slot(50, 8, identity=-1)),
+            "left": module("Linear", weight=slot(2, 2, identity=-2)),
+            "right": module("Linear", weight=slot(2, 2, identity=-2)),
+            "half": module("Linear", weight=slot(3, dtype="float16"), bias=slot(3, dtype="float64")),
+            "scale": module("Scale", value=slot(), other=slot()),
+            "lazy": module("LazyLinear", weight=slot(lazy=True)),
+            "odd": module("Odd", value=slot(1)),
+            "gone": None,
+            "rope": module("Rope", non_persistent={"freqs": tensor(4)}),
+        }
+    )
+    entries: dict[str, Entry] = {f"norms.{i}.weight": tensor(8) for i in range(30)}
+    entries |= {
+        "head.weight": tensor(5, 8),
+        "head.bias": tensor(5),
+        "embed.weight": tensor(50, 8),
+        "left.weight": tensor(2, 2, storage="0"),
+        "right.weight": tensor(2, 2, storage="1"),
+        "half.weight": tensor(3),
+        "half.bias": tensor(3),
+        "scale.value": tensor(1),
+        "scale.other": tensor(7),
+        "lazy.weight": tensor(9, 9),
+        "odd.value": ObjectInfo("numpy.ndarray", "float32 [1]"),
+        "gone.weight": tensor(6),
+        "rope.freqs": tensor(4),
+        "extra.scalar": ObjectInfo("int", "3", 3),
+        EVIL: tensor(1),
+    }
+    supplied = tuple(f"norms.{i}.num_batches_tracked" for i in range(30))
+    changes = tuple(KeyChange(f"norms.{i}", "renamed", f"norms.{i}.gamma", f"norms.{i}.weight") for i in range(30))
+    return compared(
+        root,
+        entries,
+        missing=(*(f"norms.{i}.running_mean" for i in range(0, 30)), "unembed.weight", "odd._extra_state"),
+        unexpected=("rope.freqs", "extra.scalar", EVIL),
+        ignored_keys=("gone.weight",),
+        supplied=supplied,
+        key_changes=changes,
+        checkpoint={
+            "state_dict_key": "model.state_dict",
+            "alternatives": (Alternative("ema", 12), Alternative("odd name", 3)),
+            "unsafe_globals": ("os.system",),
+            "warnings": ("The file was written by a torch of the future.",),
+        },
+    )
+
+
+def prefixed() -> Comparison:
+    layers = {str(i): module("Linear", weight=slot(4, 4), bias=slot(4)) for i in range(40)}
+    root = module(children={"layers": module("ModuleList", children=layers)})
+    entries: dict[str, Entry] = {}
+    for i in range(40):
+        entries[f"module.layers.{i}.weight"] = tensor(4, 4)
+        entries[f"module.layers.{i}.bias"] = tensor(4)
+    return compared(root, entries)
+
+
+def raised() -> Comparison:
+    return compared(module(weight=slot(2)), {"weight": tensor(2)}, raised="KeyError: 'scale'\n  in the hook")
+
+
+def uncertain() -> Comparison:
+    return compared(module(weight=slot(2)), {"weight": tensor(2)}, uncertain=("Net overrides load_state_dict itself.",))
+
+
+def empty_checkpoint() -> Comparison:
+    return compared(module(weight=slot(2)), {})
+
+
+def empty_model() -> Comparison:
+    return compared(module("ReLU"), {})
+
+
+def warned() -> Comparison:
+    return compared(module(weight=slot(2, dtype="float16")), {"weight": tensor(2)})
+
+
+def tied() -> Comparison:
+    root = module(
+        children={
+            "a": module("Linear", weight=slot(3, identity=-1)),
+            "b": module("Linear", weight=slot(3, identity=-1)),
+        }
+    )
+    return compared(root, {"a.weight": tensor(3)})
+
+
+def many() -> Comparison:
+    """More rows than are shown by default: no two keys fold."""
+    root = module(**{"w" + "x" * i: slot(2) for i in range(50)})
+    return compared(root, {"other": tensor(2)})
+
+
+CASES = {
+    case.__name__: case
+    for case in (good, bad, prefixed, raised, uncertain, empty_checkpoint, empty_model, warned, tied, many)
+}
+
+
+def report(name: str, **more: Any) -> Report:
+    return judge(CASES[name](), **more)

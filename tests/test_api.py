@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ckptdiff
+from ckptdiff.model.extract import extract
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def torchs_answer(model: nn.Module, state_dict: object, strict: bool = True) -> str | None:
+    try:
+        model.load_state_dict(state_dict, strict=strict)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def perturbed() -> dict[str, dict[str, object]]:
+    good = net().state_dict()
+    return {
+        "same": dict(good),
+        "empty": {},
+        "missing": {key: value for key, value in good.items() if "weight" not in key},
+        "unexpected": {**good, "3.weight": torch.zeros(1)},
+        "mismatch": {**good, "0.weight": torch.zeros(9, 9)},
+        "prefix": {f"module.{key}": value for key, value in good.items()},
+        "no tensor": {**good, "0.bias": [1, 2]},
+    }
+
+
+@pytest.mark.parametrize("case", perturbed())
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_dict_in_memory_gets_torchs_answer(case: str, strict: bool) -> None:
+    state_dict = perturbed()[case]
+    model = net()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    report = ckptdiff.compare(model, state_dict)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model was touched"
+    answer = torchs_answer(net(), state_dict, strict)
+    assert report.error_message(strict=strict) == answer
+    assert report.loads(strict=strict) == (answer is None)
+
+
+@pytest.mark.parametrize("value", [[1, 2], None, 3, net()], ids=["list", "None", "int", "module"])
+def test_what_is_no_state_dict_gets_torchs_answer(value: object) -> None:
+    report = ckptdiff.compare(net(), value)  # type: ignore[arg-type]
+    assert report.error_message() == torchs_answer(net(), value)
+    assert not report.loads()
+
+
+@pytest.mark.parametrize("save", ["zip", "legacy"])
+def test_a_file_gets_the_answer_of_its_state_dict(tmp_path: Path, save: str) -> None:
+    path = tmp_path / "weights.pth"
+    state_dict = OrderedDict(net().state_dict(), extra=torch.zeros(2))
+    torch.save({"state_dict": state_dict}, path, _use_new_zipfile_serialization=save == "zip")
+    for given in (path, str(path), ckptdiff.inspect(path)):
+        assert ckptdiff.compare(net(), given).unexpected_keys == ["extra"]
+    assert ckptdiff.inspect(path).state_dict_key == "state_dict"
+
+
+def test_a_model_by_reference_with_arguments(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("from torch import nn\ndef net(n): return nn.Linear(n, 1)\n")
+    reference = f"{tmp_path / 'model.py'}:net"
+    weights = nn.Linear(3, 1).state_dict()
+    assert ckptdiff.compare(reference, weights, args={"n": 3}).loads()
+    assert ckptdiff.compare(reference, weights, args={"n": 4}).mismatched_keys == [("weight", (1, 3), (1, 4))]
+
+
+def test_a_model_tree_serves_as_the_model() -> None:
+    assert ckptdiff.compare(extract(net()), net().state_dict()).loads()
+
+
+def test_arguments_that_make_no_sense() -> None:
+    with pytest.raises(ckptdiff.CkptdiffError, match="args is for a model"):
+        ckptdiff.compare(net(), {}, args={"n": 3})
+    with pytest.raises(ckptdiff.CkptdiffError, match="key is for files"):
+        ckptdiff.compare(net(), {}, key="ema")
+    with pytest.raises(ckptdiff.CkptdiffError, match="not int"):
+        ckptdiff.compare(3, {})  # type: ignore[arg-type]
+    with pytest.raises(ckptdiff.CkptdiffError, match="does not exist"):
+        ckptdiff.inspect("no/such/file.pth")
+
+
+def test_the_fail_on_level_decides_the_outcome() -> None:
+    state_dict = net().double().state_dict()
+    assert ckptdiff.compare(net(), state_dict).outcome == "pass"
+    assert ckptdiff.compare(net(), state_dict, fail_on="warning").outcome == "fail"
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, ckptdiff; dir(ckptdiff); print({'torch', 'rich', 'typer', 'dataclasses'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_public_names() -> None:
+    assert set(ckptdiff.__all__) <= set(dir(ckptdiff))
+    for name in ckptdiff.__all__:
+        assert getattr(ckptdiff, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ckptdiff.nothing  # noqa: B018
