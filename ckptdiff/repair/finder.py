@@ -1,0 +1,228 @@
+"""From two state dicts to a repair: rename rules with their evidence, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ckptdiff.repair.align import Aligner, Alignment, Pair
+from ckptdiff.repair.learn import Learner
+from ckptdiff.repair.origin import looks_like
+from ckptdiff.repair.recognise import recognise
+from ckptdiff.repair.rules import Rule, apply_rules
+from ckptdiff.repair.suggestion import Ambiguity, Head, Suggestion
+from ckptdiff.repair.templates import Shape, Template, shown
+
+_HEAD_WORDS = ("head", "classifier", "fc", "logits", "score", "cls", "linear", "out", "predictor", "class")
+
+
+def suggest_rules(
+    checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], *, include_likely: bool = False
+) -> Suggestion:
+    """The smallest list of rename rules that makes `checkpoint` fit `model`, with evidence, or a refusal.
+
+    Both are mappings key → shape in their own order. With `include_likely`, `rules` also holds rules that are probable
+    but not proven, before the certain ones and marked; `mapping` always says what the certain ones do.
+    """
+    aligner = Aligner(checkpoint, model)
+    alignment = aligner.run()
+    same = {key for key, shape in checkpoint.items() if key in model}
+    already = {key for key in same if checkpoint[key] == model[key]}
+    rules, mapping = _rules(checkpoint, model, same, aligner.templates, alignment)
+    # A pair the rules also make is certain: what holds for its relatives holds for it.
+    likely = [pair for pair in alignment.likely if not pair.keys.keys() <= mapping.keys()]
+    if include_likely and likely:
+        rules = _likely_rules(checkpoint, model, mapping, same, aligner.templates, likely, rules)
+    free_here = {key: shape for key, shape in checkpoint.items() if key not in already and key not in mapping}
+    filled = already | set(mapping.values())
+    free_there = {key: shape for key, shape in model.items() if key not in filled}
+    fitting = {**{key: key for key in already}, **mapping}
+    operations = recognise(free_here, free_there, rules, aligner, fitting, checkpoint)
+    used = {key for found in operations for key in found.sources}
+    made = {key for found in operations for key in found.targets}
+    mapping = {old: new for old, new in mapping.items() if old not in used}
+    head = _head(checkpoint, model, rules, free_here, free_there, filled | made)
+    ambiguous = _ambiguities(alignment, likely, mapping, used, made, include_likely)
+    return Suggestion(
+        rules=tuple(rules),
+        mapping=mapping,
+        ambiguous=ambiguous,
+        operations=tuple(found.finding for found in operations),
+        head=head,
+        looks_like=looks_like(checkpoint),
+        already=len(already),
+        unfilled=len(free_there.keys() - made),
+        unused=len(free_here.keys() - used),
+    )
+
+
+def _rules(
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    same: set[str],
+    templates: Sequence[Template],
+    alignment: Alignment,
+) -> tuple[list[Rule], dict[str, str]]:
+    """The rules for the certain pairs, and what they rename."""
+    wanted = {old: new for pair in alignment.certain for old, new in pair.keys.items()}
+    if not wanted:
+        return [], {}
+    allowed = {old: new for pair in alignment.likely for old, new in pair.keys.items()}
+    learner = Learner(templates, checkpoint, model, same)
+    pairs = [pair.keys for pair in alignment.certain]
+    for exact in (False, True):
+        learnt = learner.learn(pairs, allowed, exact=exact)
+        # The proof: the rules are applied to every key, and do what was found and nothing else.
+        renaming = apply_rules(learnt, checkpoint, strict=False)
+        moved = {old: new for old, new in renaming.moved.items() if new in model and model[new] == checkpoint[old]}
+        if (
+            not renaming.collisions
+            and all(renaming.mapping[key] == key for key in same)
+            and all(moved.get(old) == new for old, new in wanted.items())
+            and all(allowed.get(old) == new for old, new in moved.items() if old not in wanted)
+        ):
+            return _explained(learnt, checkpoint, alignment.certain, "certain"), moved
+    return [], {}
+
+
+def _likely_rules(
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    mapping: Mapping[str, str],
+    same: set[str],
+    templates: Sequence[Template],
+    likely: Sequence[Pair],
+    rules: Sequence[Rule],
+) -> list[Rule]:
+    fixed = [*same, *mapping]
+    learner = Learner(templates, checkpoint, model, fixed)
+    wanted = {old: new for pair in likely for old, new in pair.keys.items()} | dict(mapping)
+    for exact in (False, True):
+        learnt = learner.learn([pair.keys for pair in likely], {}, exact=exact)
+        renaming = apply_rules([*learnt, *rules], checkpoint, strict=False)
+        if not renaming.collisions and all(renaming.mapping[old] == new for old, new in wanted.items()):
+            break
+    else:
+        return list(rules)
+    return [*_explained(learnt, checkpoint, likely, "likely"), *rules]
+
+
+def _explained(rules: Sequence[Rule], keys: Mapping[str, Shape], pairs: Sequence[Pair], confidence: str) -> list[Rule]:
+    """The rules with what they move and why."""
+    renaming = apply_rules(rules, keys, strict=False)
+    owner = {key: pair for pair in pairs for key in pair.keys}
+    members: dict[int, dict[int, Pair]] = {}
+    for key in renaming.moved:
+        if key in owner:
+            members.setdefault(renaming.by[key], {})[id(owner[key])] = owner[key]
+    return [
+        Rule(
+            rule.pattern,
+            rule.replacement,
+            confidence,
+            count,
+            _reason(list(members.get(number, {}).values()), count, confidence),
+        )
+        for number, (rule, count) in enumerate(zip(rules, renaming.counts, strict=True))
+        if count
+    ]
+
+
+def _reason(pairs: Sequence[Pair], count: int, confidence: str) -> str:
+    """One sentence of evidence for a rule that moves `count` keys of `pairs`."""
+    if not pairs:
+        return f"moves {count} {_keys(count)}"
+    if confidence == "likely":
+        pair = pairs[0]
+        return (
+            f"{count} {_keys(count)} fit, but the names share too little to be sure"
+            if pair.evidence
+            else f"{count} {_keys(count)} fit by shape and place alone"
+        )
+    layers = max(len(pair.keys) for pair in pairs)
+    tails = [pair for pair in pairs if pair.source.template.path[-2:] == pair.target.template.path[-2:]]
+    parts = [f"all {count} {_keys(count)} fit" if count > 1 else "the one key fits"]
+    if layers > 1:
+        parts.append(f"the same in every one of {layers} repetitions")
+    if len(tails) == len(pairs):
+        parts.append("what follows keeps its name")
+    else:
+        words = sorted({word for pair in pairs for word in pair.source.last & pair.target.names if word[0] != "#"})[:4]
+        if words:
+            parts.append("both sides speak of " + ", ".join(word.split(" ")[0] for word in words))
+    anchored = next((pair.anchor for pair in pairs if pair.anchor), "")
+    if anchored:
+        parts.append(f"its relatives lie in {anchored} too")
+    return ", ".join(parts)
+
+
+def _keys(count: int) -> str:
+    return "key" if count == 1 else "keys"
+
+
+def _ambiguities(
+    alignment: Alignment,
+    likely: Sequence[Pair],
+    mapping: Mapping[str, str],
+    used: set[str],
+    made: set[str],
+    include_likely: bool,
+) -> tuple[Ambiguity, ...]:
+    out = []
+    taken = set(mapping.values()) | made
+    if not include_likely:
+        for pair in likely:
+            keys = tuple(key for key in pair.keys if key not in used)
+            if keys:
+                target = shown(pair.target.template.path)
+                sentence = f"{len(keys)} {_keys(len(keys))} would fit {target}, but that is likely, not certain."
+                if pair.doubt:
+                    sentence = f"{len(keys)} {_keys(len(keys))} would fit {target}, but {pair.doubt}."
+                out.append(Ambiguity(shown(pair.source.template.path), keys, (target,), sentence))
+    for unit, candidates in alignment.open:
+        keys = tuple(key for key in unit.template.keys.values() if key not in used and key not in mapping)
+        left = [its for its in candidates if not taken.issuperset(its.template.keys.values())]
+        if keys and left:
+            names = tuple(shown(its.template.path) for its in left)
+            many = f"{len(names)} places fit alike and nothing tells them apart"
+            sentence = (
+                many
+                if len(names) > 1
+                else f"the only place of its shape is {names[0]}, but nothing in the names says so"
+            )
+            out.append(Ambiguity(shown(unit.template.path), keys, names, sentence + "."))
+    return tuple(out)
+
+
+def _head(
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    rules: Sequence[Rule],
+    free_here: Mapping[str, Shape],
+    free_there: Mapping[str, Shape],
+    filled: set[str],
+) -> Head | None:
+    """A changed head: everything else of the model is filled, and the rest differs in size alone."""
+    renamed = apply_rules(rules, free_here, strict=False).mapping
+    # A renamed key lands on its own namesake, or the checkpoint's only leftover of that rank does.
+    mismatched = {
+        old: (new, checkpoint[old], model[new])
+        for old, new in renamed.items()
+        if new in free_there and len(checkpoint[old]) == len(model[new])
+    }
+    rest = free_there.keys() - {new for new, _, _ in mismatched.values()} - filled
+    if not mismatched or rest or len(mismatched) > max(4, len(model) // 10):
+        return None
+    if any(
+        sum(one != other for one, other in zip(here, there, strict=True)) != 1 or here[1:] != there[1:]
+        for _, here, there in mismatched.values()
+    ):
+        return None
+    _, here, there = next(iter(mismatched.values()))
+    count = len(mismatched)
+    return Head(
+        backbone=len(model) - count,
+        mismatched=mismatched,
+        sentence=(
+            f"backbone 100 %, head differs ({here[0]} → {there[0]}): `ckptdiff filter` drops {count} {_keys(count)}"
+        ),
+    )

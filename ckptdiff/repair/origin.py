@@ -1,0 +1,68 @@
+"""Whose checkpoint it looks like, from its keys alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_LIMIT = 20_000
+"""Keys looked at; no layout hides its character longer."""
+
+# Every expression of a row must occur in some key. More telling layouts come first.
+_LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("an optimizer's state", (r"(^|\.)(exp_avg|momentum_buffer)$",)),
+    ("LoRA or another PEFT adapter", (r"\.lora_[AB]\b|\.lora_(down|up)\.",)),
+    ("a Stable Diffusion checkpoint (CompVis layout)", (r"^model\.diffusion_model\.", r"^first_stage_model\.")),
+    ("a diffusers UNet", (r"(^|\.)down_blocks\.\d+\.resnets\.", r"(^|\.)up_blocks\.")),
+    ("a diffusers autoencoder", (r"^encoder\.down_blocks\.", r"^decoder\.up_blocks\.")),
+    ("OpenAI's or open_clip's CLIP", (r"(^|\.)visual\.transformer\.resblocks\.", r"(^|\.)transformer\.resblocks\.")),
+    ("OpenAI's or open_clip's CLIP with a ResNet", (r"(^|\.)visual\.attnpool\.",)),
+    (
+        "transformers' CLIP or SigLIP",
+        (r"(^|\.)vision_model\.encoder\.layers\.", r"(^|\.)text_model\.encoder\.layers\."),
+    ),
+    ("OpenAI's Whisper", (r"(^|\.)decoder\.blocks\.\d+\.cross_attn\.query\.",)),
+    ("transformers' Whisper or BART", (r"decoder\.layers\.\d+\.encoder_attn\.q_proj\.",)),
+    ("Segment Anything in Meta's layout", (r"(^|\.)image_encoder\.blocks\.", r"(^|\.)mask_decoder\.")),
+    ("transformers' T5", (r"\.layer\.0\.SelfAttention\.q\.",)),
+    ("Llama or Mistral in Meta's layout", (r"(^|\.)layers\.\d+\.attention\.wq\.", r"\.feed_forward\.w1\.")),
+    ("transformers' Llama, Mistral or Qwen", (r"layers\.\d+\.self_attn\.q_proj\.", r"layers\.\d+\.mlp\.gate_proj\.")),
+    ("GPT-2 (or nanoGPT)", (r"(^|\.)h\.\d+\.attn\.c_attn\.",)),
+    ("GPT-NeoX", (r"layers\.\d+\.attention\.query_key_value\.",)),
+    ("Megatron-LM", (r"self_attention\.(query_key_value|linear_qkv)\.",)),
+    ("transformers' BERT", (r"encoder\.layer\.\d+\.attention\.self\.query\.",)),
+    ("transformers' DistilBERT", (r"transformer\.layer\.\d+\.attention\.q_lin\.",)),
+    ("transformers' ViT, DeiT or DINOv2", (r"encoder\.layer\.\d+\.attention\.attention\.query\.",)),
+    ("DINOv2 or DINOv3 in Meta's layout", (r"(^|\.)blocks\.(\d+\.)?\d+\.ls1\.gamma$", r"(^|\.)mask_token$")),
+    ("torchvision's Vision Transformer", (r"encoder\.layers\.encoder_layer_\d+\.self_attention\.",)),
+    ("torchvision's Swin Transformer", (r"^features\.\d+\.\d+\.attn\.relative_position_bias_table$",)),
+    ("a Swin Transformer (timm or Microsoft)", (r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table$",)),
+    ("a timm Vision Transformer", (r"(^|\.)blocks\.\d+\.attn\.qkv\.", r"(^|\.)patch_embed\.proj\.")),
+    ("torchvision's ConvNeXt", (r"^features\.\d+\.\d+\.layer_scale$",)),
+    ("a ConvNeXt (timm or Meta)", (r"stages\.\d+\.(blocks\.)?\d+\.(conv_dw|dwconv)\.",)),
+    ("torchvision's EfficientNet or MobileNet", (r"^features\.\d+\.\d+\.block\.\d+\.\d+\.",)),
+    ("a timm EfficientNet or MobileNet", (r"(^|\.)blocks\.\d+\.\d+\.conv_(pw|dw)\.",)),
+    ("detectron2", (r"(^|\.)backbone\.bottom_up\.|(^|\.)proposal_generator\.",)),
+    ("mmdetection or mmsegmentation", (r"^(bbox_head|decode_head|rpn_head|roi_head)\.",)),
+    ("torchvision's Faster or Mask R-CNN", (r"^roi_heads\.box_predictor\.",)),
+    ("an Ultralytics YOLO", (r"^model\.(model\.)?\d+\.(conv|cv\d|m)\.",)),
+    ("transformers' ResNet", (r"encoder\.stages\.\d+\.layers\.\d+\.(layer|shortcut)\.",)),
+    ("a MoCo pretraining checkpoint", (r"encoder_q\.",)),
+    ("a torchvision or timm ResNet", (r"(^|\.)layer1\.0\.conv1\.", r"(^|\.)layer4\.")),
+    ("torchvision's VGG or AlexNet", (r"^features\.\d+\.weight$", r"^classifier\.\d+\.weight$")),
+)
+_WRAPPERS = (("module.", "saved from DataParallel"), ("_orig_mod.", "saved from torch.compile"))
+
+
+def looks_like(keys: Iterable[str]) -> str:
+    """What the keys look like, as a phrase (`a timm Vision Transformer`), or "" where nothing is recognised."""
+    seen = [key for key, _ in zip(keys, range(_LIMIT), strict=False)]
+    notes = []
+    for prefix, note in _WRAPPERS:
+        if seen and all(key.startswith(prefix) for key in seen):
+            seen = [key.removeprefix(prefix) for key in seen]
+            notes.append(note)
+    for name, expressions in _LAYOUTS:
+        if all(any(expression.search(key) for key in seen) for expression in map(re.compile, expressions)):
+            return ", ".join([name, *notes])
+    return ", ".join(["a model", *notes]) if notes else ""
