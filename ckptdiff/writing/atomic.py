@@ -1,0 +1,326 @@
+"""Never a half-written file: a temporary beside the destination, made durable, proved, and renamed.
+
+The temporary is called `.OUT.ckptdiff-PID-RANDOM.tmp` and is locked for as long as its process lives. What a killed
+process left behind is therefore known by its name and by nobody holding its lock, and the next run removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from ckptdiff.errors import CkptdiffError, OutputError
+
+LEFTOVER = re.compile(r"\..+\.ckptdiff-\d+-[0-9a-f]{8}\.tmp")
+_SHARDS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end. No Exception, lest code of a model's swallows it."""
+
+
+class Staged:
+    """The temporary: `path` is an empty file to be written, or an empty directory to put files in."""
+
+    def __init__(self, out: Path, path: Path) -> None:
+        self.out = out
+        self.path = path
+        self.descriptor = -1
+        self.complete = False
+        """Whether `out` is the new file already."""
+
+    def sync(self) -> None:
+        """Bring every byte to the disk, so that what is read back and then renamed is what stays."""
+        if self.path.is_dir():
+            for file in self.path.iterdir():
+                with file.open("r+b") as opened:
+                    os.fsync(opened.fileno())
+            _sync_directory(self.path)
+        else:
+            os.fsync(self.descriptor)
+
+
+@contextlib.contextmanager
+def staged(
+    out: Path, *, inputs: Iterable[str] = (), directory: bool = False, force: bool = False, fsync: bool = True
+) -> Iterator[Staged]:
+    """A temporary that becomes `out` when the block ends, and is gone when it does not.
+
+    The block is to call `sync` itself before it proves what it wrote. Raises OutputError where `out` may not or cannot
+    be written, whatever the reason; `out` is then what it was.
+    """
+    out = Path(os.path.realpath(out))
+    _restore(out)
+    refuse(out, inputs, directory=directory, force=force)
+    remove_leftovers(out.parent)
+    stage = Staged(out, _temporary(out))
+    try:
+        with _until_stopped():
+            try:
+                _create(stage, directory)
+                yield stage
+                if directory:
+                    _replace_directory(stage, force)
+                else:
+                    _replace_file(stage, force)
+                stage.complete = True
+                if fsync:
+                    _sync_directory(out.parent)
+            finally:
+                _remove(stage)
+    except Stopped as stopped:
+        if stage.complete:
+            raise OutputError(
+                f"{stopped} ended the run when {out} was complete", "There is nothing to do again."
+            ) from None
+        raise OutputError(
+            f"{out} was not written: {stopped} ended the run", "Nothing was changed; run it again."
+        ) from None
+    except CkptdiffError:
+        raise
+    except OSError as error:
+        raise _explained(out, error) from error
+
+
+def refuse(out: Path, inputs: Iterable[str], *, directory: bool, force: bool) -> None:
+    """Raise OutputError where `out` must not be written: it exists, it is an input, it is something else."""
+    out = Path(os.path.realpath(out))
+    for name in inputs:
+        if _is_same(out, Path(name)) or (directory and out in Path(os.path.realpath(name)).parents):
+            raise OutputError(f"{out} is the input, or holds it: {name}", "Choose another name for the output.")
+    if not out.parent.is_dir():
+        raise OutputError(
+            f"{out.parent} is not a directory, so that {out.name} cannot be written there", "Create it first."
+        )
+    if not os.path.lexists(out):
+        return
+    if directory:
+        if not out.is_dir():
+            raise OutputError(f"{out} exists and is not a directory", "Choose another name for the output.")
+        others = [entry.name for entry in out.iterdir() if not _SHARDS.fullmatch(entry.name)]
+        if others:
+            raise OutputError(
+                f"{out} holds other files than the shards that would replace it: {others[0]}",
+                "Write to a new directory; nothing but shards is ever replaced.",
+            )
+        if not force and any(out.iterdir()):
+            raise OutputError(f"{out} exists and is not empty", "Add --force to replace it, or choose another name.")
+    elif not stat.S_ISREG(out.stat().st_mode):
+        raise OutputError(f"{out} exists and is not a regular file", "Choose another name for the output.")
+    elif not force:
+        raise OutputError(f"{out} exists", "Add --force to replace it, or choose another name.")
+
+
+def remove_leftovers(directory: Path) -> list[str]:
+    """Remove temporaries whose process is gone; returns their names."""
+    removed = []
+    with contextlib.suppress(OSError):
+        for entry in list(directory.iterdir()):
+            if LEFTOVER.fullmatch(entry.name) and _is_abandoned(entry):
+                _delete(entry)
+                removed.append(entry.name)
+    return removed
+
+
+def _restore(out: Path) -> None:
+    """Put back a directory that a killed run had moved aside and not yet replaced."""
+    beginning = _temporary(out).name.rpartition(".ckptdiff-")[0]
+    with contextlib.suppress(OSError):
+        for entry in list(out.parent.iterdir()):
+            moved = entry.suffix == ".old" and LEFTOVER.fullmatch(entry.with_suffix(".tmp").name)
+            if moved and entry.name.rpartition(".ckptdiff-")[0] == beginning and not os.path.lexists(out):
+                os.rename(entry, out)  # noqa: PTH104
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are one file, by whatever links."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _temporary(out: Path) -> Path:
+    # File names are at most 255 bytes long on most file systems.
+    stem = os.fsencode(out.name)[:180].decode("utf-8", "ignore")
+    return out.parent / f".{stem}.ckptdiff-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _create(stage: Staged, directory: bool) -> None:
+    while True:
+        if directory:
+            stage.path.mkdir()
+            flags = os.O_RDONLY
+        else:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        if not directory or _fcntl() is not None:
+            stage.descriptor = os.open(stage.path, flags, 0o666)
+        # Another run may have taken the newborn for a leftover before it was locked; then it is gone.
+        if _lock(stage.descriptor) and os.path.lexists(stage.path):
+            break
+        _close(stage)
+        stage.path = _temporary(stage.out)
+    if not directory and stage.out.exists():
+        shutil.copymode(stage.out, stage.path)
+
+
+def _fcntl() -> object | None:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a file that is open cannot be deleted: as good as a lock
+        return None
+    return fcntl
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock without waiting. Where there are no locks, nobody can take a live temporary for a leftover either."""
+    if sys.platform == "win32" or descriptor < 0:
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
+
+
+def _is_abandoned(path: Path) -> bool:
+    if sys.platform == "win32":
+        return not path.is_dir()
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _replace_file(stage: Staged, force: bool) -> None:
+    if not force and os.path.lexists(stage.out):
+        raise OutputError(f"{stage.out} was written by somebody else meanwhile", "Add --force to replace it.")
+    if sys.platform == "win32":
+        _close(stage)
+    os.replace(stage.path, stage.out)  # noqa: PTH105
+
+
+def _replace_directory(stage: Staged, force: bool) -> None:
+    if not stage.out.is_dir() or not any(stage.out.iterdir()):
+        if sys.platform == "win32" and stage.out.is_dir():
+            stage.out.rmdir()
+        os.rename(stage.path, stage.out)  # noqa: PTH104 - an empty directory is replaced
+        return
+    refuse(stage.out, (), directory=True, force=force)
+    if not _exchange(stage.path, stage.out):
+        # Two steps, and a run killed between them leaves no `out`: the next one puts it back, by this name.
+        aside = stage.path.with_suffix(".old")
+        os.rename(stage.out, aside)  # noqa: PTH104
+        os.rename(stage.path, stage.out)  # noqa: PTH104
+        _delete(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change places in one step (Linux' renameat2). False where that cannot be had."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _remove(stage: Staged) -> None:
+    """Close and delete the temporary if it still has its name."""
+    _close(stage)
+    if os.path.lexists(stage.path):
+        _delete(stage.path)
+
+
+def _close(stage: Staged) -> None:
+    if stage.descriptor >= 0:
+        os.close(stage.descriptor)
+        stage.descriptor = -1
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename durable, where directories can be synced at all."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `Stopped` here, where they would have ended the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(signal.Signals(number).name)
+
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = [number for number in names if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _explained(out: Path, error: OSError) -> OutputError:
+    full = {errno.ENOSPC: "the disk is full", errno.EFBIG: "files may not become that large here"}
+    if hasattr(errno, "EDQUOT"):
+        full[errno.EDQUOT] = "the disk quota is used up"
+    denied = {
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "the operation is not permitted",
+    }
+    number = error.errno or 0
+    if number in full:
+        return OutputError(
+            f"{out} was not written: {full[number]}", "Make room, or write elsewhere; nothing was changed."
+        )
+    what = denied.get(number) or error.strerror or str(error)
+    return OutputError(
+        f"{out} was not written: {what}", "Check the directory and its permissions; nothing was changed."
+    )

@@ -1,0 +1,85 @@
+"""A block's bytes into a file, by the quickest way that is open: the kernel's, a buffer, or torch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.writing.copying import Sink, Sources
+from ckptdiff.writing.layout import Block
+
+if TYPE_CHECKING:
+    from ckptdiff.writing.compute import Computer
+
+
+class BlockWriter:
+    """Writes the blocks of one output.
+
+    `initial` holds the model's own values for filled keys. `crcs` collects the CRC-32 of every block that is computed,
+    by its first key: there is nothing in the input to compare it with afterwards.
+    """
+
+    def __init__(
+        self, sources: Sources, reader: TensorReader, checkpoint: Checkpoint, initial: Mapping[str, Any]
+    ) -> None:
+        self._sources = sources
+        self._reader = reader
+        self._checkpoint = checkpoint
+        self._initial = initial
+        self._computer: Computer | None = None
+        self.crcs: dict[str, int] = {}
+
+    @property
+    def overflowed(self) -> Mapping[str, int]:
+        """Key → number of values too large for the new dtype."""
+        return self._computer.overflowed if self._computer is not None else {}
+
+    def write_all(self, blocks: Iterable[Block], sink: Sink) -> None:
+        """Blocks one behind the other. What lies together in the input is copied together."""
+        file, start, nbytes = "", 0, 0
+        for block in blocks:
+            for one in block.ranges or ():
+                if one.file == file and one.start == start + nbytes:
+                    nbytes += one.nbytes
+                    continue
+                if nbytes:
+                    sink.copy(file, start, nbytes)
+                file, start, nbytes = one.file, one.start, one.nbytes
+            if block.ranges is None:
+                if nbytes:
+                    sink.copy(file, start, nbytes)
+                nbytes = 0
+                self._compute(block, sink)
+        if nbytes:
+            sink.copy(file, start, nbytes)
+
+    def write_with_crc(self, block: Block, sink: Sink) -> int:
+        """One block; returns its CRC-32, which the input may have on record."""
+        if block.ranges is None:
+            return self._compute(block, sink)
+        storage = block.recipe.tensors[0].storage if len(block.ranges) == 1 else None
+        if storage is not None and (block.ranges[0].start, block.nbytes) == (storage.start, storage.nbytes):
+            known = self._sources.crc(storage)
+            if known is not None:
+                sink.copy(storage.file, block.ranges[0].start, block.nbytes)
+                return known
+        crc = 0
+        for one in block.ranges:
+            crc = sink.copy_with_crc(one.file, one.start, one.nbytes, crc)
+        return crc
+
+    def _compute(self, block: Block, sink: Sink) -> int:
+        if self._computer is None:
+            from ckptdiff.writing.compute import Computer
+
+            self._computer = Computer(self._sources, self._reader, self._checkpoint, self._initial)
+        key = block.members[0].keep.key
+        crc = 0
+        for piece in self._computer.stream(block.recipe, key):
+            crc = zlib.crc32(piece, crc)
+            sink.write(piece)
+        self.crcs[key] = crc
+        return crc

@@ -1,0 +1,268 @@
+"""A plan carried out: written beside the destination, read back, proved to load, renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.errors import CheckpointError, OutputError, UsageError
+from ckptdiff.matching.comparison import Comparison
+from ckptdiff.matching.walk import compare
+from ckptdiff.writing.atomic import Staged, refuse, staged
+from ckptdiff.writing.blocks import BlockWriter
+from ckptdiff.writing.copying import Sink, Sources
+from ckptdiff.writing.layout import INDEX, Layout, OutputFile, Shared, lay_out
+from ckptdiff.writing.objects import plain_objects
+from ckptdiff.writing.plan import Drop, FilterPlan, Format
+from ckptdiff.writing.safetensors_file import index, metadata_of, write_safetensors
+from ckptdiff.writing.torch_file import write_torch
+from ckptdiff.writing.verify import verify
+from ckptdiff.writing.verify import verify_bytes as compare_bytes
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+Initial = Callable[[Sequence[str]], Mapping[str, Any]]
+"""Gives the model's own initial values, torch tensors, for keys of its state dict."""
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where to, and in which format: what a path given to `-o` means."""
+
+    path: Path
+    format: Format
+    directory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A plan and everything about its execution that can be known beforehand: what `--dry-run` prints."""
+
+    output: Output
+    layout: Layout
+    objects: Mapping[str, object]
+    """Values of the entries that are no tensors, by their new keys."""
+    keep_container: bool = False
+    """Whether the state dict is written inside what was around it."""
+
+    @property
+    def plan(self) -> FilterPlan:
+        return self.layout.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What came of it. `files` are the paths and their sizes in bytes; `checkpoint` is the output, read back.
+
+    `comparison` is the walk over the output, None without a model. `overflowed` maps keys to the number of values that
+    the new dtype could not hold.
+    """
+
+    job: Job
+    files: tuple[tuple[str, int], ...]
+    checkpoint: Checkpoint
+    comparison: Comparison | None = None
+    overflowed: Mapping[str, int] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(size for _, size in self.files)
+
+
+def output_of(path: str, *, sharded: bool = False) -> Output:
+    """What is written at `path`: `.safetensors`, `.pth .pt .bin .ckpt`, or a directory of shards.
+
+    A directory is a path that ends with a slash, is one already, or has no suffix. Raises UsageError for other
+    suffixes, and where `sharded` asks for shards of a file.
+    """
+    place = Path(path)
+    suffix = place.suffix.lower()
+    if suffix == ".safetensors" or suffix in TORCH_SUFFIXES:
+        if sharded:
+            raise UsageError(
+                f"{path} is one file, which has no shards", "Give -o a directory, or leave --max-shard-size out."
+            )
+        return Output(place, "safetensors" if suffix == ".safetensors" else "torch")
+    if suffix and not sharded and not path.endswith(("/", "\\")) and not place.is_dir():
+        raise UsageError(
+            f"{path} has an extension that says no format of weights: {place.suffix}",
+            "Write .safetensors or .pth; end it with / for a directory of shards.",
+        )
+    return Output(place, "safetensors", directory=True)
+
+
+def prepare(
+    plan: FilterPlan,
+    output: Output,
+    *,
+    shared: Shared | None = None,
+    shard_size: int = 0,
+    keep_container: bool = False,
+) -> Job:
+    """Everything but the writing. Reads headers only.
+
+    `shared` and `shard_size` are those of `lay_out`. `keep_container` keeps what a .pth holds beside its state dict.
+    Raises CheckpointError for what cannot be written, UsageError where the options contradict each other.
+    """
+    if keep_container:
+        _check_container(plan, output)
+    objects = plain_objects(plan.checkpoint, [item.source for item in plan.objects])
+    opaque = [item for item in plan.objects if item.source not in objects]
+    if opaque:
+        types = plan.checkpoint.entries
+        plan = replace(
+            plan,
+            kept=tuple(item for item in plan.kept if item not in opaque),
+            dropped=(
+                *plan.dropped,
+                *(Drop(item.source, f"it is a {types[item.source].type_name}, not plain data") for item in opaque),
+            ),
+        )
+    layout = lay_out(plan, directory=output.directory, shared=shared, shard_size=shard_size)
+    values = {item.key: objects[item.source] for item in plan.objects}
+    return Job(output, layout, values, keep_container and bool(plan.checkpoint.state_dict_key))
+
+
+def _check_container(plan: FilterPlan, output: Output) -> None:
+    checkpoint = plan.checkpoint
+    if output.format != "torch":
+        raise UsageError(
+            f"{output.path} is safetensors, which holds tensors alone", "Write a .pth, or leave --keep-container out."
+        )
+    if checkpoint.format not in ("torch-zip", "torch-legacy"):
+        raise UsageError(f"{checkpoint.path} has nothing around its tensors to keep", "Leave --keep-container out.")
+    unsafe = checkpoint.unsafe_globals
+    if unsafe:
+        more = f" and {len(unsafe) - 3} more" if len(unsafe) > 3 else ""
+        raise CheckpointError(
+            f"{checkpoint.path} holds objects of classes that must not be loaded: {', '.join(unsafe[:3])}{more}",
+            "Leave --keep-container out, to write the state dict alone.",
+        )
+
+
+def check(job: Job, *, force: bool = False) -> None:
+    """Raise OutputError if the output must not be written there: what `execute` would refuse before it begins."""
+    refuse(job.output.path, _inputs(job.plan.checkpoint), directory=job.output.directory, force=force)
+
+
+def execute(
+    job: Job,
+    *,
+    force: bool = False,
+    fsync: bool = True,
+    verify_bytes: bool = False,
+    progress: Progress | None = None,
+    initial: Initial | None = None,
+) -> Written:
+    """Write the job's output; it appears whole, or not at all.
+
+    `initial` supplies the values of filled keys. Raises OutputError where it cannot be written or what was written does
+    not hold, CheckpointError where the input cannot be read to its end. The destination is then what it was.
+    """
+    layout, plan, output = job.layout, job.plan, job.output
+    values = _initial_values(plan, initial)
+    total = layout.nbytes * (2 if verify_bytes else 1)
+    done = 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        done = min(done + count, total)
+        if progress is not None:
+            progress(done, total)
+
+    with (
+        staged(
+            output.path, inputs=_inputs(plan.checkpoint), directory=output.directory, force=force, fsync=fsync
+        ) as stage,
+        Sources(_files(plan.checkpoint)) as sources,
+        TensorReader(plan.checkpoint) as reader,
+    ):
+        writer = BlockWriter(sources, reader, plan.checkpoint, values)
+        starts: dict[str, dict[str, int]] = {}
+        for file in layout.files:
+            path = stage.path / file.name if file.name else stage.path
+            if file.name:
+                path.touch(exist_ok=False)
+            with Sink(str(path), sources, told) as sink:
+                starts[file.name] = _write(sink, writer, file, job)
+        if len(layout.files) > 1:
+            (stage.path / INDEX).write_bytes(index(layout))
+        if fsync:
+            stage.sync()
+        sources.check_unchanged()
+        key = None if output.format != "torch" else plan.checkpoint.state_dict_key if job.keep_container else ""
+        result = verify(layout, output.path, stage.path, starts, key)
+        if verify_bytes:
+            compare_bytes(layout, output.path, stage.path, starts, sources, writer.crcs, told)
+        comparison = _proved(job, result)
+        files = _sizes(stage, layout)
+    if progress is not None:
+        progress(total, total)
+    checkpoint = replace(result, path=str(output.path))
+    return Written(job, files, checkpoint, comparison, dict(writer.overflowed))
+
+
+def _write(sink: Sink, writer: BlockWriter, file: OutputFile, job: Job) -> dict[str, int]:
+    if job.keep_container:
+        from ckptdiff.writing.container import write_container
+
+        return write_container(sink, writer, file, job.plan)
+    if job.output.format == "torch":
+        return write_torch(sink, writer, file, job.plan, job.objects)
+    return write_safetensors(sink, writer, file, metadata_of(job.layout))
+
+
+def _files(checkpoint: Checkpoint) -> list[str]:
+    """The files that hold the checkpoint's tensors."""
+    if checkpoint.live is not None:
+        return []
+    return sorted({info.storage.file for info in checkpoint.tensors.values() if info.storage is not None})
+
+
+def _inputs(checkpoint: Checkpoint) -> list[str]:
+    """What must not be overwritten."""
+    return [*_files(checkpoint), *([checkpoint.path] if checkpoint.path else ())]
+
+
+def _initial_values(plan: FilterPlan, initial: Initial | None) -> Mapping[str, Any]:
+    if not plan.filled:
+        return {}
+    if initial is None:
+        raise CheckpointError(
+            "The model's initial values are wanted and there is no model to take them from",
+            "--fill-missing needs the model itself, not a snapshot.",
+        )
+    return initial(plan.filled)
+
+
+def _proved(job: Job, result: Checkpoint) -> Comparison | None:
+    """The walk over the output itself. Raises OutputError if it does not load."""
+    plan = job.plan
+    if plan.tree is None:
+        return None
+    comparison = compare(plan.tree, result)
+    removed = {key for key, _ in job.layout.aliases}
+    strict = plan.fill_missing and not removed
+    message = comparison.error_message(strict)
+    if message is None and comparison.unexpected_keys:
+        message = f"Unexpected key(s) in state_dict: {', '.join(map(repr, comparison.unexpected_keys))}."
+    if message is not None:
+        raise OutputError(
+            f"{job.output.path} was not written, since the model would not load it",
+            "This is a defect of ckptdiff: please report it.",
+            detail=message,
+        )
+    return comparison
+
+
+def _sizes(stage: Staged, layout: Layout) -> tuple[tuple[str, int], ...]:
+    if not layout.directory:
+        return ((str(stage.out), stage.path.stat().st_size),)
+    names = sorted(entry.name for entry in stage.path.iterdir())
+    return tuple((str(stage.out / name), (stage.path / name).stat().st_size) for name in names)

@@ -1,0 +1,48 @@
+"""The plain values of entries that are no tensors: read again from the pickle, whole, when a .pth is to hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ckptdiff.checkpoint import container, torch_legacy, torch_zip
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.source import open_source
+from ckptdiff.tensors import ObjectInfo
+from ckptdiff.writing.pickling import is_plain
+
+_READERS = {"torch-zip": torch_zip.read, "torch-legacy": torch_legacy.read}
+
+
+def plain_objects(checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, object]:
+    """Values of those of the keys that hold plain data through and through: numbers, text, lists, dicts of such."""
+    keys = list(keys)
+    found: dict[str, object] = {}
+    values: dict[Any, object] | None = None
+    for key in keys:
+        entry = checkpoint.entries[key]
+        if not isinstance(entry, ObjectInfo):
+            continue
+        if entry.value is not None or entry.type_name == "NoneType":
+            found[key] = entry.value
+            continue
+        if values is None:
+            values = _values(checkpoint)
+        if key in values and is_plain(values[key]):
+            found[key] = values[key]
+    return found
+
+
+def _values(checkpoint: Checkpoint) -> dict[Any, object]:
+    if checkpoint.live is not None:
+        return dict(checkpoint.live)
+    reader = _READERS.get(checkpoint.format)
+    if reader is None:
+        return {}
+    source = open_source(checkpoint.path)
+    try:
+        unpickled = reader(source)
+    finally:
+        source.close()
+    chosen = container.find(checkpoint.path, unpickled.value, checkpoint.state_dict_key or None)
+    return container.items(chosen.value)

@@ -1,0 +1,412 @@
+"""Checkpoint, model and options to a FilterPlan. Pure functions: nothing is read but headers, nothing written.
+
+A rewrite selects and renames. A filter is a rewrite of which only what loads is kept: the walk says what does, so that
+custom modules whose hooks rename keys are asked themselves, and keys stay under the names the checkpoint has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.keys import add_prefix as with_prefix
+from ckptdiff.keys import glob, has_prefix
+from ckptdiff.keys import strip_prefix as without_prefix
+from ckptdiff.matching.comparison import Comparison
+from ckptdiff.matching.walk import compare
+from ckptdiff.model.tree import ModuleTree
+from ckptdiff.tensors import TensorInfo
+from ckptdiff.writing.adapt import Adaptation, steps_for
+from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written_dtype
+from ckptdiff.writing.steps import Operation, steps_of
+
+DTYPE_CHOICES = (
+    "float64", "float32", "float16", "bfloat16",
+    "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+)  # fmt: skip
+_ROUNDS = 10
+_PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+def plan_rewrite(
+    checkpoint: Checkpoint,
+    *,
+    format: Format = "safetensors",  # noqa: A002 - the option's own name
+    keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    drop_prefix: Sequence[str] = (),
+    strip_prefix: str = "",
+    add_prefix: str = "",
+    rename: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+    operations: Callable[[Mapping[str, tuple[int, ...]]], Sequence[Operation]] | None = None,
+    dtype: str = "",
+) -> FilterPlan:
+    """What is written without a model.
+
+    Globs and prefixes that select match a key by the name it has in the checkpoint or by the one it will have. Names
+    change in this order: `strip_prefix`, `add_prefix`, `rename` (all keys to their new names); then `operations` (given
+    the shapes under those names) make tensors of tensors.
+
+    Raises UsageError where two keys get one name, nothing is left, or an option names nothing known.
+    """
+    if dtype and dtype not in DTYPE_CHOICES:
+        raise UsageError(f"--dtype {dtype!r} is no floating-point dtype", f"Choose one of {', '.join(DTYPE_CHOICES)}.")
+    dropped = [Drop(str(key), "its key is no text") for key in checkpoint.entries if type(key) is not str]
+    keys = [key for key in checkpoint.entries if type(key) is str]
+    if strip_prefix and not any(has_prefix(key, strip_prefix) for key in keys):
+        raise UsageError(f"no key of {checkpoint.path} begins with {strip_prefix!r}", "Check --strip-prefix.")
+    names = {key: with_prefix(without_prefix(key, strip_prefix), add_prefix) for key in keys}
+    if rename is not None:
+        renamed = rename(list(names.values()))
+        names = {key: renamed.get(name, name) for key, name in names.items()}
+    why = _selection(keep, drop, drop_prefix)
+    chosen: dict[str, str] = {}
+    for key, name in names.items():
+        if reason := why(key, name):
+            dropped.append(Drop(key, reason))
+        else:
+            chosen[key] = name
+    kept: list[Keep | Carry] = []
+    for key, name in chosen.items():
+        entry = checkpoint.entries[key]
+        if isinstance(entry, TensorInfo):
+            kept.append(Keep(name, (key,), written_dtype(entry.dtype, dtype), entry.shape))
+        elif format == "safetensors":
+            dropped.append(Drop(key, f"it is no tensor but a {entry.type_name}, which safetensors cannot hold"))
+        else:
+            kept.append(Carry(name, key))
+    if operations is not None:
+        kept = _operated(checkpoint, kept, operations, dtype)
+    _refuse_collisions(kept)
+    notes = _idle(keep, drop, drop_prefix, names)
+    metadata = checkpoint.metadata
+    if metadata is not None:
+        metadata = renamed_metadata(metadata, names)
+    plan = FilterPlan(
+        checkpoint,
+        format,
+        tuple(kept),
+        tuple(dropped),
+        metadata if format == "torch" else None,
+        dtype=dtype,
+        notes=notes,
+    )
+    _refuse_empty(plan, "Nothing would be written")
+    return plan
+
+
+def plan_filter(
+    plan: FilterPlan,
+    tree: ModuleTree,
+    *,
+    adapt: Sequence[Adaptation] = (),
+    fill_missing: bool = False,
+) -> FilterPlan:
+    """A rewrite's plan reduced to what loads into the model, adapted and completed where that is asked.
+
+    The plan that comes back loads: the walk has been run over its result. Raises UsageError for an adaptation that is
+    impossible or matches nothing, CheckpointError where nothing fits or no choice of keys would load.
+    """
+    plan = replace(plan, tree=tree, fill_missing=fill_missing)
+    comparison = compare(tree, plan.result())
+    if adapt:
+        plan = _adapted(plan, comparison, adapt)
+        comparison = compare(tree, plan.result())
+    for _ in range(_ROUNDS):
+        dropped = _not_loading(plan, comparison)
+        if not dropped:
+            break
+        plan = replace(
+            plan,
+            kept=tuple(item for item in plan.kept if item.key not in dropped),
+            dropped=(
+                *plan.dropped,
+                *(Drop(_source(item), dropped[item.key]) for item in plan.kept if item.key in dropped),
+            ),
+        )
+        comparison = compare(tree, plan.result())
+    _refuse_empty(plan, f"Nothing in {plan.checkpoint.path} loads into {tree.reference or tree.root.class_name}")
+    if fill_missing:
+        plan = _filled(plan, comparison)
+        comparison = compare(tree, plan.result())
+    refuse_unloadable(plan, comparison)
+    return replace(plan, uncertain=comparison.uncertain)
+
+
+def refuse_unloadable(plan: FilterPlan, comparison: Comparison) -> None:
+    """Raise CheckpointError if what the plan gives would not load; with `fill_missing`, not load strictly."""
+    message = comparison.error_message(strict=plan.fill_missing)
+    if message is None and comparison.unexpected_keys:
+        message = f"Unexpected key(s) in state_dict: {', '.join(map(repr, comparison.unexpected_keys))}."
+    if message is not None:
+        hint = "Some code of the model decides by other keys than its own; write a .pth if it goes by _metadata."
+        raise CheckpointError(
+            f"No choice of keys of {plan.checkpoint.path} loads into {comparison.model.reference or 'the model'}",
+            hint,
+            detail=message,
+        )
+
+
+# Selection and names
+
+
+def _selection(keep: Sequence[str], drop: Sequence[str], drop_prefix: Sequence[str]) -> Callable[[str, str], str]:
+    """A function of a key's two names that says why it is dropped, "" where it is not."""
+    keeps = [glob(pattern) for pattern in keep]
+    drops = [(pattern, glob(pattern)) for pattern in drop]
+
+    def why(key: str, name: str) -> str:
+        for pattern, matches in drops:
+            if matches(key) or matches(name):
+                return f"--drop {pattern}"
+        for prefix in drop_prefix:
+            if has_prefix(key, prefix) or has_prefix(name, prefix):
+                return f"--drop-prefix {prefix}"
+        if keeps and not any(matches(key) or matches(name) for matches in keeps):
+            return "no --keep matches it"
+        return ""
+
+    return why
+
+
+def _idle(
+    keep: Sequence[str], drop: Sequence[str], drop_prefix: Sequence[str], names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A sentence on each option that matches no key at all: mostly a slip of the pen."""
+    notes = []
+    for option, patterns, test in (
+        ("--keep", keep, glob),
+        ("--drop", drop, glob),
+        ("--drop-prefix", drop_prefix, _below),
+    ):
+        for pattern in patterns:
+            matches = test(pattern)
+            if not any(matches(key) or matches(name) for key, name in names.items()):
+                notes.append(f"{option} {pattern} matches no key")
+    return tuple(notes)
+
+
+def _below(prefix: str) -> Callable[[str], bool]:
+    return lambda key: has_prefix(key, prefix)
+
+
+def _refuse_collisions(kept: Iterable[Keep | Carry]) -> None:
+    seen: dict[str, str] = {}
+    for item in kept:
+        if item.key in seen:
+            raise UsageError(
+                f"{seen[item.key]!r} and {_source(item)!r} would both be written as {item.key!r}",
+                "Drop one of them, or rename one.",
+            )
+        seen[item.key] = _source(item)
+
+
+def _source(item: Keep | Carry) -> str:
+    if isinstance(item, Carry):
+        return item.source
+    return item.sources[0] if item.sources else item.key
+
+
+def _refuse_empty(plan: FilterPlan, what: str) -> None:
+    if not plan.tensors:
+        reasons = ", ".join(dict.fromkeys(drop.why for drop in plan.dropped[:3]))
+        raise CheckpointError(
+            f"{what}: none of its {len(plan.dropped)} keys is left ({reasons})", "Check the options, or compare first."
+        )
+
+
+def renamed_metadata(
+    metadata: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
+) -> dict[str, Mapping[str, object]]:
+    """`_metadata` whose module prefixes moved as their keys did.
+
+    A module without keys (a ReLU) follows its parent. Where two modules get one name, the entry that moved there wins
+    over one that was there: stripping `module` leaves the root of what was below it.
+    """
+    moved: dict[str, str] = {}
+    for old, new in names.items():
+        before, after = old.split(".")[:-1], new.split(".")[:-1]
+        while ".".join(before) not in moved:
+            moved[".".join(before)] = ".".join(after)
+            if not before or not after or before[-1] != after[-1]:
+                break
+            before, after = before[:-1], after[:-1]
+    order: dict[str, Mapping[str, object]] = {}
+    stayed: dict[str, Mapping[str, object]] = {}
+    for module, local in metadata.items():
+        parent, rest = module, ""
+        while parent and parent not in moved:
+            parent, _, last = parent.rpartition(".")
+            rest = f"{last}.{rest}" if rest else last
+        name = ".".join(filter(None, (moved.get(parent, parent), rest)))
+        plain = {field: value for field, value in local.items() if isinstance(value, _PLAIN)}
+        (stayed if name == module else order).setdefault(name, plain)
+    merged = {**stayed, **order}
+    return {name: merged[name] for name in sorted(merged, key=lambda name: name != "")}
+
+
+def _operated(
+    checkpoint: Checkpoint,
+    kept: list[Keep | Carry],
+    operations: Callable[[Mapping[str, tuple[int, ...]]], Sequence[Operation]],
+    dtype: str,
+) -> list[Keep | Carry]:
+    """The kept tensors after operations, each made tensor where its first source was."""
+    by_name = {item.key: item for item in kept if isinstance(item, Keep)}
+    replaced: dict[str, list[Keep]] = {}
+    used: set[str] = set()
+    for operation in operations({name: item.shape for name, item in by_name.items()}):
+        sources = tuple(by_name[name].sources[0] for name in operation.sources)
+        used.update(operation.sources)
+        first = by_name[operation.sources[0]]
+        given = {entry.dtype for key in sources if isinstance(entry := checkpoint.entries[key], TensorInfo)}
+        if len(given) > 1:
+            listed = ", ".join(map(repr, operation.sources[:3]))
+            raise UsageError(
+                f"the tensors {listed} have different dtypes: {', '.join(sorted(given))}",
+                "Only tensors of one dtype can be joined.",
+            )
+        made = [
+            Keep(key, sources, written_dtype(given.copy().pop(), dtype), shape, steps)
+            for key, steps, shape in steps_of(operation, first.shape)
+        ]
+        replaced.setdefault(operation.sources[0], []).extend(made)
+    out: list[Keep | Carry] = []
+    for item in kept:
+        out.extend(replaced.get(item.key, ()))
+        if item.key not in used:
+            out.append(item)
+    return out
+
+
+# What loads
+
+
+def _final_names(comparison: Comparison) -> dict[str, str]:
+    """Key of the checkpoint → what the hooks made of it; only of those that were renamed."""
+    names: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for change in comparison.key_changes:
+        if change.kind == "renamed":
+            origin = origins.pop(change.key, change.key)
+            names[origin] = change.new_key
+            origins[change.new_key] = origin
+    return names
+
+
+def _not_loading(plan: FilterPlan, comparison: Comparison) -> dict[str, str]:
+    """Key → why, for every key of the plan that must go for the rest to load."""
+    final = _final_names(comparison)
+    consumed = {change.key: change.module for change in comparison.key_changes if change.kind == "dropped"}
+    mismatched = {item.key: item for item in comparison.mismatched}
+    unexpected = set(comparison.unexpected_keys)
+    ignored = set(comparison.ignored_keys)
+    slots = comparison.model.keys()
+    if comparison.raised is not None:
+        # The walk ended early, as torch would. One thing that does so is a key's own fault: no element for a scalar
+        # (torch 2.4).
+        empty = [item for item in plan.tensors if item.shape == (0,)]
+        slot_of = {item.key: slots.get(final.get(item.key, item.key)) for item in empty}
+        return {
+            key: "it has no element for a scalar" for key, slot in slot_of.items() if slot and not slot.tensor.shape
+        }
+    why: dict[str, str] = {}
+    for item in plan.kept:
+        name = final.get(item.key, item.key)
+        if name in mismatched:
+            given, wanted = mismatched[name].checkpoint_shape, mismatched[name].model_shape
+            why[item.key] = f"size mismatch: {list(given)} in the checkpoint, {list(wanted)} in the model"
+        elif name in unexpected:
+            why[item.key] = "unexpected: the model has no such key"
+        elif name in ignored:
+            why[item.key] = "ignored: torch drops what is below a child registered as None"
+        elif name in comparison.not_tensors:
+            why[item.key] = f"not a tensor but a {comparison.not_tensors[name]}"
+        elif name not in comparison.matched and item.key not in consumed:
+            error = next((text for text in comparison.error_msgs if f'"{name}"' in text), "")
+            if error:
+                why[item.key] = f"it cannot be copied: {error}"
+            elif name in slots:
+                why[item.key] = "it is not loaded"
+    if why or (comparison.loads(strict=False) and not unexpected):
+        return why
+    # What a hook made of several keys does not load: they go together.
+    added = [change for change in comparison.key_changes if change.kind in ("added", "replaced")]
+    guilty = {change.module for change in added if change.key in unexpected or change.key in mismatched}
+    return {
+        item.key: f"the code of {consumed[item.key] or 'the model'} makes of it what does not load"
+        for item in plan.kept
+        if consumed.get(item.key) in guilty
+    }
+
+
+def _adapted(plan: FilterPlan, comparison: Comparison, adaptations: Sequence[Adaptation]) -> FilterPlan:
+    final = _final_names(comparison)
+    slots = comparison.model.keys()
+    kept: list[Keep | Carry] = []
+    for item in plan.kept:
+        slot = slots.get(final.get(item.key, item.key))
+        if slot is None or slot.lazy or isinstance(item, Carry):
+            kept.append(item)
+            continue
+        found = steps_for(adaptations, item.key, item.shape, slot.tensor.shape)
+        if found is not None:
+            steps, how = found
+            item = replace(item, shape=slot.tensor.shape, steps=(*item.steps, *steps), how=how)
+        kept.append(item)
+    present = [item.key for item in plan.kept]
+    for adaptation in adaptations:
+        matches = glob(adaptation.pattern)
+        if not any(matches(key) for key in present):
+            raise UsageError(
+                f"--adapt {adaptation.pattern}={adaptation.how} matches no key", "Quote the glob, and check its keys."
+            )
+    return replace(plan, kept=tuple(kept))
+
+
+def _filled(plan: FilterPlan, comparison: Comparison) -> FilterPlan:
+    """The plan with a tensor for each missing key, in the model's order.
+
+    A missing key that is tied to one that is there gets that one's tensor: loading the model's own initial value into
+    it would overwrite what was loaded.
+    """
+    slots = comparison.model.keys()
+    tied: dict[int, Keep] = {}
+    final = _final_names(comparison)
+    for item in plan.tensors:
+        slot = slots.get(final.get(item.key, item.key))
+        if slot is not None:
+            tied.setdefault(slot.identity, item)
+    added: list[Keep | Carry] = []
+    for key in comparison.missing_keys:
+        slot = slots.get(key)
+        if slot is None or slot.lazy:
+            what = "has no shape yet" if slot is not None else "is no tensor"
+            raise CheckpointError(
+                f"--fill-missing cannot supply {key!r}: it {what}",
+                "Leave --fill-missing out and load with strict=False.",
+            )
+        twin = tied.get(slot.identity)
+        if twin is not None:
+            added.append(replace(twin, key=key, how=""))
+        else:
+            added.append(Keep(key, (), written_dtype(slot.tensor.dtype, plan.dtype), slot.tensor.shape))
+    order = {key: place for place, key in enumerate(slots)}
+    kept = (*plan.kept, *added)
+    if all(item.key in order for item in kept):
+        kept = tuple(sorted(kept, key=lambda item: order[item.key]))
+    metadata = plan.metadata
+    if metadata is not None:
+        versions = {prefix[:-1]: node.version for prefix, node in comparison.model.walk()}
+        modules = dict.fromkeys(item.key.rpartition(".")[0] for item in added)
+        metadata = {
+            **metadata,
+            **{
+                module: {"version": versions[module]}
+                for module in modules
+                if module not in metadata and versions.get(module) is not None
+            },
+        }
+    return replace(plan, kept=kept, metadata=metadata)

@@ -1,0 +1,123 @@
+"""What is done to the values of tensors on their way, as plain values; most of it touches no value at all.
+
+A step is a name and numbers:
+
+    concat(dim)  stack(dim)                       of all sources; only ever the first step
+    narrow(dim, start, length)  select(dim, index)
+    transpose(dim, dim)  reshape(*shape)
+    pad(*shape)                                   zeros behind the last row of each dimension
+    channels(n)                                   the second dimension repeated and scaled
+    interpolate(prefix, old_h, old_w, new_h, new_w)
+
+Narrowing, selecting, transposing and reshaping are other views of the same bytes, so `view` carries them out on a
+TensorInfo; what remains is `compute`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ckptdiff.tensors import TensorInfo, contiguous_stride
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation: its name and its numbers, as listed in this module's text."""
+
+    name: str
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(map(str, self.numbers))})"
+
+
+class Operation(Protocol):
+    """A tensor operation as rename rules plan it (`ckptdiff.repair.operations.TensorOp`)."""
+
+    @property
+    def operation(self) -> str: ...
+    @property
+    def dims(self) -> tuple[int, ...]: ...
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+    @property
+    def shapes(self) -> tuple[Shape, ...]: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+
+
+def steps_of(operation: Operation, source: Shape) -> Iterator[tuple[str, tuple[Step, ...], Shape]]:
+    """(key, steps, shape) of each tensor an operation makes; `source` is the shape of its first source."""
+    name = operation.operation
+    targets = zip(operation.targets, operation.shapes, strict=True)
+    if name in ("concat", "stack"):
+        dim = _place(operation.dims[0], len(source) + (name == "stack"))
+        for key, shape in targets:
+            yield key, (Step(name, (dim,)),), shape
+    elif name == "split":
+        dim = _place(operation.dims[0], len(source))
+        start = 0
+        for (key, shape), size in zip(targets, operation.sizes, strict=True):
+            yield key, (Step("narrow", (dim, start, size)),), shape
+            start += size
+    elif name == "unstack":
+        dim = _place(operation.dims[0], len(source))
+        for index, (key, shape) in enumerate(targets):
+            yield key, (Step("select", (dim, index)),), shape
+    elif name == "transpose":
+        one, other = (_place(dim, len(source)) for dim in operation.dims)
+        for key, shape in targets:
+            yield key, (Step("transpose", (one, other)),), shape
+    else:  # squeeze, unsqueeze, reshape: the same elements in the same order
+        for key, shape in targets:
+            yield key, (Step("reshape", shape),), shape
+
+
+def _place(dim: int, dimensions: int) -> int:
+    return dim + dimensions if dim < 0 else dim
+
+
+def view(info: TensorInfo, steps: Sequence[Step]) -> tuple[TensorInfo, tuple[Step, ...]]:
+    """`info` with as many of the leading steps carried out as are views of its bytes, and the steps that remain."""
+    for done, step in enumerate(steps):
+        shape, stride = info.shape, info.stride or contiguous_stride(info.shape)
+        offset = info.offset
+        if step.name == "narrow":
+            dim, start, length = step.numbers
+            offset += start * stride[dim]
+            shape = (*shape[:dim], length, *shape[dim + 1 :])
+        elif step.name == "select":
+            dim, index = step.numbers
+            offset += index * stride[dim]
+            shape, stride = shape[:dim] + shape[dim + 1 :], stride[:dim] + stride[dim + 1 :]
+        elif step.name == "transpose":
+            order = list(range(len(shape)))
+            one, other = step.numbers
+            order[one], order[other] = order[other], order[one]
+            shape, stride = tuple(shape[dim] for dim in order), tuple(stride[dim] for dim in order)
+        elif step.name == "reshape" and info.stride is None:
+            shape = step.numbers
+            stride = contiguous_stride(shape)
+        else:
+            return info, tuple(steps[done:])
+        info = replace(info, shape=shape, stride=None if is_contiguous(shape, stride) else stride, offset=offset)
+    return info, ()
+
+
+def is_contiguous(shape: Shape, stride: Shape) -> bool:
+    """As `Tensor.is_contiguous`: strides of dimensions of size 1 do not matter, nor any where there are no elements."""
+    if 0 in shape:
+        return True
+    step = 1
+    for size, its in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1:
+            if its != step:
+                return False
+            step *= size
+    return True

@@ -1,0 +1,181 @@
+"""What is kept, dropped and renamed, and why, said before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ckptdiff.checkpoint import read
+from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.writing.execute import execute, output_of, prepare
+from ckptdiff.writing.layout import parse_size
+from ckptdiff.writing.planning import plan_rewrite
+from ckptdiff.writing.steps import is_contiguous
+
+from .support import load, same, write
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    names = ["module.conv.weight", "module.conv.bias", "module.fc.weight", "modulelist.0", "optim.x"]
+    return read(write({name: torch.randn(3, 2) for name in names}, tmp_path / "in.pth"))
+
+
+def kept(plan):
+    return [item.key for item in plan.kept]
+
+
+def test_globs_and_prefixes_select_by_either_name(checkpoint):
+    assert kept(plan_rewrite(checkpoint, keep=["module.*"])) == [
+        "module.conv.weight",
+        "module.conv.bias",
+        "module.fc.weight",
+    ]
+    plan = plan_rewrite(checkpoint, strip_prefix="module", drop=["fc.*", "*.bias"], drop_prefix=["optim"])
+    assert kept(plan) == ["conv.weight", "modulelist.0"]
+    assert {drop.key: drop.why for drop in plan.dropped} == {
+        "module.conv.bias": "--drop *.bias",
+        "module.fc.weight": "--drop fc.*",
+        "optim.x": "--drop-prefix optim",
+    }
+    assert plan.renamed == (("module.conv.weight", "conv.weight"),)
+
+
+def test_prefixes_are_whole_components(checkpoint):
+    plan = plan_rewrite(checkpoint, strip_prefix="module.", add_prefix="net")
+    assert kept(plan) == ["net.conv.weight", "net.conv.bias", "net.fc.weight", "net.modulelist.0", "net.optim.x"]
+
+
+def test_rules_see_keys_with_their_prefixes_changed(checkpoint):
+    plan = plan_rewrite(
+        checkpoint, strip_prefix="module", rename=lambda keys: {key: key.replace("fc", "head") for key in keys}
+    )
+    assert ("module.fc.weight", "head.weight") in plan.renamed
+
+
+def test_two_keys_with_one_name_are_an_error(checkpoint):
+    with pytest.raises(UsageError, match="would both be written as 'x'"):
+        plan_rewrite(checkpoint, rename=lambda keys: dict.fromkeys(keys, "x"))
+
+
+def test_an_option_that_matches_nothing_is_noted(checkpoint):
+    plan = plan_rewrite(checkpoint, drop=["nothing.*"], drop_prefix=["modul"])
+    assert plan.notes == ("--drop nothing.* matches no key", "--drop-prefix modul matches no key")
+
+
+def test_nothing_left_is_an_error(checkpoint):
+    with pytest.raises(CheckpointError, match="none of its 5 keys is left"):
+        plan_rewrite(checkpoint, drop=["*"])
+
+
+def test_options_that_make_no_sense(checkpoint):
+    with pytest.raises(UsageError, match="float99"):
+        plan_rewrite(checkpoint, dtype="float99")
+    with pytest.raises(UsageError, match="begins with 'nope'"):
+        plan_rewrite(checkpoint, strip_prefix="nope")
+
+
+def test_keys_that_are_no_text_are_dropped(tmp_path):
+    torch.save({1: torch.ones(1), "a": torch.ones(1)}, tmp_path / "in.pth")
+    plan = plan_rewrite(read(tmp_path / "in.pth"))
+    assert [(drop.key, drop.why) for drop in plan.dropped] == [("1", "its key is no text")]
+
+
+@dataclass(frozen=True)
+class Op:
+    operation: str
+    dims: tuple[int, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...] = ()
+
+
+def op(operation, dims, sources, targets, *shapes, sizes=()):
+    return Op(operation, dims, tuple(sources.split()), tuple(targets.split()), shapes, sizes)
+
+
+# name → (operation, what torch makes of the state dict, whether values must be gathered)
+OPERATIONS = {
+    "concat": (op("concat", (0,), "a b", "ab", (10, 6)), lambda s: [torch.cat([s["a"], s["b"]])], False),
+    "concat of columns": (
+        op("concat", (-1,), "a a2", "ab", (4, 12)), lambda s: [torch.cat([s["a"], s["a2"]], 1)], True),
+    "split": (
+        op("split", (0,), "b", "x y", (2, 6), (4, 6), sizes=(2, 4)), lambda s: [s["b"][:2], s["b"][2:]], False),
+    "split of columns": (
+        op("split", (1,), "b", "x y", (6, 2), (6, 4), sizes=(2, 4)), lambda s: [s["b"][:, :2], s["b"][:, 2:]], True),
+    "stack": (op("stack", (0,), "a a2", "aa", (2, 4, 6)), lambda s: [torch.stack([s["a"], s["a2"]])], False),
+    "unstack": (op("unstack", (0,), "b", "0 1 2 3 4 5", *[(6,)] * 6), lambda s: list(s["b"]), False),
+    "transpose": (op("transpose", (0, 1), "a", "t", (6, 4)), lambda s: [s["a"].t()], True),
+    "reshape": (op("reshape", (24,), "a", "r", (24,)), lambda s: [s["a"].reshape(24)], False),
+    "reshape of a view": (op("reshape", (24,), "v", "r", (24,)), lambda s: [s["v"].reshape(24)], True),
+    "unsqueeze": (op("unsqueeze", (0,), "a", "u", (1, 4, 6)), lambda s: [s["a"][None]], False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("out", ["out.pth", "out.safetensors"])
+@pytest.mark.parametrize("dtype", ["", "float16"])
+def test_operations_make_tensors_of_tensors(tmp_path, name, out, dtype):
+    operation, wanted, needs_torch = OPERATIONS[name]
+    state = {"a": torch.randn(4, 6), "a2": torch.randn(4, 6), "b": torch.randn(6, 6), "v": torch.randn(6, 4).t()}
+    state["z"] = torch.ones(1)
+    write(state, tmp_path / "in.pth")
+    output = output_of(str(tmp_path / out))
+    used = set(operation.sources)
+    plan = plan_rewrite(
+        read(tmp_path / "in.pth"),
+        format=output.format,
+        keep=[*used, "z"],
+        operations=lambda shapes: [operation],
+        dtype=dtype,
+    )
+    job = prepare(plan, output)
+    assert job.layout.needs_torch == (needs_torch or bool(dtype))
+    execute(job, verify_bytes=True, fsync=False)
+    found = load(tmp_path / out)
+    expected = {**dict(zip(operation.targets, wanted(state), strict=True)), "z": state["z"]}
+    assert set(found) == set(expected)
+    assert all(same(found[key], value.to(torch.float16) if dtype else value) for key, value in expected.items())
+
+
+def test_tensors_of_two_dtypes_are_not_joined(tmp_path):
+    write({"a": torch.ones(2), "b": torch.ones(2).half()}, tmp_path / "in.pth")
+    operation = Op("concat", (0,), ("a", "b"), ("ab",), ((4,),))
+    with pytest.raises(UsageError, match="different dtypes: float16, float32"):
+        plan_rewrite(read(tmp_path / "in.pth"), operations=lambda shapes: [operation])
+
+
+def test_a_dry_run_knows_everything(tmp_path, checkpoint):
+    plan = plan_rewrite(checkpoint, dtype="bfloat16", drop=["optim.*"])
+    job = prepare(plan, output_of(f"{tmp_path}/out", sharded=True), shard_size=parse_size("24B"))
+    assert [file.name for file in job.layout.files] == [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    assert job.layout.nbytes == 4 * 6 * 2
+    assert plan.converted[0] == ("module.conv.weight", "float32", "bfloat16")
+    plain = prepare(plan_rewrite(checkpoint), output_of(f"{tmp_path}/out.pth"))
+    assert {one.file for block in plain.layout.blocks for one in block.ranges} == {checkpoint.path}
+    assert plain.layout.copied == plain.layout.nbytes
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in.pth"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("2GiB", 2 << 30), ("1.5 MB", 1_500_000), ("77", 77), ("3k", 3000)]
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "5 parsecs", "-1", "0", "1e3"])
+def test_what_is_no_size(text):
+    with pytest.raises(UsageError, match="is no size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3, 1), (0, 2), (), (4,)])
+def test_contiguity_is_torchs(shape):
+    value = torch.empty(shape)
+    assert is_contiguous(shape, value.stride())
+    if len(shape) > 1:
+        assert is_contiguous(tuple(value.mT.shape), value.mT.stride()) == value.mT.is_contiguous()
