@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-zoo test-oldest zoo lint format bench clean
+.PHONY: demo test test-fast test-browser test-zoo test-oldest zoo lint format bench clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -21,8 +21,11 @@ PIP_QUIET := --quiet --disable-pip-version-check
 demo: .venv/.runtime ## the main job on the fixtures: one pair that fits and one that does not
 	@BIN=$(BIN) sh fixtures/demo.sh
 
-test: .venv/.dev ## everything but the zoo
-	$(BIN)/python -m pytest -n 2 -m "not zoo"
+test: .venv/.dev ## everything but the zoo and the browser
+	$(BIN)/python -m pytest -n 2 -m "not zoo and not browser"
+
+test-browser: .venv/.dev ## the HTML report in Chromium, which must be installed with its driver
+	$(BIN)/python -m pytest -m browser tests/render
 
 test-fast: .venv/.dev ## the unit tests
 	$(BIN)/python -m pytest -n 2

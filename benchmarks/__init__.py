@@ -1,0 +1,1 @@
+"""What ckptdiff costs, beside what one would do without it. `python -m benchmarks` runs everything."""

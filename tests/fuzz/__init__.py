@@ -1,0 +1,1 @@
+"""The fuzzer: damaged files of every format, and what must not happen."""
