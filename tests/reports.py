@@ -6,7 +6,7 @@ from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
 from ckptdiff.gate.report import Report, judge
-from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch
+from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch, TensorValues, ValueFacts
 from ckptdiff.model.tree import ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, Storage, TensorInfo
 
@@ -146,6 +146,7 @@ def bad() -> Comparison:
         ignored_keys=("gone.weight",),
         supplied=supplied,
         key_changes=changes,
+        values=ValueFacts({"half.weight": TensorValues(nan=1, inf=1, first_non_finite=1, lost=1, first_lost=0)}, {}),
         checkpoint={
             "state_dict_key": "model.state_dict",
             "alternatives": (Alternative("ema", 12), Alternative("odd name", 3)),

@@ -9,9 +9,9 @@ from typing import Annotated, cast
 import typer
 
 from ckptdiff.cli import options
-from ckptdiff.cli.reports import parse_reports, write_reports
+from ckptdiff.cli.reports import parse_reports, write_reports, write_whole
 from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
-from ckptdiff.errors import OutputError, UsageError
+from ckptdiff.errors import UsageError
 from ckptdiff.gate.rules import LEVELS, Level
 
 EXAMPLES = """\
@@ -29,10 +29,10 @@ def command(
     config: Annotated[
         str | None, typer.Option("--config", metavar="FILE", help="ckptdiff.toml or pyproject.toml; found by itself.")
     ] = None,
-    jobs: Annotated[str, typer.Option("--jobs", "-j", metavar="N", help="Targets at a time; 0: one a processor.")] = "0",
-    timeout: Annotated[
-        str, typer.Option("--timeout", metavar="SECONDS", help="How long a target may take.")
-    ] = "600",
+    jobs: Annotated[
+        str, typer.Option("--jobs", "-j", metavar="N", help="Targets at a time; 0: one a processor.")
+    ] = "0",
+    timeout: Annotated[str, typer.Option("--timeout", metavar="SECONDS", help="How long a target may take.")] = "600",
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="FILE", help="Ignore the findings recorded there.")
     ] = None,
@@ -68,12 +68,26 @@ def command(
     from ckptdiff.running import run_targets
 
     path = Path(config) if config else find(Path.cwd())
-    read = load(path)
-    known = [target.name for target in read.targets]
+    listed = {target.name: target for target in load(path).targets}
     for name in names or []:
-        one_of("TARGET", name, known)
-    targets = [target for target in read.targets if not names or target.name in names]
-    accepted = Baseline() if baseline is None else loads(_text(baseline), baseline)
+        one_of("TARGET", name, tuple(listed))
+    targets = [target for target in listed.values() if not names or target.name in names]
+    # What is wrong with a baseline is said before the targets take their time.
+    if update_baseline is not None:
+        if baseline is not None:
+            raise UsageError("--baseline and --update-baseline exclude each other.", "Update first, then check.")
+        accepted = loads(_text(update_baseline), update_baseline) if Path(update_baseline).exists() else Baseline()
+        accepted = accepted.limited(listed)
+    elif baseline is not None:
+        accepted = loads(_text(baseline), baseline)
+        unknown = sorted(accepted.targets.keys() - listed.keys())
+        if unknown and not allow_stale:
+            raise UsageError(
+                f"{baseline} accepts findings of {unknown[0]!r}, a target that {path} does not list.",
+                f"Record it again with --update-baseline {baseline}, or give --allow-stale.",
+            )
+    else:
+        accepted = Baseline()
 
     run = run_targets(
         targets,
@@ -84,13 +98,10 @@ def command(
         scheduler=scheduler,
     )
     if update_baseline is not None:
-        old = loads(_text(update_baseline), update_baseline) if Path(update_baseline).exists() else Baseline()
-        new = recorded(run, old)
-        _write(update_baseline, dumps(new))
-        tell(f"recorded {sum(map(len, new.targets.values()))} accepted findings in {update_baseline}")
-        run = new.applied(run)
-    elif baseline is not None:
-        run = accepted.applied(run)
+        accepted = recorded(run, accepted)
+        write_whole(Path(update_baseline), dumps(accepted))
+        tell(f"recorded {sum(map(len, accepted.targets.values()))} accepted findings in {update_baseline}")
+    run = accepted.applied(run)
     if allow_stale:
         run = run.without_stale()
     emit(render_run(chosen, run, view))
@@ -118,10 +129,3 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} could not be read: {error}.", "Record it first with --update-baseline.") from None
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"{path} could not be written: {error.strerror}.", "Choose another place.") from None

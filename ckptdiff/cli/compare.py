@@ -34,6 +34,10 @@ def command(
     verify: Annotated[
         bool, typer.Option("--verify", help="Ask torch's own loader as well, and exit 2 if it disagrees.")
     ] = False,
+    check_values: Annotated[
+        bool,
+        typer.Option("--check-values", help="Read the weights too: NaN, overflow in casts, tied tensors that differ."),
+    ] = False,
     format: options.Format = "auto",  # noqa: A002 - the option's own name
     report: options.Report = None,
     show_all: options.ShowAll = False,
@@ -46,7 +50,7 @@ def command(
     """Would this checkpoint load into this model?
 
     Exits with 0 when load_state_dict(strict=True) would succeed, 1 when it would not, 2 when there is no answer.
-    The weights are not read, only the headers of the file; nothing in the file is run.
+    Without --check-values the weights are not read, only the headers of the file; nothing in the file is run.
     """
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all, verbose=verbose)
@@ -56,15 +60,17 @@ def command(
     from ckptdiff import api
     from ckptdiff.model.reference import parse_args
     from ckptdiff.render import render_report
+    from ckptdiff.sides import renames_of
 
     judged, notes = api.answer(
         model,
         checkpoint,
         key=key,
-        renames=api.renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
+        renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
         args=parse_args(arg or []),
         assign=assign,
         verify=verify,
+        check_values=check_values,
         fail_on=level,
     )
     if judged.empty_side == "model":

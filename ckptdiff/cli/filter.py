@@ -7,8 +7,21 @@ from typing import Annotated
 import typer
 
 from ckptdiff.cli import options
-from ckptdiff.cli.writing import DropGlobs, DropPrefix, DryRun, Dtype, Force, KeepContainer, KeepGlobs
-from ckptdiff.cli.writing import MaxShardSize, NoFsync, Out, SharedChoice, VerifyBytes, write
+from ckptdiff.cli.writing import (
+    DropGlobs,
+    DropPrefix,
+    DryRun,
+    Dtype,
+    Force,
+    KeepContainer,
+    KeepGlobs,
+    MaxShardSize,
+    NoFsync,
+    Out,
+    SharedChoice,
+    VerifyBytes,
+    write,
+)
 
 EXAMPLES = """\
   ckptdiff filter model.py:Net weights.pth -o fits.pth
@@ -62,6 +75,7 @@ def command(
     """
     from ckptdiff import api
     from ckptdiff.model.reference import parse_args
+    from ckptdiff.sides import renames_of
 
     return write(
         lambda progress: api.filter(
@@ -70,7 +84,7 @@ def command(
             out,
             key=key,
             args=parse_args(arg or []),
-            renames=api.renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
+            renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
             drop=drop or (),
             keep=keep or (),
             drop_prefix=drop_prefix or (),

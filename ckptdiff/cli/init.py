@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ckptdiff.cli.reports import write_whole
 from ckptdiff.cli.streams import tell
 from ckptdiff.errors import OutputError
 
@@ -17,7 +19,10 @@ EXAMPLES = """\
   ckptdiff init
   ckptdiff init --out ci/ckptdiff.toml"""
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".ckptdiff.json")
+_SUFFIXES = (".safetensors", ".pth", ".pt", "model.bin", ".ckpt", ".ckptdiff.json", "s.index.json", "bin.index.json")
+_SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
+_MOST = 10_000
+"""Files that are looked at."""
 _SKIPPED = ("venv", "node_modules", "site-packages", "build", "dist", "tests", "test", "docs")
 _HEAD = """\
 # What `ckptdiff check` looks at: each target is a model and the weights, or the snapshot, it must go on loading.
@@ -46,11 +51,12 @@ def command(
     if path.exists() and not force:
         raise OutputError(f"{path} is there already.", "Give --force to replace it, or --out for another place.")
     # Paths in a config are relative to it.
-    models, weights = ([os.path.relpath(name, path.parent) for name in found] for found in (_models(), _weights()))
-    try:
-        path.write_text(_config(models, weights), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"{path} could not be written: {error.strerror}.", "Choose another place.") from None
+    files = _files()
+    models, weights = (
+        [Path(os.path.relpath(name, path.parent)).as_posix() for name in found]
+        for found in (_models(files), _weights(files))
+    )
+    write_whole(path, _config(models, weights))
     found = f"{len(models)} model classes and {len(weights)} files of weights"
     tell(f"wrote {path} from {found}; read it, keep the targets that are meant, then run `ckptdiff check`")
     return 0
@@ -78,24 +84,24 @@ def _config(models: list[str], weights: list[str]) -> str:
 
 def _files() -> list[Path]:
     found = []
-    for path in sorted(Path().rglob("*")):
-        parts = path.parts
-        if any(part.startswith(".") or part in _SKIPPED for part in parts[:-1]) or not path.is_file():
-            continue
-        found.append(path)
-        if len(found) >= 10_000:
+    for folder, below, names in os.walk("."):
+        below[:] = sorted(name for name in below if not name.startswith(".") and name not in _SKIPPED)
+        found += [Path(folder, name) for name in sorted(names)]
+        if len(found) >= _MOST:
             break
-    return found
+    return found[:_MOST]
 
 
-def _weights() -> list[str]:
-    return [path.as_posix() for path in _files() if path.name.lower().endswith(_SUFFIXES)]
+def _weights(files: list[Path]) -> list[str]:
+    """Files of weights, where the shards of one checkpoint are one: its index."""
+    names = [path.as_posix() for path in files if path.name.lower().endswith(_SUFFIXES)]
+    return [name for name in names if not _SHARD.search(name)]
 
 
-def _models() -> list[str]:
+def _models(files: list[Path]) -> list[str]:
     """`file.py:Class` for each class that derives from something called Module, the outermost ones first."""
     found: list[tuple[int, str]] = []
-    for path in _files():
+    for path in files:
         if path.suffix != ".py" or path.stat().st_size > 1_000_000:
             continue
         try:

@@ -47,10 +47,10 @@ def command(
         view = replace(view, sort=cast("Sort", one_of("--sort", sort, ("size", "name", "file"))))
     view = replace(view, tensors=tensors)
 
-    from ckptdiff import api
+    from ckptdiff.sides import read, renames_of
 
-    file = api.read(checkpoint, key)
-    renames = api.renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse)
+    file = read(checkpoint, key)
+    renames = renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse)
     if renames:
         from ckptdiff.repair.apply import renamed
 

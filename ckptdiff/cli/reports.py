@@ -21,7 +21,9 @@ def parse_reports(items: Sequence[str]) -> list[tuple[str, Path]]:
     for item in items:
         name, equals, path = item.partition("=")
         if not equals or not path:
-            raise UsageError(f"--report {item}: this is not FORMAT=PATH.", "Write for example --report html=report.html.")
+            raise UsageError(
+                f"--report {item}: this is not FORMAT=PATH.", "Write for example --report html=report.html."
+            )
         pairs.append((one_of("--report", name, tuple(REPORTS)), Path(path)))
     return pairs
 
@@ -31,19 +33,23 @@ def write_reports(reports: Sequence[tuple[str, Path]], run: Run, view: View) -> 
     from ckptdiff.render import render_run
 
     for name, path in reports:
-        text = render_run(name, run, view)
+        write_whole(path, render_run(name, run, view))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a text file at once, so that it is never half written. Raises OutputError, and it is what it was."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                    file.write(text)
-                Path(temporary).chmod(0o666 & ~_umask())
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise OutputError(f"{path} could not be written: {error.strerror}.", "Choose another path.") from None
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error.strerror}.", "Choose another path.") from None
 
 
 def _umask() -> int:

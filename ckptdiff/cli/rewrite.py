@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from ckptdiff.cli import options
-from ckptdiff.cli.writing import DropGlobs, DropPrefix, DryRun, Dtype, Force, KeepContainer, KeepGlobs
-from ckptdiff.cli.writing import MaxShardSize, NoFsync, Out, SharedChoice, VerifyBytes, write
+from ckptdiff.cli.writing import (
+    DropGlobs,
+    DropPrefix,
+    DryRun,
+    Dtype,
+    Force,
+    KeepContainer,
+    KeepGlobs,
+    MaxShardSize,
+    NoFsync,
+    Out,
+    SharedChoice,
+    VerifyBytes,
+    write,
+)
 
 EXAMPLES = """\
   ckptdiff rewrite weights.pth -o weights.safetensors
@@ -41,13 +54,14 @@ def command(
     Needs no model, and no torch unless values are converted. Bytes are copied, never rebuilt.
     """
     from ckptdiff import api
+    from ckptdiff.sides import renames_of
 
     return write(
         lambda progress: api.rewrite(
             checkpoint,
             out,
             key=key,
-            renames=api.renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
+            renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
             drop=drop or (),
             keep=keep or (),
             drop_prefix=drop_prefix or (),

@@ -46,7 +46,9 @@ def command(
     args = parse_args(arg or [])
     found, report = api.proposal(model, checkpoint, key=key, args=args, include_likely=include is not None)
     emit(render.json(found, report) if chosen == "json" else render.text(found, report, view))
-    if save is not None:
+    if save is not None and not found.rules and not found.operations:
+        tell(f"{save} is not written, since there are no rules to save")
+    elif save is not None:
         from ckptdiff.repair.rules_file import write_rules
 
         write_rules(save, found.rules, [operation.rule for operation in found.operations])

@@ -7,7 +7,7 @@ or paths. The file is JSON, one line a finding, sorted, so that changes to it re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ckptdiff.errors import UsageError
@@ -42,6 +42,10 @@ class Baseline:
         that the run does not have are not looked at, since a run may be of some targets only.
         """
         return replace(run, targets=tuple(self._applied(target) for target in run.targets))
+
+    def limited(self, names: Collection[str]) -> Baseline:
+        """The part of it that is about these targets."""
+        return Baseline({name: accepted for name, accepted in self.targets.items() if name in names})
 
     def _applied(self, target: TargetResult) -> TargetResult:
         accepted = {item.fingerprint: item for item in self.targets.get(target.name, ())}
@@ -89,7 +93,8 @@ def dumps(baseline: Baseline) -> str:
     lines = [f'{{"{_KIND}": {_VERSION}, "targets": {{']
     for position, (name, accepted) in enumerate(sorted(baseline.targets.items())):
         rows = [
-            "  " + json.dumps({"rule": item.rule, "key": item.key, "fingerprint": item.fingerprint}) for item in accepted
+            "  " + json.dumps({"rule": item.rule, "key": item.key, "fingerprint": item.fingerprint})
+            for item in accepted
         ]
         comma = "," if position < len(baseline.targets) - 1 else ""
         lines.append(f" {json.dumps(name)}: [\n" + ",\n".join(rows) + f"\n ]{comma}")

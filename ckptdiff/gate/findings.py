@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from ckptdiff.gate import dtypes, prefixes
 from ckptdiff.gate.rules import RULES, Level
-from ckptdiff.matching.comparison import Comparison, KeyChange
+from ckptdiff.matching.comparison import Comparison, KeyChange, memory
 from ckptdiff.model.tree import ModuleNode, Slot
-from ckptdiff.tensors import Entry, TensorInfo
+from ckptdiff.tensors import DTYPES, Entry, TensorInfo
 
 Value = str | int | tuple[int, ...]
 
@@ -33,8 +33,9 @@ def findings(comparison: Comparison) -> tuple[Finding, ...]:
     found = [
         *_errors(comparison, model),
         *_ignored(comparison, modules),
-        *_casts(comparison),
+        *_casts(comparison, model),
         *_ties(comparison, model),
+        *_values(comparison),
         *_unknown(comparison),
         *_explained(comparison, modules),
     ]
@@ -116,7 +117,7 @@ def _none_child(key: str, modules: Mapping[str, ModuleNode]) -> str:
         position = end + 1
 
 
-def _casts(comparison: Comparison) -> Iterator[Finding]:
+def _casts(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
     judged: dict[tuple[str, str], str | None] = {}
     for key, match in comparison.matched.items():
         pair = source, target = match.source.dtype, match.target.tensor.dtype
@@ -133,7 +134,8 @@ def _casts(comparison: Comparison) -> Iterator[Finding]:
                 yield _finding("dtype-change", key, facts)
             else:
                 yield _finding("lossy-dtype", key, {**facts, "loss": loss})
-        if match.target.lazy:
+        # Torch's own hook of a lazy module has given it a shape by the time it is matched.
+        if match.target.lazy or (key in model and model[key].lazy):
             yield _finding("lazy-parameter", key, {"checkpoint_shape": match.source.shape})
         elif match.target.tensor.shape == () and len(match.source.shape) == 1:
             level: Level = "note" if match.source.shape == (1,) else "warning"
@@ -141,24 +143,56 @@ def _casts(comparison: Comparison) -> Iterator[Finding]:
 
 
 def _ties(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
-    winners = {match.target.identity: key for key, match in comparison.matched.items()}
+    identities = comparison.identities()
+    winners: dict[int | str, str] = {identity: key for key, identity in identities.items()}
+    read = comparison.values.ties if comparison.values else {}
     for key, match in comparison.matched.items():
-        twin = winners[match.target.identity]
-        if twin != key and _memory(match.source) != _memory(comparison.matched[twin].source):
-            yield _finding("tied-values-differ", key, {"twin": twin})
+        twin = winners[identities[key]]
+        if differing := read.get(key):
+            stored = f"{differing:,} of {match.source.numel:,} values differ"
+            yield _finding("tied-values-differ", key, {"twin": twin, "stored": stored, "differing": differing})
+        elif key not in read and twin != key and memory(match.source) != memory(comparison.matched[twin].source):
+            yield _finding("tied-values-differ", key, {"twin": twin, "stored": "the checkpoint stores them separately"})
     for key in comparison.missing_keys:
         slot = model.get(key)
         if slot is not None and slot.identity in winners:
             yield _finding("tied-alias", key, {"twin": winners[slot.identity]})
 
 
-def _memory(tensor: TensorInfo) -> object:
-    """Equal for two tensors that are one memory; where that cannot be known, all are taken to be one."""
-    return tensor.storage and (tensor.storage.id, tensor.offset, tensor.shape, tensor.stride)
+def _values(comparison: Comparison) -> Iterator[Finding]:
+    for key, values in comparison.values.tensors.items() if comparison.values else ():
+        source, target = comparison.matched[key].source, comparison.matched[key].target.tensor
+        if values.nan or values.inf:
+            facts: dict[str, Value] = {"nan": values.nan, "infinite": values.inf, "total": source.numel}
+            yield _finding("non-finite-values", key, {**facts, "first": _place(values.first_non_finite, source.shape)})
+        if values.lost:
+            continuous = all(DTYPES[dtype].kind in ("float", "complex") for dtype in (source.dtype, target.dtype))
+            dropped = DTYPES[source.dtype].kind == "complex" and DTYPES[target.dtype].kind != "complex"
+            yield _finding(
+                "cast-overflow",
+                key,
+                {
+                    "checkpoint_dtype": source.dtype,
+                    "model_dtype": target.dtype,
+                    "lost": values.lost,
+                    "total": source.numel,
+                    "effect": "beyond its range" if continuous and not dropped else "changed",
+                    "first": _place(values.first_lost, source.shape),
+                },
+            )
+
+
+def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index of an element that is at `position` in row-major order."""
+    index: list[int] = []
+    for size in reversed(shape):
+        position, here = divmod(position, size)
+        index.append(here)
+    return tuple(reversed(index))
 
 
 def _unknown(comparison: Comparison) -> Iterator[Finding]:
-    for text in comparison.uncertain:
+    for text in (*comparison.uncertain, *(comparison.values.unread if comparison.values else ())):
         yield _finding("uncertain", "", {"text": text})
     for name in comparison.checkpoint.unsafe_globals:
         yield _finding("unsafe-global", name, module="")

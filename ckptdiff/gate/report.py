@@ -83,7 +83,7 @@ def judge(comparison: Comparison, *, fail_on: Level = "error") -> Report:
 
 def _coverage(comparison: Comparison) -> Coverage:
     model = comparison.model.keys()
-    loaded = {match.target.identity for match in comparison.matched.values()}
+    loaded: set[int | str] = set(comparison.identities().values())
     loaded |= {model[key].identity for key in comparison.supplied if key in model}
     sizes: dict[int, int] = {}
     for key, slot in model.items():

@@ -107,13 +107,34 @@ _TABLE = (
         "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
     ),
     Rule(
+        "cast-overflow",
+        "warning",
+        "The model's dtype cannot hold some of the values, which were read.",
+        "{checkpoint_dtype} is cast to {model_dtype}: {lost} of {total} values {effect}, first at {first}",
+        "Found with --check-values. Between floating-point dtypes it counts the finite values that become infinite, "
+        "NaN or the dtype's largest number, and leaves rounding aside; where one of the two is no such dtype it "
+        "counts the values that become another number.\n"
+        "Load into a model of the checkpoint's dtype, or clip or scale the values on purpose.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
+    ),
+    Rule(
+        "non-finite-values",
+        "warning",
+        "Some of the values, which were read, are NaN or infinite.",
+        "{nan} NaN and {infinite} infinite of {total} values, first at {first}",
+        "Found with --check-values. torch loads them as any other value.\n"
+        "Usual causes: training that diverged, or an earlier overflow in half precision. An attention mask kept as a "
+        "buffer may hold -inf on purpose.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.isfinite.html",
+    ),
+    Rule(
         "tied-values-differ",
         "warning",
         "Two keys with separate values load into one tensor of the model; the last one wins.",
-        "shares its tensor with {twin}, which is loaded later and wins; the checkpoint stores the two separately",
+        "shares its tensor with {twin}, which is loaded later and wins; {stored}",
         "The model ties the two names to one tensor, the checkpoint stores them apart. torch copies one after "
         "the other into the same memory, so only the last one stays. Harmless when both hold the same values; "
-        "otherwise the model is not the one that was trained.",
+        "otherwise the model is not the one that was trained. --check-values compares them.",
         _SAVING,
     ),
     Rule(

@@ -47,6 +47,33 @@ class KeyChange:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorValues:
+    """What the values of one matched tensor are.
+
+    `lost` counts those that do not survive the cast to the model's dtype: between floating-point dtypes the finite ones
+    that are out of its range, elsewhere those that become another number. `first_…` is the place of the first one in
+    row-major order, -1 where there is none.
+    """
+
+    nan: int = 0
+    inf: int = 0
+    first_non_finite: int = -1
+    lost: int = 0
+    first_lost: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ValueFacts:
+    """What reading the values of a checkpoint has shown; `tensors` has the keys with something to tell."""
+
+    tensors: Mapping[str, TensorValues]
+    ties: Mapping[str, int]
+    """Keys into whose tensor another one is loaded later, from other memory → how many elements that changes."""
+    unread: tuple[str, ...] = ()
+    """Sentences on values that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """What torch's `load_state_dict` would do with `checkpoint` and `model`.
 
@@ -72,6 +99,14 @@ class Comparison:
     """Keys absent from the checkpoint that a version rule supplied (`num_batches_tracked` of an old BatchNorm)."""
     uncertain: tuple[str, ...] = ()
     """Sentences on what could not be known, each naming the module or key; empty when the answer is exact."""
+    values: ValueFacts | None = None
+    """What the values are, where they were read; None where only headers were."""
+
+    def identities(self) -> dict[str, int | str]:
+        """Every matched key → what is equal for two keys that are loaded into one tensor of the model."""
+        model = self.model.keys()
+        # Not `target.identity`: where code of a module made another one meanwhile, its slots are numbered anew.
+        return {key: model[key].identity if key in model else key for key in self.matched}
 
     def error_message(self, strict: bool = True) -> str | None:
         """The text torch would raise, to the letter; None if it would load."""
@@ -90,3 +125,8 @@ class Comparison:
     def loads(self, strict: bool = True) -> bool:
         """Whether torch would load without raising."""
         return self.error_message(strict) is None
+
+
+def memory(tensor: TensorInfo) -> object:
+    """Equal for two tensors that are one memory; where that cannot be known, all are taken to be one."""
+    return tensor.storage and (tensor.storage.id, tensor.offset, tensor.shape, tensor.stride)

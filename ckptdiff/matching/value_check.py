@@ -7,9 +7,10 @@ order, held as a whole.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,13 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.source import is_url
 from ckptdiff.checkpoint.tensor_bytes import TensorReader, span
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.matching.comparison import Comparison, Match, TensorValues, TiedValues, ValueFacts
+from ckptdiff.matching.comparison import (
+    Comparison,
+    Match,
+    TensorValues,
+    ValueFacts,
+    memory,
+)
 from ckptdiff.matching.shadow import is_plain
 from ckptdiff.tensors import DTYPES, TensorInfo
 
@@ -55,10 +62,11 @@ def check_values(comparison: Comparison, *, assign: bool = False) -> ValueFacts:
     checkpoint = comparison.checkpoint
     ensure_readable(checkpoint)
     tensors: dict[str, TensorValues] = {}
-    ties: dict[str, TiedValues] = {}
+    ties: dict[str, int] = {}
     unread: dict[str, list[str]] = {}
     known: dict[object, TensorValues] = {}
-    winners = {match.target.identity: match for match in comparison.matched.values()}
+    identities = comparison.identities()
+    winners = {identities[key]: match for key, match in comparison.matched.items()}
     with _Values(checkpoint) as values:
         for key, match in comparison.matched.items():
             source, target = match.source, match.source.dtype if assign else match.target.tensor.dtype
@@ -70,9 +78,9 @@ def check_values(comparison: Comparison, *, assign: bool = False) -> ValueFacts:
                         facts = known[same] = _facts(values.pieces(source), _dtype(source.dtype), _dtype(target))
                     if facts != TensorValues():
                         tensors[key] = facts
-                winner = winners[match.target.identity]
-                if winner.key != key and not match.source.same_memory(winner.source):
-                    ties[key] = TiedValues(winner.key, _differing(values, match, winner))
+                winner = winners[identities[key]]
+                if winner.key != key and values.apart(match.source, winner.source):
+                    ties[key] = _differing(values, match, winner)
             except _UnreadError as why:
                 unread.setdefault(str(why), []).append(key)
             except RuntimeError:  # torch lacks one or another operation for a rare dtype
@@ -102,9 +110,7 @@ def _facts(pieces: Iterator[torch.Tensor], source: torch.dtype, target: torch.dt
             odd = len(work) - int(finite.sum())
             if odd:
                 first = total.first_non_finite if total.nan + total.inf else done + _first(~finite)
-                total = replace(
-                    total, nan=total.nan + count, inf=total.inf + odd - count, first_non_finite=first
-                )
+                total = replace(total, nan=total.nan + count, inf=total.inf + odd - count, first_non_finite=first)
         if lost_by is not None:
             lost = lost_by(work)
             count = int(lost.sum())
@@ -118,8 +124,8 @@ def _facts(pieces: Iterator[torch.Tensor], source: torch.dtype, target: torch.dt
 def _loss(source: torch.dtype, target: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """What tells which values of a piece do not survive; None where all do.
 
-    Between floating-point dtypes rounding is no loss, and becoming infinite or NaN is; everywhere else a value is lost
-    that is not what it was.
+    Between floating-point dtypes rounding is no loss, and being out of range is; everywhere else a value is lost that
+    is not what it was.
     """
     if source == target or source == torch.bool:
         return None
@@ -139,8 +145,16 @@ def _loss(source: torch.dtype, target: torch.dtype) -> Callable[[torch.Tensor], 
 
 
 def _between_floats(target: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    info = torch.finfo(target)
+    # Half a step above the largest number; anything beyond is not rounded to it but clamped.
+    limit = info.max + info.eps / 2 * 2.0 ** math.floor(math.log2(info.max))
+    # Newer releases of torch clamp where older ones make it NaN.
+    clamps = target.itemsize == 1
+
     def lost(piece: torch.Tensor) -> torch.Tensor:
         cast = _workable(piece.to(target))
+        if clamps:
+            return piece.isfinite() & (~cast.isfinite() | (piece.abs() > limit))
         if _sum(cast).isfinite():
             return torch.zeros(1, dtype=torch.bool)
         return piece.isfinite() & ~cast.isfinite()
@@ -224,12 +238,6 @@ class _UnreadError(Exception):
     """Why values could not be read, as the end of a sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    key: Any
-    info: TensorInfo
-
-
 class _Values:
     """The values of a checkpoint's tensors, in a file or in memory. Use it with `with`."""
 
@@ -245,6 +253,15 @@ class _Values:
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
+        self._maps.clear()
+
+    def apart(self, one: TensorInfo, other: TensorInfo) -> bool:
+        """Whether two tensors are not the same memory, as far as it is known."""
+        live = self._checkpoint.live
+        if live is None or not {id(one), id(other)} <= self._keys.keys():
+            return memory(one) != memory(other)
+        left, right = (live[self._keys[id(info)]] for info in (one, other))
+        return left is not right and _address(left) != _address(right)
 
     def pieces(self, info: TensorInfo) -> Iterator[torch.Tensor]:
         """The elements in row-major order, as flat tensors of `CHUNK` and at the end fewer."""
@@ -273,12 +290,16 @@ class _Values:
         if storage.file not in self._maps:
             with open(storage.file, "rb") as file:  # noqa: PTH123 - the map outlives the file object
                 self._maps[storage.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        data = torch.frombuffer(
-            self._maps[storage.file], dtype=torch.uint8, count=count, offset=storage.start + start
-        )
+        data = torch.frombuffer(self._maps[storage.file], dtype=torch.uint8, count=count, offset=storage.start + start)
         if (storage.start + start) % dtype.itemsize:
             data = data.clone()
         return data.view(dtype).as_strided(info.shape, stride)
+
+
+def _address(value: Any) -> object:
+    if not isinstance(value, torch.Tensor) or not is_plain(value) or value.is_meta:
+        return id(value)
+    return value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
 
 
 def _flat(value: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -312,7 +333,9 @@ def _parts(value: torch.Tensor) -> Iterator[torch.Tensor]:
         for part in value:
             yield from _parts(part)
         return
-    yield from value.split(CHUNK // row)
+    rows = CHUNK // row
+    for start in range(0, len(value), rows):
+        yield value[start : start + rows]
 
 
 def _tensor(data: bytes, dtype: torch.dtype) -> torch.Tensor:

@@ -28,6 +28,7 @@ from ckptdiff.model.tree import (
     ModuleTree,
     Slot,
 )
+from ckptdiff.model.user_code import display_name
 from ckptdiff.tensors import TensorInfo
 
 BASE_LOADER = nn.Module._load_from_state_dict
@@ -156,7 +157,7 @@ def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int,
         custom.append(EXTRA_STATE)
     return ModuleNode(
         class_name=cls.__name__,
-        qualified_name=class_name(cls),
+        qualified_name=f"{display_name(cls.__module__)}.{cls.__qualname__}",
         local=local,
         children={name: _child(child, nodes, name, cls) for name, child in module._modules.items()},
         none_parameters=tuple(none),

@@ -93,7 +93,7 @@ class ModuleTree:
     """The root class has a `load_state_dict` of its own, so `model.load_state_dict` may do anything at all."""
 
     def walk(self) -> Iterator[tuple[str, ModuleNode]]:
-        """Every (prefix, module) in the order `load_state_dict` visits them; a prefix ends with a dot, the root's is empty.
+        """Every (prefix, module) in the order `load_state_dict` visits them. A prefix ends with a dot, or is empty.
 
         Iterative, since deep trees exceed Python's recursion limit. Shared modules appear once a name.
         """
@@ -102,23 +102,37 @@ class ModuleTree:
             prefix, node = stack.pop()
             yield prefix, node
             stack.extend(
-                (f"{prefix}{name}.", child) for name, child in reversed(list(node.children.items())) if child is not None
+                (f"{prefix}{name}.", child)
+                for name, child in reversed(list(node.children.items()))
+                if child is not None
             )
 
     def keys(self) -> dict[str, Slot]:
         """Every key of the model's state dict that is a tensor, in state-dict order, with its slot."""
         return {prefix + name: slot for prefix, node in self.walk() for name, slot in node.local.items()}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as a flat list of modules, since nested ones exceed the recursion limit; live modules stay behind."""
+        numbers: dict[int, int] = {}
+        nodes: list[ModuleNode] = []
+        for _, node in self.walk():
+            if id(node) not in numbers:
+                numbers[id(node)] = len(nodes)
+                nodes.append(node)
+        rows = [
+            (
+                replace(node, live=None, children={}),
+                {name: None if child is None else numbers[id(child)] for name, child in node.children.items()},
+            )
+            for node in nodes
+        ]
+        rest = (self.reference, self.built, self.torch_version, self.dialect, self.overrides_load_state_dict)
+        return _assembled, (rows, rest)
 
-def without_modules(tree: ModuleTree) -> ModuleTree:
-    """The same tree without its live modules, to be kept or sent elsewhere."""
-    bare: dict[int, ModuleNode] = {}
-    below: list[tuple[ModuleNode, dict[str, ModuleNode | None]]] = []
-    for _, node in tree.walk():
-        if id(node) not in bare:
-            children: dict[str, ModuleNode | None] = {}
-            bare[id(node)] = replace(node, live=None, children=children)
-            below.append((node, children))
-    for node, children in below:
-        children.update({name: None if child is None else bare[id(child)] for name, child in node.children.items()})
-    return replace(tree, root=bare[id(tree.root)])
+
+def _assembled(rows: list[tuple[ModuleNode, dict[str, int | None]]], rest: tuple[Any, ...]) -> ModuleTree:
+    below: list[dict[str, ModuleNode | None]] = [{} for _ in rows]
+    nodes = [replace(node, children=children) for (node, _), children in zip(rows, below, strict=True)]
+    for (_, numbers), children in zip(rows, below, strict=True):
+        children.update({name: None if number is None else nodes[number] for name, number in numbers.items()})
+    return ModuleTree(nodes[0], *rest)

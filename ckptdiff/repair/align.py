@@ -168,7 +168,9 @@ class Aligner:
         common = sum(min(weight, target.bag[word]) for word, weight in mine.items() if word in target.bag)
         common += sum(min(weight, source.bag[word]) for word, weight in its.items() if word in source.bag)
         share = common / ((sum(mine.values()) + sum(its.values())) or 1.0)
-        if not (source.last & target.names or target.last & source.names):
+        if source.module[-1] == target.module[-1] and not source.module[-1].isdecimal():
+            share = max(share, EVIDENCE)
+        elif not (source.last & target.names or target.last & source.names):
             share = min(share, EVIDENCE / 2)
         return share, reach
 
@@ -240,7 +242,9 @@ class Aligner:
         if _role(source, target) and max(forth, back) == 1.0 and min(forth, back) == 0.5:
             # Where the other three matrices of an attention went a level deeper or shallower, it is no other attention.
             elsewhere = False
-        if (elsewhere and not self.shared[one, other][1]) or ("cross" in source.names) != ("cross" in target.names):
+        if (elsewhere and not self.shared[one, other][1]) or any(
+            (word in source.names) != (word in target.names) for word in ("cross", "pos")
+        ):
             return False
         if depth == len(source.module) and reach == len(target.module):
             return True

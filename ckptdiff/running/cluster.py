@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
+from typing import Any
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.config import Target
 from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
-from ckptdiff.running.target import run_target
+from ckptdiff.running.processes import timed_out, without_answer
+
+_PATIENCE = 30.0
+"""Seconds a cluster may be without any worker before what is left is given up."""
 
 
 def run_on_cluster(
     targets: Sequence[Target], fail_on: Level, *, scheduler: str, timeout: float
 ) -> tuple[TargetResult, ...]:
-    """Judge the targets on the workers of a scheduler, which need the same files and packages; results in order.
+    """Judge the targets on the workers of a scheduler, each for at most `timeout` seconds; results in declared order.
 
-    A target whose worker is lost is tried on another by Dask; one that keeps losing them, or takes more than `timeout`
-    seconds from when all were handed over to when it is asked for, has no verdict.
+    Workers need the same packages, and the same files under the same paths. Each target has a process of its own there
+    as well. A target whose worker is lost is tried on another by Dask; one that keeps losing them has no verdict.
     """
     try:
         from distributed import Client
@@ -26,25 +35,55 @@ def run_on_cluster(
             "--scheduler needs Dask, which is not installed.", "Install it with `pip install 'ckptdiff[dask]'`."
         ) from None
     try:
-        client = Client(scheduler, timeout=10)
-    except (OSError, ValueError, TimeoutError) as error:
+        client = Client(scheduler, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"There is no Dask scheduler at {scheduler}: {type(error).__name__}.", "Start one with `dask scheduler`."
         ) from None
+    folder = os.getcwd()  # noqa: PTH109 - as text, for another machine
     with client:
-        futures = [client.submit(run_target, target, fail_on, pure=False) for target in targets]
-        return tuple(_collected(future, target, timeout) for future, target in zip(futures, targets, strict=True))
+        futures = [client.submit(judged_apart, target, fail_on, timeout, folder, pure=False) for target in targets]
+        return tuple(_collected(client, future, target) for future, target in zip(futures, targets, strict=True))
 
 
-def _collected(future: object, target: Target, timeout: float) -> TargetResult:
+def judged_apart(target: Target, fail_on: Level, timeout: float, folder: str) -> TargetResult:
+    """What a worker does: one target in a Python of its own, since workers may not use multiprocessing."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "ckptdiff.running"]
+    given = pickle.dumps((target, fail_on))
     try:
-        result: TargetResult = future.result(timeout=timeout)  # type: ignore[attr-defined]
-    except TimeoutError:
-        future.cancel()  # type: ignore[attr-defined]
-        error = NoVerdict("timeout", f"{target.name} took longer than {timeout:g} seconds.", "Give it more with --timeout.")
-    except Exception as problem:  # noqa: BLE001 - Dask's KilledWorker and whatever its transport raises
-        text = f"The worker of {target.name} gave no answer: {type(problem).__name__}: {problem}"
-        error = NoVerdict("crash", text, "See the worker's own log.")
-    else:
-        return result
-    return TargetResult(target.name, error=error)
+        done = subprocess.run(command, input=given, stdout=subprocess.PIPE, cwd=folder, timeout=timeout)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return timed_out(target, timeout)
+    if done.returncode or not done.stdout:
+        return without_answer(target, done.returncode, time.monotonic() - started)
+    result: TargetResult = pickle.loads(done.stdout)  # noqa: S301 - written by our own process
+    return result
+
+
+def _collected(client: Any, future: Any, target: Target) -> TargetResult:
+    import distributed
+
+    deserted = 0.0
+    while True:
+        try:
+            result: TargetResult = future.result(timeout=1)
+        except distributed.TimeoutError:
+            if client.scheduler_info()["workers"]:
+                deserted = 0.0
+            elif not deserted:
+                deserted = time.monotonic()
+            elif time.monotonic() - deserted > _PATIENCE:
+                return _lost(target, "no worker is left")
+        except (
+            Exception,
+            distributed.CancelledError,
+        ) as problem:  # Dask's KilledWorker, and whatever its transport raises
+            return _lost(target, f"{type(problem).__name__}: {problem}")
+        else:
+            return result
+
+
+def _lost(target: Target, why: str) -> TargetResult:
+    text = f"The cluster gave no answer on {target.name}: {why}"
+    return TargetResult(target.name, error=NoVerdict("crash", text, "See the logs of the scheduler and the workers."))

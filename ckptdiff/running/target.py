@@ -10,14 +10,10 @@ from ckptdiff.gate.config import Target
 from ckptdiff.gate.report import Report
 from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
-from ckptdiff.model.tree import without_modules
 
 
 def run_target(target: Target, fail_on: Level) -> TargetResult:
-    """Compare one target and apply its policy. Never raises for what the target's model, file or code does.
-
-    The result holds no live module, so that it can be sent to another process.
-    """
+    """Compare one target and apply its policy. Never raises for what the target's model, file or code does."""
     started = time.perf_counter()
     try:
         report = _report(target, fail_on)
@@ -34,13 +30,13 @@ def run_target(target: Target, fail_on: Level) -> TargetResult:
 
 def _report(target: Target, fail_on: Level) -> Report:
     from ckptdiff import api
+    from ckptdiff.sides import renames_of
 
-    renames = api.renames_of(None, None, rules=target.rules)
+    renames = renames_of(None, None, rules=target.rules)
     report, _ = api.answer(
         target.model, target.checkpoint, key=target.key, renames=renames, args=target.args, fail_on=fail_on
     )
     if report.empty_side:
         side = target.model if report.empty_side == "model" else target.checkpoint
         raise CkptdiffError(f"{side} holds no tensors, so there is nothing to compare.", "Name what holds them.")
-    comparison = report.comparison
-    return replace(report, comparison=replace(comparison, model=without_modules(comparison.model)))
+    return report

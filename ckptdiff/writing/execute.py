@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.source import is_url
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError, OutputError, UsageError
 from ckptdiff.matching.comparison import Comparison
@@ -110,6 +111,9 @@ def prepare(
     `shared` and `shard_size` are those of `lay_out`. `keep_container` keeps what a .pth holds beside its state dict.
     Raises CheckpointError for what cannot be written, UsageError where the options contradict each other.
     """
+    remote = next((file for file in _inputs(plan.checkpoint) if is_url(file)), None)
+    if remote is not None:
+        raise CheckpointError(f"{remote} is no local file, and all of it would have to be read", "Download it first.")
     if keep_container:
         _check_container(plan, output)
     objects = plain_objects(plan.checkpoint, [item.source for item in plan.objects])

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.source import is_url
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError
 from ckptdiff.gate.report import Report, judge
@@ -90,7 +91,8 @@ def _tensor(
     storage = info.storage
     if not info.numel:
         return torch.empty(info.shape, dtype=dtype)
-    if storage is None or storage.start is None or (checkpoint.byteorder != "little" and dtype.itemsize > 1):
+    swapped = checkpoint.byteorder != "little" and dtype.itemsize > 1
+    if storage is None or storage.start is None or swapped or is_url(storage.file):
         value = torch.frombuffer(bytearray(reader.read(info)), dtype=dtype).as_strided(info.shape, stride)
     else:
         place = (storage.file, storage.id, dtype)

@@ -11,7 +11,6 @@ from pathlib import Path
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, OutputError
-from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.copying import BUFFER, Sources
 from ckptdiff.writing.layout import INDEX, Block, Layout
 
@@ -25,7 +24,6 @@ def verify(layout: Layout, out: Path, path: Path, starts: Mapping[str, Starts], 
     `starts` is by file name; `key` says where in its file the state dict is. Returns the output as a Checkpoint. Raises
     OutputError where they differ.
     """
-    entries: dict[str, TensorInfo] = {}
     result: Checkpoint | None = None
     for file in layout.files:
         result = _read(out, path / file.name if file.name else path, key)
@@ -36,18 +34,17 @@ def verify(layout: Layout, out: Path, path: Path, starts: Mapping[str, Starts], 
             raise _differs(out, f"the keys {sorted(result.entries.keys() ^ keys)[:3]}")
         if result.metadata != layout.plan.metadata:
             raise _differs(out, "_metadata")
-        for key, (block, member) in expected.items():
-            info = found[key]
+        for name, (block, member) in expected.items():
+            info = found[name]
             if (info.dtype, info.shape) != (member.keep.dtype, member.keep.shape):
-                raise _differs(out, f"dtype or shape of {key!r}")
+                raise _differs(out, f"dtype or shape of {name!r}")
             if not info.numel:
                 continue
-            start = starts[file.name][key]
+            start = starts[file.name][name]
             if info.storage is None or (info.storage.start, info.storage.nbytes) != (start, block.nbytes):
-                raise _differs(out, f"the bytes of {key!r}")
+                raise _differs(out, f"the bytes of {name!r}")
             if (info.offset, info.stride) != (member.offset, member.stride):
-                raise _differs(out, f"the place of {key!r}")
-        entries.update(found)
+                raise _differs(out, f"the place of {name!r}")
     if layout.directory and len(layout.files) > 1:
         listed = json.loads((path / INDEX).read_bytes())["weight_map"]
         places = {

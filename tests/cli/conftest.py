@@ -57,6 +57,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     safetensors(
         tmp_path / "evil.safetensors", {**LAYERS, **HEAD, "\x1b[31mred\u202e\n::error::[bold] text": ("F32", [1])}
     )
+    safetensors(
+        tmp_path / "renamed.safetensors",
+        {f"encoder.{key.replace('layers', 'blocks')}": value for key, value in {**LAYERS, **HEAD}.items()},
+    )
     safetensors(tmp_path / "empty.safetensors", {})
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html><body>not found</body></html>")
     (tmp_path / "exits.py").write_text("import sys\nprint('bye')\nsys.exit(0)\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptdiff import api
+from ckptdiff import sides
 from ckptdiff.cli import main
 from ckptdiff.cli.app import COMMANDS
 from ckptdiff.cli.streams import option
@@ -20,7 +20,7 @@ def test_a_defect_of_our_own_is_no_answer_and_says_so(
     def broken(*args: object, **more: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(api, "inspect", broken)
+    monkeypatch.setattr(sides, "read", broken)
     assert main(["inspect", "good.safetensors", "--format", format]) == 2
     out, err = capsys.readouterr()
     assert err.startswith("error: internal error: ZeroDivisionError: a defect.\nhint: ")
@@ -37,7 +37,7 @@ def test_nothing_that_exits_passes_for_an_answer(
     def exits(*args: object, **more: object) -> None:
         raise error
 
-    monkeypatch.setattr(api, "inspect", exits)
+    monkeypatch.setattr(sides, "read", exits)
     assert main(["inspect", "good.safetensors"]) == 2
     assert "ended the program" in capsys.readouterr().err
 
@@ -46,7 +46,7 @@ def test_an_interrupt_is_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupted(*args: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "inspect", interrupted)
+    monkeypatch.setattr(sides, "read", interrupted)
     assert main(["inspect", "good.safetensors"]) == 130
 
 
@@ -66,11 +66,14 @@ def test_options_of_arguments_that_do_not_parse(arguments: list[str], value: str
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_name_options_that_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = import_module(f"ckptdiff.cli.{command}").EXAMPLES.splitlines()
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
-    examples = import_module(f"ckptdiff.cli.{command}").EXAMPLES.splitlines()
     for example in examples:
         assert example in shown
-        assert example.startswith(f"  ckptdiff {command}")
+        named = example.split()[1]  # what to do next is shown too
+        assert example.startswith("  ckptdiff ")
+        assert main([named, "--help"]) == 0
+        options = capsys.readouterr().out
         for used in re.findall(r"--[a-z-]+", example):
-            assert re.search(rf"^  (-\w, )?{used}\b", shown, re.MULTILINE), used
+            assert re.search(rf"^  (-\w, )?{used}\b", options, re.MULTILINE), used

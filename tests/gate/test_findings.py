@@ -43,7 +43,12 @@ def test_errors_come_first_and_keys_in_the_order_of_torch() -> None:
         ("size-mismatch", "head.weight", {"checkpoint_shape": (5, 8), "model_shape": (10, 8)}),
         ("not-a-tensor", "odd.value", {"type": "numpy.ndarray"}),
         ("ignored-key", "gone.weight", {"dtype": "float32", "shape": (6,)}),
-        ("tied-values-differ", "left.weight", {"twin": "right.weight"}),
+        (
+            "tied-values-differ",
+            "left.weight",
+            {"twin": "right.weight", "stored": "the checkpoint stores them separately"},
+        ),
+        ("non-finite-values", "half.weight", {"nan": 1, "infinite": 1, "total": 3, "first": (1,)}),
         ("tied-alias", "unembed.weight", {"twin": "embed.weight"}),
         ("lazy-parameter", "lazy.weight", {"checkpoint_shape": (9, 9)}),
         ("dtype-change", "half.bias", {"checkpoint_dtype": "float32", "model_dtype": "float64", "shape": (3,)}),

@@ -12,9 +12,12 @@ from ckptdiff.checkpoint import read
 from ckptdiff.writing.execute import Written, execute, output_of, prepare
 from ckptdiff.writing.planning import plan_rewrite
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5)
+"""torch 2.4 saves no unsigned integers over 8 bits, and its weights_only loading takes no bytes."""
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
+UNSIGNED = [torch.uint16, torch.uint32, torch.uint64]
 SAFE = [torch.float64, torch.float32, torch.float16, torch.bfloat16, *FLOAT8, torch.int64, torch.int32, torch.int16,
-        torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.complex64]  # fmt: skip
+        torch.int8, torch.uint8, torch.bool, torch.complex64, *([] if OLD else UNSIGNED)]  # fmt: skip
 
 
 def of_bytes(dtype, shape, seed=0):
@@ -61,11 +64,7 @@ def for_format(state, name):
     """What of a state dict the format can hold: the legacy one knows no dtype without a storage class of its own."""
     if not name.endswith(".tar"):
         return state
-    return {
-        key: value
-        for key, value in state.items()
-        if value.dtype not in (*FLOAT8, torch.uint16, torch.uint32, torch.uint64)
-    }
+    return {key: value for key, value in state.items() if value.dtype not in (*FLOAT8, *UNSIGNED)}
 
 
 def write(state, path: Path) -> Path:

@@ -74,7 +74,7 @@ def test_deep_inside_and_among_others(tmp_path):
 def test_dtypes_without_a_storage_class(tmp_path):
     held = {
         "model": {"a": torch.randn(3).to(torch.float8_e5m2), "t": torch.ones(2, 3).t()},
-        "other": torch.tensor([1], dtype=torch.uint16),
+        "other": torch.ones(1).to(torch.float8_e4m3fn),
     }
     torch.save(held, tmp_path / "in.pth")
     keep(tmp_path / "in.pth", tmp_path / "out.pth")

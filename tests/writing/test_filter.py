@@ -151,7 +151,7 @@ class Renaming(nn.Module):
         super().__init__()
         self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in "qkv")
         self.proj = nn.Linear(width, 2)
-        self.register_load_state_dict_pre_hook(self._upgrade)
+        self._register_load_state_dict_pre_hook(self._upgrade, with_module=True)
 
     @staticmethod
     def _upgrade(module, state, prefix, *_):
@@ -434,7 +434,7 @@ def test_a_hook_that_fails_whatever_it_is_given_is_an_error(tmp_path):
     class Failing(Net):
         def __init__(self):
             super().__init__()
-            self.register_load_state_dict_pre_hook(lambda *_: 1 / 0)
+            self._register_load_state_dict_pre_hook(lambda *_: 1 / 0)
 
     checkpoint = save(Net(), tmp_path / "in.pth")
     with pytest.raises(CheckpointError, match="No choice of keys") as caught:

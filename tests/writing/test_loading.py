@@ -40,7 +40,7 @@ def test_what_fits_is_loaded_and_the_rest_reported(tmp_path, name, assign):
         model.conv.weight.add_(1)  # the file is not written to
     if name != "memory":
         assert (
-            torch.equal(torch.load(tmp_path / name)["conv.weight"], given.conv.weight)
+            torch.equal(torch.load(tmp_path / name, weights_only=True)["conv.weight"], given.conv.weight)
             if name != "in.safetensors"
             else True
         )
@@ -77,7 +77,9 @@ def test_a_refusal_changes_nothing(tmp_path, options, extra):
     with pytest.raises(CheckpointError, match="does not load into Net") as caught:
         load_into(model, read(tmp_path / "in.pth"), **options)
     with pytest.raises(RuntimeError) as torchs:
-        copy.deepcopy(model).load_state_dict(torch.load(tmp_path / "in.pth"), strict=options.get("strict", False))
+        copy.deepcopy(model).load_state_dict(
+            torch.load(tmp_path / "in.pth", weights_only=True), strict=options.get("strict", False)
+        )
     assert caught.value.detail == str(torchs.value)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -179,3 +179,20 @@ def test_contiguity_is_torchs(shape):
     assert is_contiguous(shape, value.stride())
     if len(shape) > 1:
         assert is_contiguous(tuple(value.mT.shape), value.mT.stride()) == value.mT.is_contiguous()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about writing without a process group
+def test_a_distributed_checkpoint_is_to_be_joined_first(tmp_path):
+    import torch.distributed.checkpoint as dcp
+
+    dcp.save({"a": torch.ones(3)}, checkpoint_id=tmp_path / "dcp")
+    with pytest.raises(CheckpointError, match="tensors lie in pieces") as caught:
+        prepare(plan_rewrite(read(tmp_path / "dcp")), output_of(f"{tmp_path}/out.safetensors"))
+    assert "dcp_to_torch" in caught.value.hint
+
+
+def test_a_remote_file_is_to_be_downloaded_first(checkpoint):
+    storages = {key: replace(info.storage, file="https://host/in.pth") for key, info in checkpoint.tensors.items()}
+    entries = {key: replace(info, storage=storages[key]) for key, info in checkpoint.tensors.items()}
+    with pytest.raises(CheckpointError, match=r"https://host/in\.pth is no local file"):
+        prepare(plan_rewrite(replace(checkpoint, entries=entries)), output_of("out.safetensors"))

@@ -22,7 +22,7 @@ from ckptdiff.writing.execute import output_of
 from ckptdiff.writing.planning import DTYPE_CHOICES
 from ckptdiff.writing.zipping import ZipWriter
 
-from .support import SAFE, everything, for_format, load, of_bytes, rewrite, same, write
+from .support import OLD, SAFE, everything, for_format, load, of_bytes, rewrite, same, write
 
 SOURCES = ["in.safetensors", "in.pth", "in.tar", "in.index.json"]
 OUTPUTS = ["out.safetensors", "out.pth", "out/"]
@@ -80,6 +80,7 @@ def test_zip_records_are_aligned_and_their_checksums_right(tmp_path):
     assert (tmp_path / "out.pth").read_bytes() == (tmp_path / "again.pth").read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(torch.serialization, "set_crc32_options"), reason="a later torch has the option")
 def test_a_file_whose_writer_left_the_checksums_out(tmp_path):
     torch.serialization.set_crc32_options(False)
     try:
@@ -96,7 +97,12 @@ def test_metadata_parameters_and_plain_data_survive(tmp_path):
     state = model.state_dict()
     state["weight"] = torch.nn.Parameter(torch.randn(3))
     state["codes"] = torch.nn.Parameter(torch.arange(3), requires_grad=False)
-    state["config"] = {"name": "n", "sizes": [1, -2, 1 << 40, -(1 << 70)], "pair": (1.5, None, b"\x00\xff"), "on": True}
+    state["config"] = {
+        "name": "n",
+        "sizes": [1, -2, 1 << 40, -(1 << 70)],
+        "pair": (1.5, None, "" if OLD else b"\x00\xff"),
+        "on": True,
+    }
     state["order"] = OrderedDict(z=1, a=2)
     state["steps"] = 70_000
     torch.save(state, tmp_path / "in.pth")

@@ -1,0 +1,137 @@
+"""The pytest plugin: `assert_loads` and the fixture `state_dict_snapshot`. It imports only pytest until one is used.
+
+```python
+def test_released_weights_load(assert_loads):
+    assert_loads("model.py:Net", "weights/v1.safetensors", allow_missing="head.*")
+
+def test_the_state_dict_stays(state_dict_snapshot):
+    state_dict_snapshot(Net())          # `pytest --ckptdiff-update` writes and accepts
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from ckptdiff.api import File, Model
+    from ckptdiff.gate.report import Report
+
+FOLDER = "__snapshots__"
+_SHOWN = 40
+"""Changed lines that a failure shows."""
+
+
+def assert_loads(
+    model: Model,
+    checkpoint: File,
+    *,
+    allow_missing: str | Sequence[str] = (),
+    allow_unexpected: str | Sequence[str] = (),
+    **options: Any,
+) -> Report:
+    """Assert that a checkpoint loads into a model, but for missing and unexpected keys that match a glob.
+
+    `model`, `checkpoint` and `options` (`key`, `strip_prefix`, `rename`, `args`, `fail_on`, …) are those of
+    `ckptdiff.compare`. A size mismatch is never allowed. Raises AssertionError with a report on what does not fit, and
+    CkptdiffError where there is no answer. Returns the report, whose findings are without what was allowed.
+    """
+    __tracebackhide__ = True
+    from dataclasses import replace
+
+    import ckptdiff
+    from ckptdiff.gate.policy import Ignore, Policy
+    from ckptdiff.render import render_report
+
+    report = ckptdiff.compare(model, checkpoint, **options)
+    allowed = (("missing-key", allow_missing), ("unexpected-key", allow_unexpected))
+    policy = Policy(ignores=tuple(Ignore("allowed", rule, key) for rule, globs in allowed for key in _several(globs)))
+    report = replace(report, findings=policy.apply(report.findings)[0])
+    if report.outcome != "pass":
+        raise AssertionError(render_report("text", report))
+    return report
+
+
+def _several(globs: str | Sequence[str]) -> Sequence[str]:
+    return (globs,) if isinstance(globs, str) else globs
+
+
+@pytest.fixture(name="assert_loads")
+def _assert_loads() -> Callable[..., Report]:
+    """`ckptdiff.pytest_plugin.assert_loads`, without an import."""
+    return assert_loads
+
+
+class StateDictSnapshot:
+    """Asserts that models keep the state-dict schema that a file beside the test holds."""
+
+    def __init__(self, folder: Path, name: str, *, update: bool) -> None:
+        self._folder, self._name, self._update = folder, name, update
+        self._used: set[str] = set()
+
+    def __call__(self, model: Model, name: str = "", *, args: Mapping[str, object] | None = None) -> None:
+        """Compare with the snapshot of this test, or write it under `--ckptdiff-update`. `name` tells several apart.
+
+        Raises AssertionError that shows what changed and whether weights saved before still load.
+        """
+        __tracebackhide__ = True
+        import ckptdiff
+
+        path = self._folder / f"{self._name}{f'.{_file_name(name)}' if name else ''}.ckptdiff.json"
+        if path.name in self._used:
+            raise ValueError("a second state_dict_snapshot in one test needs a name of its own")
+        self._used.add(path.name)
+        text = ckptdiff.snapshot(model, args=args)
+        if not path.exists():
+            if not self._update:
+                raise AssertionError(f"There is no snapshot {path}. Write it with `pytest --ckptdiff-update`.")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return
+        from ckptdiff.model.drift import drift
+
+        changed = drift(path.read_text(encoding="utf-8"), text, str(path))
+        if changed and self._update:
+            path.write_text(text, encoding="utf-8", newline="\n")
+        elif changed:
+            raise AssertionError(_failure(ckptdiff.compare(model, path, args=args), changed, path))
+
+
+def _failure(report: Report, changed: list[str], path: Path) -> str:
+    from ckptdiff.render import render_report
+    from ckptdiff.render.escape import plain
+
+    lines = [f"The state dict is not the one of {path}:", *(plain(line, 300) for line in changed[:_SHOWN])]
+    if len(changed) > _SHOWN:
+        lines.append(f"... ({len(changed) - _SHOWN:,} more lines)")
+    if report.outcome == "pass":
+        lines += ["", "Weights saved before still load."]
+    else:
+        lines += ["", "Weights saved before do not load any more:", "", render_report("text", report)]
+    return "\n".join([*lines, "", "If this is meant, accept it with `pytest --ckptdiff-update`."])
+
+
+def _file_name(text: str) -> str:
+    """A name that every file system takes, and that stays apart from others."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:100]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@pytest.fixture
+def state_dict_snapshot(request: pytest.FixtureRequest) -> StateDictSnapshot:
+    """Asserts that a model keeps its state-dict schema, which is in `__snapshots__/` beside the test."""
+    test = ".".join(request.node.nodeid.split("::")[1:])
+    update = bool(request.config.getoption("--ckptdiff-update"))
+    return StateDictSnapshot(request.path.parent / FOLDER, _file_name(f"{request.path.stem}.{test}"), update=update)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--ckptdiff-update`."""
+    group = parser.getgroup("ckptdiff")
+    group.addoption("--ckptdiff-update", action="store_true", help="write the snapshots of state_dict_snapshot anew")
