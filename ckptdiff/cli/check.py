@@ -93,7 +93,7 @@ def command(
         targets,
         level,
         config=str(path),
-        jobs=count or _processors(),
+        jobs=int(count) or _processors(),
         timeout=seconds,
         scheduler=scheduler,
     )

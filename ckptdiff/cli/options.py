@@ -36,7 +36,9 @@ FailOn = Annotated[
 ]
 StripPrefix = Annotated[
     list[str] | None,
-    typer.Option("--strip-prefix", metavar="A.", help="Leading components to take off the checkpoint's keys; repeatable."),
+    typer.Option(
+        "--strip-prefix", metavar="A.", help="Leading components to take off the checkpoint's keys; repeatable."
+    ),
 ]
 AddPrefix = Annotated[
     str, typer.Option("--add-prefix", metavar="A.", help="Components to put before every key of the checkpoint.")

@@ -23,7 +23,9 @@ def command(
     include: Annotated[
         str | None, typer.Option("--include", metavar="likely", help="Propose what is probable but not proven, too.")
     ] = None,
-    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Write the rules to a .rules.toml.")] = None,
+    save: Annotated[
+        str | None, typer.Option("--save", metavar="FILE", help="Write the rules to a .rules.toml.")
+    ] = None,
     format: options.Format = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",

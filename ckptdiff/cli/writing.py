@@ -51,7 +51,6 @@ def write(run: Callable[[Progress | None], Job | Written], *, show_all: bool, co
     """Run a writing command with a progress bar where there is someone to see it, and print what came of it."""
     from ckptdiff.render import writing as render
 
-
     one_of("--color", color, COLORS)
     bar = _Bar() if sys.stderr is not None and sys.stderr.isatty() else None
     try:
@@ -88,5 +87,3 @@ class _Bar:
         """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
-
-

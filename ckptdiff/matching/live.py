@@ -59,6 +59,7 @@ def _is_unusual(value: Any) -> bool:
     if kind is torch.Tensor or kind is torch.nn.Parameter:
         return (
             value.is_meta or value.layout is not torch.strided or value.is_nested or value.is_quantized
+            or value.is_inference()
             or has_names(value)
         )  # fmt: skip
     return bool(is_tensor_like(value))  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -276,8 +276,9 @@ def _cloned(tensor: torch.Tensor) -> torch.Tensor:
 
 def _copy_of_subclass(tensor: torch.Tensor) -> torch.Tensor:
     try:
-        # A clone of a nested tensor has the very shape of the original, a deep copy does not.
-        made = tensor.detach().clone() if tensor.is_nested else copy.deepcopy(tensor)
+        # Deep-copying a tensor made of other objects would copy those: the modes, meshes and sizes it belongs to.
+        wrapper = cast("Any", type(tensor)).__torch_dispatch__ is not cast("Any", torch.Tensor).__torch_dispatch__
+        made = tensor.detach().clone() if wrapper else copy.deepcopy(tensor)
     except Exception:  # torch deep-copies only leaves of the graph, and subclasses as they like
         made = tensor.detach().clone()
     if isinstance(tensor, nn.Parameter) and not isinstance(made, nn.Parameter):

@@ -27,7 +27,9 @@ def text(found: Suggestion, report: Report, view: View) -> str:
         lines.append("tensor operations, for --save and `ckptdiff filter --rules`:")
         for operation in found.operations:
             lines.append(f"  {plain(str(operation.rule))}")
-            lines.append(f"    {operation.confidence}, {count(operation.keys, 'tensor')}: {plain(operation.reason, 400)}")
+            lines.append(
+                f"    {operation.confidence}, {count(operation.keys, 'tensor')}: {plain(operation.reason, 400)}"
+            )
         lines.append("")
     if found.ambiguous:
         lines.append("refused, since a wrong rename loads without an error:")

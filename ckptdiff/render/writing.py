@@ -36,9 +36,7 @@ def text(done: Job | Written, *, show_all: bool) -> str:
     lines += _section(
         f"adapted ({len(plan.adapted)})", [f"{plain(key)}: {plain(how, 400)}" for key, how in plan.adapted], most
     )
-    lines += _section(
-        f"filled with the model's own initial values ({len(plan.filled)})", _folded(plan.filled), most
-    )
+    lines += _section(f"filled with the model's own initial values ({len(plan.filled)})", _folded(plan.filled), most)
     converted: dict[str, int] = {}
     for _, old, new in plan.converted:
         converted[f"{old} to {new}"] = converted.get(f"{old} to {new}", 0) + 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ckptdiff.gate.prefixes import advise
 from ckptdiff.repair.align import Aligner, Alignment, Pair
 from ckptdiff.repair.learn import Learner
 from ckptdiff.repair.origin import looks_like
 from ckptdiff.repair.recognise import recognise
-from ckptdiff.repair.rules import Rule, apply_rules
+from ckptdiff.repair.rules import Rule, apply_rules, escape
 from ckptdiff.repair.suggestion import Ambiguity, Head, Suggestion
 from ckptdiff.repair.templates import Shape, Template, shown
 
@@ -23,6 +24,9 @@ def suggest_rules(
     Both are mappings key → shape in their own order. With `include_likely`, `rules` also holds rules that are probable
     but not proven, before the certain ones and marked; `mapping` always says what the certain ones do.
     """
+    whole = _whole_prefix(checkpoint, model)
+    if whole is not None:
+        return whole
     aligner = Aligner(checkpoint, model)
     alignment = aligner.run()
     same = {key for key, shape in checkpoint.items() if key in model}
@@ -53,6 +57,22 @@ def suggest_rules(
         unfilled=len(free_there.keys() - made),
         unused=len(free_here.keys() - used),
     )
+
+
+def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Suggestion | None:
+    """One prefix more or less makes both sides the same, key by key and shape by shape: nothing is left to guess."""
+    advice = advise(dict(checkpoint), dict(model))
+    if advice is None or advice.wrappers or not advice.same_shape == len(model) == len(checkpoint):
+        return None
+    prefix = escape(advice.prefix.removesuffix("."))
+    stripping = advice.operation == "stripping"
+    pattern, replacement = (f"{prefix}.{{*}}", "{*}") if stripping else ("{*}", f"{prefix}.{{*}}")
+    mapping = {key: key.removeprefix(advice.prefix) if stripping else advice.prefix + key for key in checkpoint}
+    if set(mapping.values()) != model.keys():
+        return None
+    reason = f"all {len(model)} keys of both sides fit, and nothing else changes"
+    rule = Rule(pattern, replacement, "certain", len(mapping), reason)
+    return Suggestion(rules=(rule,), mapping=mapping)
 
 
 def _rules(

@@ -14,7 +14,7 @@ from ckptdiff.errors import UsageError
 from ckptdiff.gate.config import Target
 from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
-from ckptdiff.running.processes import timed_out, without_answer
+from ckptdiff.running.processes import end_group, timed_out, without_answer
 
 _PATIENCE = 30.0
 """Seconds a cluster may be without any worker before what is left is given up."""
@@ -51,13 +51,17 @@ def judged_apart(target: Target, fail_on: Level, timeout: float, folder: str) ->
     started = time.monotonic()
     command = [sys.executable, "-m", "ckptdiff.running"]
     given = pickle.dumps((target, fail_on))
-    try:
-        done = subprocess.run(command, input=given, stdout=subprocess.PIPE, cwd=folder, timeout=timeout)  # noqa: S603
-    except subprocess.TimeoutExpired:
-        return timed_out(target, timeout)
-    if done.returncode or not done.stdout:
-        return without_answer(target, done.returncode, time.monotonic() - started)
-    result: TargetResult = pickle.loads(done.stdout)  # noqa: S301 - written by our own process
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder, start_new_session=True) as process:  # noqa: S603
+        try:
+            answer, _ = process.communicate(given, timeout)
+        except subprocess.TimeoutExpired:
+            return timed_out(target, timeout)
+        finally:
+            end_group(process)
+    if process.returncode or not answer:
+        return without_answer(target, process.returncode, time.monotonic() - started)
+    result: TargetResult = pickle.loads(answer)  # noqa: S301 - written by our own process
     return result
 
 

@@ -120,12 +120,17 @@ def _received(item: _Running) -> TargetResult:
 
 def _end(item: _Running) -> None:
     """End a process that may not want to, and what it has started; after an answer or a time-out nothing is lost."""
-    try:
-        os.killpg(item.process.pid, signal.SIGKILL)
-    except (AttributeError, OSError):  # no such call on Windows, or no group any more
-        item.process.kill()
+    end_group(item.process)
     item.process.join()
     item.answer.close()
+
+
+def end_group(process: Any) -> None:
+    """Kill a process, whose group is its own, and the rest of that group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (AttributeError, OSError):  # no such call on Windows, or no group any more
+        process.kill()
 
 
 _ALONE = "Run `ckptdiff compare` on this target alone to see what its code does."

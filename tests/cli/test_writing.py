@@ -117,7 +117,9 @@ def test_a_filter_against_a_snapshot_and_a_rewrite_import_no_torch(saved: nn.Mod
             "import sys; from ckptdiff.cli import main; code = main(sys.argv[1:]); "
             "print(code, [name for name in ('torch', 'numpy', 'rich', 'pydantic') if name in sys.modules])"
         )
-        done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True
+        )
         assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 from hypothesis import given
-import pytest
 from hypothesis import strategies as st
 
 from ckptdiff.gate.prefixes import PrefixAdvice, advise

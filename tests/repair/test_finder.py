@@ -304,3 +304,20 @@ def test_partners_that_are_gone_are_not_replaced(seed: int) -> None:
     found = suggest_rules(checkpoint, model)
     truth = {f"module.{old}": new for old, new in case["truth"].items()}
     assert {old: new for old, new in found.mapping.items() if truth.get(old) != new} == {}
+
+
+@pytest.mark.parametrize("prefix", ["module", "encoder", "a.b", "odd{name}"])
+def test_one_prefix_that_makes_both_sides_the_same_is_certain_however_small_the_model(prefix: str) -> None:
+    model = {"conv.weight": (4, 3, 3, 3), "norm.weight": (4,), "head.weight": (10, 4)}
+    wrapped = {f"{prefix}.{key}": shape for key, shape in model.items()}
+    for checkpoint, wanted in ((wrapped, model), (model, wrapped)):
+        found = suggest_rules(checkpoint, wanted)
+        assert [rule.confidence for rule in found.rules] == ["certain"]
+        assert dict(apply_rules(found.rules, checkpoint).mapping) == dict(zip(checkpoint, wanted, strict=True))
+        assert found.complete
+
+
+def test_a_prefix_that_is_one_of_two_towers_is_not_certain() -> None:
+    tower = {"conv.weight": (4, 3), "norm.weight": (4,)}
+    towers = {f"{name}.{key}": shape for name in ("teacher", "student") for key, shape in tower.items()}
+    assert not [rule for rule in suggest_rules(tower, towers).rules if rule.confidence == "certain"]

@@ -123,8 +123,8 @@ def test_reversing_undoes(rule: str, key: str) -> None:
 def test_metadata_moves_with_its_modules() -> None:
     rules = [parse_rule("module.encoder.layer.{i}.{*} -> blocks.{i}.{*}"), parse_rule("module.{*} -> {*}")]
     mapping = apply_rules(rules, ["module.encoder.layer.0.bn.weight", "module.head.weight"]).mapping
-    entry = {"version": 2}
-    metadata = {
+    entry: dict[str, object] = {"version": 2}
+    metadata: dict[str, dict[str, object]] = {
         name: {"of": name} for name in ("", "module.encoder.layer.0.bn", "module.encoder.layer.0.relu", "module.head")
     }
     metadata["module.act"] = entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 from ckptdiff.errors import OutputError, UsageError
 from ckptdiff.repair.operations import parse_tensor_rule
 from ckptdiff.repair.rules import Rule, escape, parse_rule
-from ckptdiff.repair.rules_file import format_rules, parse_rules, read_rules, tomllib, write_rules
+from ckptdiff.repair.rules_file import format_rules, parse_rules, read_rules, write_rules
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def test_written_rules_are_read_back(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
 
 def test_a_cluster_gives_the_results_of_processes(cluster: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
     Path("ckptdiff.toml").write_text(targets("Net", "aborts", "quiet", "late", "hangs", "deep"))
-    done = check("--scheduler", cluster[0], "--format", "json", "--timeout", "15", MARK=os.getcwd())
+    done = check("--scheduler", cluster[0], "--format", "json", "--timeout", "40", MARK=os.getcwd())
     expected = {"Net": "pass", "aborts": "crash", "quiet": "exit", "late": "pass", "hangs": "timeout", "deep": "fail"}
     assert ends(done) == expected, done.stderr
     assert list(ends(done)) == list(expected)
