@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ckptdiff.api import File, Model
     from ckptdiff.gate.report import Report
+    from ckptdiff.sides import File, Model
 
 FOLDER = "__snapshots__"
 _SHOWN = 40

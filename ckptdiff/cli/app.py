@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -16,18 +17,28 @@ from ckptdiff.errors import UsageError
 COMMANDS = ("compare", "filter", "rewrite", "inspect", "suggest", "snapshot", "check", "init", "rules")
 """Each is a module of this package with a `command` function and an `EXAMPLES` text."""
 
+_COMPLETE = "_CKPTDIFF_COMPLETE"
+"""The variable by which a shell asks for completions."""
+
 # Typer's own Click is private in recent releases and a package in older ones; these names hold in all of them.
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code. Raises UsageError for arguments that do not parse."""
+    if arguments[:1] == ["--show-completion"] and len(arguments) == 2:
+        os.environ[_COMPLETE] = f"source_{arguments[1]}"  # Typer's own option takes no shell, but this way does
     try:
         code = get_command(app).main(arguments, prog_name="ckptdiff", standalone_mode=False)
     except _ClickException as error:
         raise _usage_error(error) from None
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit as error:
+        # Typer leaves so after completion, before any command runs; from a command it is no answer.
+        if os.environ.get(_COMPLETE) or arguments[:1] in (["--show-completion"], ["--install-completion"]):
+            return int(error.code or 0)
+        raise
     if code == 130:  # Typer's answer to KeyboardInterrupt, told by the cause alone in a command that returns codes
         raise KeyboardInterrupt
     return int(code or 0)

@@ -36,14 +36,16 @@ from ckptdiff.tensors import Entry, ObjectInfo
 class Runner:
     """Runs the code of one tree's modules against one checkpoint, on meta tensors or on real ones."""
 
-    def __init__(self, tree: ModuleTree, checkpoint: Checkpoint, *, real: bool) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, tree: ModuleTree, checkpoint: Checkpoint, *, real: bool, all_at_once: bool) -> None:
+        """With `all_at_once`, all modules are shadows from the start, so that code changing another is seen by all."""
         self._valueless = tree.built in ("meta", "uninitialized")
         self.real = real
         # Memory that was never written to would pass for values; tensors on the meta device say that they have none.
-        self._shadows = Shadows(tree, real=real and not self._valueless)
+        self._shadows = Shadows(tree, self._filled, real=real and not self._valueless)
         self._values = Values(checkpoint, real=real)
         self._waiting: dict[int, list[tuple[str, Any, bool]]] = {}
+        if all_at_once:
+            self._shadows.of(tree.root.live)
 
     def load(
         self,
@@ -61,7 +63,7 @@ class Runner:
         `lists` are the missing keys, the unexpected keys and the errors, written to as torch would have it. Returns
         the module and the keys as they are then, and what became of the keys.
         """
-        shadow = self._shadow(node)
+        shadow = self._shadows.of(node.live)
         given = {key: self._value(key, scope) for key in scope.below(prefix)}
         if whole:
             self._mind_unusual(prefix, node, given)
@@ -119,12 +121,12 @@ class Runner:
         entry = scope.entries[key]
         if key not in scope.objects and isinstance(entry, ObjectInfo) and not self._values.has(entry):
             return False
-        self._run(key, node, self._shadow(node).set_extra_state, self._value(key, scope))
+        self._run(key, node, self._shadows.of(node.live).set_extra_state, self._value(key, scope))
         return True
 
     def run_post_hooks(self, prefix: str, node: ModuleNode, missing: list[Any], unexpected: list[Any]) -> None:
         """Run a module's post-hooks, which may change both lists in place."""
-        shadow = self._shadow(node)
+        shadow = self._shadows.of(node.live)
         for hook in shadow._load_state_dict_post_hooks.values():
             result = self._run(prefix, node, hook, shadow, _IncompatibleKeys(missing, unexpected))
             if result is not None:
@@ -136,8 +138,11 @@ class Runner:
             return
         item = (name, self._value(key, scope), assign)
         if self._shadows.exists(node.live):
-            _load(self._shadows.of(node.live), [item])
-            self._shadows.note_one(self._shadows.of(node.live))
+            shadow = self._shadows.of(node.live)
+            settled = self._shadows.unchanged(shadow, below=False)
+            _load(shadow, [item])
+            if settled:
+                self._shadows.note(shadow, below=False)
         else:
             self._waiting.setdefault(id(node.live), []).append(item)
 
@@ -178,15 +183,9 @@ class Runner:
         """A sentence for every value that code was given and that is not the one in the file."""
         return [f"{key}: {why}, and code of a module was given it." for key, why in self._values.unknown.items()]
 
-    def _shadow(self, node: ModuleNode) -> nn.Module:
-        shadow = self._shadows.of(node.live)
-        if self._waiting:
-            for module in shadow.modules():
-                items = self._waiting.pop(id(self._shadows.original(module)), None)
-                if items:
-                    _load(module, items)
-                    self._shadows.note_one(module)
-        return shadow
+    def _filled(self, module: nn.Module, shadow: nn.Module) -> None:
+        """Load into a new shadow what was loaded into its module before there was one."""
+        _load(shadow, self._waiting.pop(id(module), []))
 
     def _value(self, key: Any, scope: Scope | LiteralScope) -> Any:
         return scope.objects[key] if key in scope.objects else self._values.of(key, scope.entries[key])

@@ -32,8 +32,7 @@ def saved_by(tree: ModuleTree, path: str = "") -> Checkpoint:
     code = [prefix[:-1] or "the model" for prefix, node in tree.walk() if node.custom]
     if code:
         warnings.append(
-            f"{', '.join(code[:3])}{' and others' if len(code) > 3 else ''} took part in loading with code of their own, "
-            "and may have in saving, which a snapshot does not hold."
+            f"{', '.join(code[:3])}{' and others' if len(code) > 3 else ''}: code of the module's own takes part in "
+            "loading and may in saving, which a snapshot does not hold."
         )
     return Checkpoint(path, "snapshot", entries, metadata, warnings=tuple(warnings))
-

@@ -69,6 +69,8 @@ class Scope:
         for key in self.entries:
             if type(key) is not str:
                 raise TakeLiterally
+            if not key.startswith(self.prefix):
+                continue  # a hook put it here, where nobody looks at it
             head, dot, name = key.rpartition(".")
             node = modules.get(head + dot)
             if node is not None:

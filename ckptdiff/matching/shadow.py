@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -37,8 +37,10 @@ class Shadows:
     was last `noted`.
     """
 
-    def __init__(self, tree: ModuleTree, *, real: bool) -> None:
+    def __init__(self, tree: ModuleTree, filled: Callable[[nn.Module, nn.Module], None], *, real: bool) -> None:
+        """`filled` is called with a module and its shadow when that is complete."""
         self._tree = tree
+        self._filled = filled
         self._real = real
         self._shadows: dict[int, nn.Module] = {}
         self._own: dict[int, nn.Module] = {}
@@ -64,18 +66,13 @@ class Shadows:
         """Whether a module is a shadow or has one."""
         return id(module) in self._shadows or id(module) in self._own
 
-    def note(self, shadow: nn.Module) -> None:
+    def note(self, shadow: nn.Module, *, below: bool = True) -> None:
         """Remember the structure of a shadow and of all modules below it."""
-        for module in shadow.modules():
-            self.note_one(module)
+        for module in shadow.modules() if below else (shadow,):
+            self._noted[id(module)] = _Structure(module)
 
-    def note_one(self, shadow: nn.Module) -> None:
-        """Remember the structure of a shadow."""
-        self._noted[id(shadow)] = _Structure(shadow)
-
-    def unchanged(self, shadow: nn.Module) -> bool:
+    def unchanged(self, shadow: nn.Module, *, below: bool = True) -> bool:
         """Whether a shadow and the modules below it have the structure noted last."""
-        noted = self._noted
         todo = [shadow]
         seen = set()
         while todo:
@@ -83,10 +80,11 @@ class Shadows:
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            structure = noted.get(id(module))
+            structure = self._noted.get(id(module))
             if structure is None or not structure.is_of(module):
                 return False
-            todo.extend(child for child in module._modules.values() if child is not None)
+            if below:
+                todo.extend(child for child in module._modules.values() if child is not None)
         return True
 
     def all_unchanged(self) -> bool:
@@ -119,8 +117,9 @@ class Shadows:
             todo.extend(child for child in current._modules.values() if child is not None)
         for original, shadow in fresh:
             self._fill(original, shadow)
-        for _, shadow in fresh:
-            self._noted[id(shadow)] = _Structure(shadow)
+        for original, shadow in fresh:
+            self._filled(original, shadow)
+            self.note(shadow, below=False)
 
     def _adopt_one(self, module: nn.Module, shadow: nn.Module) -> None:
         self._shadows[id(module)] = shadow
@@ -133,7 +132,7 @@ class Shadows:
             for name in _LOADING_HOOKS:
                 hooks = vars(original).get(name) or {}
                 vars(copied)[name] = OrderedDict((key, self._copies.of(hook)) for key, hook in hooks.items())
-            self._noted[id(copied)] = _Structure(copied)
+            self.note(copied, below=False)
 
     def _fill(self, module: nn.Module, shadow: nn.Module) -> None:
         attributes = vars(shadow)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.source import is_url
 from ckptdiff.errors import CheckpointError
 from ckptdiff.matching.shadow import twin
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo, contiguous_stride
@@ -70,7 +71,8 @@ class Values:
 
         start, count = span(entry)
         at = entry.storage.start
-        if at is None or (at + start) % max(dtype.itemsize, 1) or self._checkpoint.byteorder == "big":
+        elsewhere = at is None or is_url(entry.storage.file) or self._checkpoint.byteorder == "big"
+        if at is None or elsewhere or (at + start) % max(dtype.itemsize, 1):
             with TensorReader(self._checkpoint) as reader:
                 raw: Any = bytearray(reader.read(entry))
             flat = torch.frombuffer(raw, dtype=torch.uint8)

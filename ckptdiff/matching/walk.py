@@ -64,7 +64,7 @@ def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -
     literal = False
     with random_state_kept():
         while True:
-            runner = Runner(tree, checkpoint, real=real) if runs_code else None
+            runner = Runner(tree, checkpoint, real=real, all_at_once=literal) if runs_code else None
             try:
                 return _Walk(tree, checkpoint, runner, assign, literal=literal).run()
             except TakeLiterally:
@@ -116,6 +116,8 @@ class _Walk:
             self.uncertain.append(
                 f"{self.tree.root.qualified_name} has a load_state_dict of its own; this is what torch's would do."
             )
+        if self.checkpoint.format == "snapshot":  # `matching.saved` warns of what is not known of the saving model
+            self.uncertain.extend(self.checkpoint.warnings)
         try:
             self._visit_all()
         except Raised as error:
@@ -150,7 +152,7 @@ class _Walk:
             name, child = self._next_child(children)
             if child is not None:
                 below = f"{prefix}{name}."
-                if child.custom or child.children:
+                if child.custom or child.children or self.assign:
                     stack.append(self._visit(below, child, scope.child(below)))
                     if len(stack) == room:
                         self._too_deep(below)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.source import is_url
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError, OutputError, UsageError
-from ckptdiff.matching.comparison import Comparison
-from ckptdiff.matching.walk import compare
 from ckptdiff.writing.atomic import Staged, refuse, staged
 from ckptdiff.writing.blocks import BlockWriter
 from ckptdiff.writing.copying import Sink, Sources
@@ -23,6 +21,9 @@ from ckptdiff.writing.safetensors_file import index, metadata_of, write_safetens
 from ckptdiff.writing.torch_file import write_torch
 from ckptdiff.writing.verify import verify
 from ckptdiff.writing.verify import verify_bytes as compare_bytes
+
+if TYPE_CHECKING:
+    from ckptdiff.matching.comparison import Comparison
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -250,6 +251,8 @@ def _proved(job: Job, result: Checkpoint) -> Comparison | None:
     plan = job.plan
     if plan.tree is None:
         return None
+    from ckptdiff.matching.walk import compare
+
     comparison = compare(plan.tree, result)
     removed = {key for key, _ in job.layout.aliases}
     strict = plan.fill_missing and not removed

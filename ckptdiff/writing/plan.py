@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.model.tree import ModuleTree
 from ckptdiff.tensors import DTYPES, Entry, TensorInfo
 from ckptdiff.writing.steps import Shape, Step
+
+if TYPE_CHECKING:
+    from ckptdiff.model.tree import ModuleTree
 
 Format = Literal["safetensors", "torch"]
 

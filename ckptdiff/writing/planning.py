@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.keys import add_prefix as with_prefix
 from ckptdiff.keys import glob, has_prefix
 from ckptdiff.keys import strip_prefix as without_prefix
-from ckptdiff.matching.comparison import Comparison
-from ckptdiff.matching.walk import compare
-from ckptdiff.model.tree import ModuleTree
 from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.adapt import Adaptation, steps_for
 from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written_dtype
 from ckptdiff.writing.steps import Operation, steps_of
+
+if TYPE_CHECKING:
+    from ckptdiff.matching.comparison import Comparison
+    from ckptdiff.model.tree import ModuleTree
 
 DTYPE_CHOICES = (
     "float64", "float32", "float16", "bfloat16",
@@ -109,6 +111,8 @@ def plan_filter(
     The plan that comes back loads: the walk has been run over its result. Raises UsageError for an adaptation that is
     impossible or matches nothing, CheckpointError where nothing fits or no choice of keys would load.
     """
+    from ckptdiff.matching.walk import compare
+
     plan = replace(plan, tree=tree, fill_missing=fill_missing)
     comparison = compare(tree, plan.result())
     if adapt:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ckptdiff.tensors import DTYPES
 from ckptdiff.writing.blocks import BlockWriter
-from ckptdiff.writing.copying import Sink
+from ckptdiff.writing.copying import PAGE, Sink
 from ckptdiff.writing.layout import Layout, OutputFile
 
 
@@ -34,11 +34,23 @@ def write_safetensors(sink: Sink, writer: BlockWriter, file: OutputFile, metadat
         offsets[item.key] = position
         position += block.nbytes
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * _padding(len(encoded), file)
     sink.write(len(encoded).to_bytes(8, "little") + encoded)
     start = sink.position
     writer.write_all(file.blocks, sink)
     return {key: start + offset for key, offset in offsets.items()}
+
+
+def _padding(length: int, file: OutputFile) -> int:
+    """Spaces behind a header of `length` bytes.
+
+    The tensors are to begin at a multiple of 8, and where they are large to lie in their pages as they do in the input,
+    which is how the kernel copies them best.
+    """
+    ranges = file.blocks[0].ranges
+    if ranges and file.nbytes >= 256 * PAGE and ranges[0].start % 8 == 0:
+        return (ranges[0].start - 8 - length) % PAGE
+    return -length % 8
 
 
 def metadata_of(layout: Layout) -> dict[str, str]:

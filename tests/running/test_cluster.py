@@ -47,7 +47,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
     (tmp_path / "net.py").write_text(MODELS + WAITS_ONCE)
     torch.save({"body.weight": torch.zeros(4, 4), "body.bias": torch.zeros(4)}, "weights.pth")
     described = tmp_path / "scheduler.json"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MARK": str(tmp_path)}
     log = (tmp_path / "log").open("wb")
 
     def start(kind: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -71,7 +71,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
 
 def test_a_cluster_gives_the_results_of_processes(cluster: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
     Path("ckptdiff.toml").write_text(targets("Net", "aborts", "quiet", "late", "hangs", "deep"))
-    done = check("--scheduler", cluster[0], "--format", "json", "--timeout", "40", MARK=os.getcwd())
+    done = check("--scheduler", cluster[0], "--format", "json", "--timeout", "40")
     expected = {"Net": "pass", "aborts": "crash", "quiet": "exit", "late": "pass", "hangs": "timeout", "deep": "fail"}
     assert ends(done) == expected, done.stderr
     assert list(ends(done)) == list(expected)
