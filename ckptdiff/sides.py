@@ -132,6 +132,8 @@ def read(checkpoint: Checkpoint | str | os.PathLike[str], key: str | None = None
     text = os.fspath(checkpoint)
     lower = text.lower()
     if lower.endswith(".json") and "://" not in text and not lower.endswith(".index.json"):
+        if key:
+            raise UsageError(f"{text} is a snapshot, which has no keys inside keys.", "Leave --key out.")
         from ckptdiff.matching.saved import saved_by
 
         return saved_by(_snapshot_tree(text), text)

@@ -17,8 +17,8 @@ class PrefixAdvice:
     """All keys of one side match once `prefix` (with its trailing dot) is stripped from, or added to, the checkpoint's.
 
     `side` is the side of which every key then has a partner of the same name: `matched` keys, of which `same_shape`
-    have their partner's shape as well. Less than a whole side is no pattern. `wrappers` are components that are stripped
-    first, wherever they stand; `prefix` may then be empty.
+    have their partner's shape as well. Less than a whole side is no pattern. `wrappers` are components that are
+    stripped first, wherever they stand; `prefix` may then be empty.
     """
 
     operation: Literal["stripping", "adding"]

@@ -50,16 +50,23 @@ def entry_of(value: Any) -> Entry:
 
 
 def unusual_keys(checkpoint: Checkpoint) -> frozenset[Any]:
-    """The keys of a state dict in memory whose values torch has to be asked about: subclasses, meta tensors, …"""
+    """The keys of a state dict in memory whose values torch has to be asked about: subclasses, sparse tensors, …"""
     return frozenset(key for key, value in (checkpoint.live or {}).items() if _is_unusual(value))
+
+
+def meta_keys(checkpoint: Checkpoint) -> frozenset[Any]:
+    """The keys of a state dict in memory whose tensors have no values, so that they load into none that has."""
+    return frozenset(key for key, value in (checkpoint.live or {}).items() if getattr(value, "is_meta", False))
 
 
 def _is_unusual(value: Any) -> bool:
     kind = type(value)
     if kind is torch.Tensor or kind is torch.nn.Parameter:
         return (
-            value.is_meta or value.layout is not torch.strided or value.is_nested or value.is_quantized
+            value.layout is not torch.strided
+            or value.is_nested
+            or value.is_quantized
             or value.is_inference()
             or has_names(value)
-        )  # fmt: skip
+        )
     return bool(is_tensor_like(value))  # type: ignore[no-untyped-call]

@@ -57,10 +57,11 @@ def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -
         except TakeLiterally:
             return _Walk(tree, checkpoint, None, assign, literal=True).run()
     from ckptdiff.matching.custom import Runner, needed, random_state_kept
+    from ckptdiff.matching.live import meta_keys
 
     runs_code = needed(tree, assign=assign)
     # Values that are on the meta device themselves say nothing there of what the code would do.
-    real = any(getattr(value, "is_meta", False) for value in (checkpoint.live or {}).values())
+    real = bool(meta_keys(checkpoint))
     literal = False
     with random_state_kept():
         while True:
@@ -90,12 +91,14 @@ class _Walk:
         self.live = checkpoint.live
         # Keys whose values torch has to be asked about; and whether it has to be asked about all.
         self.unusual: frozenset[Any] = frozenset()
+        self.valueless: frozenset[Any] = frozenset()
         self.swaps = False
         if tree.root.live is not None:
             from ckptdiff.matching.copying import swaps_tensors
-            from ckptdiff.matching.live import unusual_keys
+            from ckptdiff.matching.live import meta_keys, unusual_keys
 
-            self.unusual, self.swaps = unusual_keys(checkpoint), swaps_tensors()
+            self.unusual, self.valueless = unusual_keys(checkpoint), meta_keys(checkpoint)
+            self.swaps = swaps_tensors()
         # Hooks may write to the metadata, and what they write holds for the modules after them.
         self.metadata: Any = checkpoint.metadata if runner is None else copy.deepcopy(checkpoint.metadata)
         # These three are torch's own lists: hooks get them, and may change what earlier modules said.
@@ -296,7 +299,8 @@ class _Walk:
                 f"checkpoint but received {kind}"
             )
             return
-        if self._has_to_be_asked(key, entry, slot, scope, assign):
+        valueless = key in self.valueless and key not in scope.objects and not self._is_meta(node, name, slot)
+        if valueless or self._has_to_be_asked(key, entry, slot, scope, assign):
             if not self._ask(prefix, name, entry, slot, node, scope, assign):
                 return
         else:
@@ -385,6 +389,10 @@ class _Walk:
 
         same = target is not None and is_lazy(target) == slot.lazy
         return target if same and (slot.lazy or not slot.ordinary or tuple(target.shape) == slot.tensor.shape) else None
+
+    def _is_meta(self, node: ModuleNode, name: str, slot: Slot) -> bool:
+        target = self._target(node, name, slot)
+        return target is not None and target.is_meta
 
     def _record_mismatches(self, errors: list[str]) -> set[str]:
         failed = set()

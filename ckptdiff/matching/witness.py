@@ -17,7 +17,7 @@ from torch import nn
 from ckptdiff.errors import CkptdiffError, UsageError
 from ckptdiff.matching.comparison import Comparison
 from ckptdiff.matching.custom import random_state_kept
-from ckptdiff.matching.live import unusual_keys
+from ckptdiff.matching.live import meta_keys, unusual_keys
 from ckptdiff.matching.quiet import no_meta_warning
 from ckptdiff.matching.shadow import Shadows
 from ckptdiff.matching.values import Values
@@ -75,7 +75,8 @@ def confirm(comparison: Comparison, *, assign: bool = False) -> None:
 def _torch_says(comparison: Comparison, strict: bool, assign: bool) -> tuple[_Answer, bool]:
     """torch's answer, and whether the model was on the meta device."""
     valueless = comparison.model.built in ("meta", "uninitialized")
-    plain = not unusual_keys(comparison.checkpoint) and all(
+    checkpoint = comparison.checkpoint
+    plain = not (unusual_keys(checkpoint) or meta_keys(checkpoint)) and all(
         slot.ordinary for _, node in comparison.model.walk() for slot in node.local.values()
     )
     if plain or valueless:

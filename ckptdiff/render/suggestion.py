@@ -14,7 +14,7 @@ _MOST = 20
 
 
 def text(found: Suggestion, report: Report, view: View) -> str:
-    """The proposal with its evidence, and what the walk says of the checkpoint once it is applied; ends with a newline."""
+    """The proposal with its evidence, and what the walk says once it is applied; ends with a newline."""
     most = None if view.all else _MOST
     lines = [_verdict(found, report), ""]
     if found.rules:

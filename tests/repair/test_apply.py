@@ -84,7 +84,7 @@ def test_only_whole_components_go_and_other_keys_stay() -> None:
 
 def test_two_keys_under_one_name_are_an_error() -> None:
     checkpoint = checkpoint_of({"module.a": torch.zeros(1), "a": torch.zeros(1)})
-    with pytest.raises(UsageError, match="'module.a' and 'a' both become 'a'"):
+    with pytest.raises(UsageError, match=r"'module\.a' and 'a' both become 'a'"):
         renamed(checkpoint, Renames(strip_prefix=("module",)))
 
 

@@ -1,205 +1,140 @@
-"""The walk against torch's own loader on every published architecture that can be built here.
+"""Is our answer torch's, for every architecture there is? `python -m tests.zoo.conformance [--all | --sample N]`
 
-    python -m tests.zoo.conformance --all          # everything; prints "agree N of N"
-    python -m tests.zoo.conformance --sample 60    # that many models, spread over all
-
-Models are built on the meta device, so that neither side moves a byte; torch then loads meta tensors into them.
+Each model is built on the meta device and compared with its own state dict, changed in every way of `perturb`; torch's
+own loader then loads the same. The lists, their order and the text have to be equal in every case.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import random
-import signal
+import copy
+import gc
+import hashlib
+import os
+import re
 import sys
+import time
+import traceback
 import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from ckptdiff.matching.live import checkpoint_of
 from ckptdiff.matching.walk import compare
-from ckptdiff.model.build import build
 from ckptdiff.model.extract import extract
-
-SECONDS = 120
-"""How long one model may take to be built and put through all perturbations."""
-
-
-def names() -> list[str]:
-    """References to every torchvision and timm architecture, and the name of every transformers model type."""
-    import timm
-    import torchvision
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-    return [
-        *(f"torchvision:{name}" for name in torchvision.models.list_models()),
-        *(f"timm:{name}" for name in timm.list_models()),
-        *(f"transformers:{name}" for name in sorted(MODEL_MAPPING_NAMES)),
-    ]
-
-
-def module_of(name: str) -> nn.Module:
-    """The model on the meta device."""
-    library, _, rest = name.partition(":")
-    if library != "transformers":
-        return build(name).module.to("meta")
-    from transformers import AutoConfig, AutoModel
-
-    with torch.device("meta"):
-        model: nn.Module = AutoModel.from_config(AutoConfig.for_model(rest))
-    return model.to("meta")
-
-
-def perturbed(whole: OrderedDict[str, Any], rng: random.Random) -> Iterator[tuple[str, OrderedDict[str, Any]]]:
-    """(what was done, state dict), the identity first. Tensors are on the meta device."""
-    metadata = getattr(whole, "_metadata", None)
-
-    def made(items: Any, *, kept: bool = True) -> OrderedDict[str, Any]:
-        state_dict = OrderedDict(items)
-        if kept:
-            state_dict._metadata = metadata  # type: ignore[attr-defined]
-        return state_dict
-
-    keys = list(whole)
-    some = set(rng.sample(keys, max(1, len(keys) // 10)))
-    few = rng.sample(keys, min(5, len(keys)))
-    yield "identity", made(whole.items())
-    yield "dropped keys", made((key, value) for key, value in whole.items() if key not in some)
-    shapes = [(3,), (1,), (), (2, 2), (0,)]
-    yield "changed shapes", made({**whole, **{key: meta(shape) for key, shape in zip(few, shapes, strict=False)}}.items())
-    below = {f"{key}.{extra}": meta((1,)) for key, extra in zip(few, ("x", "x.y", "", "weight", "0"), strict=False)}
-    owners = {f"{key.rpartition('.')[0]}._extra_state": meta((1,)) for key in few}
-    empty = dict.fromkeys(("", ".", "a..b", "_extra_state", keys[0].partition(".")[0]), meta((1,)))
-    extra = [*{**below, **owners, **empty}.items(), *whole.items()]
-    rng.shuffle(extra)
-    yield "awkward extra keys", made(extra)
-    yield "prefix", made((f"module.{key}", value) for key, value in whole.items())
-    shuffled = list(whole.items())
-    rng.shuffle(shuffled)
-    yield "shuffled", made(item for item in shuffled if item[0] not in some)
-    without = (item for item in whole.items() if not item[0].endswith("num_batches_tracked"))
-    yield "no metadata", made(without, kept=False)
-    values: list[Any] = [1, None, "text", [1.0], torch.float32]
-    yield "non-tensors", made({**whole, **dict(zip(few, values, strict=False))}.items())
-
-
-def meta(shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.empty(shape, device="meta")
-
-
-def torch_says(module: nn.Module, state_dict: OrderedDict[str, Any], strict: bool) -> tuple[Any, Any, str | None]:
-    try:
-        result = module.load_state_dict(state_dict, strict=strict)
-    except Exception as error:
-        text = str(error)
-        return None, None, text if text.startswith("Error(s) in") else f"{type(error).__name__}: {text}"
-    return result.missing_keys, result.unexpected_keys, None
-
-
-def disagreements(module: nn.Module, seed: str) -> tuple[int, list[str]]:
-    """(cases tried, what differs in those that do not agree)."""
-    tree = extract(module)
-    whole = module.state_dict()
-    tried, wrong = 0, []
-    if not whole:
-        return 0, []
-    for what, state_dict in perturbed(whole, random.Random(seed)):
-        tried += 1
-        ours = compare(tree, checkpoint_of(state_dict))
-        for strict in (True, False):
-            missing, unexpected, error = torch_says(module, state_dict, strict)
-            lists = missing is None or (list(ours.missing_keys), list(ours.unexpected_keys)) == (missing, unexpected)
-            if ours.error_message(strict) != error or not lists:
-                wrong.append(f"{what}, strict={strict}")
-                break
-    return tried, wrong
+from tests.matching.oracle import torch_says
+from tests.zoo.builders import everything
+from tests.zoo.perturb import perturbed
 
 
 @dataclass
-class Outcome:
-    """What a run over the zoo came to."""
+class Tally:
+    """What came out. `disagreements` and `unsure` hold a line for each case; `unbuilt` a reason for each model."""
 
-    models: int = 0
+    models: Counter[str] = field(default_factory=Counter)
     cases: int = 0
-    agree: int = 0
-    wrong: list[str] = field(default_factory=list)
+    disagreements: list[str] = field(default_factory=list)
+    unsure: list[str] = field(default_factory=list)
     unbuilt: dict[str, str] = field(default_factory=dict)
+    ours: float = 0.0
+    theirs: float = 0.0
 
     def __str__(self) -> str:
-        reasons = Counter(reason.partition(":")[0] for reason in self.unbuilt.values())
-        lines = [f"agree {self.agree} of {self.cases} ({self.models} models)", *self.wrong]
-        lines.append(f"not built: {len(self.unbuilt)}")
-        lines += [f"  {count} x {reason}" for reason, count in reasons.most_common()]
+        lines = [f"agree {self.cases - len(self.disagreements)} of {self.cases}"]
+        lines.append(
+            f"models {sum(self.models.values())}: " + ", ".join(f"{k} {v}" for k, v in sorted(self.models.items()))
+        )
+        lines.append(f"CPU seconds: ckptdiff {self.ours:.1f}, torch {self.theirs:.1f}")
+        if self.unsure:
+            lines.append(f"not certain: {len(self.unsure)}")
+            lines.extend(f"  {line}" for line in self.unsure[:50])
+        lines.append(f"could not be built: {len(self.unbuilt)}")
+        reasons = Counter(self.unbuilt.values())
+        for reason, count in reasons.most_common():
+            names = [name for name, why in self.unbuilt.items() if why == reason]
+            lines.append(f"  {count:4}  {reason}  ({', '.join(names[:3])}{', …' if count > 3 else ''})")
+        lines.extend(self.disagreements)
         return "\n".join(lines)
 
 
-def run(chosen: list[str], say: Any = None) -> Outcome:
-    """Try every model; one that cannot be built is counted with the reason, not as an agreement."""
-    outcome = Outcome()
-    for name in chosen:
+def check(names: dict[str, Callable[[], nn.Module]], tell: Callable[[str], None] = lambda _: None) -> Tally:
+    """Compare every model that builds with every kind of state dict."""
+    tally = Tally()
+    for name, build in names.items():
         try:
-            with limited(SECONDS), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                module = module_of(name)
-                tried, wrong = disagreements(module, name)
+            model = build()
+            state_dict = model.state_dict()
         except Exception as error:
-            outcome.unbuilt[name] = f"{type(error).__name__}: {error}"
+            tally.unbuilt[name] = _reason(error)
             continue
-        outcome.models += 1
-        outcome.cases += tried
-        outcome.agree += tried - len(wrong)
-        outcome.wrong += [f"{name}: {what}" for what in wrong]
-        if say is not None:
-            say(f"{name}: {tried - len(wrong)} of {tried}")
-    return outcome
+        tally.models[name.partition(":")[0]] += 1
+        _check_model(name, model, state_dict, tally)
+        tell(f"{name}: {tally.cases} cases, {len(tally.disagreements)} disagreements")
+        del model, state_dict
+        gc.collect()
+    return tally
 
 
-@contextlib.contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer."""
+def _check_model(name: str, model: nn.Module, state_dict: Any, tally: Tally) -> None:
+    has_code = any(node.custom for _, node in extract(model).walk())
+    for kind, changed in perturbed(state_dict, name):
+        tally.cases += 1
+        start = time.process_time()
+        try:
+            ours = compare(extract(model), checkpoint_of(changed))
+        except Exception:
+            tally.disagreements.append(f"{name} {kind}: {traceback.format_exc()}")
+            continue
+        middle = time.process_time()
+        theirs = torch_says(copy.deepcopy(model) if has_code else model, changed)
+        tally.ours += middle - start
+        tally.theirs += time.process_time() - middle
+        if ours.uncertain:
+            tally.unsure.append(f"{name} {kind}: {ours.uncertain[0]}")
+        same_lists = theirs.missing is None or (
+            (list(ours.missing_keys), list(ours.unexpected_keys)) == (theirs.missing, theirs.unexpected)
+        )
+        if ours.error_message() != theirs.error or not same_lists:
+            tally.disagreements.append(
+                f"{name} {kind}:\n  ours   {ours.error_message()!r}\n  torch  {theirs.error!r}"[:3000]
+            )
 
-    def expire(*_: object) -> None:
-        raise TimeoutError(f"longer than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+def _reason(error: Exception) -> str:
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\d+|0x[0-9a-f]+", "…", str(error).strip().split("\n")[0])
+    return f"{type(error).__name__}: {text[:100]}"
 
 
-def sample(everything: list[str], count: int) -> list[str]:
-    """`count` of them at equal distances, so that every library has its share."""
-    step = max(1, len(everything) // count)
-    return everything[::step][:count]
+def sample(names: dict[str, Callable[[], nn.Module]], count: int) -> dict[str, Callable[[], nn.Module]]:
+    """The same models every time, a share of each library's."""
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    libraries = sorted({name.partition(":")[0] for name in names})
+    chosen: list[str] = []
+    for library in libraries:
+        chosen += [name for name in ordered if name.startswith(library + ":")][: -(-count // len(libraries))]
+    return {name: names[name] for name in chosen}
 
 
 def main() -> int:
-    """Run from the command line; exit code 1 where anything disagrees."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--all", action="store_true", help="every architecture")
-    group.add_argument("--sample", type=int, metavar="N", help="N of them")
-    parser.add_argument("--library", choices=("torchvision", "timm", "transformers"), help="only this one's")
-    parser.add_argument("--verbose", action="store_true", help="a line a model")
+    """Print the tally; 1 where anything disagrees."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="every architecture (about 20 minutes)")
+    parser.add_argument("--sample", type=int, default=60, help="that many of them")
+    parser.add_argument("--only", default="", help="those whose name contains this")
+    parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args()
-    everything = [name for name in names() if not options.library or name.startswith(options.library + ":")]
-    chosen = everything if options.all else sample(everything, options.sample)
-    outcome = run(chosen, (lambda line: print(line, flush=True)) if options.verbose else None)
-    print(outcome)
-    if options.verbose:
-        for name, reason in outcome.unbuilt.items():
-            print(f"  {name}: {reason.splitlines()[0][:200]}")
-    return int(bool(outcome.wrong) or not outcome.cases)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warnings.simplefilter("ignore")
+    names = {name: make for name, make in everything().items() if options.only in name}
+    if not options.all and not options.only:
+        names = sample(names, options.sample)
+    tally = check(names, tell=lambda line: None if options.quiet else print(line, file=sys.stderr, flush=True))
+    print(tally)
+    return 1 if tally.disagreements or not tally.cases else 0
 
 
 if __name__ == "__main__":
