@@ -48,10 +48,11 @@ format: .venv/.dev
 	@touch $@
 
 test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
-	.venv-zoo/bin/python -m pytest -n 2 -m "zoo or not slow" tests/matching tests/model tests/zoo
+	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/matching tests/model tests/zoo
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
+	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model
 
 # The oldest torch that is promised.
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt

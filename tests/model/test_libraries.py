@@ -54,6 +54,7 @@ def test_transformers(model_type: str, write: Callable[..., Path], monkeypatch: 
 
 
 @pytest.mark.zoo
+@pytest.mark.slow
 def test_every_torchvision_model() -> None:
     models: Any = pytest.importorskip("torchvision").models
     hows = set()
@@ -67,6 +68,7 @@ def test_every_torchvision_model() -> None:
 
 
 @pytest.mark.zoo
+@pytest.mark.slow
 def test_a_timm_model_of_every_file() -> None:
     timm: Any = pytest.importorskip("timm")
     tried = 0
