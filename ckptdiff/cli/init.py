@@ -67,12 +67,12 @@ def _config(models: list[str], weights: list[str]) -> str:
     lines = [_HEAD]
     if len(models) > 1:
         lines += ["# Further models found: " + ", ".join(json.dumps(name) for name in models[1:20]), ""]
-    for number, file in enumerate(weights[:20] or ["weights.safetensors"]):
+    names: set[str] = set()
+    for file in weights[:20] or ["weights.safetensors"]:
         given = bool(models and weights)
-        name = Path(file).name.partition(".")[0]
         target = [
             "[[targets]]",
-            f"name = {json.dumps(name if not number else f'{name}-{number + 1}')}",
+            f"name = {json.dumps(_unused(Path(file).name.partition('.')[0], names))}",
             f"model = {model}",
             f"checkpoint = {json.dumps(file)}",
             "# args = { num_classes = 10 }",
@@ -80,6 +80,16 @@ def _config(models: list[str], weights: list[str]) -> str:
         # A target that was not found is a proposal, not a failing check.
         lines += [*(target if given else [f"# {line.removeprefix('# ')}" for line in target]), ""]
     return "\n".join(lines)
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """The name, with a number where it is taken."""
+    chosen, number = name, 1
+    while chosen in names:
+        number += 1
+        chosen = f"{name}-{number}"
+    names.add(chosen)
+    return chosen
 
 
 def _files() -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +14,9 @@ from ckptdiff.model.tree import ModuleNode, Slot
 from ckptdiff.tensors import DTYPES, Entry, TensorInfo
 
 Value = str | int | tuple[int, ...]
+
+# A name in a sentence: what stands in quotes, or a word without the punctuation around it.
+_NAME = re.compile(r'"([^"]*)"|([^\s"\'(),:;]+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,8 @@ def findings(comparison: Comparison) -> tuple[Finding, ...]:
         *_casts(comparison, model),
         *_ties(comparison, model),
         *_values(comparison),
-        *_unknown(comparison),
+        *_told(comparison, modules),
+        *(_finding("unsafe-global", name, module="") for name in comparison.checkpoint.unsafe_globals),
         *_explained(comparison, modules),
     ]
     if comparison.missing_keys or comparison.unexpected_keys:
@@ -71,24 +77,14 @@ def _errors(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Findi
             yield _finding("missing-key", key, facts)
     for key in comparison.unexpected_keys:
         yield _finding("unexpected-key", key, _facts(comparison.checkpoint.entries.get(key)))
-    accounted: set[str] = set()
     for mismatch in comparison.mismatched:
-        accounted.add(f"size mismatch for {mismatch.key}")
         yield _finding(
             "size-mismatch",
             mismatch.key,
             {"checkpoint_shape": mismatch.checkpoint_shape, "model_shape": mismatch.model_shape},
         )
     for key, type_name in comparison.not_tensors.items():
-        accounted.add(f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object')
         yield _finding("not-a-tensor", key, {"type": type_name})
-    for text in comparison.error_msgs:
-        # torch's two own messages are told above in better words
-        if text.partition(": copying a param")[0] in accounted or text.partition(" from checkpoint")[0] in accounted:
-            continue
-        yield _finding("load-error", "", {"text": text})
-    if comparison.raised is not None:
-        yield _finding("load-error", "", {"text": comparison.raised})
 
 
 def _facts(entry: Entry | None) -> dict[str, Value]:
@@ -191,11 +187,37 @@ def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _unknown(comparison: Comparison) -> Iterator[Finding]:
-    for text in (*comparison.uncertain, *(comparison.values.unread if comparison.values else ())):
-        yield _finding("uncertain", "", {"text": text})
-    for name in comparison.checkpoint.unsafe_globals:
-        yield _finding("unsafe-global", name, module="")
+def _told(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
+    """What is known in sentences only: torch's and the hooks' other errors, and what could not be known.
+
+    `about` is the key, module or class that a sentence names, `number` tells apart those about the same: a finding has
+    to be known again by facts, since sentences change with releases.
+    """
+    accounted = {f"size mismatch for {mismatch.key}" for mismatch in comparison.mismatched}
+    for key in comparison.not_tensors:
+        accounted.add(f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object')
+    # torch's two own messages are findings of their own, in better words
+    told = [
+        ("load-error", text, "")
+        for text in comparison.error_msgs
+        if not accounted & {text.partition(": copying a param")[0], text.partition(" from checkpoint")[0]}
+    ]
+    if comparison.raised is not None:
+        told.append(("load-error", comparison.raised, comparison.raised.partition(":")[0]))
+    unknown = (*comparison.uncertain, *(comparison.values.unread if comparison.values else ()))
+    told += [("uncertain", text, "") for text in unknown]
+    if not told:
+        return
+    known = {prefix[:-1] for prefix in modules} | {node.qualified_name for node in modules.values()}
+    known |= comparison.model.keys().keys() | {key for key in comparison.checkpoint.entries if isinstance(key, str)}
+    seen: Counter[tuple[str, str]] = Counter()
+    for rule, text, error in told:
+        names = (quoted or word.rstrip(".") for quoted, word in _NAME.findall(text))
+        about = error or next((name for name in names if name and name in known), "")
+        seen[rule, about] += 1
+        number = seen[rule, about]
+        facts: dict[str, Value] = {"text": text, **({"about": about} if about else {})}
+        yield _finding(rule, "", {**facts, **({"number": number} if number > 1 else {})})
 
 
 def _explained(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
@@ -207,9 +229,8 @@ def _explained(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Ite
     for key in comparison.supplied:
         yield _finding("version-upgrade", key)
     for change in comparison.key_changes:
-        yield _finding(
-            "hook-rename", change.key, {"change": _change(change), "new_key": change.new_key}, module=change.module
-        )
+        facts = {"change": _change(change), "how": change.kind, "new_key": change.new_key}
+        yield _finding("hook-rename", change.key, facts, module=change.module)
 
 
 def _change(change: KeyChange) -> str:

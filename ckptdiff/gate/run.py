@@ -104,11 +104,19 @@ def single(report: Report, seconds: float | None = None, started: str = "") -> R
     return Run((TargetResult(model.reference or model.root.class_name, report, seconds=seconds),), started=started)
 
 
+_WORDS = frozenset(("text", "change", "effect", "loss", "stored"))
+"""Arguments that are phrases made from the others, or messages of torch's or of the user's code."""
+
+
 def fingerprint(finding: Finding) -> str:
     """64 hexadecimal digits that are equal for the same finding in another run, on another machine.
 
     Made of the rule, the key and the structured arguments; not of the level, which is policy, nor of messages or paths.
     """
-    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in finding.arguments.items()}
+    arguments = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in finding.arguments.items()
+        if name not in _WORDS
+    }
     text = json.dumps([finding.rule, finding.key, arguments], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

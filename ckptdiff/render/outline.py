@@ -128,7 +128,9 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
         facts.append(("built", _BUILT.get(model.built, plain(model.built))))
         if model.torch_version:
             facts.append(("torch", plain(model.torch_version)))
-    return facts + [("beware", plain(warning, 1000)) for warning in checkpoint.warnings]
+    # What a snapshot cannot know is among the findings already.
+    warnings = [warning for warning in checkpoint.warnings if warning not in comparison.uncertain]
+    return facts + [("beware", plain(warning, 1000)) for warning in warnings]
 
 
 def _share(part: int, whole: int, noun: str) -> str:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ckptdiff.gate.findings import Finding, findings
 from ckptdiff.gate.report import judge
 from ckptdiff.gate.rules import LEVELS, RULES
+from ckptdiff.gate.run import fingerprint
 from tests import reports
 from tests.reports import compared, module, slot, tensor
 
@@ -73,6 +76,22 @@ def test_torchs_own_messages_are_not_told_twice() -> None:
     assert "load-error" not in found("bad")
     other = compared(module(weight=slot(2)), {"weight": tensor(2)}, error_msgs=("something else went wrong",))
     assert [finding.arguments["text"] for finding in findings(other)] == ["something else went wrong"]
+
+
+def test_a_sentence_is_known_again_by_what_it_is_about() -> None:
+    def sentences(*said: str, raised: str | None = None) -> list[Finding]:
+        model = module(weight=slot(2), children={"layer": module(bias=slot(2))})
+        whole = compared(model, {"weight": tensor(2), "layer.bias": tensor(2)}, error_msgs=said[:1], raised=raised)
+        return [item for item in findings(replace(whole, uncertain=said[1:])) if "text" in item.arguments]
+
+    before = sentences('Cannot take "layer.bias".', "layer: not followed.", "weight: why not.", "Who knows?", "Odd.")
+    after = sentences('"layer.bias" will not do.', "For layer, no.", "Is weight copied?", "Nobody does.", "Odder.")
+    assert [item.arguments.get("about") for item in before] == ["layer.bias", "layer", "weight", None, None]
+    assert [fingerprint(item) for item in before] == [fingerprint(item) for item in after]
+    assert len({fingerprint(item) for item in before}) == 5
+    (one, other) = (sentences("", raised=f"{kind}: weight")[-1] for kind in ("KeyError", "TypeError"))
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(one) == fingerprint(sentences("", raised="KeyError: /home/me/weight")[-1])
 
 
 def test_whatever_keeps_torch_from_loading_is_an_error() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from pathlib import Path
 
 import pytest
 
-from ckptdiff.gate.rules import LEVELS, RULES, Level, reaches
+from ckptdiff.gate.rules import LEVELS, RULES, Level, Rule, reaches
+from tests.golden import check_text
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.id)
@@ -28,3 +31,30 @@ def test_rules_are_listed_gravest_first() -> None:
 )
 def test_levels(level: Level, threshold: Level, answer: bool) -> None:
     assert reaches(level, threshold) is answer
+
+
+INTRODUCTION = """\
+# The rules
+
+<!-- Made from ckptdiff/gate/rules.py: CKPTDIFF_UPDATE_GOLDEN=1 python -m pytest tests/gate/test_rules.py -->
+
+Everything that a report can hold. `ckptdiff rules` lists it, `ckptdiff rules ID` explains one rule.
+
+An **error** is what makes `load_state_dict(strict=True)` raise. A **warning** is what torch does without a word and may
+change results. A **note** is good to know. Errors alone decide the exit code, unless `--fail-on warning` or
+`--fail-on note` is given, or a config gives a rule another level (`levels = { lossy-dtype = "error" }`, or `"off"`).
+"""
+
+
+def test_the_page_on_the_rules_is_what_the_table_says() -> None:
+    table = ["| rule | level | |", "|---|---|---|"]
+    table += [f"| [{rule.id}](#{rule.id}) | {rule.level} | {rule.summary} |" for rule in RULES.values()]
+    page = "\n".join([INTRODUCTION, *table, *map(section, RULES.values())]) + "\n"
+    check_text(Path(__file__).parents[2] / "docs" / "rules.md", page)
+
+
+def section(rule: Rule) -> str:
+    paragraphs = [textwrap.fill(text, 120, break_on_hyphens=False) for text in rule.help.split("\n")]
+    return "\n".join(
+        [f"\n## {rule.id}\n", f"*{rule.level}.* {rule.summary}\n", "\n\n".join(paragraphs), "", f"<{rule.link}>"]
+    )
