@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import ckptdiff.numpyless  # noqa: F401 - for what it does, in every process of a target
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.gate.config import Target
 from ckptdiff.gate.report import Report

@@ -64,6 +64,17 @@ def test_hooks_that_print_or_exit_stay_contained(desk: Path) -> None:
     assert json.loads(done.stdout)["outcome"] in ("fail", "error")
 
 
+@pytest.mark.slow
+def test_torch_without_numpy_is_no_matter(desk: Path) -> None:
+    (desk / "run.py").write_text(
+        "import sys\nsys.modules['numpy'] = None\nfrom ckptdiff.cli import main\nsys.exit(main())\n"
+    )
+    (desk / "net.py").write_text((desk / "net.py").read_text().replace("print(", "str("))
+    command = [sys.executable, "run.py", "compare", "net.py:Net", "good.safetensors"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_inspect_imports_no_torch_and_nothing_else_that_is_heavy(desk: Path) -> None:
     code = (
         "import sys\n"
