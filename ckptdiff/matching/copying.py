@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ckptdiff.matching.comparison import Raised
 from ckptdiff.matching.quiet import no_meta_warning
 from ckptdiff.matching.shadow import is_plain, twin
 from ckptdiff.matching.values import copied
-from ckptdiff.model.extract import BASE_LOADER, class_name
+from ckptdiff.model.extract import BASE_LOADER, class_name, registered
 from ckptdiff.model.tree import Slot
 from ckptdiff.tensors import DTYPES, TensorInfo
 
@@ -26,6 +27,14 @@ class Unknown(Exception):  # noqa: N818 - not an error but a sentence for the us
 def swaps_tensors() -> bool:
     """Whether torch is told to replace parameters on loading, not to copy into them."""
     return torch.__future__.get_swap_module_params_on_conversion()
+
+
+def target_of(module: nn.Module, name: str, slot: Slot) -> torch.Tensor | None:
+    """The parameter or buffer of a module that a slot describes, or None where a hook made another."""
+    target: torch.Tensor | None = registered(module, name)
+    if target is None or is_lazy(target) != slot.lazy:
+        return None
+    return target if slot.lazy or not slot.ordinary or tuple(target.shape) == slot.tensor.shape else None
 
 
 def try_loading(

@@ -7,9 +7,10 @@ dictionary, on meta tensors or, where it asks for values, on real ones; what it 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,10 +28,13 @@ from ckptdiff.matching.scope import LiteralScope, Scope
 from ckptdiff.matching.shadow import Shadows, is_plain
 from ckptdiff.matching.signals import CodeFailed, ModelValuesNeeded
 from ckptdiff.matching.values import Values, copied
-from ckptdiff.model.extract import counts_batches_as_usual, extract, post_hook_error
+from ckptdiff.model.extract import counts_batches_as_usual, extract, post_hook_error, registered
 from ckptdiff.model.meta import MetaWatch
 from ckptdiff.model.tree import OVERRIDE, PRE_HOOK, ModuleNode, ModuleTree
 from ckptdiff.tensors import Entry, ObjectInfo
+
+# An error that says so was made by the meta device.
+_OF_META = re.compile(r"\bmeta\b")
 
 
 class Runner:
@@ -70,12 +74,15 @@ class Runner:
         state_dict: dict[Any, Any] = dict(given) if prefix else OrderedDict(given)
         if not prefix and all_metadata is not None:
             state_dict._metadata = all_metadata  # type: ignore[attr-defined]
+        known = len(lists[2])
         if whole:
             self._run(prefix, node, shadow._load_from_state_dict, state_dict, prefix, metadata, True, *lists)
         else:
             for hook in shadow._load_state_dict_pre_hooks.values():
                 self._run(prefix, node, hook, state_dict, prefix, metadata, True, *lists)
 
+        if (not self.real or self._valueless) and any(_OF_META.search(str(error)) for error in lists[2][known:]):
+            raise ModelValuesNeeded(prefix, node.qualified_name) if self.real else CodeFailed
         same_keys = len(state_dict) == len(given) and all(
             old == new and state_dict[new] is value and _is_as_described(value, scope.entries[old])
             for (old, value), new in zip(given.items(), state_dict, strict=True)
@@ -139,7 +146,9 @@ class Runner:
         item = (name, self._value(key, scope), assign)
         if self._shadows.exists(node.live):
             shadow = self._shadows.of(node.live)
-            settled = self._shadows.unchanged(shadow, below=False)
+            # Copying into a tensor leaves the module as it was noted.
+            replaces = assign or node.local[name].lazy
+            settled = replaces and self._shadows.unchanged(shadow, below=False)
             _load(shadow, [item])
             if settled:
                 self._shadows.note(shadow, below=False)
@@ -244,8 +253,12 @@ def random_state_kept() -> Iterator[None]:
 
 
 def _sets_attributes(node: ModuleNode) -> bool:
+    """Whether assigning to a tensor's name does more than replace it: by code of the class, or to a namesake."""
+    if node.live is None:
+        return False
     cls: Any = type(node.live)
-    return node.live is not None and cls.__setattr__ is not nn.Module.__setattr__
+    twice = set(node.live._parameters.keys()) & set(node.live._buffers.keys())
+    return cls.__setattr__ is not nn.Module.__setattr__ or bool(twice) or bool(node.local.keys() & node.children.keys())
 
 
 def _is_as_described(value: Any, entry: Entry) -> bool:
@@ -255,19 +268,19 @@ def _is_as_described(value: Any, entry: Entry) -> bool:
 
 def _load(shadow: nn.Module, items: list[tuple[str, Any, bool]]) -> None:
     for name, value, assign in items:
-        target: Any = shadow._parameters.get(name)
+        target = registered(shadow, name)
         if target is None:
-            target = shadow._buffers.get(name)
-        if target is None or is_lazy(target):
             continue
         # That torch would load it was found out before; a copy between devices may still fail, and is only a courtesy.
         with contextlib.suppress(Exception), torch.no_grad():
-            if target.dim() == 0 and value.dim() == 1:
+            if not is_lazy(target) and target.dim() == 0 and value.dim() == 1:
                 value = value[0]
             if not assign:
                 target.copy_(value)
             elif isinstance(target, nn.Parameter):
-                shadow._parameters[name] = nn.Parameter(copied(value, real=True), requires_grad=target.requires_grad)
+                made = copied(value, real=True)
+                made = made if isinstance(made, nn.Parameter) else nn.Parameter(made)
+                shadow._parameters[name] = cast("nn.Parameter", made.requires_grad_(target.requires_grad))
             else:
                 shadow._buffers[name] = copied(value, real=True)
 

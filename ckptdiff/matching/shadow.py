@@ -280,6 +280,8 @@ def _copy_of_subclass(tensor: torch.Tensor) -> torch.Tensor:
         made = tensor.detach().clone() if wrapper else copy.deepcopy(tensor)
     except Exception:  # torch deep-copies only leaves of the graph, and subclasses as they like
         made = tensor.detach().clone()
+    if type(made) is not type(tensor):
+        made = made.as_subclass(type(tensor))
     if isinstance(tensor, nn.Parameter) and not isinstance(made, nn.Parameter):
-        return nn.Parameter(made, requires_grad=tensor.requires_grad)
-    return made if type(made) is type(tensor) else made.as_subclass(type(tensor))
+        made = nn.Parameter(made, requires_grad=tensor.requires_grad)
+    return made

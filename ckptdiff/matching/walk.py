@@ -94,11 +94,12 @@ class _Walk:
         self.valueless: frozenset[Any] = frozenset()
         self.swaps = False
         if tree.root.live is not None:
-            from ckptdiff.matching.copying import swaps_tensors
+            from ckptdiff.matching.copying import swaps_tensors, target_of
             from ckptdiff.matching.live import meta_keys, unusual_keys
 
             self.unusual, self.valueless = unusual_keys(checkpoint), meta_keys(checkpoint)
             self.swaps = swaps_tensors()
+            self.target_of = target_of
         # Hooks may write to the metadata, and what they write holds for the modules after them.
         self.metadata: Any = checkpoint.metadata if runner is None else copy.deepcopy(checkpoint.metadata)
         # These three are torch's own lists: hooks get them, and may change what earlier modules said.
@@ -380,15 +381,7 @@ class _Walk:
     def _target(self, node: ModuleNode, name: str, slot: Slot) -> Any:
         """The model's own parameter or buffer that a slot describes, or None where a hook made another."""
         module = node.live if self.runner is None or node.live is None else self.runner.original(node.live)
-        if module is None:
-            return None
-        target: Any = module._parameters.get(name)
-        if target is None:
-            target = module._buffers.get(name)
-        from torch.nn.parameter import is_lazy
-
-        same = target is not None and is_lazy(target) == slot.lazy
-        return target if same and (slot.lazy or not slot.ordinary or tuple(target.shape) == slot.tensor.shape) else None
+        return None if module is None else self.target_of(module, name, slot)
 
     def _is_meta(self, node: ModuleNode, name: str, slot: Slot) -> bool:
         target = self._target(node, name, slot)

@@ -84,6 +84,14 @@ def _unusual_tensor_info(tensor: torch.Tensor, type_name: str) -> TensorInfo:
     return TensorInfo(dtype_name(tensor.dtype), tuple(tensor.shape), stride, layout=layout, type_name=type_name)
 
 
+def registered(module: nn.Module, name: str) -> Any:
+    """A module's own parameter or buffer of that name, or None. Those of a ScriptModule are in no ordinary dict."""
+    for members in (module._parameters, module._buffers):
+        if name in members:
+            return members[name]
+    return None
+
+
 def extract(module: nn.Module, reference: str = "", built: str = "live") -> ModuleTree:
     """The ModuleTree of an instantiated module, which is left as it is.
 
@@ -165,7 +173,11 @@ def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int,
         version=getattr(module, "_version", None),
         loader=loader,
         custom=tuple(custom),
-        odd_names=any(not isinstance(name, str) or "." in name for names in (local, module._modules) for name in names),
+        odd_names=any(
+            not isinstance(name, str) or "." in name
+            for names in (local.keys(), module._modules.keys())
+            for name in names
+        ),
         track_running_stats=bool(getattr(module, "track_running_stats", False)),
         live=module,
     )
