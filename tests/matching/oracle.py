@@ -58,7 +58,12 @@ def lists_of(error: BaseException) -> tuple[list[Any] | None, list[Any] | None]:
 
 
 def assert_agrees(
-    model: nn.Module | Callable[[], nn.Module], state_dict: Any, assign: bool = False, *, untouched: bool = False
+    model: nn.Module | Callable[[], nn.Module],
+    state_dict: Any,
+    assign: bool = False,
+    *,
+    untouched: bool = False,
+    apart: bool = False,
 ) -> Comparison:
     """Our answer is torch's, for strict and not: lists, order and text. Returns our answer.
 
@@ -72,7 +77,7 @@ def assert_agrees(
     if before is not None:
         assert (state_of(given), state_of(state_dict), torch.get_rng_state().tolist()) == before
     for strict in (True, False):
-        theirs = torch_says(fresh(), state_dict, strict, assign)
+        theirs = torch_says(fresh(), copy.deepcopy(state_dict) if apart else state_dict, strict, assign)
         assert ours.error_message(strict) == theirs.error
         assert ours.loads(strict) == (theirs.error is None)
         if theirs.missing is not None:

@@ -18,7 +18,7 @@ from ckptdiff.matching.custom import ModelValuesNeeded
 from ckptdiff.matching.live import checkpoint_of
 from ckptdiff.matching.walk import compare
 from ckptdiff.model.extract import extract
-from tests.matching.oracle import assert_agrees
+from tests.matching.oracle import assert_agrees, state_of
 
 Hook = Callable[..., Any]
 
@@ -459,20 +459,27 @@ def test_comparing_from_many_threads_at_once() -> None:
     model = with_counters()
     for place in ("", "body", "body.norm"):
         model.get_submodule(place).register_load_state_dict_post_hook(look)
-    state_dict = every_state_dict()[5]
-    expected = compare(extract(model), checkpoint_of(state_dict)).error_message()
+    state_dict = OrderedDict(every_state_dict()[5])
+    state_dict._metadata = net().state_dict()._metadata  # type: ignore[attr-defined]
+    before = state_of(model), state_of(state_dict)
+    expected = [
+        compare(extract(model), checkpoint_of(state_dict), assign=assign).error_message() for assign in (False, True)
+    ]
     answers: list[Any] = []
 
     def ask() -> None:
-        for _ in range(5):
-            answers.append(compare(extract(model), checkpoint_of(state_dict)).error_message())
+        for _ in range(3):
+            for assign in (False, True):
+                answers.append((assign, compare(extract(model), checkpoint_of(state_dict), assign=assign)))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == [expected] * 20
+    assert [answer.error_message() for _, answer in answers] == [expected[assign] for assign, _ in answers]
+    assert len(answers) == 24
+    assert (state_of(model), state_of(state_dict)) == before
 
 
 def test_a_shared_module_runs_its_hook_for_each_of_its_names() -> None:
