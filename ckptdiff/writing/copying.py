@@ -1,13 +1,20 @@
-"""Bytes from files to a file: copied by the kernel where it can, through one buffer where it cannot."""
+"""Bytes from files to a file: shared by the file system where it can, else through one small buffer.
+
+Not by `copy_file_range` or `sendfile`: beside `cp` and a sync of the file (2.2 GB, medians of five) the buffer reached
+1.48 times the speed, `copy_file_range` 1.12 where the bytes lie alike in their pages and 0.75 where they are shifted:
+the kernel then handles a page at a time, and a buffer that stays in the processor's cache does not mind. What the
+kernel alone can do is not to copy at all (XFS, Btrfs), and that is asked for.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
+from struct import pack
 from types import TracebackType
 
 from ckptdiff.checkpoint.source import open_source
@@ -16,15 +23,16 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import Storage
 
 BUFFER = 256 << 10
-"""Bytes in flight where the kernel does not copy; few enough to stay in the processor's cache on their way."""
-PAGE = 4096
-_CALL = 64 << 20
-"""Bytes a kernel call is asked for: between two of them progress is told and Ctrl-C heard."""
+"""Bytes in flight: few enough to stay in the processor's cache on their way."""
+BLOCK = 4096
+"""File systems share whole blocks of this size, where a file has them at multiples of it."""
+LARGE = 1 << 20
+"""Bytes from which it is worth to try to share."""
 
+_FLUSH = 64 << 20
 _MAX_OPEN = 64
-
-# What the destination says of itself; no other way of copying would cure it.
-_FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS") if hasattr(errno, name))
+_FICLONERANGE = 0x4020940D
+"""linux/fs.h; the architectures that count ioctls otherwise answer with an error, which is an answer."""
 
 
 class Sources:
@@ -132,17 +140,17 @@ def changed(path: str) -> CheckpointError:
 class Sink:
     """The file being written, from its first byte to its last.
 
-    `told` is called with the number of bytes of each piece as soon as it is written.
+    `told` is called with the number of bytes of each piece as soon as it is written. `to_disk` says that all of it will
+    be synced in the end: then the disk is set to work at once.
     """
 
-    def __init__(self, path: str, sources: Sources, told: Callable[[int], None]) -> None:
+    def __init__(self, path: str, sources: Sources, told: Callable[[int], None], *, to_disk: bool = False) -> None:
         self._sources = sources
         self._told = told
+        self._flushed = 0 if to_disk and hasattr(os, "posix_fadvise") else None
         self._file = FileIO(path, "r+b")
         self.position = 0
-        self._kernel: list[Callable[[int, int, int], int]] = [
-            getattr(self, f"_{name}") for name in ("copy_file_range", "sendfile") if hasattr(os, name)
-        ]
+        self._may_share = sys.platform == "linux"
 
     def __enter__(self) -> Sink:
         return self
@@ -157,8 +165,16 @@ class Sink:
         done = 0
         while done < len(view):
             done += self._file.write(view[done:]) or 0
-        self.position += done
-        self._told(done)
+        self._advance(done)
+
+    def _advance(self, count: int) -> None:
+        self.position += count
+        if self._flushed is not None and self.position - self._flushed >= _FLUSH:
+            # Linux begins to write back what one says not to need in memory, and does not wait for it: 2.2 GB are
+            # copied and synced in 1.9 s instead of 2.7.
+            os.posix_fadvise(self._file.fileno(), self._flushed, self.position - self._flushed, os.POSIX_FADV_DONTNEED)
+            self._flushed = self.position
+        self._told(count)
 
     def patch(self, position: int, data: bytes) -> None:
         """Replace bytes that were written before."""
@@ -167,19 +183,15 @@ class Sink:
         self._file.seek(self.position)
 
     def copy(self, path: str, start: int, count: int) -> None:
-        """Append `count` bytes of another file, by the kernel where they lie alike in their pages.
+        """Append `count` bytes of another file; its whole blocks are shared where they lie alike in both."""
+        if self._may_share and count >= LARGE and (start - self.position) % BLOCK == 0:
+            head = -start % BLOCK
+            self._through_buffer(path, start, head)
+            shared = self._share(path, start + head, (count - head) // BLOCK * BLOCK)
+            start, count = start + head + shared, count - head - shared
+        self._through_buffer(path, start, count)
 
-        Such bytes it copies as fast as `cp`, or shares where the file system can. Shifted ones take it half as long
-        again (0.50 against 0.34 s/GB); a buffer that stays in the cache does not mind.
-        """
-        descriptor = self._sources.file(path).fileno()
-        while count and (start - self.position) % PAGE == 0:
-            done = self._by_kernel(descriptor, start, min(count, _CALL))
-            if not done:
-                break
-            start, count = start + done, count - done
-            self.position += done
-            self._told(done)
+    def _through_buffer(self, path: str, start: int, count: int) -> None:
         for piece in self._pieces(path, start, count):
             self.write(piece)
 
@@ -191,27 +203,26 @@ class Sink:
         return crc
 
     def _pieces(self, path: str, start: int, count: int) -> Iterator[memoryview]:
+        """The bytes by way of one buffer, cut where the output's own multiples of its size are."""
         buffer = memoryview(bytearray(min(BUFFER, count)))
-        for place in range(start, start + count, BUFFER):
-            piece = buffer[: min(BUFFER, start + count - place)]
-            self._sources.read(path, place, piece)
+        end = start + count
+        while start < end:
+            piece = buffer[: min(BUFFER - self.position % BUFFER, end - start)]
+            self._sources.read(path, start, piece)
+            start += len(piece)
             yield piece
 
-    def _by_kernel(self, descriptor: int, start: int, count: int) -> int:
-        """Bytes copied; 0 where the kernel does not copy between these two files, or has come to the end of one."""
-        while self._kernel:
-            try:
-                return self._kernel[0](descriptor, start, count)
-            except OSError as error:
-                if error.errno in _FULL:
-                    raise
-                # Other file systems (EXDEV), an old kernel (ENOSYS), no regular file (EINVAL), a network's own reasons:
-                # whatever it is, reading and writing either works or says it better.
-                del self._kernel[0]
-        return 0
+    def _share(self, path: str, start: int, count: int) -> int:
+        """Let this file have blocks of the other; returns `count`, or 0 where the file system does not do that."""
+        import fcntl
 
-    def _copy_file_range(self, descriptor: int, start: int, count: int) -> int:
-        return os.copy_file_range(descriptor, self._file.fileno(), count, start)
-
-    def _sendfile(self, descriptor: int, start: int, count: int) -> int:
-        return os.sendfile(self._file.fileno(), descriptor, start, count)
+        request = pack("=qQQQ", self._sources.file(path).fileno(), start, count, self.position)
+        try:
+            fcntl.ioctl(self._file.fileno(), _FICLONERANGE, request)
+        except OSError:
+            # Another file system, one that does not share, a file that has become shorter: copying works or tells.
+            self._may_share = False
+            return 0
+        self._file.seek(self.position + count)
+        self._advance(count)
+        return count

@@ -194,7 +194,7 @@ def execute(
             path = stage.path / file.name if file.name else stage.path
             if file.name:
                 path.touch(exist_ok=False)
-            with Sink(str(path), sources, told) as sink:
+            with Sink(str(path), sources, told, to_disk=fsync) as sink:
                 starts[file.name] = _write(sink, writer, file, job)
         if len(layout.files) > 1:
             (stage.path / INDEX).write_bytes(index(layout))

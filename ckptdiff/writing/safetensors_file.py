@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ckptdiff.tensors import DTYPES
 from ckptdiff.writing.blocks import BlockWriter
-from ckptdiff.writing.copying import PAGE, Sink
+from ckptdiff.writing.copying import BLOCK, LARGE, Sink
 from ckptdiff.writing.layout import Layout, OutputFile
 
 
@@ -44,12 +44,12 @@ def write_safetensors(sink: Sink, writer: BlockWriter, file: OutputFile, metadat
 def _padding(length: int, file: OutputFile) -> int:
     """Spaces behind a header of `length` bytes.
 
-    The tensors are to begin at a multiple of 8, and where they are large to lie in their pages as they do in the input,
-    which is how the kernel copies them best.
+    The tensors are to begin at a multiple of 8, and where they are large to lie in blocks as they do in the input, so
+    that the file system can share them.
     """
     ranges = file.blocks[0].ranges
-    if ranges and file.nbytes >= 256 * PAGE and ranges[0].start % 8 == 0:
-        return (ranges[0].start - 8 - length) % PAGE
+    if ranges and file.nbytes >= 16 * LARGE and ranges[0].start % 8 == 0:
+        return (ranges[0].start - 8 - length) % BLOCK
     return -length % 8
 
 
