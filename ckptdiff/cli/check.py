@@ -46,7 +46,7 @@ def command(
         str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead of processes.")
     ] = None,
     report: options.Report = None,
-    format: options.Format = "auto",  # noqa: A002 - the option's own name
+    format: options.RunFormat = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
     fail_on: options.FailOn = "error",
@@ -56,7 +56,9 @@ def command(
     Each target runs in a process of its own. Exits with 2 when a target has no verdict (it did not build, crashed or
     took too long), else 1 when one fails, else 0.
     """
-    chosen = chosen_format(format)
+    from ckptdiff.render import REPORTS, render_run
+
+    chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all)
     level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
     count, seconds = _number("--jobs", jobs, int), _number("--timeout", timeout, float)
@@ -64,7 +66,6 @@ def command(
 
     from ckptdiff.gate.baseline import Baseline, dumps, loads, recorded
     from ckptdiff.gate.config import find, load
-    from ckptdiff.render import render_run
     from ckptdiff.running import run_targets
 
     path = Path(config) if config else find(Path.cwd())

@@ -38,7 +38,7 @@ def command(
         bool,
         typer.Option("--check-values", help="Read the weights too: NaN, overflow in casts, tied tensors that differ."),
     ] = False,
-    format: options.Format = "auto",  # noqa: A002 - the option's own name
+    format: options.RunFormat = "auto",  # noqa: A002 - the option's own name
     report: options.Report = None,
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
@@ -52,14 +52,16 @@ def command(
     Exits with 0 when load_state_dict(strict=True) would succeed, 1 when it would not, 2 when there is no answer.
     Without --check-values the weights are not read, only the headers of the file; nothing in the file is run.
     """
-    chosen = chosen_format(format)
+    from ckptdiff.gate.run import single
+    from ckptdiff.render import FORMATS, REPORTS, render_report, render_run
+
+    chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all, verbose=verbose)
     level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
     reports = parse_reports(report or [])
 
     from ckptdiff import api
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.render import render_report
     from ckptdiff.sides import renames_of
 
     judged, notes = api.answer(
@@ -85,9 +87,7 @@ def command(
     if verbose:
         for note in notes:
             tell(f"note: {note}")
-    emit(render_report(chosen, judged, view))
-    if reports:
-        from ckptdiff.gate.run import single
-
-        write_reports(reports, single(judged), view)
+    # In the formats for people and programs a single comparison has a form of its own.
+    emit(render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, single(judged), view))
+    write_reports(reports, single(judged), view)
     return 0 if judged.outcome == "pass" else 1

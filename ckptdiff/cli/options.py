@@ -26,6 +26,12 @@ Args = Annotated[
 Format = Annotated[
     str, typer.Option("--format", metavar="auto|rich|text|json", help="auto: rich on a terminal, else text.")
 ]
+RunFormat = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="FORMAT", help="text, rich, json, markdown, github, junit, sarif, html; auto: rich or text."
+    ),
+]
 Color = Annotated[
     str, typer.Option("--color", metavar="auto|always|never", help="auto: NO_COLOR, FORCE_COLOR, terminal.")
 ]
@@ -53,5 +59,5 @@ Rules = Annotated[
 Reverse = Annotated[bool, typer.Option("--reverse", help="Apply the rules the other way round.")]
 Report = Annotated[
     list[str] | None,
-    typer.Option("--report", metavar="FORMAT=PATH", help="Write a report as well; repeatable."),
+    typer.Option("--report", metavar="FORMAT=PATH", help="Write a report in one of the formats as well; repeatable."),
 ]

@@ -86,9 +86,9 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> str:
     raise UsageError(f"{name} {value}: there is no such choice.", hint)
 
 
-def chosen_format(value: str) -> str:
+def chosen_format(value: str, choices: Sequence[str] = FORMATS) -> str:
     """What `--format auto` comes to: rich on a terminal that can show it, text elsewhere."""
-    one_of("--format", value, FORMATS)
+    one_of("--format", value, choices)
     if value != "auto":
         return value
     utf = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"

@@ -158,3 +158,12 @@ def test_init_in_an_empty_folder_proposes_without_listing(
     assert main(["init"]) == 0
     assert main(["check"]) == 2
     assert "lists no targets" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["markdown", "github", "junit", "sarif", "html"])
+def test_a_report_can_be_the_output(kept: Path, format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("ckptdiff.toml").write_text('[[targets]]\nname = "a"\nmodel = "net.json"\ncheckpoint = "good.safetensors"\n')
+    for command in (["compare", "net.json", "headless.safetensors"], ["check"]):
+        main([*command, "--format", format, "--report", f"{format}=report"])
+        assert capfd.readouterr().out == Path("report").read_text(encoding="utf-8")
+    assert main(["inspect", "good.safetensors", "--format", format]) == 2
