@@ -1,0 +1,156 @@
+"""Every example that help pages, README.md and docs/ci.md show is run, and answers what they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import textwrap
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ckptdiff.cli import main
+from ckptdiff.cli.app import COMMANDS
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+
+# What the examples call Net: README.md's tells of a head with another number of classes and a renamed encoder.
+MODEL = """\
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes={classes}):
+        super().__init__()
+        self.enc = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(3))
+        self.fc = nn.Linear(4, 4)
+        self.head = nn.Linear(4, num_classes)
+
+
+def HalfNet():
+    return Net().half()
+"""
+
+# The examples that end with another exit code than 0.
+ANSWERS = {
+    "ckptdiff compare model.py:Net old.pth": 1,
+    "ckptdiff compare model.py:Net old.pth --rules old.rules.toml": 1,
+    "ckptdiff compare model.py:Net ddp.pth": 1,
+    "ckptdiff suggest model.py:Net old.pth": 1,
+    "ckptdiff suggest model.py:Net old.pth --save old.rules.toml": 1,
+    "ckptdiff compare model.py:HalfNet weights.pth --check-values --fail-on warning": 1,
+}
+NOT_RUN = ("git ", "make ", "pip ", "ckptdiff check --scheduler ")
+
+
+def prepare(classes: int) -> None:
+    """Everything the examples name, in the current folder."""
+    Path("model.py").write_text(MODEL.format(classes=classes))
+    defined: dict[str, type[nn.Module]] = {}
+    exec(Path("model.py").read_text(), defined)
+    torch.manual_seed(0)
+    weights = defined["Net"](classes).state_dict()
+    older = defined["Net"](classes + 2).state_dict()
+    ema = {"state_dict": weights} if classes == 10 else weights
+    torch.save(weights, "weights.pth")
+    torch.save(weights, "model.pth")
+    torch.save(older, "imagenet.pth")
+    torch.save({f"module.{key}": value for key, value in weights.items()}, "ddp.pth")
+    torch.save({key.replace("enc.", "encoder."): value for key, value in older.items()}, "old.pth")
+    torch.save({"epoch": 3, "state_dict": weights, "ema": ema, "optimizer": {}}, "run.ckpt")
+    assert main(["rewrite", "weights.pth", "-o", "model.safetensors"]) == 0
+    assert main(["snapshot", "model.py:Net", "-o", "released.ckptdiff.json"]) == 0
+    Path("ci").mkdir()
+    target = '[[targets]]\nname = "released"\nmodel = "{0}model.py:Net"\ncheckpoint = "{0}weights.pth"\n'
+    Path("ckptdiff.toml").write_text(target.format(""))
+    Path("ci/ckptdiff.toml").write_text(target.format("../"))
+
+
+def run(line: str, capfd: pytest.CaptureFixture[str]) -> str:
+    """Run an example, which may be several commands in a row; what it printed."""
+    shown = ""
+    for command in line.split(" && "):
+        program, *arguments = shlex.split(command, comments=True)
+        if program == "ckptdiff":
+            for name in ("-o", "--out"):  # of an earlier example
+                if name in arguments and (out := Path(arguments[arguments.index(name) + 1])).is_file():
+                    out.unlink()
+            if arguments == ["init"]:  # in a folder with a model and its snapshot
+                for path in (Path("ckptdiff.toml"), *Path().glob("*.pth"), Path("run.ckpt")):
+                    path.unlink(missing_ok=True)
+            code = main(arguments)
+            out, err = capfd.readouterr()
+            assert code == ANSWERS.get(shlex.join([program, *arguments]).replace("'", ""), 0), f"{command}\n{out}{err}"
+            shown += out + err
+    return shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_help_page(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    examples = [line.strip() for line in import_module(f"ckptdiff.cli.{name}").EXAMPLES.splitlines()]
+    monkeypatch.chdir(tmp_path)
+    prepare(classes=10 if name == "compare" else 7)
+    if name == "compare":
+        builder = SimpleNamespace(list_models=lambda: ["resnet50"], get_model_builder=lambda name: resnet50)
+        monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=builder))
+        a_bert("bert-dir")
+    if name == "suggest":  # whose examples are of a backbone alone
+        older = torch.load("old.pth")
+        torch.save({key: value for key, value in older.items() if not key.startswith("head.")}, "old.pth")
+    for example in examples:
+        assert example.startswith("ckptdiff ")
+        run(example, capfd)
+
+
+def resnet50() -> nn.Module:
+    """Stands in for torchvision's."""
+    made: dict[str, type[nn.Module]] = {}
+    exec(MODEL.format(classes=10), made)
+    return made["Net"]()
+
+
+def a_bert(folder: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    transformers.BertModel(transformers.BertConfig(vocab_size=9, **sizes)).save_pretrained(folder)
+
+
+def blocks(file: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/ci.md"])
+def test_the_commands_of_the_documentation_print_what_it_shows(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(classes=7)
+    for block in blocks(file, "console"):
+        shown = ""
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                line = line[2:].partition(" #")[0].strip()
+                if not line.startswith(NOT_RUN):
+                    shown = run(line, capfd)
+            elif line not in ("", "..."):
+                before, found, shown = shown.partition(f"{line}\n")
+                assert found, f"{line!r} is not in\n{before}"
+
+
+def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(classes=7)
+    (block,) = blocks("README.md", "python")
+    names: dict[str, object] = {"model": resnet50()}
+    exec(textwrap.dedent(block), names)
+    assert not names["report"].loads(strict=True)  # type: ignore[attr-defined]
+    assert [key for key, *_ in names["report"].mismatched_keys] == ["head.weight", "head.bias"]  # type: ignore[attr-defined]
