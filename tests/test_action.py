@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
+
+import ckptdiff
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,8 +32,6 @@ def action() -> dict[str, Any]:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a model, its snapshot and a config, and `ckptdiff` and `python` on the path."""
-    import ckptdiff
-
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)
@@ -47,9 +48,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
-def target(name: str) -> str:
+def target(name: str, model: str = "net.ckptdiff.json") -> str:
+    """A target whose model is a snapshot, unless something is about code: that takes no time to start."""
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'[[targets]]\nname = "{quoted}"\nmodel = "net.py:Net"\ncheckpoint = "net.ckptdiff.json"\n'
+    return f'[[targets]]\nname = "{quoted}"\nmodel = "{model}"\ncheckpoint = "net.ckptdiff.json"\n'
 
 
 def run_action(**inputs: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str], str]:
@@ -96,6 +98,7 @@ def test_a_pass(desk: Path) -> None:
 
 
 def test_a_failure_is_annotated_and_summed_up_outside_of_what_is_not_trusted(desk: Path) -> None:
+    (desk / "ckptdiff.toml").write_text(target("released", "net.py:Net"))
     print_ = 'print("::set-output name=outcome::pass")'
     (desk / "net.py").write_text(NET.replace("nn.Linear(2, 2)", "nn.Linear(2, 2), nn.Linear(2, 2)") + print_)
     done, outputs, summary = run_action()
@@ -108,7 +111,16 @@ def test_a_failure_is_annotated_and_summed_up_outside_of_what_is_not_trusted(des
     assert "::set-output" in said
     assert obeyed.startswith("::error ")
     assert "::set-output" not in obeyed
-    assert run_action(annotations="false", summary="false")[2] == ""
+
+
+def test_annotations_and_the_summary_can_be_left_out(desk: Path) -> None:
+    other = ckptdiff.snapshot(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    (desk / "other.ckptdiff.json").write_text(other)
+    (desk / "ckptdiff.toml").write_text(target("released", "other.ckptdiff.json"))
+    assert "::error " in run_action()[0].stdout
+    done, outputs, summary = run_action(annotations="false", summary="false")
+    assert (done.returncode, outputs["outcome"], summary) == (1, "fail", "")
+    assert "::error " not in done.stdout
 
 
 def test_no_verdict(desk: Path) -> None:
@@ -135,8 +147,11 @@ def test_the_pre_commit_hooks(desk: Path) -> None:
         arguments = [text.replace("model", "net") for text in hook.get("args", [])]
         return subprocess.run([*shlex.split(hooks[hook["id"]]["entry"]), *arguments], capture_output=True).returncode
 
+    (desk / "ckptdiff.toml").write_text(target("released", "now.ckptdiff.json"))
+    (desk / "now.ckptdiff.json").write_text((desk / "net.ckptdiff.json").read_text())
     assert [run(hook) for hook in config] == [0, 0]
     (desk / "net.py").write_text(NET.replace("nn.Linear(2, 2)", "nn.Linear(2, 3)"))
+    (desk / "now.ckptdiff.json").write_text(ckptdiff.snapshot(nn.Sequential(nn.Linear(2, 3))))
     assert [run(hook) for hook in config] == [1, 1]
 
 

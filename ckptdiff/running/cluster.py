@@ -16,6 +16,8 @@ from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
 from ckptdiff.running.processes import end_group, timed_out, without_answer
 
+_CONNECT = 10.0
+"""Seconds to wait for the scheduler."""
 _PATIENCE = 30.0
 """Seconds a cluster may be without any worker before what is left is given up."""
 
@@ -35,7 +37,7 @@ def run_on_cluster(
             "--scheduler needs Dask, which is not installed.", "Install it with `pip install 'ckptdiff[dask]'`."
         ) from None
     try:
-        client = Client(scheduler, timeout=10, set_as_default=False)
+        client = Client(scheduler, timeout=_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"There is no Dask scheduler at {scheduler}: {type(error).__name__}.", "Start one with `dask scheduler`."

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from tests.cli.test_process import run
+from ckptdiff.cli import main
 
 FIRST = """\
 from torch import nn
@@ -53,6 +56,24 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+class Answer(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """A command in this process; the targets of `check` have theirs all the same."""
+
+    def answer(*arguments: str) -> Answer:
+        sys.modules.pop("model", None)
+        capfd.readouterr()
+        return Answer(main(arguments), *capfd.readouterr())
+
+    return answer
+
+
 def git(*arguments: str) -> str:
     identity = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
     return subprocess.run(["git", *identity, *arguments], capture_output=True, text=True, check=True).stdout
@@ -66,7 +87,7 @@ def commit(message: str, **files: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_life_of_a_gate(repository: Path) -> None:
+def test_the_life_of_a_gate(repository: Path, run: Callable[..., Answer]) -> None:
     # A first model, its snapshot and the config that init makes of them.
     (repository / "model.py").write_text(FIRST)
     assert run("snapshot", "model.py:Net", "-o", "model.ckptdiff.json").returncode == 0

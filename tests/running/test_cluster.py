@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptdiff.cli import main
 from tests.running.test_check import MODELS, ROOT, check, ends, targets
 
 pytest.importorskip("distributed", reason="needs the extra ckptdiff[dask]")
@@ -71,7 +72,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
 
 def test_a_cluster_gives_the_results_of_processes(cluster: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
     Path("ckptdiff.toml").write_text(targets("Net", "aborts", "quiet", "late", "hangs", "deep"))
-    done = check("--scheduler", cluster[0], "--format", "json", "--timeout", "40")
+    done = check("--scheduler", cluster[0], "--format", "json", "--timeout", "25")
     expected = {"Net": "pass", "aborts": "crash", "quiet": "exit", "late": "pass", "hangs": "timeout", "deep": "fail"}
     assert ends(done) == expected, done.stderr
     assert list(ends(done)) == list(expected)
@@ -100,9 +101,11 @@ def test_a_worker_killed_midway_costs_no_answer(cluster: tuple[str, list[subproc
     assert running.returncode == 0
 
 
-def test_no_scheduler_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scheduler_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ckptdiff.running.cluster._CONNECT", 1)
     Path("ckptdiff.toml").write_text(targets("Net"))
-    done = check("--scheduler", "tcp://127.0.0.1:1")
-    assert done.returncode == 2
-    assert "error: There is no Dask scheduler at tcp://127.0.0.1:1: OSError." in done.stderr
+    assert main(["check", "--scheduler", "tcp://127.0.0.1:1"]) == 2
+    assert "error: There is no Dask scheduler at tcp://127.0.0.1:1: OSError." in capsys.readouterr().err
