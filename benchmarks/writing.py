@@ -48,11 +48,11 @@ torch.save(state, sys.argv[1] + "/in.pth")
 REWRITE = """
 import sys
 from ckptdiff.checkpoint import read
+from ckptdiff.sides import renames_of, rewrite_plan
 from ckptdiff.writing.execute import execute, output_of, prepare
-from ckptdiff.writing.planning import plan_rewrite
 source, out, fsync, verify = sys.argv[1:]
 output = output_of(out)
-plan = plan_rewrite(read(source), format=output.format, drop=["lm_head.weight"], strip_prefix="model",
+plan = rewrite_plan(read(source), renames_of("model", None), format=output.format, drop=["lm_head.weight"],
                     dtype="float16" if verify == "convert" else "")
 job = prepare(plan, output)
 execute(job, force=True, fsync=fsync == "fsync", verify_bytes=verify == "verify")

@@ -11,7 +11,7 @@ Keys are untrusted text and any string is a key, the empty one and `a..b` includ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -55,6 +55,35 @@ def add_prefix(key: str, prefix: str) -> str:
 
 def _dotted(prefix: str) -> str:
     return prefix if prefix.endswith(".") else prefix + "."
+
+
+def moved_metadata(
+    metadata: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
+) -> dict[str, Mapping[str, object]]:
+    """A state dict's `_metadata` whose module prefixes moved as their keys did; `names` maps every key to its new name.
+
+    A module without keys (a ReLU) follows its parent. Where two modules get one name, the entry that moved there wins
+    over one that was there: stripping `module` leaves the root of what was below it.
+    """
+    moved: dict[str, str] = {}
+    for old, new in names.items():
+        before, after = old.split(".")[:-1], new.split(".")[:-1]
+        while ".".join(before) not in moved:
+            moved[".".join(before)] = ".".join(after)
+            if not before or not after or before[-1] != after[-1]:
+                break
+            before, after = before[:-1], after[:-1]
+    arrived: dict[str, Mapping[str, object]] = {}
+    stayed: dict[str, Mapping[str, object]] = {}
+    for module, entry in metadata.items():
+        parent, rest = module, ""
+        while parent and parent not in moved:
+            parent, _, last = parent.rpartition(".")
+            rest = f"{last}.{rest}" if rest else last
+        name = ".".join(filter(None, (moved.get(parent, parent), rest)))
+        (stayed if name == module else arrived).setdefault(name, entry)
+    merged = {**stayed, **arrived}
+    return {name: merged[name] for name in sorted(merged, key=lambda name: name != "")}
 
 
 def glob(pattern: str) -> Callable[[str], bool]:

@@ -205,7 +205,7 @@ def rewrite_plan(checkpoint: Checkpoint, renames: Renames | None, **options: Any
     names, idle = new_names(checkpoint, renames)
     plan = plan_rewrite(
         checkpoint,
-        rename=lambda keys: {key: names.get(key, key) for key in keys},
+        names=names,
         operations=(lambda shapes: plan_operations(renames.operations, shapes)) if renames.operations else None,
         **options,
     )

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptdiff.repair.finder import suggest_rules
     from ckptdiff.repair.operations import TensorOp, TensorRule, parse_tensor_rule, plan_operations
-    from ckptdiff.repair.rules import Renaming, Rule, apply_rules, parse_rule, rename_metadata
+    from ckptdiff.repair.rules import Renaming, Rule, apply_rules, parse_rule
     from ckptdiff.repair.rules_file import RulesFile, read_rules, write_rules
     from ckptdiff.repair.suggestion import Ambiguity, Head, OperationFinding, Suggestion
 
 _HOMES = {
     "finder": ("suggest_rules",),
     "operations": ("TensorOp", "TensorRule", "parse_tensor_rule", "plan_operations"),
-    "rules": ("Renaming", "Rule", "apply_rules", "parse_rule", "rename_metadata"),
+    "rules": ("Renaming", "Rule", "apply_rules", "parse_rule"),
     "rules_file": ("RulesFile", "read_rules", "write_rules"),
     "suggestion": ("Ambiguity", "Head", "OperationFinding", "Suggestion"),
 }
@@ -36,7 +36,6 @@ __all__ = [
     "parse_tensor_rule",
     "plan_operations",
     "read_rules",
-    "rename_metadata",
     "suggest_rules",
     "write_rules",
 ]

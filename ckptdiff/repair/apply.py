@@ -8,9 +8,9 @@ from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
-from ckptdiff.keys import add_prefix, strip_prefix
+from ckptdiff.keys import add_prefix, moved_metadata, strip_prefix
 from ckptdiff.repair.operations import TensorRule, plan_operations
-from ckptdiff.repair.rules import Rule, apply_rules, rename_metadata
+from ckptdiff.repair.rules import Rule, apply_rules
 from ckptdiff.tensors import TensorInfo
 
 
@@ -42,9 +42,7 @@ def renamed(checkpoint: Checkpoint, renames: Renames) -> tuple[Checkpoint, tuple
     def moved(values: Mapping[Any, Any]) -> dict[Any, Any]:
         return {mapping.get(key, key): value for key, value in values.items()}
 
-    metadata = checkpoint.metadata
-    if metadata is not None:
-        metadata = _metadata(metadata, renames, mapping)
+    metadata = None if checkpoint.metadata is None else moved_metadata(checkpoint.metadata, mapping)
     live = None if checkpoint.live is None else moved(checkpoint.live)
     return replace(checkpoint, entries=moved(checkpoint.entries), metadata=metadata, live=live), idle
 
@@ -84,21 +82,6 @@ def _taken(checkpoint: Checkpoint, names: Mapping[str, str], operations: Sequenc
     entries = ((name, checkpoint.entries[key]) for key, name in names.items())
     shapes = {name: entry.shape for name, entry in entries if isinstance(entry, TensorInfo)}
     return {source for operation in plan_operations(operations, shapes) for source in operation.sources}
-
-
-def _metadata(
-    metadata: Mapping[str, Mapping[str, object]], renames: Renames, mapping: Mapping[str, str]
-) -> Mapping[str, Mapping[str, object]]:
-    """Every module's entry under its module's new path; the wrappers' own entries give way to what they wrapped."""
-    if renames.rules:
-        return rename_metadata(renames.rules, mapping, metadata)
-    out: dict[str, Mapping[str, object]] = {}
-    for path, entry in metadata.items():
-        name = path + "." if path else ""
-        for prefix in renames.strip_prefix:
-            name = strip_prefix(name + "x", prefix)[:-1]
-        out[add_prefix(name, renames.add_prefix).rstrip(".")] = entry
-    return out
 
 
 def _refuse_collisions(mapping: Mapping[str, str]) -> None:

@@ -282,31 +282,3 @@ def apply_rules(rules: Sequence[Rule], keys: Iterable[str], *, strict: bool = Tr
             "Make the patterns more specific, so that each name has one source.",
         )
     return Renaming(mapping, tuple(counts), collisions, by)
-
-
-def rename_metadata(
-    rules: Sequence[Rule], mapping: Mapping[str, str], metadata: Mapping[str, Mapping[str, object]]
-) -> dict[str, Mapping[str, object]]:
-    """`_metadata` with its module prefixes moved the way their keys moved.
-
-    `mapping` is a Renaming's. A module follows the keys below it; one without keys (a ReLU) follows its parent. Of
-    modules that become one, the entry that comes first stays.
-    """
-    moved: dict[str, str] = {}
-    for old, new in mapping.items():
-        before, after = old.split(".")[:-1], new.split(".")[:-1]
-        while before and ".".join(before) not in moved:
-            moved[".".join(before)] = ".".join(after)
-            if not after or before[-1] != after[-1]:
-                break
-            before, after = before[:-1], after[:-1]
-    out: dict[str, Mapping[str, object]] = {}
-    for prefix, entry in metadata.items():
-        new_prefix = moved.get(prefix)
-        if new_prefix is None and prefix:
-            new_prefix = next((to for rule in rules if (to := rule.rename(prefix)) is not None), None)
-        if new_prefix is None:
-            parent, _, last = prefix.rpartition(".")
-            new_prefix = f"{moved[parent]}.{last}".lstrip(".") if parent in moved else prefix
-        out.setdefault(new_prefix, entry)
-    return out

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.keys import add_prefix as with_prefix
-from ckptdiff.keys import glob, has_prefix
-from ckptdiff.keys import strip_prefix as without_prefix
+from ckptdiff.keys import glob, has_prefix, moved_metadata
 from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.adapt import Adaptation, steps_for
 from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written_dtype
@@ -39,17 +37,14 @@ def plan_rewrite(
     keep: Sequence[str] = (),
     drop: Sequence[str] = (),
     drop_prefix: Sequence[str] = (),
-    strip_prefix: str = "",
-    add_prefix: str = "",
-    rename: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+    names: Mapping[str, str] | None = None,
     operations: Callable[[Mapping[str, tuple[int, ...]]], Sequence[Operation]] | None = None,
     dtype: str = "",
 ) -> FilterPlan:
     """What is written without a model.
 
-    Globs and prefixes that select match a key by the name it has in the checkpoint or by the one it will have. Names
-    change in this order: `strip_prefix`, `add_prefix`, `rename` (all keys to their new names); then `operations` (given
-    the shapes under those names) make tensors of tensors.
+    `names` has the new name of each key that gets one; `operations`, given the shapes under the new names, make tensors
+    of tensors. Globs and prefixes that select match a key by the name it has in the checkpoint or by the new one.
 
     Raises UsageError where two keys get one name, nothing is left, or an option names nothing known.
     """
@@ -57,12 +52,7 @@ def plan_rewrite(
         raise UsageError(f"--dtype {dtype!r} is no floating-point dtype", f"Choose one of {', '.join(DTYPE_CHOICES)}.")
     dropped = [Drop(str(key), "its key is no text") for key in checkpoint.entries if type(key) is not str]
     keys = [key for key in checkpoint.entries if type(key) is str]
-    if strip_prefix and not any(has_prefix(key, strip_prefix) for key in keys):
-        raise UsageError(f"no key of {checkpoint.path} begins with {strip_prefix!r}", "Check --strip-prefix.")
-    names = {key: with_prefix(without_prefix(key, strip_prefix), add_prefix) for key in keys}
-    if rename is not None:
-        renamed = rename(list(names.values()))
-        names = {key: renamed.get(name, name) for key, name in names.items()}
+    names = {key: (names or {}).get(key, key) for key in keys}
     why = _selection(keep, drop, drop_prefix)
     chosen: dict[str, str] = {}
     for key, name in names.items():
@@ -85,7 +75,10 @@ def plan_rewrite(
     notes = _idle(keep, drop, drop_prefix, names)
     metadata = checkpoint.metadata
     if metadata is not None:
-        metadata = renamed_metadata(metadata, names)
+        metadata = {
+            module: {field: value for field, value in entry.items() if isinstance(value, _PLAIN)}
+            for module, entry in moved_metadata(metadata, names).items()
+        }
     plan = FilterPlan(
         checkpoint,
         format,
@@ -219,36 +212,6 @@ def _refuse_empty(plan: FilterPlan, what: str) -> None:
         raise CheckpointError(
             f"{what}: none of its {len(plan.dropped)} keys is left ({reasons})", "Check the options, or compare first."
         )
-
-
-def renamed_metadata(
-    metadata: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
-) -> dict[str, Mapping[str, object]]:
-    """`_metadata` whose module prefixes moved as their keys did.
-
-    A module without keys (a ReLU) follows its parent. Where two modules get one name, the entry that moved there wins
-    over one that was there: stripping `module` leaves the root of what was below it.
-    """
-    moved: dict[str, str] = {}
-    for old, new in names.items():
-        before, after = old.split(".")[:-1], new.split(".")[:-1]
-        while ".".join(before) not in moved:
-            moved[".".join(before)] = ".".join(after)
-            if not before or not after or before[-1] != after[-1]:
-                break
-            before, after = before[:-1], after[:-1]
-    order: dict[str, Mapping[str, object]] = {}
-    stayed: dict[str, Mapping[str, object]] = {}
-    for module, local in metadata.items():
-        parent, rest = module, ""
-        while parent and parent not in moved:
-            parent, _, last = parent.rpartition(".")
-            rest = f"{last}.{rest}" if rest else last
-        name = ".".join(filter(None, (moved.get(parent, parent), rest)))
-        plain = {field: value for field, value in local.items() if isinstance(value, _PLAIN)}
-        (stayed if name == module else order).setdefault(name, plain)
-    merged = {**stayed, **order}
-    return {name: merged[name] for name in sorted(merged, key=lambda name: name != "")}
 
 
 def _operated(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptdiff.errors import UsageError
-from ckptdiff.repair.rules import Rule, apply_rules, escape, parse_rule, rename_metadata
+from ckptdiff.repair.rules import Rule, apply_rules, escape, parse_rule
 
 
 @pytest.mark.parametrize(
@@ -118,22 +118,6 @@ def test_reversing_undoes(rule: str, key: str) -> None:
     assert renamed is not None
     assert there.reversed().rename(renamed) == key
     assert there.reversed().reversed().rename(key) == renamed
-
-
-def test_metadata_moves_with_its_modules() -> None:
-    rules = [parse_rule("module.encoder.layer.{i}.{*} -> blocks.{i}.{*}"), parse_rule("module.{*} -> {*}")]
-    mapping = apply_rules(rules, ["module.encoder.layer.0.bn.weight", "module.head.weight"]).mapping
-    entry: dict[str, object] = {"version": 2}
-    metadata: dict[str, dict[str, object]] = {
-        name: {"of": name} for name in ("", "module.encoder.layer.0.bn", "module.encoder.layer.0.relu", "module.head")
-    }
-    metadata["module.act"] = entry
-    moved = rename_metadata(rules, mapping, metadata)
-    assert moved[""] == {"of": ""}
-    assert moved["blocks.0.bn"] == {"of": "module.encoder.layer.0.bn"}
-    assert moved["blocks.0.relu"] == {"of": "module.encoder.layer.0.relu"}
-    assert moved["head"] == {"of": "module.head"}
-    assert moved["act"] == entry
 
 
 def test_a_rule_is_plain_text() -> None:

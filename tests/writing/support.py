@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.checkpoint import read
+from ckptdiff.sides import renames_of, rewrite_plan
 from ckptdiff.writing.execute import Written, execute, output_of, prepare
-from ckptdiff.writing.planning import plan_rewrite
 
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5)
 """torch 2.4 saves no unsigned integers over 8 bits, and its weights_only loading takes no bytes."""
@@ -114,9 +114,11 @@ def rewrite(
     shared=None,
     shard_size=0,
     progress=None,
+    strip_prefix=None,
+    add_prefix=None,
     **options,
 ) -> Written:
     output = output_of(str(out), sharded=bool(shard_size))
-    plan = plan_rewrite(read(source), format=output.format, **options)
+    plan = rewrite_plan(read(source), renames_of(strip_prefix, add_prefix), format=output.format, **options)
     job = prepare(plan, output, shared=shared, shard_size=shard_size)
     return execute(job, force=force, fsync=fsync, verify_bytes=verify_bytes, progress=progress)

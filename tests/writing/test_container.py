@@ -9,16 +9,16 @@ import torch
 
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.sides import renames_of, rewrite_plan
 from ckptdiff.writing.execute import execute, output_of, prepare
-from ckptdiff.writing.planning import plan_rewrite
 
 from .support import same
 from .test_filter import Net
 
 
-def keep(path, out, key=None, **options):
+def keep(path, out, key=None, strip_prefix=None, **options):
     output = output_of(str(out))
-    plan = plan_rewrite(read(path, key=key), format=output.format, **options)
+    plan = rewrite_plan(read(path, key=key), renames_of(strip_prefix, None), format=output.format, **options)
     return execute(prepare(plan, output, keep_container=True), fsync=False, verify_bytes=True)
 
 
