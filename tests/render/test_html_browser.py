@@ -356,3 +356,15 @@ def test_everything_that_can_be_pressed_has_a_name(show: Callable[..., Any]) -> 
         "return [...document.querySelectorAll('.tree-body .row')].every(r => r.ariaLevel && r.ariaPosInSet)"
     )
     assert roles
+
+
+@pytest.mark.parametrize("width", [1400, 1200, 1000, 850])
+def test_both_sides_of_a_tensor_fit_beside_each_other(show: Callable[..., Any], width: int) -> None:
+    browser = show(single(runs.failing()))
+    browser.set_window_size(width, 1000)
+    try:
+        script = "return [arguments[0].scrollWidth, arguments[0].clientWidth]"
+        needed, there = browser.execute_script(script, tree(browser))
+    finally:
+        browser.set_window_size(1400, 1000)
+    assert needed <= there
