@@ -24,10 +24,11 @@ EXAMPLES = """\
 
 def command(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[TARGET]...", help="Only these targets; all without.")
+        list[str] | None, typer.Argument(metavar="TARGET", help="Only these targets; without any, all.")
     ] = None,
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="ckptdiff.toml or pyproject.toml; found by itself.")
+        str | None,
+        typer.Option("--config", metavar="FILE", help="ckptdiff.toml or pyproject.toml; looked for without."),
     ] = None,
     jobs: Annotated[
         str, typer.Option("--jobs", "-j", metavar="N", help="Targets at a time; 0: one a processor.")

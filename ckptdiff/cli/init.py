@@ -43,9 +43,10 @@ def command(
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = "ckptdiff.toml",
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a config that is there.")] = False,
 ) -> int:
-    """Write a first config for `ckptdiff check`, from the models and weights below this folder.
+    """Write a first config for `ckptdiff check`.
 
-    Nothing is imported or run: Python files are read for classes that derive from nn.Module.
+    It lists the models and weights below this folder. Nothing is imported or run: Python files are read for classes
+    that derive from nn.Module.
     """
     path = Path(out)
     if path.exists() and not force:

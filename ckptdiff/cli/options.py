@@ -9,15 +9,19 @@ import typer
 Model = Annotated[
     str,
     typer.Argument(
+        metavar="MODEL",
         help="model.py, model.py:Net, package.module:factory, torchvision:NAME, timm:NAME, hf:DIRECTORY or a snapshot.",
     ),
 ]
 Checkpoint = Annotated[
     str,
-    typer.Argument(help="A .safetensors, .pth, .pt, .bin or .ckpt file of any torch, a directory of shards, or a URL."),
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A .safetensors, .pth, .pt, .bin or .ckpt file of any torch, a directory of shards, a snapshot or a URL.",
+    ),
 ]
 Key = Annotated[
-    str | None, typer.Option("--key", metavar="A.B", help="Where in the file the state dict is; found by itself.")
+    str | None, typer.Option("--key", metavar="A.B", help="Where in the file the state dict is; looked for without.")
 ]
 Args = Annotated[
     list[str] | None,

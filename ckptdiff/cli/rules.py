@@ -19,7 +19,7 @@ EXAMPLES = """\
 
 def command(
     rule: Annotated[
-        str | None, typer.Argument(metavar="ID", help="The rule to explain; all are listed without.")
+        str | None, typer.Argument(metavar="ID", help="The rule to explain; without one, all are listed.")
     ] = None,
 ) -> int:
     """List the rules, or explain one."""
