@@ -10,6 +10,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ckptdiff.checkpoint.tensor_bytes import TensorReader
 from ckptdiff.tensors import Storage, TensorInfo, contiguous_stride
 from ckptdiff.writing.copying import Sources, changed
 from ckptdiff.writing.layout import Recipe
-from ckptdiff.writing.steps import Step
+from ckptdiff.writing.steps import JOINS, Step
 
 CHUNK = 1 << 20
 """Bytes of the input converted at a time."""
@@ -94,14 +95,18 @@ class Computer:
         if recipe.fill:
             return self._initial[recipe.fill].detach().to("cpu")
         tensors = [self._tensor(key, info) for key, info in zip(recipe.keys, recipe.tensors, strict=True)]
-        steps = list(recipe.steps)
-        if steps and steps[0].name in ("concat", "stack"):
-            join = torch.cat if steps[0].name == "concat" else torch.stack
-            value = join(tensors, steps.pop(0).numbers[0])
-        else:
-            (value,) = tensors
-        for step in steps:
-            value = carry_out(step, value)
+        sources = iter(tensors)
+        values = [] if recipe.steps and recipe.steps[0].name == "take" else list(sources)
+        for step in recipe.steps:
+            if step.name == "take":
+                values.extend(islice(sources, step.numbers[0]))
+            elif step.name in JOINS:
+                dim, count = (*step.numbers, len(values))[:2]
+                join = torch.cat if step.name == "concat" else torch.stack
+                values[-count:] = [join(values[-count:], dim)]
+            else:
+                values[-1] = carry_out(step, values[-1])
+        (value,) = values
         return value
 
     def _tensor(self, key: str, info: TensorInfo) -> torch.Tensor:

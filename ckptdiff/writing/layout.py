@@ -13,7 +13,7 @@ from typing import Literal
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.tensors import DTYPES, TensorInfo, contiguous_stride
 from ckptdiff.writing.plan import FilterPlan, Keep
-from ckptdiff.writing.steps import Shape, Step, view
+from ckptdiff.writing.steps import JOINS, Shape, Step, view
 
 Shared = Literal["drop", "copy"]
 
@@ -244,7 +244,7 @@ def _ranges(plan: FilterPlan, recipe: Recipe) -> tuple[Range, ...] | None:
     if recipe.fill or plan.checkpoint.live is not None:
         return None
     swapped = plan.checkpoint.byteorder != "little"
-    joins = recipe.steps and recipe.steps[0].name in ("concat", "stack") and recipe.steps[0].numbers[0] == 0
+    joins = recipe.steps and recipe.steps[0].name in JOINS and recipe.steps[0].numbers[0] == 0
     if len(recipe.steps) > bool(joins):
         return None
     ranges = []

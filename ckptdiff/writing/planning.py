@@ -16,7 +16,7 @@ from ckptdiff.keys import glob, has_prefix, moved_metadata
 from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.adapt import Adaptation, steps_for
 from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written_dtype
-from ckptdiff.writing.steps import Operation, steps_of
+from ckptdiff.writing.steps import JOINS, Operation, joined, steps_of
 
 if TYPE_CHECKING:
     from ckptdiff.matching.comparison import Comparison
@@ -221,13 +221,11 @@ def _operated(
     dtype: str,
 ) -> list[Keep | Carry]:
     """The kept tensors after operations, each made tensor where its first source was."""
-    by_name = {item.key: item for item in kept if isinstance(item, Keep)}
-    replaced: dict[str, list[Keep]] = {}
-    used: set[str] = set()
-    for operation in operations({name: item.shape for name, item in by_name.items()}):
-        sources = tuple(by_name[name].sources[0] for name in operation.sources)
-        used.update(operation.sources)
-        first = by_name[operation.sources[0]]
+    places: list[dict[str, Keep | Carry]] = [{item.key: item} for item in kept]
+    now = {item.key: (item, place) for item, place in zip(kept, places, strict=True) if isinstance(item, Keep)}
+    for operation in operations({key: item.shape for key, (item, _) in now.items()}):
+        parts = [now[name][0] for name in operation.sources]
+        sources = tuple(source for part in parts for source in part.sources)
         given = {entry.dtype for key in sources if isinstance(entry := checkpoint.entries[key], TensorInfo)}
         if len(given) > 1:
             listed = ", ".join(map(repr, operation.sources[:3]))
@@ -235,17 +233,17 @@ def _operated(
                 f"the tensors {listed} have different dtypes: {', '.join(sorted(given))}",
                 "Only tensors of one dtype can be joined.",
             )
-        made = [
-            Keep(key, sources, written_dtype(given.copy().pop(), dtype), shape, steps)
-            for key, steps, shape in steps_of(operation, first.shape)
-        ]
-        replaced.setdefault(operation.sources[0], []).extend(made)
-    out: list[Keep | Carry] = []
-    for item in kept:
-        out.extend(replaced.get(item.key, ()))
-        if item.key not in used:
-            out.append(item)
-    return out
+        place = now[operation.sources[0]][1]
+        for name in operation.sources:
+            now.pop(name)[1].pop(name)
+        for key, steps, shape in steps_of(operation, parts[0].shape):
+            if steps[0].name in JOINS:
+                steps = joined(steps[0].name, steps[0].numbers[0], [(len(part.sources), part.steps) for part in parts])
+            else:
+                steps = (*parts[0].steps, *steps)
+            place[key] = made = Keep(key, sources, written_dtype(min(given), dtype), shape, steps)
+            now[key] = made, place
+    return [item for place in places for item in place.values()]
 
 
 # What loads

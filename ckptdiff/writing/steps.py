@@ -2,7 +2,8 @@
 
 A step is a name and numbers:
 
-    concat(dim)  stack(dim)                       of all sources; only ever the first step
+    concat(dim)  stack(dim)                       of all sources, as the first step; concat(dim, n) of the last n values
+    take(n)                                       n more sources, as values of their own; first where a part has steps
     narrow(dim, start, length)  select(dim, index)
     transpose(dim, dim)  reshape(*shape)
     pad(*shape)                                   zeros behind the last row of each dimension
@@ -22,6 +23,7 @@ from typing import Protocol
 from ckptdiff.tensors import TensorInfo, contiguous_stride
 
 Shape = tuple[int, ...]
+JOINS = ("concat", "stack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def steps_of(operation: Operation, source: Shape) -> Iterator[tuple[str, tuple[S
     """(key, steps, shape) of each tensor an operation makes; `source` is the shape of its first source."""
     name = operation.operation
     targets = zip(operation.targets, operation.shapes, strict=True)
-    if name in ("concat", "stack"):
+    if name in JOINS:
         dim = _place(operation.dims[0], len(source) + (name == "stack"))
         for key, shape in targets:
             yield key, (Step(name, (dim,)),), shape
@@ -81,6 +83,20 @@ def steps_of(operation: Operation, source: Shape) -> Iterator[tuple[str, tuple[S
 
 def _place(dim: int, dimensions: int) -> int:
     return dim + dimensions if dim < 0 else dim
+
+
+def joined(name: str, dim: int, parts: Sequence[tuple[int, Sequence[Step]]]) -> tuple[Step, ...]:
+    """The steps that join tensors which have steps of their own; each part is its number of sources and its steps."""
+    if all(count == 1 and not steps for count, steps in parts):
+        return (Step(name, (dim,)),)
+    steps: list[Step] = []
+    for count, its in parts:
+        if its and its[0].name == "take":
+            steps.extend(its)
+            continue
+        steps.append(Step("take", (count,)))
+        steps.extend(replace(step, numbers=(step.numbers[0], count)) if step.name in JOINS else step for step in its)
+    return (*steps, Step(name, (dim, len(parts))))
 
 
 def view(info: TensorInfo, steps: Sequence[Step]) -> tuple[TensorInfo, tuple[Step, ...]]:

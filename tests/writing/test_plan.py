@@ -9,6 +9,7 @@ import torch
 
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.repair.operations import parse_tensor_rule, plan_operations
 from ckptdiff.writing.execute import execute, output_of, prepare
 from ckptdiff.writing.layout import parse_size
 from ckptdiff.writing.planning import plan_rewrite
@@ -126,6 +127,49 @@ def test_operations_make_tensors_of_tensors(tmp_path, name, out, dtype):
     expected = {**dict(zip(operation.targets, wanted(state), strict=True)), "z": state["z"]}
     assert set(found) == set(expected)
     assert all(same(found[key], value.to(torch.float16) if dtype else value) for key, value in expected.items())
+
+
+CHAINS = {
+    "experts stacked and joined": (
+        ["stack(0): {n}.up -> up", "stack(0): {n}.gate -> gate", "concat(1): gate, up -> gate_up"],
+        lambda s: {"gate_up": torch.cat([torch.stack([s[f"{n}.{name}"] for n in range(3)]) for name in ("gate", "up")],
+                                        1)}),
+    "joined and cut elsewhere": (
+        ["concat(0): 0.up, 1.up, 2.up -> all", "split(0; 5, 7): all -> x, y"],
+        lambda s: dict(zip("xy", torch.cat([s[f"{n}.up"] for n in range(3)]).split([5, 7]), strict=True))),
+    "turned, then joined with one that is not": (
+        ["transpose(0, 1): 0.up -> t", "reshape(6, 4): 1.up -> r", "concat(-1): t, r, square -> all",
+         "unsqueeze(0): all -> all1"],
+        lambda s: {"all1": torch.cat([s["0.up"].t(), s["1.up"].reshape(6, 4), s["square"]], 1)[None]}),
+    "three deep": (
+        ["concat(0): 0.up, 1.up -> a", "concat(0): 2.up, 2.gate -> b",
+         "transpose(0, 1): a -> at", "transpose(0, 1): b -> bt", "concat(0): at, bt -> ab", "stack(0): {n}.q -> q",
+         "split(0): ab -> 0.r, 1.r", "stack(1): {n}.r -> r"],
+        lambda s: {"r": torch.stack(torch.cat([torch.cat([s["0.up"], s["1.up"]]).t(),
+                                               torch.cat([s["2.up"], s["2.gate"]]).t()]).chunk(2), 1)}),
+    "a name that becomes free": (
+        ["transpose(0, 1): square -> turned", "transpose(0, 1): 0.up -> square"],
+        lambda s: {"turned": s["square"].t(), "square": s["0.up"].t()}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("dtype", ["", "bfloat16"])
+def test_operations_take_what_earlier_ones_made(tmp_path, name, dtype):
+    texts, wanted = CHAINS[name]
+    rules = [parse_tensor_rule(text) for text in texts]
+    state = {f"{n}.{which}": torch.randn(4, 6) for n in range(3) for which in ("up", "gate")}
+    state["square"] = torch.randn(6, 6)
+    write(state, tmp_path / "in.safetensors")
+    plan = plan_rewrite(
+        read(tmp_path / "in.safetensors"), operations=lambda shapes: plan_operations(rules, shapes), dtype=dtype
+    )
+    execute(prepare(plan, output_of(f"{tmp_path}/out.safetensors")), verify_bytes=True, fsync=False)
+    found = load(tmp_path / "out.safetensors")
+    made = wanted(state)
+    assert all(same(found[key], value.to(torch.bfloat16) if dtype else value) for key, value in made.items())
+    for key, value in found.items():
+        assert key in made or same(value, state[key].to(value.dtype))
 
 
 def test_tensors_of_two_dtypes_are_not_joined(tmp_path):
