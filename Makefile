@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-zoo test-oldest zoo lint format bench clean
+.PHONY: demo test test-fast test-browser test-zoo test-oldest zoo lint format bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -68,5 +68,13 @@ test-oldest: .venv-oldest/.installed
 bench: .venv/.dev ## every benchmark beside what one would do without ckptdiff
 	$(BIN)/python -m benchmarks
 
+package: .venv/.dev ## the two files to upload, checked, and the demo from the wheel in an empty environment
+	rm -rf dist .venv-package
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install $(PIP_QUIET) -c constraints.txt dist/*.whl
+	@BIN=.venv-package/bin sh fixtures/demo.sh
+
 clean:
-	rm -rf .venv .venv-zoo .venv-oldest build dist
+	rm -rf .venv .venv-zoo .venv-oldest .venv-package build dist

@@ -46,6 +46,7 @@ def assert_loads(
     from dataclasses import replace
 
     import ckptdiff
+    import ckptdiff.numpyless  # the project's warnings may be errors
     from ckptdiff.gate.policy import Ignore, Policy
     from ckptdiff.render import render_report
 
@@ -82,6 +83,7 @@ class StateDictSnapshot:
         """
         __tracebackhide__ = True
         import ckptdiff
+        import ckptdiff.numpyless
 
         path = self._folder / f"{self._name}{f'.{_file_name(name)}' if name else ''}.ckptdiff.json"
         if path.name in self._used:
