@@ -25,14 +25,18 @@ def text(done: Job | Written, *, show_all: bool) -> str:
             lines.append(f"It loads into {plain(plan.tree.reference)}{strict}.")
     else:
         lines = [f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."]
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, dict[str, list[str]]] = {}
     for drop in plan.dropped:
-        reasons.setdefault(drop.why, []).append(drop.key)
-    for why, keys in reasons.items():
-        lines += _section(f"dropped ({len(keys)}): {plain(why, 400)}", _folded(keys), most)
-    lines += _section(
-        f"renamed ({len(plan.renamed)})", [f"{plain(old)} -> {plain(new)}" for old, new in plan.renamed], most
-    )
+        reasons.setdefault(drop.why, {}).setdefault(drop.detail, []).append(drop.key)
+    for why, details in reasons.items():
+        rows = [
+            f"{row}: {plain(detail, 400)}" if detail else row
+            for detail, keys in details.items()
+            for row in _folded(keys)
+        ]
+        number = sum(map(len, details.values()))
+        lines += _section(f"dropped ({number}): {plain(why, 400)}", rows, most)
+    lines += _section(f"renamed ({len(plan.renamed)})", _renames(plan.renamed), most)
     lines += _section(
         f"adapted ({len(plan.adapted)})", [f"{plain(key)}: {plain(how, 400)}" for key, how in plan.adapted], most
     )
@@ -50,6 +54,22 @@ def text(done: Job | Written, *, show_all: bool) -> str:
 
 def _folded(keys: Iterable[str]) -> list[str]:
     return [plain(item.pattern) for item in fold(keys)]
+
+
+def _renames(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """One row for all the keys of which the same leading components became the same others."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for old, new in pairs:
+        before, after = old.split("."), new.split(".")
+        while before and after and before[-1] == after[-1]:
+            before, after = before[:-1], after[:-1]
+        groups.setdefault((".".join([*before, ""]), ".".join([*after, ""])), []).append((old, new))
+    rows = []
+    for (lost, gained), members in groups.items():
+        many = len(members) > 1
+        old, new = (f"{lost}{{*}}", f"{gained}{{*}}") if many else members[0]
+        rows.append(f"{plain(old)} -> {plain(new)}" + (f" ({len(members)} keys)" if many else ""))
+    return rows
 
 
 def _section(title: str, rows: Sequence[str], most: int | None) -> list[str]:

@@ -60,19 +60,47 @@ def suggest_rules(
 
 
 def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Suggestion | None:
-    """One prefix more or less makes both sides the same, key by key and shape by shape: nothing is left to guess."""
+    """One prefix more or less gives every key of the model its namesake, and no other one does: nothing is to guess.
+
+    A head of another size and tensors that the model has no use for (an optimizer's) do not speak against it.
+    """
     advice = advise(dict(checkpoint), dict(model))
-    if advice is None or advice.wrappers or not advice.same_shape == len(model) == len(checkpoint):
+    if advice is None or advice.wrappers or advice.side != "model":
         return None
-    prefix = escape(advice.prefix.removesuffix("."))
     stripping = advice.operation == "stripping"
-    pattern, replacement = (f"{prefix}.{{*}}", "{*}") if stripping else ("{*}", f"{prefix}.{{*}}")
-    mapping = {key: key.removeprefix(advice.prefix) if stripping else advice.prefix + key for key in checkpoint}
-    if set(mapping.values()) != model.keys():
+    if stripping:
+        names = {key: key.removeprefix(advice.prefix) for key in checkpoint if key.startswith(advice.prefix)}
+    else:
+        names = {key: advice.prefix + key for key in checkpoint}
+    if len(set(names.values())) < len(names) or (stripping and _has_another_copy(checkpoint, model, advice.prefix)):
         return None
-    reason = f"all {len(model)} keys of both sides fit, and nothing else changes"
-    rule = Rule(pattern, replacement, "certain", len(mapping), reason)
-    return Suggestion(rules=(rule,), mapping=mapping)
+    mapping = {old: new for old, new in names.items() if model.get(new) == checkpoint[old]}
+    free_here = {key: shape for key, shape in checkpoint.items() if key not in mapping}
+    filled = set(mapping.values())
+    free_there = {key: shape for key, shape in model.items() if key not in filled}
+    prefix = escape(advice.prefix.removesuffix("."))
+    pattern, replacement = (f"{prefix}.{{*}}", "{*}") if stripping else ("{*}", f"{prefix}.{{*}}")
+    reason = f"every one of the model's {len(model)} keys has its namesake, and under no other prefix"
+    rules = [Rule(pattern, replacement, "certain", len(names), reason)]
+    head = _head(checkpoint, model, rules, free_here, free_there, filled)
+    if free_there and head is None:
+        return None
+    return Suggestion(
+        rules=tuple(rules),
+        mapping=mapping,
+        head=head,
+        looks_like=looks_like(checkpoint),
+        unfilled=len(free_there),
+        unused=len(free_here),
+    )
+
+
+def _has_another_copy(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], prefix: str) -> bool:
+    """Whether much of the model is in the checkpoint under another prefix too: averaged weights, a teacher."""
+    probes = [next(iter(model)), max(model, key=lambda key: key.count("."))]
+    others = {key[: -len(probe)] for probe in probes for key in checkpoint if f".{key}".endswith(f".{probe}")}
+    others.discard(prefix)
+    return any(2 * sum(other + key in checkpoint for key in model) > len(model) for other in others)
 
 
 def _rules(

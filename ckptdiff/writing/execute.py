@@ -126,7 +126,7 @@ def prepare(
             kept=tuple(item for item in plan.kept if item not in opaque),
             dropped=(
                 *plan.dropped,
-                *(Drop(item.source, f"it is a {types[item.source].type_name}, not plain data") for item in opaque),
+                *(Drop(item.source, f"{types[item.source].type_name}, not plain data") for item in opaque),
             ),
         )
     layout = lay_out(plan, directory=output.directory, shared=shared, shard_size=shard_size)

@@ -51,10 +51,14 @@ class Carry:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A key of the checkpoint that is not written, and why: `why` completes "dropped because …"."""
+    """A key of the checkpoint that is not written, and why: `why` completes "dropped because …".
+
+    `detail` is what is this key's own, where many are dropped for one reason.
+    """
 
     key: str
     why: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def plan_rewrite(
         if isinstance(entry, TensorInfo):
             kept.append(Keep(name, (key,), written_dtype(entry.dtype, dtype), entry.shape))
         elif format == "safetensors":
-            dropped.append(Drop(key, f"it is no tensor but a {entry.type_name}, which safetensors cannot hold"))
+            dropped.append(Drop(key, f"no tensor but {entry.type_name}, which safetensors cannot hold"))
         else:
             kept.append(Carry(name, key))
     if operations is not None:
@@ -120,11 +120,12 @@ def plan_filter(
             kept=tuple(item for item in plan.kept if item.key not in dropped),
             dropped=(
                 *plan.dropped,
-                *(Drop(_source(item), dropped[item.key]) for item in plan.kept if item.key in dropped),
+                *(Drop(_source(item), *dropped[item.key]) for item in plan.kept if item.key in dropped),
             ),
         )
         comparison = compare(tree, plan.result())
-    _refuse_empty(plan, f"Nothing in {plan.checkpoint.path} loads into {tree.reference or tree.root.class_name}")
+    nothing = f"Nothing in {plan.checkpoint.path} loads into {tree.reference or tree.root.class_name}"
+    _refuse_empty(plan, nothing, lambda: _prefix_hint(plan, tree))
     if fill_missing:
         plan = _filled(plan, comparison)
         comparison = compare(tree, plan.result())
@@ -206,12 +207,27 @@ def _source(item: Keep | Carry) -> str:
     return item.sources[0] if item.sources else item.key
 
 
-def _refuse_empty(plan: FilterPlan, what: str) -> None:
+def _refuse_empty(plan: FilterPlan, what: str, hint: Callable[[], str] = str) -> None:
     if not plan.tensors:
         reasons = ", ".join(dict.fromkeys(drop.why for drop in plan.dropped[:3]))
         raise CheckpointError(
-            f"{what}: none of its {len(plan.dropped)} keys is left ({reasons})", "Check the options, or compare first."
+            f"{what}: none of its {len(plan.dropped)} keys is left ({reasons})",
+            hint() or "Check the options, or compare first.",
         )
+
+
+def _prefix_hint(plan: FilterPlan, tree: ModuleTree) -> str:
+    """What to add where a prefix alone is in the way."""
+    from ckptdiff.gate.prefixes import advise
+
+    slots = {key: slot.tensor.shape for key, slot in tree.keys().items()}
+    found = advise({str(key): info.shape for key, info in plan.checkpoint.tensors.items()}, dict(slots))
+    if found is None:
+        return ""
+    option = "--strip-prefix" if found.operation == "stripping" else "--add-prefix"
+    prefixes = [*found.wrappers, *([found.prefix.removesuffix(".")] if found.prefix else [])]
+    names = " ".join(f"{option} {prefix}" for prefix in prefixes)
+    return f"With {names} {found.matched} keys have the names of the model's."
 
 
 def _operated(
@@ -261,8 +277,8 @@ def _final_names(comparison: Comparison) -> dict[str, str]:
     return names
 
 
-def _not_loading(plan: FilterPlan, comparison: Comparison) -> dict[str, str]:
-    """Key → why, for every key of the plan that must go for the rest to load."""
+def _not_loading(plan: FilterPlan, comparison: Comparison) -> dict[str, tuple[str, ...]]:
+    """Key → why, and the detail if there is one, for every key of the plan that must go for the rest to load."""
     final = _final_names(comparison)
     consumed = {change.key: change.module for change in comparison.key_changes if change.kind == "dropped"}
     mismatched = {item.key: item for item in comparison.mismatched}
@@ -274,34 +290,33 @@ def _not_loading(plan: FilterPlan, comparison: Comparison) -> dict[str, str]:
         # (torch 2.4).
         empty = [item for item in plan.tensors if item.shape == (0,)]
         slot_of = {item.key: slots.get(final.get(item.key, item.key)) for item in empty}
-        return {
-            key: "it has no element for a scalar" for key, slot in slot_of.items() if slot and not slot.tensor.shape
-        }
-    why: dict[str, str] = {}
+        why = ("it has no element for a scalar",)
+        return {key: why for key, slot in slot_of.items() if slot and not slot.tensor.shape}
+    whys: dict[str, tuple[str, ...]] = {}
     for item in plan.kept:
         name = final.get(item.key, item.key)
         if name in mismatched:
             given, wanted = mismatched[name].checkpoint_shape, mismatched[name].model_shape
-            why[item.key] = f"size mismatch: {list(given)} in the checkpoint, {list(wanted)} in the model"
+            whys[item.key] = "size mismatch", f"{list(given)} in the checkpoint, {list(wanted)} in the model"
         elif name in unexpected:
-            why[item.key] = "unexpected: the model has no such key"
+            whys[item.key] = ("unexpected: the model has no such key",)
         elif name in ignored:
-            why[item.key] = "ignored: torch drops what is below a child registered as None"
+            whys[item.key] = ("ignored: torch drops what is below a child registered as None",)
         elif name in comparison.not_tensors:
-            why[item.key] = f"not a tensor but a {comparison.not_tensors[name]}"
+            whys[item.key] = (f"no tensor but {comparison.not_tensors[name]}",)
         elif name not in comparison.matched and item.key not in consumed:
             error = next((text for text in comparison.error_msgs if f'"{name}"' in text), "")
             if error:
-                why[item.key] = f"it cannot be copied: {error}"
+                whys[item.key] = "it cannot be copied", error
             elif name in slots:
-                why[item.key] = "it is not loaded"
-    if why or (comparison.loads(strict=False) and not unexpected):
-        return why
+                whys[item.key] = ("it is not loaded",)
+    if whys or (comparison.loads(strict=False) and not unexpected):
+        return whys
     # What a hook made of several keys does not load: they go together.
     added = [change for change in comparison.key_changes if change.kind in ("added", "replaced")]
     guilty = {change.module for change in added if change.key in unexpected or change.key in mismatched}
     return {
-        item.key: f"the code of {consumed[item.key] or 'the model'} makes of it what does not load"
+        item.key: (f"the code of {consumed[item.key] or 'the model'} makes of it what does not load",)
         for item in plan.kept
         if consumed.get(item.key) in guilty
     }

@@ -321,3 +321,25 @@ def test_a_prefix_that_is_one_of_two_towers_is_not_certain() -> None:
     tower = {"conv.weight": (4, 3), "norm.weight": (4,)}
     towers = {f"{name}.{key}": shape for name in ("teacher", "student") for key, shape in tower.items()}
     assert not [rule for rule in suggest_rules(tower, towers).rules if rule.confidence == "certain"]
+
+
+SMALL = {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "head.weight": (10, 8), "head.bias": (10,)}
+
+
+def test_a_wrapped_model_with_another_head_is_certain_to_the_prefix() -> None:
+    saved = {f"module.{key}": shape for key, shape in SMALL.items()}
+    saved |= {"module.head.weight": (1000, 8), "module.head.bias": (1000,), "optimizer.step": (1,)}
+    found = suggest_rules(saved, SMALL)
+    assert [str(rule) for rule in found.rules] == ["module.{*} -> {*}"]
+    assert found.rules[0].confidence == "certain"
+    assert found.mapping == {"module.conv.weight": "conv.weight", "module.conv.bias": "conv.bias"}
+    assert found.head is not None
+    assert set(found.head.mismatched) == {"module.head.weight", "module.head.bias"}
+    assert (found.unfilled, found.unused) == (2, 3)
+
+
+@pytest.mark.parametrize("other", ["teacher", "student.ema"])
+def test_of_two_copies_none_is_certain(other: str) -> None:
+    saved = {f"student.{key}": shape for key, shape in SMALL.items()}
+    saved |= {f"{other}.{key}": shape for key, shape in SMALL.items()}
+    assert not [rule for rule in suggest_rules(saved, SMALL).rules if rule.confidence == "certain"]

@@ -54,12 +54,12 @@ def test_a_mismatched_head_is_stripped(tmp_path, out):
     given = Net(1000)
     checkpoint = save(given, tmp_path / "in.pth", junk=torch.ones(3), epoch=7)
     written = filtered(checkpoint, Net(10), f"{tmp_path}/{out}")
-    assert {drop.key: drop.why for drop in written.job.plan.dropped} == {
-        "fc.weight": "size mismatch: [1000, 8] in the checkpoint, [10, 8] in the model",
-        "fc.bias": "size mismatch: [1000] in the checkpoint, [10] in the model",
-        "junk": "unexpected: the model has no such key",
-        "epoch": "unexpected: the model has no such key" if out == "out.pth"
-        else "it is no tensor but a int, which safetensors cannot hold",
+    assert {drop.key: (drop.why, drop.detail) for drop in written.job.plan.dropped} == {
+        "fc.weight": ("size mismatch", "[1000, 8] in the checkpoint, [10, 8] in the model"),
+        "fc.bias": ("size mismatch", "[1000] in the checkpoint, [10] in the model"),
+        "junk": ("unexpected: the model has no such key", ""),
+        "epoch": ("unexpected: the model has no such key" if out == "out.pth"
+                  else "no tensor but int, which safetensors cannot hold", ""),
     }  # fmt: skip
     state = load(tmp_path / out)
     result = Net(10).load_state_dict(state, strict=False)
@@ -202,7 +202,7 @@ def test_ignored_keys_and_values_that_are_no_tensors_go(tmp_path):
     torch.save(state, tmp_path / "in.pth")
     written = filtered(read(tmp_path / "in.pth"), Part(), tmp_path / "out.pth")
     assert {drop.key: drop.why for drop in written.job.plan.dropped} == {
-        "a.weight": "not a tensor but a int",
+        "a.weight": "no tensor but int",
         "skip.weight": "ignored: torch drops what is below a child registered as None",
     }
     Part().load_state_dict(load(tmp_path / "out.pth"), strict=False)
@@ -212,6 +212,14 @@ def test_nothing_that_fits_is_an_error(tmp_path):
     torch.save({"x": torch.ones(1)}, tmp_path / "in.pth")
     with pytest.raises(CheckpointError, match=r"Nothing in .* loads into .*Net"):
         filtered(read(tmp_path / "in.pth"), Net(), tmp_path / "out.pth")
+
+
+def test_a_prefix_that_alone_is_in_the_way_is_said(tmp_path):
+    torch.save({f"_orig_mod.module.{key}": value for key, value in Net().state_dict().items()}, tmp_path / "in.pth")
+    with pytest.raises(CheckpointError) as error:
+        filtered(read(tmp_path / "in.pth"), Net(), tmp_path / "out.pth")
+    number = len(Net().state_dict())
+    assert error.value.hint == f"With --strip-prefix _orig_mod.module {number} keys have the names of the model's."
 
 
 def test_running_stats_that_old_instance_norms_refuse(tmp_path):

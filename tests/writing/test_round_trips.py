@@ -142,8 +142,8 @@ def test_what_is_no_plain_data_is_left_out_with_its_reason(tmp_path):
     assert list(load(tmp_path / "out.pth")) == ["w"]
     written = rewrite(tmp_path / "in.pth", tmp_path / "out.safetensors")
     assert [drop.why for drop in written.job.plan.dropped] == [
-        "it is no tensor but a torch.device, which safetensors cannot hold",
-        "it is no tensor but a dict, which safetensors cannot hold",
+        "no tensor but torch.device, which safetensors cannot hold",
+        "no tensor but dict, which safetensors cannot hold",
     ]
 
 
