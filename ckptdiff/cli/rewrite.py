@@ -49,7 +49,7 @@ def command(
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
 ) -> int:
-    """Write a checkpoint anew: other format, other names, fewer tensors, shards, another dtype.
+    """Write a checkpoint renamed, converted, sharded or in part.
 
     Needs no model, and no torch unless values are converted. Bytes are copied, never rebuilt.
     """

@@ -97,7 +97,7 @@ def advice(found: Suggestion, report: Report, command: str) -> tuple[str, ...]:
     """
     sentences = []
     if found.rules or found.operations:
-        effect = "it loads" if report.loads() else f"{_rest(report)} remain"
+        effect = "it loads" if report.loads() else f"what remains is {_rest(report)}"
         proposals = count(len(found.rules) + len(found.operations), "rule")
         if len(found.rules) <= 3 and not found.operations:
             options = " ".join(f"--rename {quoted(str(rule))}" for rule in found.rules)
@@ -119,7 +119,9 @@ def _verdict(found: Suggestion, report: Report) -> str:
     ]
     if not proposed:
         return "Nothing to rename: it loads as it is." if report.loads() else f"No rules found; {_rest(report)}."
-    return f"{' and '.join(proposed)}; with them " + ("it loads." if report.loads() else f"{_rest(report)} remain.")
+    return f"{' and '.join(proposed)}; with {'it' if len(found.rules) + len(found.operations) == 1 else 'them'} " + (
+        "it loads." if report.loads() else f"what remains is {_rest(report)}."
+    )
 
 
 def _rest(report: Report) -> str:
@@ -128,4 +130,5 @@ def _rest(report: Report) -> str:
         "unexpected": len(report.unexpected_keys),
         "mismatched": len(report.mismatched_keys),
     }
-    return ", ".join(f"{number} {what}" for what, number in counts.items() if number) or "other errors"
+    said = [f"{number} {what}" for what, number in counts.items() if number]
+    return f"{', '.join(said)} {'key' if sum(counts.values()) == 1 else 'keys'}" if said else "other errors"
