@@ -127,8 +127,15 @@ class Shadows:
 
     def _adopt(self, module: nn.Module, shadow: nn.Module) -> None:
         """Take a copy that torch made, of a module whose state lies in C++."""
+        made: dict[int, nn.Parameter] = {}
         for original, copied in zip(module.modules(), shadow.modules(), strict=True):
             self._adopt_one(original, copied)
+            for name, parameter in original._parameters.items():
+                if isinstance(parameter, nn.Parameter):  # of which the copy is a plain tensor
+                    twin_of = made.setdefault(
+                        id(parameter), nn.Parameter(getattr(copied, name), parameter.requires_grad)
+                    )
+                    setattr(copied, name, twin_of)
             for name in _LOADING_HOOKS:
                 hooks = vars(original).get(name) or {}
                 vars(copied)[name] = OrderedDict((key, self._copies.of(hook)) for key, hook in hooks.items())
@@ -209,7 +216,7 @@ def _counts(module: nn.Module) -> tuple[Any, ...]:
     return (
         len(module._parameters), len(module._buffers), len(module._modules), *map(len, _hooks(module)),
         tuple(module._non_persistent_buffers_set), "_load_from_state_dict" in vars(module),
-        getattr(module, "track_running_stats", None),
+        vars(module).get("track_running_stats"),
     )  # fmt: skip
 
 
@@ -228,7 +235,7 @@ def twin(tensor: torch.Tensor, *, real: bool) -> torch.Tensor:
         device = tensor.device if real else torch.device("meta")
         kind: Any = UninitializedParameter if isinstance(tensor, UninitializedParameter) else UninitializedBuffer
         made: torch.Tensor = kind(tensor.requires_grad, device=device, dtype=tensor.dtype)
-    elif real or not is_plain(tensor):
+    elif not is_plain(tensor) or (real and not tensor.is_meta):
         made = _with_values(tensor)
     else:
         made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
