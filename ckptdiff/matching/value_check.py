@@ -133,18 +133,19 @@ def _loss(source: torch.dtype, target: torch.dtype) -> Callable[[torch.Tensor], 
         return lambda piece: (piece != 0) & (piece != 1)
     continuous = target.is_floating_point or target.is_complex
     if source.is_complex and not target.is_complex:
-        real = _between_floats(target) if continuous else _into_int(target)
+        real = beyond_range(target) if continuous else _into_int(target)
         return lambda piece: (piece.imag != 0) | real(piece.real)
     if source.is_floating_point or source.is_complex:
         if not continuous:
             return _into_int(target)
-        return None if torch.finfo(target).max >= torch.finfo(source).max else _between_floats(target)
+        return None if torch.finfo(target).max >= torch.finfo(source).max else beyond_range(target)
     if continuous:
         return _int_into_float(source, target)
     return _between_ints(source, target)
 
 
-def _between_floats(target: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+def beyond_range(target: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What tells which finite values of a floating-point tensor a floating-point dtype cannot hold, rounded or not."""
     info = torch.finfo(target)
     # Half a step above the largest number; anything beyond is not rounded to it but clamped.
     limit = info.max + info.eps / 2 * 2.0 ** math.floor(math.log2(info.max))
@@ -153,6 +154,7 @@ def _between_floats(target: torch.dtype) -> Callable[[torch.Tensor], torch.Tenso
 
     def lost(piece: torch.Tensor) -> torch.Tensor:
         cast = _workable(piece.to(target))
+        piece = _workable(piece)
         if clamps:
             return piece.isfinite() & (~cast.isfinite() | (piece.abs() > limit))
         if _sum(cast).isfinite():

@@ -17,6 +17,7 @@ import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.matching.value_check import beyond_range
 from ckptdiff.tensors import Storage, TensorInfo, contiguous_stride
 from ckptdiff.writing.copying import Sources, changed
 from ckptdiff.writing.layout import Recipe
@@ -38,7 +39,7 @@ class Computer:
         self._live: Mapping[Any, Any] | None = checkpoint.live
         self._initial = initial
         self.overflowed: dict[str, int] = {}
-        """Key → number of its finite values that the new dtype cannot hold and made infinite or NaN."""
+        """Key → number of its finite values that are beyond the new dtype's range."""
 
     def stream(self, recipe: Recipe, key: str) -> Iterator[memoryview]:
         """The block's bytes, in pieces that are only valid until the next one."""
@@ -85,9 +86,11 @@ class Computer:
 
     def _convert(self, key: str, given: torch.Tensor, target: torch.Tensor) -> None:
         target.copy_(given)
-        # One infinity or NaN makes the sum one; only then is it worth counting, which takes ten times as long.
-        if _narrower(given.dtype, target.dtype) and not target.sum(dtype=torch.float32).isfinite():
-            lost = int((_is_finite(given) & ~_is_finite(target)).sum())
+        # One infinity or NaN makes the sum one; only then is it worth counting, which takes ten times as long. A float8
+        # may have been clamped instead, which no sum shows.
+        clamps = target.dtype.itemsize == 1
+        if _narrower(given.dtype, target.dtype) and (clamps or not target.sum(dtype=torch.float32).isfinite()):
+            lost = int(beyond_range(target.dtype)(given).sum())
             if lost:
                 self.overflowed[key] = self.overflowed.get(key, 0) + lost
 
@@ -146,11 +149,6 @@ def mapped(descriptor: int, storage: Storage) -> tuple[mmap.mmap, int]:
 def _narrower(given: torch.dtype, target: torch.dtype) -> bool:
     both = given.is_floating_point and target.is_floating_point
     return both and given != target and torch.finfo(target).max < torch.finfo(given).max
-
-
-def _is_finite(value: torch.Tensor) -> torch.Tensor:
-    # float8 has no isfinite of its own.
-    return torch.isfinite(value if value.dtype.itemsize > 1 else value.float())
 
 
 # Steps that change values

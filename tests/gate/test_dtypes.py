@@ -41,6 +41,8 @@ def test_a_cast_is_lossy_exactly_when_torch_changes_some_value(source: str) -> N
         ("float32", "float16", "large values become inf or NaN"),
         ("float32", "bfloat16", "values are rounded"),
         ("float64", "float32", "large values become inf or NaN"),
+        ("float32", "float8_e4m3fn", "large values become 448 or NaN"),
+        ("int64", "float8_e4m3fn", "large values become 448 or NaN"),
         ("float16", "bfloat16", "values are rounded"),
         ("float32", "int64", "fractions are cut off, large values wrap"),
         ("float32", "bool", "all but zero becomes True"),

@@ -221,6 +221,14 @@ def test_values_a_dtype_cannot_hold_are_counted(tmp_path):
     assert written.overflowed == {"a": 2}
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_values_that_torch_clamps_are_counted_too(tmp_path, dtype):
+    small = torch.tensor([5e4]).to(torch.float8_e5m2)  # 49152
+    write({"a": torch.tensor([1e9, 2.0, -1e6, float("inf"), 460.0]), "b": small}, tmp_path / "in.pth")
+    written = rewrite(tmp_path / "in.pth", tmp_path / "out.pth", dtype=dtype)
+    assert written.overflowed == ({"a": 2, "b": 1} if dtype == "float8_e4m3fn" else {"a": 2})
+
+
 def test_big_endian_files_come_out_little_endian(tmp_path):
     state = {
         "f": torch.randn(5, 3),
