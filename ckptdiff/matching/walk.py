@@ -7,6 +7,7 @@ torch/nn/modules/batchnorm.py (`_NormBase._load_from_state_dict`) and torch/nn/m
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import sys
@@ -63,7 +64,8 @@ def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -
     # Values that are on the meta device themselves say nothing there of what the code would do.
     real = bool(meta_keys(checkpoint))
     literal = False
-    with random_state_kept():
+    # Only code draws random numbers; where none runs, another thread may be drawing meanwhile.
+    with random_state_kept() if runs_code else contextlib.nullcontext():
         while True:
             runner = Runner(tree, checkpoint, real=real, all_at_once=literal) if runs_code else None
             try:
