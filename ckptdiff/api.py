@@ -230,11 +230,11 @@ def answer(
         from ckptdiff.matching.witness import confirm
 
         with side.running():
-            confirm(comparison, assign=assign)
+            confirm(comparison)
     if check_values:
         from ckptdiff.matching import value_check
 
-        comparison = replace(comparison, values=value_check.check_values(comparison, assign=assign))
+        comparison = replace(comparison, values=value_check.check_values(comparison))
     report = judge(comparison, fail_on=fail_on)
     return replace(report, advice=_advice(report, side)), (*idle, *side.notes)
 

@@ -196,6 +196,17 @@ def tied() -> Comparison:
     return compared(root, {"a.weight": tensor(3)})
 
 
+def assigned() -> Comparison:
+    """Tied weights, one name of them missing, under assign=True; and another dtype."""
+    root = module(embed=slot(8, 4, identity=5), head=slot(8, 4, identity=5), norm=slot(4), bias=slot(4))
+    entries: dict[str, Entry] = {
+        "embed": tensor(8, 4, storage="0"),
+        "norm": tensor(4, dtype="float16", storage="1"),
+        "bias": tensor(4, storage="2"),
+    }
+    return compared(root, entries, assign=True)
+
+
 def many() -> Comparison:
     """More rows than are shown by default: no two keys fold."""
     root = module(**{"w" + "x" * i: slot(2) for i in range(50)})
@@ -204,7 +215,7 @@ def many() -> Comparison:
 
 CASES = {
     case.__name__: case
-    for case in (good, bad, prefixed, raised, uncertain, empty_checkpoint, empty_model, warned, tied, many)
+    for case in (good, bad, prefixed, raised, uncertain, empty_checkpoint, empty_model, warned, tied, assigned, many)
 }
 
 

@@ -164,6 +164,48 @@ def test_a_missing_alias_of_a_tied_weight_is_a_note_and_no_loss_of_coverage() ->
     assert report.coverage.parameters == report.coverage.total_parameters == 9
 
 
+def test_assigning_tears_tied_weights_apart() -> None:
+    state_dict = {"0.weight": torch.eye(3), "1.weight": torch.eye(3)}
+    model = tied()
+    assert str(model.load_state_dict(state_dict, assign=True)) == SUCCESS
+    assert model[0].weight is not model[1].weight
+    report = ckptdiff.compare(tied(), state_dict, assign=True)
+    assert [(item.rule, item.level, item.key) for item in report.findings] == [("untied", "warning", "1.weight")]
+    assert report.outcome == "pass"
+
+    # One name alone leaves the other with the old tensor: nothing that could be called loaded.
+    del state_dict["1.weight"]
+    model = tied()
+    model.load_state_dict(state_dict, strict=False, assign=True)
+    assert not torch.equal(model[1].weight, torch.eye(3))
+    report = ckptdiff.compare(tied(), state_dict, assign=True)
+    assert [(item.rule, item.key) for item in report.findings] == [("missing-key", "1.weight"), ("untied", "1.weight")]
+    assert (report.coverage.parameters, report.coverage.total_parameters) == (9, 18)
+
+
+def test_a_module_with_two_names_stays_one_when_assigned() -> None:
+    shared = nn.Linear(3, 3, bias=False)
+    state_dict = {"0.weight": torch.eye(3)}
+    model = nn.Sequential(shared, shared)
+    model.load_state_dict(state_dict, strict=False, assign=True)
+    assert torch.equal(model[1].weight, torch.eye(3))
+    report = ckptdiff.compare(nn.Sequential(shared, shared), state_dict, assign=True)
+    assert [(item.rule, item.key) for item in report.findings] == [
+        ("missing-key", "1.weight"),
+        ("tied-alias", "1.weight"),
+    ]
+    assert report.coverage.parameters == report.coverage.total_parameters == 9
+
+
+def test_assigning_takes_the_checkpoints_dtype() -> None:
+    state_dict = {"weight": torch.full((1, 2), 1e6)}
+    model = half()
+    model.load_state_dict(state_dict, assign=True)
+    assert model.weight.dtype == torch.float32
+    report = ckptdiff.compare(half(), state_dict, assign=True, check_values=True)
+    assert [(item.rule, item.level) for item in report.findings] == [("assigned-dtype", "note")]
+
+
 def test_a_lazy_layer_is_not_taken_for_tied_with_another(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.LazyLinear(2, bias=False))
     torch.save({"0.weight": torch.zeros(2, 2), "1.weight": torch.ones(2, 2)}, tmp_path / "file.pth")

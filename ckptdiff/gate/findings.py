@@ -126,7 +126,9 @@ def _casts(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Findin
                 "model_dtype": target,
                 "shape": match.source.shape,
             }
-            if loss is None:
+            if comparison.assign:
+                yield _finding("assigned-dtype", key, facts)
+            elif loss is None:
                 yield _finding("dtype-change", key, facts)
             else:
                 yield _finding("lossy-dtype", key, {**facts, "loss": loss})
@@ -151,8 +153,23 @@ def _ties(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding
             yield _finding("tied-values-differ", key, {"twin": twin, "stored": "the checkpoint stores them separately"})
     for key in comparison.missing_keys:
         slot = model.get(key)
-        if slot is not None and slot.identity in winners:
-            yield _finding("tied-alias", key, {"twin": winners[slot.identity]})
+        if slot is not None and comparison.identity(slot) in winners:
+            yield _finding("tied-alias", key, {"twin": winners[comparison.identity(slot)]})
+    if comparison.assign:
+        yield from _torn(comparison, model)
+
+
+def _torn(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
+    """Keys whose tensor was another key's too, until one of both was assigned."""
+    names: dict[int, list[str]] = {}
+    for key, slot in model.items():
+        names.setdefault(slot.identity, []).append(key)
+    for twins in names.values():
+        twin = next((key for key in twins if key in comparison.matched), None)
+        if twin is not None:
+            for key in twins:
+                if model[key] is not model[twin]:
+                    yield _finding("untied", key, {"twin": twin})
 
 
 def _values(comparison: Comparison) -> Iterator[Finding]:

@@ -84,16 +84,17 @@ def judge(comparison: Comparison, *, fail_on: Level = "error") -> Report:
 def _coverage(comparison: Comparison) -> Coverage:
     model = comparison.model.keys()
     loaded: set[int | str] = set(comparison.identities().values())
-    loaded |= {model[key].identity for key in comparison.supplied if key in model}
+    loaded |= {comparison.identity(model[key]) for key in comparison.supplied if key in model}
     sizes: dict[int, int] = {}
     for key, slot in model.items():
         if slot.kind == "parameter":
             # An uninitialized parameter takes the size of what is loaded into it.
             source = comparison.matched.get(key) if slot.lazy else None
             numel = source.source.numel if source else 0 if slot.lazy else slot.tensor.numel
-            sizes[slot.identity] = max(numel, sizes.get(slot.identity, 0))
+            identity = comparison.identity(slot)
+            sizes[identity] = max(numel, sizes.get(identity, 0))
     return Coverage(
-        keys=sum(slot.identity in loaded for slot in model.values()),
+        keys=sum(comparison.identity(slot) in loaded for slot in model.values()),
         total_keys=len(model),
         parameters=sum(numel for identity, numel in sizes.items() if identity in loaded),
         total_parameters=sum(sizes.values()),

@@ -138,6 +138,16 @@ _TABLE = (
         _SAVING,
     ),
     Rule(
+        "untied",
+        "warning",
+        "One tensor in the model under two names, until assign=True makes two of it.",
+        "no longer one tensor with {twin}",
+        "With assign=True load_state_dict puts the checkpoint's tensors in the place of the model's, name by name, so "
+        "that tied weights are tied no more: a name that is missing keeps the old tensor, and training moves the two "
+        "apart. Tie them again after loading (tie_weights in transformers), or load without assign.",
+        _LOAD,
+    ),
+    Rule(
         "lazy-parameter",
         "warning",
         "The model's tensor is uninitialized and takes any shape.",
@@ -173,6 +183,15 @@ _TABLE = (
         "{checkpoint_dtype} is cast to {model_dtype}",
         "Parameters are filled with copy_, which converts to the model's dtype. Nothing is lost here.",
         "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
+    ),
+    Rule(
+        "assigned-dtype",
+        "note",
+        "The dtypes differ, and with assign=True the model takes the checkpoint's.",
+        "{model_dtype} in the model becomes {checkpoint_dtype}",
+        "With assign=True load_state_dict converts nothing: the checkpoint's tensors take the place of the model's, in "
+        "their own dtype. Layers of several dtypes may not work together; Module.to makes them one.",
+        _LOAD,
     ),
     Rule(
         "tied-alias",

@@ -101,12 +101,21 @@ class Comparison:
     """Sentences on what could not be known, each naming the module or key; empty when the answer is exact."""
     values: ValueFacts | None = None
     """What the values are, where they were read; None where only headers were."""
+    assign: bool = False
+    """Whether the question was about `load_state_dict(assign=True)`, which puts tensors in the place of the model's."""
 
     def identities(self) -> dict[str, int | str]:
         """Every matched key → what is equal for two keys that are loaded into one tensor of the model."""
         model = self.model.keys()
-        # Not `target.identity`: where code of a module made another one meanwhile, its slots are numbered anew.
-        return {key: model[key].identity if key in model else key for key in self.matched}
+        # Not `target`'s: where code of a module made another one meanwhile, its slots are numbered anew.
+        return {key: self.identity(model[key]) if key in model else key for key in self.matched}
+
+    def identity(self, slot: Slot) -> int:
+        """What is equal for two slots of the model that are one tensor once it is loaded.
+
+        Assigning tears tied tensors apart; only a module that is there under two names is still one.
+        """
+        return id(slot) if self.assign else slot.identity
 
     def error_message(self, strict: bool = True) -> str | None:
         """The text torch would raise, to the letter; None if it would load."""

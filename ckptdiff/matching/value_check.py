@@ -53,10 +53,10 @@ def ensure_readable(checkpoint: Checkpoint) -> None:
         raise UsageError(f"--check-values: {name} is remote, and only its headers were read.", "Download it first.")
 
 
-def check_values(comparison: Comparison, *, assign: bool = False) -> ValueFacts:
+def check_values(comparison: Comparison) -> ValueFacts:
     """Read the values of every matched tensor and of every pair that is loaded into one tensor of the model.
 
-    `assign` is that of `load_state_dict`, under which nothing is cast. Raises UsageError where there are no values to
+    Under `assign` nothing is cast. Raises UsageError where there are no values to
     read, CheckpointError where the file is damaged.
     """
     checkpoint = comparison.checkpoint
@@ -69,7 +69,7 @@ def check_values(comparison: Comparison, *, assign: bool = False) -> ValueFacts:
     winners = {identities[key]: match for key, match in comparison.matched.items()}
     with _Values(checkpoint) as values:
         for key, match in comparison.matched.items():
-            source, target = match.source, match.source.dtype if assign else match.target.tensor.dtype
+            source, target = match.source, match.source.dtype if comparison.assign else match.target.tensor.dtype
             try:
                 if DTYPES[source.dtype].kind in ("float", "complex") or source.dtype != target:
                     same = (source.storage, source.offset, source.shape, source.stride, source.dtype, target)

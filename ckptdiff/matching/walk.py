@@ -146,6 +146,7 @@ class _Walk:
             key_changes=tuple(self.changes),
             supplied=tuple(self.supplied),
             uncertain=tuple(self.uncertain),
+            assign=self.assign,
         )
 
     def _visit_all(self) -> None:

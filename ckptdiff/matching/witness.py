@@ -50,7 +50,7 @@ class _Answer:
         return (self.error or "loads") + lists
 
 
-def confirm(comparison: Comparison, *, assign: bool = False) -> None:
+def confirm(comparison: Comparison) -> None:
     """Ask torch's own loader, strictly and not, and return if its answers are the comparison's.
 
     A model that was built without memory stays so. On the meta device every tensor can be copied into every other of
@@ -62,7 +62,7 @@ def confirm(comparison: Comparison, *, assign: bool = False) -> None:
     with random_state_kept():
         for strict in (True, False):
             ours = _Answer(comparison.error_message(strict), comparison.missing_keys, comparison.unexpected_keys)
-            theirs, on_meta = _torch_says(comparison, strict, assign)
+            theirs, on_meta = _torch_says(comparison, strict)
             if _same(ours, theirs, on_meta):
                 continue
             raise Disagreement(
@@ -72,7 +72,7 @@ def confirm(comparison: Comparison, *, assign: bool = False) -> None:
             )
 
 
-def _torch_says(comparison: Comparison, strict: bool, assign: bool) -> tuple[_Answer, bool]:
+def _torch_says(comparison: Comparison, strict: bool) -> tuple[_Answer, bool]:
     """torch's answer, and whether the model was on the meta device."""
     valueless = comparison.model.built in ("meta", "uninitialized")
     checkpoint = comparison.checkpoint
@@ -81,13 +81,13 @@ def _torch_says(comparison: Comparison, strict: bool, assign: bool) -> tuple[_An
     )
     if plain or valueless:
         with MetaWatch() as watch:
-            answer = _load(comparison, strict, assign, real_values=False, real_model=False)
+            answer = _load(comparison, strict, real_values=False, real_model=False)
         if not watch.doubts:
             return answer, True
-    return _load(comparison, strict, assign, real_values=True, real_model=not valueless), valueless
+    return _load(comparison, strict, real_values=True, real_model=not valueless), valueless
 
 
-def _load(comparison: Comparison, strict: bool, assign: bool, *, real_values: bool, real_model: bool) -> _Answer:
+def _load(comparison: Comparison, strict: bool, *, real_values: bool, real_model: bool) -> _Answer:
     tree, checkpoint = comparison.model, comparison.checkpoint
     model = Shadows(tree, lambda *_: None, real=real_model).of(tree.root.live)
     values = Values(checkpoint, real=real_values)
@@ -96,7 +96,7 @@ def _load(comparison: Comparison, strict: bool, assign: bool, *, real_values: bo
         state_dict._metadata = copy.deepcopy(checkpoint.metadata)
     try:
         with no_meta_warning():
-            result = nn.Module.load_state_dict(model, state_dict, strict=strict, assign=assign)
+            result = nn.Module.load_state_dict(model, state_dict, strict=strict, assign=comparison.assign)
     except (Exception, SystemExit) as error:
         text = str(error)
         plain = type(error) is RuntimeError and text.startswith(_TORCHS_OWN)

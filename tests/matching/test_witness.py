@@ -85,7 +85,7 @@ def test_torch_agrees_and_nothing_is_touched(make: Callable[[], nn.Module], assi
     model = make()
     before = state_of(model)
     for state_dict in every_state_dict():
-        confirm(compare(extract(model), checkpoint_of(state_dict), assign=assign), assign=assign)
+        confirm(compare(extract(model), checkpoint_of(state_dict), assign=assign))
     assert state_of(model) == before
 
 
