@@ -119,7 +119,7 @@ def main() -> None:
         cells = ("not waited for", "")
         if looked_at(module) <= TORCH_AT_MOST:
             theirs = seconds(lambda module=module, state=state_dict: module.load_state_dict(state), 1)
-            cells = (f"{theirs:.2f}", f"{theirs / walking:.0f}")
+            cells = (f"{theirs:.2f}", f"{theirs / walking:.1f}")
         modules = sum(1 for _ in module.modules())
         counts = f"{modules:,} | {len(state_dict):,}"
         print(f"| {name} | {counts} | {reading:.2f} | {walking:.2f} | {cells[0]} | {cells[1]} |", flush=True)
