@@ -22,7 +22,7 @@ demo: .venv/.runtime ## the main job on the fixtures: one pair that fits and one
 	@BIN=$(BIN) sh fixtures/demo.sh
 
 test: .venv/.dev ## everything but the zoo and the browser
-	$(BIN)/python -m pytest -n 2 -m "not zoo and not browser"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not zoo and not browser"
 
 test-browser: .venv/.dev ## the HTML report in Chromium, which must be installed with its driver
 	$(BIN)/python -m pytest -m browser tests/render

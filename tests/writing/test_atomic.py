@@ -134,7 +134,7 @@ def test_killed_at_some_moments(tmp_path, source, out):
         ("pth", "out.safetensors", "", 30),
         ("safetensors", "out.pth", "", 30),
         ("pth", "out/", "", 60),
-        ("pth", "out.safetensors", "bfloat16", 12),
+        ("pth", "out.safetensors", "bfloat16", 8),
     ],
 )
 def test_killed_at_hundreds_of_moments(tmp_path, source, out, dtype, times):
