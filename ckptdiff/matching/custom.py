@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from ckptdiff.matching.live import entry_of
 from ckptdiff.matching.quiet import no_meta_warning
 from ckptdiff.matching.scope import LiteralScope, Scope
 from ckptdiff.matching.shadow import Shadows, is_plain
-from ckptdiff.matching.signals import CodeFailed, ModelValuesNeeded
+from ckptdiff.matching.signals import CodeFailed, ModelValuesNeeded, TakeLiterally
 from ckptdiff.matching.values import Values, copied
 from ckptdiff.model.extract import counts_batches_as_usual, extract, post_hook_error, registered
 from ckptdiff.model.meta import MetaWatch
@@ -47,6 +47,9 @@ class Runner:
         # Memory that was never written to would pass for values; tensors on the meta device say that they have none.
         self._shadows = Shadows(tree, self._filled, real=real and not self._valueless)
         self._values = Values(checkpoint, real=real)
+        self._tree = tree
+        self._literal = all_at_once
+        self._shared: set[int] | None = None
         self._waiting: dict[int, list[tuple[str, Any, bool]]] = {}
         if all_at_once:
             self._shadows.of(tree.root.live)
@@ -91,6 +94,7 @@ class Runner:
         if same_keys and same_modules:
             return node, scope, []
         if not same_modules:
+            self._mind_shared(shadow)
             node = extract(shadow).root
             self._shadows.note(shadow)
         changes = _changes(prefix, given, state_dict)
@@ -148,6 +152,8 @@ class Runner:
             shadow = self._shadows.of(node.live)
             # Copying into a tensor leaves the module as it was noted.
             replaces = assign or node.local[name].lazy
+            if node.local[name].lazy:
+                self._mind_shared(shadow)
             settled = replaces and self._shadows.unchanged(shadow, below=False)
             _load(shadow, [item])
             if settled:
@@ -213,6 +219,16 @@ class Runner:
             if not (slot.ordinary and isinstance(value, torch.Tensor) and is_plain(value)):
                 raise ModelValuesNeeded(prefix, node.qualified_name) if self.real else CodeFailed
 
+    def _mind_shared(self, changed: nn.Module) -> None:
+        """Under its other names, a module would still be taken for what it was. Raises TakeLiterally if it has any."""
+        if self._literal:
+            return
+        if self._shared is None:
+            names = Counter(id(node.live) for _, node in self._tree.walk())
+            self._shared = {module for module, count in names.items() if count > 1}
+        if self._shared and any(id(self.original(module)) in self._shared for module in changed.modules()):
+            raise TakeLiterally
+
     def _run(self, place: str, node: ModuleNode, code: Callable[..., Any], *arguments: Any) -> Any:
         if self.real and not self._valueless:
             try:
@@ -253,12 +269,18 @@ def random_state_kept() -> Iterator[None]:
 
 
 def _sets_attributes(node: ModuleNode) -> bool:
-    """Whether assigning to a tensor's name does more than replace it: by code of the class, or to a namesake."""
+    """Whether assigning to a tensor's name does more than replace it: by code of the class, by way of a namesake, or
+    because the name is one that `Module.__setattr__` refuses."""
     if node.live is None:
         return False
     cls: Any = type(node.live)
-    twice = set(node.live._parameters.keys()) & set(node.live._buffers.keys())
-    return cls.__setattr__ is not nn.Module.__setattr__ or bool(twice) or bool(node.local.keys() & node.children.keys())
+    return (
+        cls.__setattr__ is not nn.Module.__setattr__
+        or node.odd_names
+        or "" in node.local
+        or not node.local.keys().isdisjoint(node.children.keys())
+        or not node.live._parameters.keys().isdisjoint(node.live._buffers.keys())
+    )
 
 
 def _is_as_described(value: Any, entry: Entry) -> bool:

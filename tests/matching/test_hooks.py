@@ -496,6 +496,18 @@ def test_a_shared_module_runs_its_hook_for_each_of_its_names() -> None:
         assert_agrees(hooked, state_dict, assign=True)
 
 
+def test_a_shared_module_is_changed_under_all_its_names() -> None:
+    def hooked() -> nn.Module:
+        model = net()
+        pre(model.body, hook_others, with_module=True)
+        model.register_module("again", model.body.a)
+        return model
+
+    for state_dict in every_state_dict():
+        assert_agrees(hooked, state_dict, untouched=True)
+        assert_agrees(hooked, state_dict, assign=True)
+
+
 def test_what_a_hook_did_is_told() -> None:
     def hooked() -> nn.Module:
         model = net()

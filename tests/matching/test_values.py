@@ -262,3 +262,19 @@ def test_fake_tensors() -> None:
     assert_agrees(lambda: fake, real.state_dict())
     assert_agrees(real, fake.state_dict())
     assert_agrees(lambda: fake, fake.state_dict())
+
+
+@pytest.mark.parametrize("name", ["", ".", "a.b", "a", "training", "forward"])
+@pytest.mark.parametrize("kind", ["_parameters", "_buffers"])
+def test_names_that_registration_refuses(name: str, kind: str) -> None:
+    """They can be put past it, and assigning to them is refused, in words that differ between releases."""
+
+    def make() -> nn.Module:
+        inner = nn.Module()
+        getattr(inner, kind)[name] = nn.Parameter(torch.ones(2)) if kind == "_parameters" else torch.ones(2)
+        return nn.ModuleDict({"inner": inner, "other": nn.Linear(1, 1)})
+
+    for dtype in (torch.float32, torch.int64):
+        state_dict = {"inner." + name: torch.zeros(2, dtype=dtype), "other.weight": torch.zeros(1, 1)}
+        for assign in (False, True):
+            assert_agrees(make, state_dict, assign, apart=True)
