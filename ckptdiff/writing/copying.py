@@ -8,6 +8,7 @@ kernel alone can do is not to copy at all (XFS, Btrfs), and that is asked for.
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import zlib
@@ -30,6 +31,7 @@ LARGE = 1 << 20
 """Bytes from which it is worth to try to share."""
 
 _FLUSH = 64 << 20
+_NEAR = 64
 _MAX_OPEN = 64
 _FICLONERANGE = 0x4020940D
 """linux/fs.h; the architectures that count ioctls otherwise answer with an error, which is an answer."""
@@ -137,6 +139,25 @@ def changed(path: str) -> CheckpointError:
     )
 
 
+class Buffer:
+    """Memory for a piece on its way, at a place in its page that suits the copying.
+
+    Processors that copy strings by microcode are six times slower where the destination lies up to 31 bytes further
+    into its page than the source (0.35 against 0.06 s for 600 MB): they take the one for the other. A bytearray always
+    begins 16 or 32 bytes into a page, and tensors mostly at a page or 8 bytes into it.
+    """
+
+    def __init__(self) -> None:
+        self._memory = memoryview(mmap.mmap(-1, BUFFER + BLOCK))
+
+    def for_bytes(self, count: int, source: int, target: int | None = None) -> memoryview:
+        """Room for `count` bytes, at most BUFFER, from the place `source` of a file to the place `target` of one."""
+        place = source % BLOCK
+        if target is not None and 0 < (target - place) % BLOCK < _NEAR:
+            place = (place + BLOCK // 2) % BLOCK
+        return self._memory[place : place + count]
+
+
 class Sink:
     """The file being written, from its first byte to its last.
 
@@ -149,6 +170,7 @@ class Sink:
         self._told = told
         self._flushed = 0 if to_disk and hasattr(os, "posix_fadvise") else None
         self._file = FileIO(path, "r+b")
+        self._buffer = Buffer()
         self.position = 0
         self._may_share = sys.platform == "linux"
 
@@ -204,12 +226,12 @@ class Sink:
 
     def _pieces(self, path: str, start: int, count: int) -> Iterator[memoryview]:
         """The bytes by way of one buffer, cut where the output's own multiples of its size are."""
-        buffer = memoryview(bytearray(min(BUFFER, count)))
         end = start + count
         while start < end:
-            piece = buffer[: min(BUFFER - self.position % BUFFER, end - start)]
+            length = min(BUFFER - self.position % BUFFER, end - start)
+            piece = self._buffer.for_bytes(length, start, self.position)
             self._sources.read(path, start, piece)
-            start += len(piece)
+            start += length
             yield piece
 
     def _share(self, path: str, start: int, count: int) -> int:

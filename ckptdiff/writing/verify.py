@@ -11,7 +11,7 @@ from pathlib import Path
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, OutputError
-from ckptdiff.writing.copying import BUFFER, Sources
+from ckptdiff.writing.copying import BUFFER, Buffer, Sources
 from ckptdiff.writing.layout import INDEX, Block, Layout
 
 Starts = Mapping[str, int]
@@ -99,22 +99,24 @@ def _same(
     crc: int | None,
     told: Callable[[int], None],
 ) -> bool:
-    ours = memoryview(bytearray(BUFFER))
-    theirs = memoryview(bytearray(BUFFER))
+    ours, theirs = Buffer(), Buffer()
     if block.ranges is None:
         found = 0
         for place in range(0, block.nbytes, BUFFER):
-            count = min(BUFFER, block.nbytes - place)
-            written.read(path, start + place, ours[:count])
-            found = zlib.crc32(ours[:count], found)
-            told(count)
+            piece = ours.for_bytes(min(BUFFER, block.nbytes - place), start + place)
+            written.read(path, start + place, piece)
+            found = zlib.crc32(piece, found)
+            told(len(piece))
         return found == crc
     for one in block.ranges:
         for place in range(0, one.nbytes, BUFFER):
             count = min(BUFFER, one.nbytes - place)
-            written.read(path, start + place, ours[:count])
-            sources.read(one.file, one.start + place, theirs[:count])
-            if ours[:count] != theirs[:count]:
+            here = ours.for_bytes(count, start + place)
+            there = theirs.for_bytes(count, one.start + place)
+            written.read(path, start + place, here)
+            sources.read(one.file, one.start + place, there)
+            # As bytes, which are compared at once; views are compared element by element.
+            if here.tobytes() != there.tobytes():
                 return False
             told(count)
         start += one.nbytes
