@@ -29,6 +29,14 @@ class PrefixAdvice:
     wrappers: tuple[str, ...] = ()
 
 
+def options(operation: str, prefix: str, wrappers: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """(option, value) of each option that does what an advice says, in the order they are applied."""
+    found = [("--strip-prefix", f"{wrapper}.") for wrapper in wrappers]
+    if prefix:
+        found.append(("--strip-prefix" if operation == "stripping" else "--add-prefix", prefix))
+    return found
+
+
 def advise(
     checkpoint: dict[str, tuple[int, ...] | None], model: dict[str, tuple[int, ...] | None]
 ) -> PrefixAdvice | None:
@@ -61,10 +69,10 @@ def _best(
     checkpoint: dict[str, tuple[int, ...] | None], model: dict[str, tuple[int, ...] | None], matched_now: int
 ) -> PrefixAdvice | None:
     best: PrefixAdvice | None = None
-    for prefix in _candidates(checkpoint, model):
+    for prefix in prefixes_between(checkpoint, model):
         stripped = {key[len(prefix) :]: shape for key, shape in checkpoint.items() if key.startswith(prefix)}
         best = _better(best, _weigh("stripping", prefix, stripped, checkpoint, model), matched_now)
-    for prefix in _candidates(model, checkpoint):
+    for prefix in prefixes_between(model, checkpoint):
         added = {prefix + key: shape for key, shape in checkpoint.items()}
         best = _better(best, _weigh("adding", prefix, added, checkpoint, model), matched_now)
     return best
@@ -91,7 +99,7 @@ def _better(best: PrefixAdvice | None, new: PrefixAdvice | None, matched_now: in
     return new if best is None or (new.same_shape, new.matched) > (best.same_shape, best.matched) else best
 
 
-def _candidates(longer: Iterable[str], shorter: Iterable[str]) -> list[str]:
+def prefixes_between(longer: Iterable[str], shorter: Iterable[str]) -> list[str]:
     """Leading parts that turn some key of `shorter` into one of `longer`, the most frequent first.
 
     A key of many components has few namesakes, so the deepest key of `shorter` and the first are looked up.

@@ -40,18 +40,18 @@ _OF_META = re.compile(r"\bmeta\b")
 class Runner:
     """Runs the code of one tree's modules against one checkpoint, on meta tensors or on real ones."""
 
-    def __init__(self, tree: ModuleTree, checkpoint: Checkpoint, *, real: bool, all_at_once: bool) -> None:
-        """With `all_at_once`, all modules are shadows from the start, so that code changing another is seen by all."""
+    def __init__(self, tree: ModuleTree, checkpoint: Checkpoint, *, real: bool, literal: bool) -> None:
+        """With `literal`, all modules are shadows from the start, so that code changing another is seen by all."""
         self._valueless = tree.built in ("meta", "uninitialized")
         self.real = real
         # Memory that was never written to would pass for values; tensors on the meta device say that they have none.
         self._shadows = Shadows(tree, self._filled, real=real and not self._valueless)
         self._values = Values(checkpoint, real=real)
         self._tree = tree
-        self._literal = all_at_once
+        self._literal = literal
         self._shared: set[int] | None = None
         self._waiting: dict[int, list[tuple[str, Any, bool]]] = {}
-        if all_at_once:
+        if literal:
             self._shadows.of(tree.root.live)
 
     def load(

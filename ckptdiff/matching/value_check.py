@@ -56,8 +56,8 @@ def ensure_readable(checkpoint: Checkpoint) -> None:
 def check_values(comparison: Comparison) -> ValueFacts:
     """Read the values of every matched tensor and of every pair that is loaded into one tensor of the model.
 
-    Under `assign` nothing is cast. Raises UsageError where there are no values to
-    read, CheckpointError where the file is damaged.
+    Under `assign` nothing is cast. Raises UsageError where there are no values to read, CheckpointError where the file
+    is damaged.
     """
     checkpoint = comparison.checkpoint
     ensure_readable(checkpoint)
@@ -133,35 +133,35 @@ def _loss(source: torch.dtype, target: torch.dtype) -> Callable[[torch.Tensor], 
         return lambda piece: (piece != 0) & (piece != 1)
     continuous = target.is_floating_point or target.is_complex
     if source.is_complex and not target.is_complex:
-        real = beyond_range(target) if continuous else _into_int(target)
+        real = _between_floats(target) if continuous else _into_int(target)
         return lambda piece: (piece.imag != 0) | real(piece.real)
     if source.is_floating_point or source.is_complex:
         if not continuous:
             return _into_int(target)
-        return None if torch.finfo(target).max >= torch.finfo(source).max else beyond_range(target)
+        return None if torch.finfo(target).max >= torch.finfo(source).max else _between_floats(target)
     if continuous:
         return _int_into_float(source, target)
     return _between_ints(source, target)
 
 
-def beyond_range(target: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What tells which finite values of a floating-point tensor a floating-point dtype cannot hold, rounded or not."""
-    info = torch.finfo(target)
+def beyond_range(piece: torch.Tensor, cast: torch.Tensor) -> torch.Tensor:
+    """Which finite values of a floating-point piece are beyond the range of the dtype it was cast to, as `cast`."""
+    info = torch.finfo(cast.dtype)
     # Half a step above the largest number; anything beyond is not rounded to it but clamped.
     limit = info.max + info.eps / 2 * 2.0 ** math.floor(math.log2(info.max))
     # Newer releases of torch clamp where older ones make it NaN.
-    clamps = target.itemsize == 1
+    clamps = cast.dtype.itemsize == 1
+    piece, cast = _workable(piece), _workable(cast)
+    if clamps:
+        return piece.isfinite() & (~cast.isfinite() | (piece.abs() > limit))
+    # One infinity or NaN makes the sum one; only then is it worth looking at each, which takes ten times as long.
+    if _sum(cast).isfinite():
+        return torch.zeros(1, dtype=torch.bool)
+    return piece.isfinite() & ~cast.isfinite()
 
-    def lost(piece: torch.Tensor) -> torch.Tensor:
-        cast = _workable(piece.to(target))
-        piece = _workable(piece)
-        if clamps:
-            return piece.isfinite() & (~cast.isfinite() | (piece.abs() > limit))
-        if _sum(cast).isfinite():
-            return torch.zeros(1, dtype=torch.bool)
-        return piece.isfinite() & ~cast.isfinite()
 
-    return lost
+def _between_floats(target: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda piece: beyond_range(piece, piece.to(target))
 
 
 def _into_int(target: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -67,7 +67,7 @@ def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -
     # Only code draws random numbers; where none runs, another thread may be drawing meanwhile.
     with random_state_kept() if runs_code else contextlib.nullcontext():
         while True:
-            runner = Runner(tree, checkpoint, real=real, all_at_once=literal) if runs_code else None
+            runner = Runner(tree, checkpoint, real=real, literal=literal) if runs_code else None
             try:
                 return _Walk(tree, checkpoint, runner, assign, literal=literal).run()
             except TakeLiterally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckptdiff.gate import prefixes
 from ckptdiff.gate.findings import Finding
 from ckptdiff.gate.report import Report
 from ckptdiff.gate.rules import RULES, Level, reaches
@@ -224,9 +225,11 @@ def _prefix_advice(finding: Finding) -> str:
     assert isinstance(matched, int)
     assert isinstance(same_shape, int)
     other = matched - same_shape
-    options = [f"--strip-prefix {wrapper}." for wrapper in str(facts.get("wrappers", "")).split()]
-    if finding.key:
-        options.append(f"--{'strip' if facts['operation'] == 'stripping' else 'add'}-prefix {quoted(finding.key)}")
+    wrappers = str(facts.get("wrappers", "")).split()
+    options = [
+        f"{option} {quoted(value)}"
+        for option, value in prefixes.options(str(facts["operation"]), finding.key, wrappers)
+    ]
     return f"All {count(matched, 'key')} of the {facts['side']} match after {' '.join(options)}" + (
         f" ({number(other)} of them with another shape)." if other else ""
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ckptdiff.gate.prefixes import advise
+from ckptdiff.gate.prefixes import advise, prefixes_between
 from ckptdiff.repair.align import Aligner, Alignment, Pair
 from ckptdiff.repair.learn import Learner
 from ckptdiff.repair.origin import looks_like
@@ -12,8 +12,6 @@ from ckptdiff.repair.recognise import recognise
 from ckptdiff.repair.rules import Rule, apply_rules, escape
 from ckptdiff.repair.suggestion import Ambiguity, Head, Suggestion
 from ckptdiff.repair.templates import Shape, Template, shown
-
-_HEAD_WORDS = ("head", "classifier", "fc", "logits", "score", "cls", "linear", "out", "predictor", "class")
 
 
 def suggest_rules(
@@ -97,9 +95,7 @@ def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -
 
 def _has_another_copy(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], prefix: str) -> bool:
     """Whether much of the model is in the checkpoint under another prefix too: averaged weights, a teacher."""
-    probes = [next(iter(model)), max(model, key=lambda key: key.count("."))]
-    others = {key[: -len(probe)] for probe in probes for key in checkpoint if f".{key}".endswith(f".{probe}")}
-    others.discard(prefix)
+    others = {"", *prefixes_between(checkpoint, model)} - {prefix}
     return any(2 * sum(other + key in checkpoint for key in model) > len(model) for other in others)
 
 

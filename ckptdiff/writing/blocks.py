@@ -1,4 +1,4 @@
-"""A block's bytes into a file, by the quickest way that is open: the kernel's, a buffer, or torch."""
+"""A block's bytes into a file, by the quickest way that is open: the file system's, a buffer, or torch."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ custom modules whose hooks rename keys are asked themselves, and keys stay under
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -218,16 +219,17 @@ def _refuse_empty(plan: FilterPlan, what: str, hint: Callable[[], str] = str) ->
 
 def _prefix_hint(plan: FilterPlan, tree: ModuleTree) -> str:
     """What to add where a prefix alone is in the way."""
-    from ckptdiff.gate.prefixes import advise
+    from ckptdiff.gate.prefixes import advise, options
 
     slots = {key: slot.tensor.shape for key, slot in tree.keys().items()}
     found = advise({str(key): info.shape for key, info in plan.checkpoint.tensors.items()}, dict(slots))
     if found is None:
         return ""
-    option = "--strip-prefix" if found.operation == "stripping" else "--add-prefix"
-    prefixes = [*found.wrappers, *([found.prefix.removesuffix(".")] if found.prefix else [])]
-    names = " ".join(f"{option} {prefix}" for prefix in prefixes)
-    return f"With {names} {found.matched} keys have the names of the model's."
+    given = (
+        f"{option} {shlex.quote(value.removesuffix('.'))}"
+        for option, value in options(found.operation, found.prefix, found.wrappers)
+    )
+    return f"With {' '.join(given)} {found.matched} keys have the names of the model's."
 
 
 def _operated(
