@@ -25,6 +25,8 @@ def text(done: Job | Written, *, show_all: bool) -> str:
             lines.append(f"It loads into {plain(plan.tree.reference)}{strict}.")
     else:
         lines = [f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."]
+        kept = _sources(job) if show_all else _folded(item.key for item in plan.tensors)
+        lines += _section(f"kept ({len(plan.tensors)})", kept, most)
     reasons: dict[str, dict[str, list[str]]] = {}
     for drop in plan.dropped:
         reasons.setdefault(drop.why, {}).setdefault(drop.detail, []).append(drop.key)
@@ -50,6 +52,16 @@ def text(done: Job | Written, *, show_all: bool) -> str:
         lines += _section("overflowed in the new dtype", rows, most)
     lines += _section("to know", [plain(note, 600) for note in (*plan.notes, *plan.uncertain)], None)
     return "\n".join(lines) + "\n"
+
+
+def _sources(job: Job) -> list[str]:
+    """Each tensor, and the bytes of the input it is."""
+    rows = []
+    for block in job.layout.blocks:
+        places = [f"{plain(one.file)} {one.start}..{one.start + one.nbytes}" for one in block.ranges or ()]
+        where = "computed" if block.ranges is None else ", ".join(places) or "no bytes"
+        rows += [f"{plain(member.keep.key)}: {where}" for member in block.members]
+    return rows
 
 
 def _folded(keys: Iterable[str]) -> list[str]:

@@ -22,6 +22,7 @@ RUNS = {
     "compare_verify": "compare net.py:Net headless.safetensors --verify",
     "filter_mismatch": "filter net.py:Net good.safetensors -o out.safetensors --arg classes=7 --arg depth=3",
     "filter_dry_run": "filter net.py:Net wrapped.safetensors -o out.pth --strip-prefix module. --dry-run",
+    "filter_dry_run_all": "filter net.py:Net wrapped.safetensors -o out.pth --strip-prefix module. --dry-run --all",
     "filter_nothing_fits": "filter net.py:Net wrapped.safetensors -o out.pth",
     "filter_onto_itself": "filter net.py:Net good.safetensors -o good.safetensors --force",
     "filter_no_force": "filter net.py:Net headless.safetensors -o good.safetensors",
