@@ -5,7 +5,7 @@ Shapes, strides and storage offsets are in elements; every `nbytes` and `start` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 
@@ -85,6 +85,8 @@ class TensorInfo:
     `stride` is None for a contiguous tensor. `layout` is torch's name without the prefix (`strided`, `sparse_coo`, …).
     `storage` is None on the model side and for tensors that have no single storage (sparse ones).
     `type_name` is the Python class of the value as a dotted name (`torch.Tensor`, `torch.nn.parameter.Parameter`, …).
+    `device` is where the file says that its memory was (`cpu`, `cuda:0`, `meta`, …); on `meta` there is no memory, so
+    the file has no bytes of it.
     """
 
     dtype: str
@@ -94,6 +96,12 @@ class TensorInfo:
     storage: Storage | None = None
     layout: str = "strided"
     type_name: str = "torch.Tensor"
+    device: str = field(default="cpu", compare=False)
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether this is a shape without values: torch cannot copy out of it."""
+        return self.device == "meta"
 
     @property
     def numel(self) -> int:

@@ -20,7 +20,7 @@ Locate = Callable[[StorageRef], Storage]
 # The same as calling the frozen dataclasses, which set their fields one `object.__setattr__` at a time: that alone was
 # a fifth of the time to read a file of many tensors, and this takes a third of it.
 _new = object.__new__
-_set_dtype, _set_shape, _set_stride, _set_offset, _set_storage, _set_layout, _set_type_name = (
+_set_dtype, _set_shape, _set_stride, _set_offset, _set_storage, _set_layout, _set_type_name, _set_device = (
     getattr(TensorInfo, name).__set__ for name in TensorInfo.__slots__
 )
 _set_id, _set_file, _set_start, _set_nbytes = (getattr(Storage, name).__set__ for name in Storage.__slots__)
@@ -34,6 +34,7 @@ def make_tensor_info(
     storage: Storage | None,
     layout: str,
     type_name: str,
+    device: str = "cpu",
 ) -> TensorInfo:
     """TensorInfo(…), faster."""
     info = _new(TensorInfo)
@@ -44,6 +45,7 @@ def make_tensor_info(
     _set_storage(info, storage)
     _set_layout(info, layout)
     _set_type_name(info, type_name)
+    _set_device(info, device)
     return info
 
 
@@ -101,11 +103,12 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             stride = None
     if type(offset) is not int or offset < 0:
         raise BadTensorError("has no sensible storage offset")
-    if ref is None:
+    if ref is None or ref.location == "meta":
         for part in tensor.parts:
             if type(part) is Tensor:
                 tensor_info(part, locate)
-        return make_tensor_info(dtype, shape, stride, offset, None, tensor.layout, tensor.type_name)
+        device = tensor.device if ref is None else ref.location
+        return make_tensor_info(dtype, shape, stride, offset, None, tensor.layout, tensor.type_name, device)
     storage = ref.info
     if storage is None:
         storage = ref.info = locate(ref)
@@ -119,7 +122,7 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             last = offset + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if last * bits > storage.nbytes * 8:
             raise BadTensorError(f"needs {(last * bits + 7) // 8} bytes of a storage of {storage.nbytes}")
-    return make_tensor_info(dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name)
+    return make_tensor_info(dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name, ref.location)
 
 
 def shown(key: object) -> str:

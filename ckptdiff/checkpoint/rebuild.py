@@ -39,6 +39,7 @@ STORAGE_DTYPES = {
 
 MAX_BYTES = 4096
 """Longer byte strings are kept as their length only: none that long says anything about a tensor."""
+MAX_LOCATION = 100
 _SIZE = Global("torch", "Size")
 _TENSOR = Global("torch", "Tensor")
 
@@ -64,6 +65,16 @@ _NUMPY_NAMES = {
 def element_size(dtype: str) -> int:
     """Bytes that storages count one element of `dtype` as (torch/_utils.py, _element_size)."""
     return max(DTYPES[dtype].bits // 8, 1)
+
+
+def location_name(value: object) -> str:
+    """The device in a persistent id or a call: text, a `torch.device`, or what protocol 2 of Python 2 made of text."""
+    if type(value) is Instance and type(value.args) is tuple and value.args:  # torch.device("cuda", 0)
+        kind, *index = value.args[:2]
+        value = f"{kind}:{index[0]}" if type(kind) is str and index and type(index[0]) is int else kind
+    if type(value) is bytes:
+        value = str(value, "ascii", "replace")
+    return value if type(value) is str and len(value) <= MAX_LOCATION else "unknown"
 
 
 def dtype_name(value: object) -> str:
@@ -107,7 +118,15 @@ def _retyped(value: object, type_name: str) -> object:
     if type(value) is not Tensor:
         return value
     return Tensor(
-        value.storage, value.dtype, value.shape, value.stride, value.offset, value.layout, type_name, value.parts
+        value.storage,
+        value.dtype,
+        value.shape,
+        value.stride,
+        value.offset,
+        value.layout,
+        type_name,
+        value.parts,
+        value.device,
     )
 
 
@@ -129,17 +148,22 @@ def _sparse(args: Any) -> Tensor:
     parts, size = (data[:2], data[2]) if layout == "sparse_coo" else (data[:3], data[3])
     if any(type(part) is not Tensor for part in parts):
         raise ValueError("a sparse tensor of no tensors")
-    return Tensor(None, parts[-1].dtype, size, layout=layout, parts=tuple(parts))
+    return Tensor(None, parts[-1].dtype, size, layout=layout, parts=tuple(parts), device=_device(parts[-1]))
+
+
+def _device(tensor: Any) -> str:
+    device: str = tensor.device if tensor.storage is None else tensor.storage.location
+    return device
 
 
 def _meta(args: Any) -> Tensor:
-    return Tensor(None, dtype_name(args[0]), args[1], args[2])
+    return Tensor(None, dtype_name(args[0]), args[1], args[2], device="meta")
 
 
 def _wrapper_subclass(args: Any) -> Tensor:
     layout = _layout_name(args[5])
     name = args[0].path if type(args[0]) is Global else "torch.Tensor"
-    return Tensor(None, dtype_name(args[1]), args[2], args[3], args[4], layout=layout, type_name=name)
+    return Tensor(None, dtype_name(args[1]), args[2], args[3], args[4], layout, name, device=location_name(args[6]))
 
 
 def _from_cpu_tensor(args: Any) -> object:
@@ -147,14 +171,14 @@ def _from_cpu_tensor(args: Any) -> object:
     data = args[0]
     if type(data) is not Tensor:
         raise ValueError("no tensor")
-    return _with_dtype(data, dtype_name(args[1]))
+    return _with_dtype(data, dtype_name(args[1]), location_name(args[2]))
 
 
-def _with_dtype(data: Tensor, dtype: str) -> Tensor:
+def _with_dtype(data: Tensor, dtype: str, device: str) -> Tensor:
     if data.dtype == dtype:
         return data
     # `.to(dtype)` makes another tensor, whose bytes are not in the file as such.
-    return Tensor(None, dtype, data.shape)
+    return Tensor(None, dtype, data.shape, device=device)
 
 
 def _from_numpy(args: Any) -> Tensor:
@@ -162,7 +186,7 @@ def _from_numpy(args: Any) -> Tensor:
     array = array_shape_and_dtype(args[0])
     if array is None:
         raise ValueError("no numpy array")
-    return Tensor(None, dtype_name(args[1]), array[0])
+    return Tensor(None, dtype_name(args[1]), array[0], device=location_name(args[2]))
 
 
 def array_shape_and_dtype(value: object) -> tuple[tuple[int, ...], str] | None:

@@ -48,6 +48,11 @@ class TensorReader:
     def chunks(self, tensor: TensorInfo, size: int = CHUNK) -> Iterator[bytes]:
         """The same in pieces of at most about `size` bytes, each of whole elements."""
         storage = tensor.storage
+        if storage is None and tensor.is_meta:
+            raise CheckpointError(
+                f"A tensor of {self._checkpoint.path} is on the meta device, so the file has no values of it",
+                "Save the model after its weights were loaded or initialised.",
+            )
         if storage is None:
             raise CheckpointError(
                 f"{self._checkpoint.path} does not hold the values of this {tensor.layout} tensor in one place",

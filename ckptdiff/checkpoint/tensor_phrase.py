@@ -28,7 +28,7 @@ _PUT = b"r(....)"
 _SIZES = b"(?:(%(i)s\x85|%(i)s{2}\x86|%(i)s{3}\x87|[(]%(i)s{4,16}t)r(....)|[)])" % {b"i": _INT}
 
 _PHRASE = (
-    b"[(]%(get)s%(get)s(?:X(.)\0\0\0([0-9]{1,20})%(put)s|h(.)|j(....))h.(%(int)s)(N?)t%(put)sQ"  # the storage
+    b"[(]%(get)s%(get)s(?:X(.)\0\0\0([0-9]{1,20})%(put)s|h(.)|j(....))h(.)(%(int)s)(N?)t%(put)sQ"  # the storage
     b"(%(int)s)%(sizes)s%(sizes)s"  # offset, sizes, strides
     b"[\x88\x89]%(get)s[)]R%(put)st%(put)sR%(put)s"  # requires_grad, hooks, the call
 ) % {b"get": _GET, b"put": _PUT, b"int": _INT, b"sizes": _SIZES}
@@ -96,6 +96,7 @@ class Phrases:
             at1,
             near,
             far,
+            location,
             numel,
             legacy,
             at2,
@@ -125,7 +126,7 @@ class Phrases:
             if length[0] != len(key):
                 return None
             memo[indices[0]] = key
-        saved_id = ("storage", memo[cls[0]], key, "", self._integers(numel)[0])
+        saved_id = ("storage", memo[cls[0]], key, memo[location[0]], self._integers(numel)[0])
         storage = self._persistent((*saved_id, None) if legacy else saved_id)
         if type(storage) is not StorageRef:
             return None

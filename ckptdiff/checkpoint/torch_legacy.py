@@ -12,7 +12,7 @@ from typing import Any
 from ckptdiff.checkpoint.describe import make_storage
 from ckptdiff.checkpoint.pickle_steps import TruncatedError
 from ckptdiff.checkpoint.pickle_vm import Unpickler
-from ckptdiff.checkpoint.rebuild import STORAGE_DTYPES, element_size
+from ckptdiff.checkpoint.rebuild import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.checkpoint.source import ByteSource, truncated
 from ckptdiff.checkpoint.unpickled import Unpickled
 from ckptdiff.checkpoint.values import Global, StorageRef
@@ -81,7 +81,7 @@ class _Storages:
         kind = saved_id[0]
         if kind in ("module", b"module"):
             return saved_id[1]
-        _, cls, key, _, numel, view = saved_id
+        _, cls, key, location, numel, view = saved_id
         if kind not in ("storage", b"storage") or type(cls) is not Global or type(numel) is not int or numel < 0:
             raise ValueError("an unknown persistent id")
         key = key if type(key) is str else str(int(key))
@@ -95,7 +95,7 @@ class _Storages:
                     "Save it again in torch.save's default format.",
                 )
             dtype = STORAGE_DTYPES[cls.name]
-            ref = self._roots[key] = StorageRef(key, dtype, numel * element_size(dtype))
+            ref = self._roots[key] = StorageRef(key, dtype, numel * element_size(dtype), location_name(location))
         if view is None:
             return ref
         view_key, offset, view_numel = view
@@ -104,7 +104,9 @@ class _Storages:
         found = self._views.get((key, view_key))
         if found is None:
             size = element_size(ref.dtype)
-            found = self._views[key, view_key] = StorageRef(key, ref.dtype, view_numel * size, offset * size)
+            found = self._views[key, view_key] = StorageRef(
+                key, ref.dtype, view_numel * size, ref.location, offset * size
+            )
         return found
 
     def place(self, keys: list[object], position: int) -> None:

@@ -79,16 +79,17 @@ class OddKey:
 class StorageRef:
     """A storage as a persistent id names it.
 
-    `key` is its name in the file, `dtype` the type of an element, `nbytes` the size the pickle claims. `start` and
-    `size` are filled in by the format: where the bytes begin (None if compressed) and how many there are.
+    `key` is its name in the file, `dtype` the type of an element, `nbytes` the size the pickle claims, `location` the
+    device it was on.
     """
 
-    __slots__ = ("dtype", "info", "key", "nbytes", "shift")
+    __slots__ = ("dtype", "info", "key", "location", "nbytes", "shift")
 
-    def __init__(self, key: str, dtype: str, nbytes: int, shift: int = 0) -> None:
+    def __init__(self, key: str, dtype: str, nbytes: int, location: str = "cpu", shift: int = 0) -> None:
         self.key = key
         self.dtype = dtype
         self.nbytes = nbytes
+        self.location = location
         self.shift = shift
         """Bytes to add to every offset: only a legacy storage that views another has one."""
         self.info: Any = None
@@ -98,7 +99,7 @@ class StorageRef:
 class Tensor:
     """A tensor as its reconstruction call describes it; not yet checked against anything."""
 
-    __slots__ = ("dtype", "layout", "offset", "parts", "shape", "storage", "stride", "type_name")
+    __slots__ = ("device", "dtype", "layout", "offset", "parts", "shape", "storage", "stride", "type_name")
 
     def __init__(
         self,
@@ -110,6 +111,7 @@ class Tensor:
         layout: str = "strided",
         type_name: str = "torch.Tensor",
         parts: tuple[object, ...] = (),
+        device: str = "cpu",
     ) -> None:
         self.storage = storage
         self.dtype = dtype
@@ -120,3 +122,5 @@ class Tensor:
         self.type_name = type_name
         self.parts = parts
         """The dense tensors a sparse or nested one is made of."""
+        self.device = device
+        """Where a tensor without a storage was; a storage says it itself."""

@@ -198,6 +198,11 @@ def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
             f"{plan.checkpoint.path} is a distributed checkpoint, whose tensors lie in pieces",
             "Join them first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR FILE.",
         )
+    if info.is_meta and plan.checkpoint.live is None:
+        raise CheckpointError(
+            f"{plan.checkpoint.path}: the tensor {key!r} is on the meta device, so the file has no values of it",
+            "Leave it out with --drop, or save the model after its weights were loaded or initialised.",
+        )
     what = ""
     if info.layout != "strided":
         what = f"has the layout {info.layout}"

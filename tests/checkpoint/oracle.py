@@ -57,7 +57,7 @@ def sharing(state: dict[Any, Any]) -> list[list[Any]]:
     """Groups of keys whose tensors share a storage, in order."""
     groups: dict[int, list[Any]] = {}
     for key, value in state.items():
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.untyped_storage().nbytes():
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.untyped_storage().data_ptr():
             groups.setdefault(value.untyped_storage().data_ptr(), []).append(key)
     return [keys for keys in groups.values() if len(keys) > 1]
 
