@@ -108,7 +108,8 @@ def _built(named: Reference, args: Mapping[str, object], *, with_values: bool = 
     from ckptdiff.model.extract import extract
 
     built = build(named, args, with_values=with_values)
-    return ModelSide(extract(built.module, built.reference, built.how), named.text, built.notes, args, built)
+    tree = replace(extract(built.module, built.reference, built.how), remarks=built.remarks)
+    return ModelSide(tree, named.text, built.notes, args, built)
 
 
 def _snapshot_tree(path: str) -> ModuleTree:

@@ -35,7 +35,8 @@ _WAYS: tuple[How, ...] = ("meta", "uninitialized", "plain")
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A model as its code built it. `how` names the way; `notes` says why not a cheaper one, and what else to know.
+    """A model as its code built it. `how` names the way; `notes` says why not a cheaper one; `remarks`, where
+    it is not what was asked for.
 
     Parameters and buffers have their shapes, dtypes and ties, but only after `plain` their values.
     """
@@ -44,6 +45,7 @@ class Built:
     reference: str
     how: How
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     home: user_code.Home | None = field(default=None, repr=False, compare=False)
 
     @contextlib.contextmanager
@@ -83,7 +85,7 @@ def build(reference: Reference | str, args: Mapping[str, object] | None = None, 
     for way in _WAYS[-1:] if with_values else _WAYS:
         outcome = _attempt(reference, home, args or {}, way)
         if isinstance(outcome, Built):
-            return replace(outcome, notes=(*notes, *outcome.notes), home=home)
+            return replace(outcome, notes=tuple(notes), home=home)
         if home is not None:
             home.forget()
         if way == "uninitialized":
@@ -182,7 +184,7 @@ def _make(
             recipe = sources.recipe(reference, args)
         stage.doing = f"{reference.text}: building it"
         with sources.offline():
-            return _built(reference.text, _call(recipe.make, recipe.args, reference.text), how, recipe.notes)
+            return _built(reference.text, _call(recipe.make, recipe.args, reference.text), how, recipe.remarks)
     present = home.name in sys.modules  # the caller's own, which is not run again
     module = home.load()
     where = reference.target
@@ -205,9 +207,9 @@ def _make(
     return _built(name, _call(value, args, name), how, ())
 
 
-def _built(name: str, value: object, how: How, notes: tuple[str, ...]) -> Built:
+def _built(name: str, value: object, how: How, remarks: tuple[str, ...]) -> Built:
     if isinstance(value, nn.Module):
-        return Built(value, name, how, notes)
+        return Built(value, name, how, remarks=remarks)
     hint = "Write a function that returns the nn.Module alone."
     if value is None:
         hint = "Does the function end with `return model`?"

@@ -22,11 +22,11 @@ from ckptdiff.model.user_code import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to make a library's model: call `make` with `args`."""
+    """How to make a library's model: call `make` with `args`. `remarks` say where it is not what was asked for."""
 
     make: Callable[..., object]
     args: Mapping[str, object]
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def recipe(reference: Reference, args: Mapping[str, object]) -> Recipe:
@@ -123,10 +123,10 @@ def _transformers(target: str, args: Mapping[str, object]) -> Recipe:
             hint = f"Did you mean `{close}`?" if close else "--arg sets entries of the configuration."
             raise UsageError(f"--arg {name}: the configuration of `{model_type}` has no such entry.", hint)
         setattr(config, name, value)
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     if values.get("quantization_config"):
-        notes = ("The configuration asks for quantization; the model was built without it.",)
-    return Recipe(_architecture(transformers, values, target), {"config": config}, notes)
+        remarks = ("The configuration asks for quantization; the model was built without it.",)
+    return Recipe(_architecture(transformers, values, target), {"config": config}, remarks)
 
 
 def _read_config(path: Path, target: str) -> dict[str, Any]:
@@ -144,7 +144,19 @@ def _read_config(path: Path, target: str) -> dict[str, Any]:
         raise ModelError(f"hf:{target}: {file.name} is no JSON: {error}.", "Name a transformers config.json.") from None
     if not isinstance(values, dict):
         raise ModelError(f"hf:{target}: {file.name} holds no JSON object.", "Name a transformers config.json.")
-    return values
+    return {name: _with_floats(value) for name, value in values.items()}
+
+
+_FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
+
+
+def _with_floats(value: Any) -> Any:
+    """A configuration's value with the floats that JSON has no word for, as transformers writes and reads them."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and isinstance(value["__float__"], str):
+            return _FLOATS.get(value["__float__"], value)
+        return {name: _with_floats(item) for name, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def _architecture(transformers: Any, values: Mapping[str, Any], target: str) -> Callable[..., object]:

@@ -91,6 +91,8 @@ class ModuleTree:
     dialect: Dialect = Dialect()
     overrides_load_state_dict: bool = False
     """The root class has a `load_state_dict` of its own, so `model.load_state_dict` may do anything at all."""
+    remarks: tuple[str, ...] = ()
+    """Where the model is not what its configuration asks for: one sentence each."""
 
     def walk(self) -> Iterator[tuple[str, ModuleNode]]:
         """Every (prefix, module) in the order `load_state_dict` visits them. A prefix ends with a dot, or is empty.

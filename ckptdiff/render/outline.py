@@ -131,7 +131,7 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
             facts.append(("torch", plain(model.torch_version)))
     # What a snapshot cannot know is among the findings already.
     warnings = [warning for warning in checkpoint.warnings if warning not in comparison.uncertain]
-    return facts + [("beware", plain(warning, 1000)) for warning in warnings]
+    return facts + [("beware", plain(warning, 1000)) for warning in (*model.remarks, *warnings)]
 
 
 def _share(part: int, whole: int, noun: str) -> str:

@@ -35,15 +35,17 @@ class Pair:
     anchor: str = ""
     """The module of the model inside which the pair was found."""
     doubt: str = ""
-    """Why a pair that names and shapes agree on is not certain all the same."""
+    """Why a pair that names and shapes agree on must not be made all the same."""
 
 
 @dataclass(slots=True)
 class Alignment:
-    """`certain` and `likely` pairs; `open` maps a unit without partner to its candidates, best first."""
+    """`certain` and `likely` pairs; `doubtful` ones, which must not be made at any level; `open` maps a unit without
+    partner to its candidates, best first."""
 
     certain: list[Pair] = field(default_factory=list)
     likely: list[Pair] = field(default_factory=list)
+    doubtful: list[Pair] = field(default_factory=list)
     open: list[tuple[Unit, list[Unit]]] = field(default_factory=list)
 
 
@@ -328,8 +330,10 @@ class Aligner:
             first, second = best_of_target[other]
             share, reach = self.evidence(one, other)
             if row[other] == first and gap >= MARGIN / 3 and first - second >= MARGIN / 3 and share >= EVIDENCE / 2:
-                self._commit(alignment.likely, one, other, row[other], share, reach)
-                alignment.likely[-1].doubt = self._doubt(one, other)
+                doubt = self._doubt(one, other)
+                pairs = alignment.doubtful if doubt else alignment.likely
+                self._commit(pairs, one, other, row[other], share, reach)
+                pairs[-1].doubt = doubt
             else:
                 near = [self.targets[its] for its in order if row[its] >= row[other] - 0.25][:8]
                 alignment.open.append((self.sources[one], near))

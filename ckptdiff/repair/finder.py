@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ckptdiff.gate.prefixes import advise, prefixes_between
@@ -12,6 +13,7 @@ from ckptdiff.repair.recognise import recognise
 from ckptdiff.repair.rules import Rule, apply_rules, escape
 from ckptdiff.repair.suggestion import Ambiguity, Head, Suggestion
 from ckptdiff.repair.templates import Shape, Template, shown
+from ckptdiff.repair.units import Unit
 
 
 def suggest_rules(
@@ -20,7 +22,8 @@ def suggest_rules(
     """The smallest list of rename rules that makes `checkpoint` fit `model`, with evidence, or a refusal.
 
     Both are mappings key → shape in their own order. With `include_likely`, `rules` also holds rules that are probable
-    but not proven, before the certain ones and marked; `mapping` always says what the certain ones do.
+    but not proven, before the certain ones and marked; `mapping` always says what the certain ones do. What a doubt
+    forbids is in neither.
     """
     whole = _whole_prefix(checkpoint, model)
     if whole is not None:
@@ -33,7 +36,7 @@ def suggest_rules(
     # A pair the rules also make is certain: what holds for its relatives holds for it.
     likely = [pair for pair in alignment.likely if not pair.keys.keys() <= mapping.keys()]
     if include_likely and likely:
-        rules = _likely_rules(checkpoint, model, mapping, same, aligner.templates, likely, rules)
+        rules = _likely_rules(checkpoint, model, mapping, same, aligner.templates, likely, alignment.doubtful, rules)
     free_here = {key: shape for key, shape in checkpoint.items() if key not in already and key not in mapping}
     filled = already | set(mapping.values())
     free_there = {key: shape for key, shape in model.items() if key not in filled}
@@ -43,7 +46,8 @@ def suggest_rules(
     made = {key for found in operations for key in found.targets}
     mapping = {old: new for old, new in mapping.items() if old not in used}
     head = _head(checkpoint, model, rules, free_here, free_there, filled | made)
-    ambiguous = _ambiguities(alignment, likely, mapping, used, made, include_likely)
+    refused = [*alignment.doubtful, *(() if include_likely else likely)]
+    ambiguous = _ambiguities(alignment, refused, mapping, used, made)
     return Suggestion(
         rules=tuple(rules),
         mapping=mapping,
@@ -135,15 +139,21 @@ def _likely_rules(
     same: set[str],
     templates: Sequence[Template],
     likely: Sequence[Pair],
+    doubtful: Sequence[Pair],
     rules: Sequence[Rule],
 ) -> list[Rule]:
     fixed = [*same, *mapping]
     learner = Learner(templates, checkpoint, model, fixed)
     wanted = {old: new for pair in likely for old, new in pair.keys.items()} | dict(mapping)
+    forbidden = {old: new for pair in doubtful for old, new in pair.keys.items()}
     for exact in (False, True):
         learnt = learner.learn([pair.keys for pair in likely], {}, exact=exact)
         renaming = apply_rules([*learnt, *rules], checkpoint, strict=False)
-        if not renaming.collisions and all(renaming.mapping[old] == new for old, new in wanted.items()):
+        if (
+            not renaming.collisions
+            and all(renaming.mapping[old] == new for old, new in wanted.items())
+            and not any(renaming.mapping[old] == new for old, new in forbidden.items())
+        ):
             break
     else:
         return list(rules)
@@ -205,23 +215,20 @@ def _keys(count: int) -> str:
 
 def _ambiguities(
     alignment: Alignment,
-    likely: Sequence[Pair],
+    refused: Sequence[Pair],
     mapping: Mapping[str, str],
     used: set[str],
     made: set[str],
-    include_likely: bool,
 ) -> tuple[Ambiguity, ...]:
     out = []
     taken = set(mapping.values()) | made
-    if not include_likely:
-        for pair in likely:
-            keys = tuple(key for key in pair.keys if key not in used)
-            if keys:
-                target = shown(pair.target.template.path)
-                sentence = f"{len(keys)} {_keys(len(keys))} would fit {target}, but that is likely, not certain."
-                if pair.doubt:
-                    sentence = f"{len(keys)} {_keys(len(keys))} would fit {target}, but {pair.doubt}."
-                out.append(Ambiguity(shown(pair.source.template.path), keys, (target,), sentence))
+    for pair in refused:
+        keys = tuple(key for key in pair.keys if key not in used)
+        if keys:
+            target = shown(pair.target.template.path)
+            why = pair.doubt or "that is likely, not certain"
+            sentence = f"{len(keys)} {_keys(len(keys))} would fit {target}, but {why}."
+            out.append(Ambiguity(shown(pair.source.template.path), keys, (target,), sentence))
     for unit, candidates in alignment.open:
         keys = tuple(key for key in unit.template.keys.values() if key not in used and key not in mapping)
         left = [its for its in candidates if not taken.issuperset(its.template.keys.values())]
@@ -229,12 +236,20 @@ def _ambiguities(
             names = tuple(shown(its.template.path) for its in left)
             many = f"{len(names)} places fit alike and nothing tells them apart"
             sentence = (
-                many
-                if len(names) > 1
-                else f"the only place of its shape is {names[0]}, but nothing in the names says so"
+                many if len(names) > 1 else f"the only place of its shape is {names[0]}, but {_unsaid(unit, left[0])}"
             )
             out.append(Ambiguity(shown(unit.template.path), keys, names, sentence + "."))
     return tuple(out)
+
+
+def _unsaid(source: Unit, target: Unit) -> str:
+    """Why a place of the right shape is not taken: the names say nothing, or too little."""
+    mine, its = (
+        {word.lower() for part in unit.module for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)} | unit.names
+        for unit in (source, target)
+    )
+    shared = ", ".join(sorted(word for word in mine & its if word.isalpha()))
+    return f"that both speak of {shared} is too little to be sure" if shared else "nothing in the names says so"
 
 
 def _head(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -59,11 +60,17 @@ def _loaded(checkpoint: Checkpoint) -> Any:
         mapped = checkpoint.format == "torch-zip"
         return torch.load(checkpoint.path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise CheckpointError(
-            f"{checkpoint.path} has a container that torch.load does not take with weights_only: {reason}",
+            f"{checkpoint.path} has a container that torch.load does not take with weights_only: {_reason(str(error))}",
             "Leave --keep-container out, to write the state dict alone.",
         ) from None
+
+
+def _reason(text: str) -> str:
+    """What torch objects to, out of the paragraphs of advice that it puts around it."""
+    _, mark, said = text.partition("WeightsUnpickler error: ")
+    line = (said if mark else text).strip().partition("\n")[0].partition(". Please use")[0]
+    return re.sub(r"\x1b\[\d*m", "", line).strip().rstrip(".")
 
 
 def _step(value: Any, path: str) -> tuple[Any, Any, str]:

@@ -17,6 +17,8 @@ from torch import nn
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.model.build import Built, build
+from ckptdiff.model.reference import parse_reference
+from ckptdiff.model.sources import recipe
 from ckptdiff.model.user_code import display_name
 
 Write = Callable[..., Path]
@@ -425,7 +427,34 @@ def test_a_quantized_configuration_is_remarked_on(config: Path) -> None:
     pytest.importorskip("transformers")
     quantized = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}}
     config.write_text(json.dumps(quantized))
-    assert "quantization" in build("hf:bert").notes[0]
+    assert "quantization" in build("hf:bert").remarks[0]
+
+
+def test_the_remark_on_quantization_reaches_the_screen(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    from ckptdiff.cli import main
+
+    torch.save(build("hf:bert", with_values=True).module.state_dict(), tmp_path / "weights.pth")
+    quantized = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}}
+    config.write_text(json.dumps(quantized))
+    assert main(["compare", "hf:bert", str(tmp_path / "weights.pth"), "--format", "text"]) == 0
+    assert "The configuration asks for quantization; the model was built without it." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model_type", ["bert", "nemotron_h", "falcon_h1"])
+def test_floats_that_json_has_no_word_for(config: Path, model_type: str) -> None:
+    """As transformers writes them: NemotronH and FalconH1 have an infinite `time_step_limit`."""
+    transformers = pytest.importorskip("transformers")
+    values = {"model_type": model_type, "time_step_limit": [0.0, {"__float__": "Infinity"}], "a": {"__float__": "NaN"}}
+    config.write_text(json.dumps({**values, "b": {"__float__": "other"}}))
+    if model_type not in transformers.CONFIG_MAPPING:
+        pytest.skip("this transformers has no such model")
+    made: Any = recipe(parse_reference("hf:bert"), {}).args["config"]
+    assert made.time_step_limit[1] == float("inf")
+    assert made.a != made.a
+    assert made.b == {"__float__": "other"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\xff", "[" * 99999])
