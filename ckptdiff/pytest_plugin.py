@@ -84,6 +84,7 @@ class StateDictSnapshot:
         __tracebackhide__ = True
         import ckptdiff
         import ckptdiff.numpyless
+        from ckptdiff.replacing import write_whole
 
         path = self._folder / f"{self._name}{f'.{_file_name(name)}' if name else ''}.ckptdiff.json"
         if path.name in self._used:
@@ -94,13 +95,13 @@ class StateDictSnapshot:
             if not self._update:
                 raise AssertionError(f"There is no snapshot {path}. Write it with `pytest --ckptdiff-update`.")
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
+            write_whole(path, text)
             return
         from ckptdiff.model.drift import drift
 
         changed = drift(path.read_text(encoding="utf-8"), text, str(path))
         if changed and self._update:
-            path.write_text(text, encoding="utf-8", newline="\n")
+            write_whole(path, text)
         elif changed:
             raise AssertionError(_failure(ckptdiff.compare(model, path, args=args), changed, path))
 

@@ -9,10 +9,11 @@ from typing import Annotated, cast
 import typer
 
 from ckptdiff.cli import options
-from ckptdiff.cli.reports import parse_reports, write_reports, write_whole
+from ckptdiff.cli.reports import parse_reports, write_reports
 from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.rules import LEVELS, Level
+from ckptdiff.replacing import open_descriptor, write_whole
 
 EXAMPLES = """\
   ckptdiff check
@@ -78,7 +79,8 @@ def command(
     if update_baseline is not None:
         if baseline is not None:
             raise UsageError("--baseline and --update-baseline exclude each other.", "Update first, then check.")
-        accepted = loads(_text(update_baseline), update_baseline) if Path(update_baseline).exists() else Baseline()
+        there = Path(update_baseline).is_file() and open_descriptor(update_baseline) is None
+        accepted = loads(_text(update_baseline), update_baseline) if there else Baseline()
         accepted = accepted.limited(listed)
     elif baseline is not None:
         accepted = loads(_text(baseline), baseline)
@@ -101,7 +103,7 @@ def command(
     )
     if update_baseline is not None:
         accepted = recorded(run, accepted)
-        write_whole(Path(update_baseline), dumps(accepted))
+        write_whole(update_baseline, dumps(accepted))
         tell(f"recorded {sum(map(len, accepted.targets.values()))} accepted findings in {update_baseline}")
     run = accepted.applied(run)
     if allow_stale:

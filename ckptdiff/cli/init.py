@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from ckptdiff.cli.reports import write_whole
 from ckptdiff.cli.streams import tell
 from ckptdiff.errors import OutputError
+from ckptdiff.replacing import write_whole
 
 EXAMPLES = """\
   ckptdiff init
@@ -57,7 +57,7 @@ def command(
         [Path(os.path.relpath(name, path.parent)).as_posix() for name in found]
         for found in (_models(files), _weights(files))
     )
-    write_whole(path, _config(models, weights))
+    write_whole(out, _config(models, weights))
     found = f"{len(models)} model classes and {len(weights)} files of weights"
     tell(f"wrote {path} from {found}; read it, keep the targets that are meant, then run `ckptdiff check`")
     return 0

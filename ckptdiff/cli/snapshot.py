@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from ckptdiff.cli import options
-from ckptdiff.cli.reports import write_whole
 from ckptdiff.cli.streams import emit, tell
 from ckptdiff.errors import UsageError
 from ckptdiff.render.escape import plain
+from ckptdiff.replacing import write_whole
 
 EXAMPLES = """\
   ckptdiff snapshot model.py:Net -o model.ckptdiff.json
@@ -50,7 +50,7 @@ def command(
     if out == "-":
         emit(text)
         return 0
-    write_whole(Path(out), text)
+    write_whole(out, text)
     tell(f"wrote {out}")
     return 0
 

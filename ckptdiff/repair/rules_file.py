@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptdiff.errors import OutputError, UsageError
+from ckptdiff.errors import UsageError
 from ckptdiff.repair.operations import TensorRule, is_operation, parse_tensor_rule
 from ckptdiff.repair.rules import Rule, parse_rule
+from ckptdiff.replacing import write_whole
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -123,15 +124,7 @@ def format_rules(rules: Sequence[Rule], operations: Sequence[TensorRule] = ()) -
 
 def write_rules(path: str | Path, rules: Sequence[Rule], operations: Sequence[TensorRule] = ()) -> None:
     """Write a rules file, complete or not at all. Raises OutputError."""
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        partial.write_text(format_rules(rules, operations), encoding="utf-8", newline="\n")
-        partial.replace(target)
-    except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
-        why = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"{path}: the rules file cannot be written: {why}.", "Choose another path.") from error
+    write_whole(path, format_rules(rules, operations))
 
 
 def _quote(text: str) -> str:

@@ -1,8 +1,4 @@
-"""Never a half-written file: a temporary beside the destination, made durable, proved, and renamed.
-
-The temporary is called `.OUT.ckptdiff-PID-RANDOM.tmp` and is locked for as long as its process lives. What a killed
-process left behind is therefore known by its name and by nobody holding its lock, and the next run removes it.
-"""
+"""Never a half-written checkpoint: a temporary beside the destination, made durable, proved, and renamed."""
 
 from __future__ import annotations
 
@@ -10,8 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
-import shutil
 import signal
 import stat
 import sys
@@ -21,8 +15,18 @@ from pathlib import Path
 from types import FrameType
 
 from ckptdiff.errors import CkptdiffError, OutputError
+from ckptdiff.replacing import (
+    LEFTOVER,
+    delete,
+    inherit,
+    lock,
+    new_file,
+    open_descriptor,
+    remove_leftovers,
+    sync_directory,
+    temporary,
+)
 
-LEFTOVER = re.compile(r"\..+\.ckptdiff-\d+-[0-9a-f]{8}\.tmp")
 _SHARDS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
@@ -46,7 +50,7 @@ class Staged:
             for file in self.path.iterdir():
                 with file.open("r+b") as opened:
                     os.fsync(opened.fileno())
-            _sync_directory(self.path)
+            sync_directory(self.path)
         else:
             os.fsync(self.descriptor)
 
@@ -60,11 +64,12 @@ def staged(
     The block is to call `sync` itself before it proves what it wrote. Raises OutputError where `out` may not or cannot
     be written, whatever the reason; `out` is then what it was.
     """
+    _refuse_special(out)
     out = Path(os.path.realpath(out))
     _restore(out)
     refuse(out, inputs, directory=directory, force=force)
     remove_leftovers(out.parent)
-    stage = Staged(out, _temporary(out))
+    stage = Staged(out, temporary(out))
     try:
         with _until_stopped():
             try:
@@ -76,7 +81,7 @@ def staged(
                     _replace_file(stage, force)
                 stage.complete = True
                 if fsync:
-                    _sync_directory(out.parent)
+                    sync_directory(out.parent)
             finally:
                 _remove(stage)
     except Stopped as stopped:
@@ -95,6 +100,7 @@ def staged(
 
 def refuse(out: Path, inputs: Iterable[str], *, directory: bool, force: bool) -> None:
     """Raise OutputError where `out` must not be written: it exists, it is an input, it is something else."""
+    _refuse_special(out)
     out = Path(os.path.realpath(out))
     for name in inputs:
         if _is_same(out, Path(name)) or (directory and out in Path(os.path.realpath(name)).parents):
@@ -108,7 +114,7 @@ def refuse(out: Path, inputs: Iterable[str], *, directory: bool, force: bool) ->
     if directory:
         if not out.is_dir():
             raise OutputError(f"{out} exists and is not a directory", "Choose another name for the output.")
-        others = [entry.name for entry in out.iterdir() if not _SHARDS.fullmatch(entry.name)]
+        others = [entry.name for entry in out.iterdir() if not _is_shard(entry)]
         if others:
             raise OutputError(
                 f"{out} holds other files than the shards that would replace it: {others[0]}",
@@ -116,30 +122,43 @@ def refuse(out: Path, inputs: Iterable[str], *, directory: bool, force: bool) ->
             )
         if not force and any(out.iterdir()):
             raise OutputError(f"{out} exists and is not empty", "Add --force to replace it, or choose another name.")
-    elif not stat.S_ISREG(out.stat().st_mode):
+    elif not out.is_file():
         raise OutputError(f"{out} exists and is not a regular file", "Choose another name for the output.")
     elif not force:
         raise OutputError(f"{out} exists", "Add --force to replace it, or choose another name.")
 
 
-def remove_leftovers(directory: Path) -> list[str]:
-    """Remove temporaries whose process is gone; returns their names."""
-    removed = []
+def _refuse_special(out: Path) -> None:
+    """Raise OutputError for a device, a pipe or a stream of this process: what is written there is gone at once."""
+    special = open_descriptor(out) is not None
     with contextlib.suppress(OSError):
-        for entry in list(directory.iterdir()):
-            if LEFTOVER.fullmatch(entry.name) and _is_abandoned(entry):
-                _delete(entry)
-                removed.append(entry.name)
-    return removed
+        mode = out.stat().st_mode
+        special = special or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    if special:
+        raise OutputError(
+            f"{out} is not a regular file, and a checkpoint is read back before it gets its name",
+            "Write a file, and send that on.",
+        )
+
+
+def _is_shard(path: Path) -> bool:
+    """Whether it is a file, or a link to one, that is called as a shard is."""
+    return _SHARDS.fullmatch(path.name) is not None and (path.is_symlink() or path.is_file())
 
 
 def _restore(out: Path) -> None:
     """Put back a directory that a killed run had moved aside and not yet replaced."""
-    beginning = _temporary(out).name.rpartition(".ckptdiff-")[0]
+    beginning = temporary(out).name.rpartition(".ckptdiff-")[0]
     with contextlib.suppress(OSError):
         for entry in list(out.parent.iterdir()):
             moved = entry.suffix == ".old" and LEFTOVER.fullmatch(entry.with_suffix(".tmp").name)
-            if moved and entry.name.rpartition(".ckptdiff-")[0] == beginning and not os.path.lexists(out):
+            if (
+                moved
+                and entry.is_dir()
+                and not entry.is_symlink()
+                and entry.name.rpartition(".ckptdiff-")[0] == beginning
+                and not os.path.lexists(out)
+            ):
                 os.rename(entry, out)  # noqa: PTH104
 
 
@@ -151,91 +170,58 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def _temporary(out: Path) -> Path:
-    # File names are at most 255 bytes long on most file systems.
-    stem = os.fsencode(out.name)[:180].decode("utf-8", "ignore")
-    return out.parent / f".{stem}.ckptdiff-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-
-
 def _create(stage: Staged, directory: bool) -> None:
+    # Until it takes the mode of what it replaces, nobody else may look into it.
+    private = stage.out.exists()
+    if not directory:
+        stage.path, stage.descriptor = new_file(stage.out, private=private)
+        return
     while True:
-        if directory:
-            stage.path.mkdir()
-            flags = os.O_RDONLY
-        else:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        if not directory or _fcntl() is not None:
-            stage.descriptor = os.open(stage.path, flags, 0o666)
+        stage.path = temporary(stage.out)
+        stage.path.mkdir(mode=0o700 if private else 0o777)
+        if sys.platform == "win32":
+            return
+        stage.descriptor = os.open(stage.path, os.O_RDONLY | os.O_CLOEXEC)
         # Another run may have taken the newborn for a leftover before it was locked; then it is gone.
-        if _lock(stage.descriptor) and os.path.lexists(stage.path):
-            break
+        if lock(stage.descriptor) and os.path.lexists(stage.path):
+            return
         _close(stage)
-        stage.path = _temporary(stage.out)
-    if not directory and stage.out.exists():
-        shutil.copymode(stage.out, stage.path)
-
-
-def _fcntl() -> object | None:
-    try:
-        import fcntl
-    except ImportError:  # Windows, where a file that is open cannot be deleted: as good as a lock
-        return None
-    return fcntl
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock without waiting. Where there are no locks, nobody can take a live temporary for a leftover either."""
-    if sys.platform == "win32" or descriptor < 0:
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-    return True
-
-
-def _is_abandoned(path: Path) -> bool:
-    if sys.platform == "win32":
-        return not path.is_dir()
-    import fcntl
-
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def _replace_file(stage: Staged, force: bool) -> None:
-    if not force and os.path.lexists(stage.out):
-        raise OutputError(f"{stage.out} was written by somebody else meanwhile", "Add --force to replace it.")
+    if os.path.lexists(stage.out):
+        if not force:
+            raise OutputError(f"{stage.out} was written by somebody else meanwhile", "Add --force to replace it.")
+        inherit(stage.out, stage.path)
     if sys.platform == "win32":
         _close(stage)
     os.replace(stage.path, stage.out)  # noqa: PTH105
 
 
 def _replace_directory(stage: Staged, force: bool) -> None:
-    if not stage.out.is_dir() or not any(stage.out.iterdir()):
+    old = sorted(stage.out.iterdir()) if stage.out.is_dir() else []
+    if old:
+        refuse(stage.out, (), directory=True, force=force)
+        for entry in stage.path.iterdir():
+            # A shard of another name is as private as the others were.
+            inherit(stage.out / entry.name if (stage.out / entry.name).exists() else old[0], entry)
+    if stage.out.is_dir():
+        inherit(stage.out, stage.path)
+    if not old:
         if sys.platform == "win32" and stage.out.is_dir():
             stage.out.rmdir()
         os.rename(stage.path, stage.out)  # noqa: PTH104 - an empty directory is replaced
         return
-    refuse(stage.out, (), directory=True, force=force)
     if not _exchange(stage.path, stage.out):
         # Two steps, and a run killed between them leaves no `out`: the next one puts it back, by this name.
         aside = stage.path.with_suffix(".old")
         os.rename(stage.out, aside)  # noqa: PTH104
-        os.rename(stage.path, stage.out)  # noqa: PTH104
-        _delete(aside)
+        try:
+            os.rename(stage.path, stage.out)  # noqa: PTH104
+        except BaseException:
+            os.rename(aside, stage.out)  # noqa: PTH104
+            raise
+        delete(aside)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -256,33 +242,13 @@ def _remove(stage: Staged) -> None:
     """Close and delete the temporary if it still has its name."""
     _close(stage)
     if os.path.lexists(stage.path):
-        _delete(stage.path)
+        delete(stage.path)
 
 
 def _close(stage: Staged) -> None:
     if stage.descriptor >= 0:
         os.close(stage.descriptor)
         stage.descriptor = -1
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename durable, where directories can be synced at all."""
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,13 +86,14 @@ def output_of(path: str, *, sharded: bool = False) -> Output:
     """
     place = Path(path)
     suffix = place.suffix.lower()
-    if suffix == ".safetensors" or suffix in TORCH_SUFFIXES:
+    slash = path.endswith(("/", os.sep))
+    if not slash and (suffix == ".safetensors" or suffix in TORCH_SUFFIXES):
         if sharded:
             raise UsageError(
                 f"{path} is one file, which has no shards", "Give -o a directory, or leave --max-shard-size out."
             )
         return Output(place, "safetensors" if suffix == ".safetensors" else "torch")
-    if suffix and not sharded and not path.endswith(("/", "\\")) and not place.is_dir():
+    if suffix and not sharded and not slash and not place.is_dir():
         raise UsageError(
             f"{path} has an extension that says no format of weights: {place.suffix}",
             "Write .safetensors or .pth; end it with / for a directory of shards.",

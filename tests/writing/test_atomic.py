@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -342,6 +343,132 @@ def test_a_directory_that_holds_anything_else_is_not_replaced(tmp_path):
     (tmp_path / "out" / "config.json").write_text("{}")
     with pytest.raises(OutputError, match=r"config\.json"):
         rewrite(tmp_path / "in.safetensors", f"{tmp_path}/out/", force=True)
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe"])
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+def test_what_only_has_the_name_of_a_shard_is_not_deleted(tmp_path, kind):
+    write(state(1), tmp_path / "in.safetensors")
+    impostor = tmp_path / "out" / "model-00001-of-00002.safetensors"
+    impostor.parent.mkdir()
+    if kind == "directory":
+        impostor.mkdir()
+        (impostor / "mine").write_text("mine")
+    else:
+        os.mkfifo(impostor)
+    with pytest.raises(OutputError, match="holds other files than the shards"):
+        rewrite(tmp_path / "in.safetensors", f"{tmp_path}/out/", force=True)
+    assert impostor.is_fifo() if kind == "pipe" else (impostor / "mine").read_text() == "mine"
+
+
+@posix
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_replaced_directory_keeps_its_mode_and_its_files_theirs(tmp_path, empty):
+    write(state(1), tmp_path / "in.safetensors")
+    out = tmp_path / "out"
+    out.mkdir()
+    if not empty:
+        rewrite(tmp_path / "in.safetensors", f"{out}/", force=True)
+        (out / "model.safetensors").chmod(0o600)
+    out.chmod(0o750)
+    if os.geteuid() == 0:
+        os.chown(out, 12345, 54321)
+    rewrite(tmp_path / "in.safetensors", f"{out}/", force=True, shard_size=300_000)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o750
+    if os.geteuid() == 0:
+        assert (out.stat().st_uid, out.stat().st_gid) == (12345, 54321)
+    modes = {stat.S_IMODE(entry.stat().st_mode) for entry in out.iterdir()}
+    assert modes == {0o666 & ~_umask() if empty else 0o600}
+    assert len(load(out)) == 8
+
+
+@posix
+def test_what_replaces_a_private_file_is_private_from_the_beginning(tmp_path):
+    write(state(1), tmp_path / "in.safetensors")
+    for name in ("out.pth", "out/"):
+        rewrite(tmp_path / "in.safetensors", f"{tmp_path}/{name}")
+        (tmp_path / name).chmod(0o700 if name == "out/" else 0o600)
+        seen = set()
+
+        def look(done, total, seen=seen):
+            seen.update(stat.S_IMODE((tmp_path / left).stat().st_mode) for left in leftovers(tmp_path))
+
+        rewrite(tmp_path / "in.safetensors", f"{tmp_path}/{name}", force=True, progress=look)
+        assert seen
+        assert not any(mode & 0o077 for mode in seen)
+
+
+@posix
+@pytest.mark.parametrize("out", OUTPUTS)
+def test_a_pipe_that_has_the_name_of_a_temporary(tmp_path, out):
+    write(state(1), tmp_path / "in.safetensors")
+    os.mkfifo(tmp_path / ".out.ckptdiff-1-0123abcd.tmp")
+    os.mkfifo(tmp_path / ".out.ckptdiff-1-0123abcd.old")
+    rewrite(tmp_path / "in.safetensors", f"{tmp_path}/{out}")
+    assert len(load(tmp_path / out)) == 8
+
+
+@posix
+def test_a_directory_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    write(state(1), tmp_path / "in.safetensors")
+    rewrite(tmp_path / "in.safetensors", f"{tmp_path}/out/")
+    before = content(tmp_path / "out")
+    real = os.rename
+
+    def fails(one, other):
+        if Path(other) == tmp_path / "out" and ".tmp" in str(one):
+            raise OSError(28, "No space left on device")
+        real(one, other)
+
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(atomic.os, "rename", fails)
+    with pytest.raises(OutputError, match="disk is full"):
+        rewrite(tmp_path / "in.safetensors", f"{tmp_path}/out/", force=True)
+    assert content(tmp_path / "out") == before
+    assert sorted(os.listdir(tmp_path)) == ["in.safetensors", "out"]
+
+
+@posix
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/stdout", "/dev/fd/1", "pipe.pth", "link.pth"])
+def test_a_checkpoint_goes_through_no_pipe_or_device(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    write(state(1), tmp_path / "in.safetensors")
+    os.mkfifo("pipe.pth")
+    os.symlink("/dev/null", "link.pth")
+    with pytest.raises(OutputError, match="is not a regular file"):
+        rewrite(tmp_path / "in.safetensors", place, force=True)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["in.safetensors", "link.pth", "pipe.pth"]
+
+
+def test_a_slash_at_the_end_says_directory(tmp_path):
+    write(state(1), tmp_path / "in.safetensors")
+    rewrite(tmp_path / "in.safetensors", f"{tmp_path}/out.safetensors/")
+    assert os.listdir(tmp_path / "out.safetensors") == ["model.safetensors"]
+    (tmp_path / "file.pth").write_bytes(b"old")
+    with pytest.raises(OutputError, match="is not a directory"):
+        rewrite(tmp_path / "in.safetensors", f"{tmp_path}/file.pth/", force=True)
+
+
+def test_an_output_beside_the_input_in_its_directory(tmp_path):
+    write(state(1), tmp_path / "in.safetensors")
+    rewrite(tmp_path / "in.safetensors", f"{tmp_path}/shards/", shard_size=300_000)
+    before = content(tmp_path / "shards")
+    rewrite(tmp_path / "shards", f"{tmp_path}/shards/copy.pth")
+    rewrite(tmp_path / "shards", f"{tmp_path}/shards/deeper/")
+    after = {entry.name: entry.read_bytes() for entry in (tmp_path / "shards").iterdir() if entry.name in before}
+    assert after == before
+    assert len(load(tmp_path / "shards" / "deeper")) == len(load(tmp_path / "shards" / "copy.pth")) == 8
+
+
+@posix
+def test_a_dangling_link_leads_to_the_new_file(tmp_path):
+    write(state(1), tmp_path / "in.safetensors")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out.pth").symlink_to("real/new.pth")
+    rewrite(tmp_path / "in.safetensors", tmp_path / "out.pth")
+    assert (tmp_path / "out.pth").is_symlink()
+    assert len(load(tmp_path / "real" / "new.pth")) == 8
 
 
 def test_a_link_stays_a_link(tmp_path):
