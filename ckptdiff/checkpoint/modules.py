@@ -25,8 +25,22 @@ def is_module(value: object) -> bool:
     return type(value) is Instance and _module_state(value) is not None
 
 
+# torch/fx/graph_module.py: a GraphModule is pickled as a call with its `__dict__` and its code.
+_GRAPHS = frozenset(f"torch.fx.graph_module.reduce_{kind}graph_module" for kind in ("", "deploy_"))
+
+
+def module_parts(value: Instance) -> dict[Any, Any]:
+    """The `__dict__` of a stand-in that is a module."""
+    state = _module_state(value)
+    if state is None:
+        raise ValueError("no module")
+    return state
+
+
 def _module_state(value: Instance) -> dict[Any, Any] | None:
     state = value.state
+    if type(value.cls) is Global and value.cls.path in _GRAPHS and type(value.args) is tuple and value.args:
+        state = value.args[0]
     if type(state) is not dict:
         return None
     for part in ("_parameters", "_buffers", "_modules"):
@@ -34,6 +48,30 @@ def _module_state(value: Instance) -> dict[Any, Any] | None:
         if not isinstance(names, dict) or any(type(name) is not str for name in names):
             return None
     return state
+
+
+def count_tensors(root: Instance, limit: int) -> tuple[int, int]:
+    """How many tensors a module's state dict has, and how many steps it took to count them, which `limit` bounds."""
+    tensors = steps = 0
+    stack: list[Any] = [root]
+    while stack and steps < limit:
+        module = stack.pop()
+        state = _module_state(module) if type(module) is Instance else None
+        steps += 1
+        if state is None:
+            continue
+        steps += sum(len(state[part]) for part in ("_parameters", "_buffers", "_modules"))
+        hidden = _hidden(state)
+        tensors += sum(type(value) is Tensor for value in state["_parameters"].values())
+        tensors += sum(type(value) is Tensor and name not in hidden for name, value in state["_buffers"].items())
+        stack.extend(state["_modules"].values())
+    return tensors, steps
+
+
+def _hidden(state: dict[Any, Any]) -> set[str]:
+    """The names of the buffers that are not persistent."""
+    not_saved = state.get("_non_persistent_buffers_set")
+    return {name for name in not_saved.items if type(name) is str} if type(not_saved) is Collection else set()
 
 
 def module_state_dict(root: Instance) -> tuple[dict[str, object], dict[str, dict[str, object]], list[str]]:
@@ -60,8 +98,7 @@ def module_state_dict(root: Instance) -> tuple[dict[str, object], dict[str, dict
                 "The modules in the checkpoint are nested without end", "Do not load this file: it may be hostile."
             )
         metadata[prefix[:-1]] = {"version": 2 if class_name(module).startswith(_VERSION_2) else 1}
-        not_saved = state.get("_non_persistent_buffers_set")
-        hidden = {name for name in not_saved.items if type(name) is str} if type(not_saved) is Collection else set()
+        hidden = _hidden(state)
         for name, value in state["_parameters"].items():
             if type(value) is Tensor:
                 entries[f"{prefix}{name}"] = value

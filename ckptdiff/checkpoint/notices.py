@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ckptdiff.checkpoint.values import Global, Instance
+from ckptdiff.checkpoint.reach import is_numpy
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
 
 MAX_LISTED = 5
@@ -40,8 +40,11 @@ def notices(name: str, root: object, chosen: Mapping[Any, object], entries: Mapp
         found.append(
             f"{name} holds one rank's part of {len(parts)} sharded tensors: save a full state dict to compare them"
         )
-    if _holds_arrays(chosen):
-        found.append(f"{name} holds numpy arrays beside its tensors, and load_state_dict takes only tensors")
+    arrays = [key for key, value in chosen.items() if type(key) is str and is_numpy(value)]
+    if arrays:
+        found.append(
+            f"{name} holds numpy values beside its tensors ({_listed(arrays)}), and load_state_dict takes only tensors"
+        )
     return found
 
 
@@ -49,13 +52,6 @@ def _is_flat(key: str) -> bool:
     """FlatParameter's names in torch/distributed/fsdp/_flat_param.py and, before, in fairscale."""
     last = key.rpartition(".")[2]
     return last in ("_flat_param", "flat_param") or last.startswith("flat_param_")
-
-
-def _holds_arrays(chosen: Mapping[Any, object]) -> bool:
-    return any(
-        type(value) is Instance and type(value.cls) is Global and value.cls.path.endswith("multiarray._reconstruct")
-        for value in chosen.values()
-    )
 
 
 def _listed(keys: list[str]) -> str:

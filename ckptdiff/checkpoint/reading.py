@@ -12,12 +12,14 @@ from typing import Any
 
 from ckptdiff.checkpoint import remote, safetensors, sniff, torch_legacy, torch_zip
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
-from ckptdiff.checkpoint.container import Found, children, find, items
+from ckptdiff.checkpoint.container import Found, find
 from ckptdiff.checkpoint.describe import entry, object_info, summary
 from ckptdiff.checkpoint.globals import unsafe
 from ckptdiff.checkpoint.modules import is_module, module_state_dict
 from ckptdiff.checkpoint.notices import notices
+from ckptdiff.checkpoint.reach import children
 from ckptdiff.checkpoint.source import ByteSource, is_url, open_source
+from ckptdiff.checkpoint.survey import items
 from ckptdiff.checkpoint.unpickled import Unpickled
 from ckptdiff.checkpoint.values import Instance, OddKey
 from ckptdiff.checkpoint.values import Mapping as MappingValue
@@ -191,7 +193,7 @@ def _plain(value: Any) -> object:
 
 def _container(root: object, found: Found) -> dict[str, str]:
     """A description of whatever lies beside the chosen state dict."""
-    if root is found.value or type(root) is Instance:
+    if root is found.value:
         return {}
     described: dict[str, str] = {}
     for name, value in children(root):

@@ -21,7 +21,12 @@ Checkpoint = Annotated[
     ),
 ]
 Key = Annotated[
-    str | None, typer.Option("--key", metavar="A.B", help="Where in the file the state dict is; looked for without.")
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="A.B",
+        help="Where in the file the state dict is (model, policy.encoder, 0); looked for without.",
+    ),
 ]
 Args = Annotated[
     list[str] | None,

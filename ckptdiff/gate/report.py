@@ -8,6 +8,7 @@ from typing import Literal
 from ckptdiff.gate.findings import Finding, findings
 from ckptdiff.gate.rules import Level, reaches
 from ckptdiff.matching.comparison import Comparison
+from ckptdiff.model.tree import EXTRA_STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,14 @@ class Report:
 
     @property
     def empty_side(self) -> Literal["model", "checkpoint", ""]:
-        """The side that has no tensors at all, so that nothing was compared; "" where there is none."""
-        if not self.coverage.total_keys:
+        """The side that has nothing at all, so that nothing was compared; "" where there is none.
+
+        Extra state is something: a module that has that alone loads it.
+        """
+        comparison = self.comparison
+        if not self.coverage.total_keys and not any(EXTRA_STATE in node.custom for _, node in comparison.model.walk()):
             return "model"
-        return "" if self.comparison.checkpoint.tensors else "checkpoint"
+        return "" if comparison.checkpoint.entries else "checkpoint"
 
     @property
     def outcome(self) -> Literal["pass", "fail"]:

@@ -46,7 +46,7 @@ def percent(part: int, whole: int) -> str:
 def chosen_state_dict(checkpoint: Checkpoint) -> str:
     """Which state dict of the file was read, and what `--key` would pick another."""
     chosen = plain(checkpoint.state_dict_key) or "the file's top level"
-    others = [quoted(other.key) for other in checkpoint.alternatives[:_FEW]]
+    others = [f"{quoted(other.key)} ({count(other.tensors, 'tensor')})" for other in checkpoint.alternatives[:_FEW]]
     if len(checkpoint.alternatives) > _FEW:
         others.append(f"{len(checkpoint.alternatives) - _FEW} more")
     return f"{chosen} (--key picks another: {', '.join(others)})" if others else chosen

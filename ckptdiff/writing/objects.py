@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ckptdiff.checkpoint import container, torch_legacy, torch_zip
+from ckptdiff.checkpoint import container, survey, torch_legacy, torch_zip
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.source import open_source
 from ckptdiff.tensors import ObjectInfo
@@ -44,5 +44,5 @@ def _values(checkpoint: Checkpoint) -> dict[Any, object]:
         unpickled = reader(source)
     finally:
         source.close()
-    chosen = container.find(checkpoint.path, unpickled.value, checkpoint.state_dict_key or None)
-    return container.items(chosen.value)
+    chosen = container.find(checkpoint.path, unpickled.value, checkpoint.state_dict_key)
+    return survey.items(chosen.value)

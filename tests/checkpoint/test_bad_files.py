@@ -82,7 +82,7 @@ NAMED = {
     "no checkpoint format that ckptdiff knows": os.urandom(8).join([b"\xfe\xfe\xfe"] * 50),
     "pickle without tensors (dict of 1)": pickle.dumps({"a": 1}),
     "without tensors (int 3)": pickle.dumps(3),
-    "numpy arrays": pickle.dumps({"a": np.ones(3)}),
+    "1 numpy value and no tensors": pickle.dumps({"a": np.ones(3)}),
     "written by pickle.dump": pickle.dumps({"a": torch.ones(3)}),
     "safetensors file without tensors": b"\x02\0\0\0\0\0\0\0{}",
 }
