@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 import ckptdiff.numpyless  # noqa: F401 - for what it does
-from ckptdiff.cli.streams import emit, hush, option, report_error
+from ckptdiff.cli.streams import emit, hush, option, report_error, show
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.render.escape import lines
 
 PASSED, FAILED, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,28 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         hush(sys.stdout)
         return NO_ANSWER
-    except CkptdiffError as error:
-        _debug()
-        return _fail(error, given)
-    except SystemExit as error:
-        _debug()
-        text = f"Code that ran for this command ended the program (sys.exit({error.code!r})), so there is no answer."
-        return _fail(CkptdiffError(text, "Keep sys.exit out of what the model's code runs when it is imported."), given)
     except BaseException as error:
         _debug()
-        internal = CkptdiffError(
-            f"internal error: {type(error).__name__}: {error}",
-            "This is a defect of ckptdiff, please report it with what CKPTDIFF_DEBUG=1 shows.",
-        )
-        internal.kind = "internal"
-        return _fail(internal, given)
+        from ckptdiff.running.apart import failed
+
+        return _fail(failed(error), given)
 
 
 def _debug() -> None:
     if os.environ.get("CKPTDIFF_DEBUG") == "1":
         import traceback
 
-        traceback.print_exc()
+        show("\n".join(lines(traceback.format_exc())))
 
 
 def _fail(error: CkptdiffError, arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import ckptdiff
-from ckptdiff.cli.streams import emit, tell
+from ckptdiff.cli.streams import emit, show
 from ckptdiff.errors import UsageError
 
 COMMANDS = ("compare", "filter", "rewrite", "inspect", "suggest", "snapshot", "check", "init", "rules")
@@ -124,5 +124,5 @@ def _program(
         emit(f"ckptdiff {ckptdiff.__version__}\n")
         raise typer.Exit(0)
     if context.invoked_subcommand is None:
-        tell(context.get_help())
+        show(context.get_help())
         raise typer.Exit(2)

@@ -10,7 +10,7 @@ import typer
 
 from ckptdiff.cli import options
 from ckptdiff.cli.reports import parse_reports, write_reports
-from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
+from ckptdiff.cli.streams import chosen_format, emit, one_of, positive, tell, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.rules import LEVELS, Level
 from ckptdiff.replacing import open_descriptor, write_whole
@@ -58,12 +58,12 @@ def command(
     Each target runs in a process of its own. Exits with 2 when a target has no verdict (it did not build, crashed or
     took too long), else 1 when one fails, else 0.
     """
-    from ckptdiff.render import REPORTS, render_run
+    from ckptdiff.render import OWN, REPORTS, render_run
 
     chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all)
     level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
-    count, seconds = _number("--jobs", jobs, int), _number("--timeout", timeout, float)
+    count, seconds = _count("--jobs", jobs), positive("--timeout", timeout)
     reports = parse_reports(report or [])
 
     from ckptdiff.gate.baseline import Baseline, dumps, loads, recorded
@@ -97,7 +97,7 @@ def command(
         targets,
         level,
         config=str(path),
-        jobs=int(count) or _processors(),
+        jobs=count or _processors(),
         timeout=seconds,
         scheduler=scheduler,
     )
@@ -108,7 +108,7 @@ def command(
     run = accepted.applied(run)
     if allow_stale:
         run = run.without_stale()
-    emit(render_run(chosen, run, view))
+    emit(render_run(chosen, run, view), own=chosen in OWN)
     write_reports(reports, run, view)
     return run.exit_code
 
@@ -118,12 +118,12 @@ def _processors() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _number(option: str, text: str, kind: type[int] | type[float]) -> int | float:
+def _count(option: str, text: str) -> int:
     try:
-        number = kind(text)
+        number = int(text)
     except ValueError:
         number = -1
-    if number < 0 or (kind is float and not 0 < number < float("inf")):
+    if number < 0:
         raise UsageError(f"{option} {text}: this is not a number it can take.", f"Write for example {option} 4.")
     return number
 

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from ckptdiff.cli import options
+from ckptdiff.cli.apart import answered
 from ckptdiff.cli.reports import parse_reports, write_reports
 from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
 from ckptdiff.errors import CheckpointError, ModelError
@@ -46,14 +47,16 @@ def command(
         bool, typer.Option("--verbose", "-v", help="Say how the model was built and what torch would say.")
     ] = False,
     fail_on: options.FailOn = "error",
+    timeout: options.Timeout = "600",
 ) -> int:
     """Would this checkpoint load into this model?
 
     Exits with 0 when load_state_dict(strict=True) would succeed, 1 when it would not, 2 when there is no answer.
+    The model's code runs in a process of its own; without an answer from it in --timeout seconds there is none.
     Without --check-values the weights are not read, only the headers of the file; nothing in the file is run.
     """
     from ckptdiff.gate.run import single
-    from ckptdiff.render import FORMATS, REPORTS, render_report, render_run
+    from ckptdiff.render import FORMATS, OWN, REPORTS, render_report, render_run
 
     chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all, verbose=verbose)
@@ -64,7 +67,8 @@ def command(
     from ckptdiff.model.reference import parse_args
     from ckptdiff.sides import renames_of
 
-    judged, notes = api.answer(
+    judged, notes = answered(
+        api.answer,
         model,
         checkpoint,
         key=key,
@@ -74,6 +78,7 @@ def command(
         verify=verify,
         check_values=check_values,
         fail_on=level,
+        timeout=timeout,
     )
     if judged.empty_side == "model":
         raise ModelError(
@@ -88,6 +93,7 @@ def command(
         for note in notes:
             tell(f"note: {note}")
     # In the formats for people and programs a single comparison has a form of its own.
-    emit(render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, single(judged), view))
+    text = render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, single(judged), view)
+    emit(text, own=chosen in OWN)
     write_reports(reports, single(judged), view)
     return 0 if judged.outcome == "pass" else 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ckptdiff.cli import options
+from ckptdiff.cli.apart import answered
+from ckptdiff.cli.streams import COLORS, emit, one_of
 from ckptdiff.cli.writing import (
     DropGlobs,
     DropPrefix,
@@ -20,7 +22,7 @@ from ckptdiff.cli.writing import (
     Out,
     SharedChoice,
     VerifyBytes,
-    write,
+    written,
 )
 
 EXAMPLES = """\
@@ -67,40 +69,47 @@ def command(
     no_fsync: NoFsync = False,
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
+    timeout: options.Timeout = "600",
 ) -> int:
     """Write what of a checkpoint will load into a model.
 
     Unexpected and mismatched keys are dropped, everything else is copied to the bit. What is written is read back and
     walked before it appears, so that it loads; an existing file is replaced only with --force, and only whole.
     """
-    from ckptdiff import api
     from ckptdiff.model.reference import parse_args
     from ckptdiff.sides import renames_of
 
-    return write(
-        lambda progress: api.filter(
-            model,
-            checkpoint,
-            out,
-            key=key,
-            args=parse_args(arg or []),
-            renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
-            drop=drop or (),
-            keep=keep or (),
-            drop_prefix=drop_prefix or (),
-            adapt=adapt or (),
-            fill_missing=fill_missing,
-            seed=seed,
-            dtype=dtype,
-            keep_container=keep_container,
-            shared=shared,
-            max_shard_size=max_shard_size,
-            dry_run=dry_run,
-            force=force,
-            verify_bytes=verify_bytes,
-            fsync=not no_fsync,
-            progress=progress,
-        ),
+    one_of("--color", color, COLORS)
+    text = answered(
+        _filtered,
+        model,
+        checkpoint,
+        out,
         show_all=show_all,
-        color=color,
+        timeout=timeout,
+        key=key,
+        args=parse_args(arg or []),
+        renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
+        drop=drop or (),
+        keep=keep or (),
+        drop_prefix=drop_prefix or (),
+        adapt=adapt or (),
+        fill_missing=fill_missing,
+        seed=seed,
+        dtype=dtype,
+        keep_container=keep_container,
+        shared=shared,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        force=force,
+        verify_bytes=verify_bytes,
+        fsync=not no_fsync,
     )
+    emit(text)
+    return 0
+
+
+def _filtered(model: str, checkpoint: str, out: str, *, show_all: bool, **how: Any) -> str:
+    from ckptdiff import api
+
+    return written(lambda progress: api.filter(model, checkpoint, out, progress=progress, **how), show_all=show_all)

@@ -45,6 +45,9 @@ Color = Annotated[
     str, typer.Option("--color", metavar="auto|always|never", help="auto: NO_COLOR, FORCE_COLOR, terminal.")
 ]
 ShowAll = Annotated[bool, typer.Option("--all", help="Show every row, however many.")]
+Timeout = Annotated[
+    str, typer.Option("--timeout", metavar="SECONDS", help="How long the model's code and the comparison may take.")
+]
 FailOn = Annotated[
     str,
     typer.Option("--fail-on", metavar="error|warning|note", help="Exit 1 for findings of this level and graver."),

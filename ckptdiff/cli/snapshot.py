@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptdiff.cli import options
+from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import emit, tell
 from ckptdiff.errors import UsageError
 from ckptdiff.render.escape import plain
@@ -32,6 +33,7 @@ def command(
         str | None, typer.Option("--check", metavar="FILE", help="Exit 1 if the model differs from this snapshot.")
     ] = None,
     arg: options.Args = None,
+    timeout: options.Timeout = "600",
 ) -> int:
     """Write down the model's state-dict schema.
 
@@ -43,7 +45,7 @@ def command(
     from ckptdiff import api
     from ckptdiff.model.reference import parse_args
 
-    text = api.snapshot(model, args=parse_args(arg or []))
+    text = answered(api.snapshot, model, args=parse_args(arg or []), timeout=timeout)
     if check is not None:
         return _check(model, text, check)
     assert out is not None
@@ -66,10 +68,10 @@ def _check(model: str, text: str, path: str) -> int:
         ) from None
     difference = drift(old, text, path)
     if not difference:
-        emit(f"{model} is as {path} says.\n")
+        emit(f"{plain(model)} is as {plain(path)} says.\n")
         return 0
     shown = [plain(line, 400) for line in difference]
     rest = [f"... ({len(shown) - _SHOWN:,} more lines)"] if len(shown) > _SHOWN else []
-    emit("\n".join([f"{model} differs from {path}:", *shown[:_SHOWN], *rest]) + "\n")
+    emit("\n".join([f"{plain(model)} differs from {plain(path)}:", *shown[:_SHOWN], *rest]) + "\n")
     tell(f"hint: `ckptdiff compare {model} {path}` says what that means for saved weights; write it again with -o.")
     return 1

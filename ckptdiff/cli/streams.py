@@ -8,21 +8,24 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from ckptdiff.errors import CkptdiffError, OutputError, UsageError
-from ckptdiff.render.escape import lines
+from ckptdiff.inert import inert
+from ckptdiff.render.escape import lines, plain
 from ckptdiff.render.view import View
 
 FORMATS = ("auto", "rich", "text", "json")
+_LONGEST = 100_000
 COLORS = ("auto", "always", "never")
 
 
-def emit(text: str) -> None:
-    """Write a result. A reader that has gone away is none of our business; any other failure is an OutputError."""
+def emit(text: str, *, own: bool = False) -> None:
+    """Write a result, of which no line is a command to who reads the log; `own` for a format with commands or markup of
+    its own. A reader that has gone away is none of our business; any other failure is an OutputError."""
     stream = sys.stdout
     if stream is None:
         raise OutputError("Standard output is closed.", "Redirect it to a file or to /dev/null.")
     _tolerate(stream)
     try:
-        stream.write(text)
+        stream.write(text if own else inert(text))
         stream.flush()
     except BrokenPipeError:
         hush(stream)
@@ -32,12 +35,17 @@ def emit(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write a line of status to standard error, if there is one to be written to."""
+    """Write a line of status to standard error, if there is one; names in it may be any."""
+    show(plain(text, _LONGEST))
+
+
+def show(text: str) -> None:
+    """Write lines to standard error, whose names are escaped already."""
     if sys.stderr is None:
         return
     _tolerate(sys.stderr)
     try:
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(inert(text) + "\n")
         sys.stderr.flush()
     except OSError:
         hush(sys.stderr)
@@ -47,11 +55,11 @@ def report_error(error: CkptdiffError, color: str | None) -> None:
     """Write an error to standard error: one sentence, details if there are any, a hint."""
     colored = uses_color(color if color in COLORS else "auto", sys.stderr)
     message = lines(error.message if error.message.endswith((".", "!", "?", ":")) else error.message + ".")
-    tell(f"{_paint('error:', '31;1', colored)} {message[0]}")
+    show(f"{_paint('error:', '31;1', colored)} {message[0]}")
     for line in (*message[1:], *(lines(error.detail) if error.detail else ())):
-        tell(f"  {line}")
+        show(f"  {line}")
     if error.hint:
-        tell(f"{_paint('hint:', '36;1', colored)} {' '.join(lines(error.hint))}")
+        show(f"{_paint('hint:', '36;1', colored)} {' '.join(lines(error.hint))}")
 
 
 def hush(stream: TextIO | None) -> None:
@@ -84,6 +92,17 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> str:
     close = difflib.get_close_matches(value, choices, n=1)
     hint = f"Did you mean {name} {close[0]}?" if close else f"Choose one of: {', '.join(choices)}."
     raise UsageError(f"{name} {value}: there is no such choice.", hint)
+
+
+def positive(name: str, text: str) -> float:
+    """The number of seconds, or the like, that an option's text says. Raises UsageError for anything else."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise UsageError(f"{name} {text}: this is not a number it can take.", f"Write for example {name} 60.")
+    return number
 
 
 def chosen_format(value: str, choices: Sequence[str] = FORMATS) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ckptdiff.cli import options
+from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 
 EXAMPLES = """\
@@ -29,6 +30,7 @@ def command(
     format: options.Format = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
+    timeout: options.Timeout = "600",
 ) -> int:
     """Which rename rules would make this checkpoint load?
 
@@ -46,7 +48,9 @@ def command(
     if include is not None:
         one_of("--include", include, ("likely",))
     args = parse_args(arg or [])
-    found, report = api.proposal(model, checkpoint, key=key, args=args, include_likely=include is not None)
+    found, report = answered(
+        api.proposal, model, checkpoint, key=key, args=args, include_likely=include is not None, timeout=timeout
+    )
     emit(render.json(found, report) if chosen == "json" else render.text(found, report, view))
     if save is not None and not found.rules and not found.operations:
         tell(f"{save} is not written, since there are no rules to save")

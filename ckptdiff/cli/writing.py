@@ -48,18 +48,30 @@ _QUIET = 1.0
 
 
 def write(run: Callable[[Progress | None], Job | Written], *, show_all: bool, color: str) -> int:
-    """Run a writing command with a progress bar where there is someone to see it, and print what came of it."""
-    from ckptdiff.render import writing as render
-
+    """Run a writing command and print what came of it."""
     one_of("--color", color, COLORS)
+    emit(written(run, show_all=show_all))
+    return 0
+
+
+def written(run: Callable[[Progress | None], Job | Written], *, show_all: bool) -> str:
+    """Run it with a progress bar where there is someone to see it; the text on what came of it."""
+    from ckptdiff.render import writing as render
+    from ckptdiff.running.apart import alive
+
     bar = _Bar() if sys.stderr is not None and sys.stderr.isatty() else None
+
+    def progress(done: int, total: int) -> None:
+        alive()  # copying takes as long as it takes
+        if bar is not None:
+            bar(done, total)
+
     try:
-        done = run(bar)
+        done = run(progress)
     finally:
         if bar is not None:
             bar.close()
-    emit(render.text(done, show_all=show_all))
-    return 0
+    return render.text(done, show_all=show_all)
 
 
 class _Bar:

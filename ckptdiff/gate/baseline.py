@@ -14,6 +14,7 @@ from ckptdiff.errors import UsageError
 from ckptdiff.gate.findings import Finding
 from ckptdiff.gate.rules import reaches
 from ckptdiff.gate.run import Ignored, Run, TargetResult, fingerprint
+from ckptdiff.inert import json_text
 
 REASON = "in the baseline"
 _KIND = "ckptdiff_baseline"
@@ -93,11 +94,10 @@ def dumps(baseline: Baseline) -> str:
     lines = [f'{{"{_KIND}": {_VERSION}, "targets": {{']
     for position, (name, accepted) in enumerate(sorted(baseline.targets.items())):
         rows = [
-            "  " + json.dumps({"rule": item.rule, "key": item.key, "fingerprint": item.fingerprint})
-            for item in accepted
+            "  " + json_text({"rule": item.rule, "key": item.key, "fingerprint": item.fingerprint}) for item in accepted
         ]
         comma = "," if position < len(baseline.targets) - 1 else ""
-        lines.append(f" {json.dumps(name)}: [\n" + ",\n".join(rows) + f"\n ]{comma}")
+        lines.append(f" {json_text(name)}: [\n" + ",\n".join(rows) + f"\n ]{comma}")
     return "\n".join([*lines, "}}"]) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 
+from ckptdiff.inert import json_text
 from ckptdiff.model.snapshot import dumps, loads
 
 
@@ -25,4 +26,4 @@ def _lines(text: str) -> list[str]:
     about = json.loads(head.removesuffix(",") + "}")
     for name in ("torch", "vector_into_scalar"):
         about.pop(name, None)
-    return [json.dumps(about, ensure_ascii=False), *(row.removesuffix(",") for row in rows)]
+    return [json_text(about, readable=True), *(row.removesuffix(",") for row in rows)]

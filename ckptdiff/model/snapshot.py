@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptdiff.errors import ModelError
+from ckptdiff.inert import json_text
 from ckptdiff.model.tree import Dialect, ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import DTYPES, TensorInfo
 
@@ -53,9 +54,9 @@ def dumps(tree: ModuleTree) -> str:
         **({"vector_into_scalar": True} if tree.dialect.vector_into_scalar else {}),
         **({"overrides_load_state_dict": True} if tree.overrides_load_state_dict else {}),
     }
-    lines = [json.dumps(head, ensure_ascii=False)[:-1] + ","]
+    lines = [json_text(head, readable=True)[:-1] + ","]
     for title, rows, end in (("modules", modules, ","), ("tensors", tensors, "")):
-        body = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
+        body = ",\n".join("  " + json_text(row, readable=True) for row in rows)
         lines.append(f' "{title}": [\n{body}\n ]{end}' if rows else f' "{title}": []{end}')
     return "\n".join(lines) + "\n}\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ckptdiff.inert import inert
 from ckptdiff.render.view import DEFAULT, View
 
 if TYPE_CHECKING:
@@ -30,20 +31,23 @@ REPORTS = {
     "html": "ckptdiff.render.html",
 }
 
+OWN = ("github", "html")
+"""Formats with commands, or lines of markup, of their own, which look after all else in them."""
+
 
 def render_report(format: str, report: Report, view: View = DEFAULT) -> str:  # noqa: A002 - the option's own name
     """The report in one of FORMATS, ending with a newline."""
     text: str = import_module(FORMATS[format]).report(report, view)
-    return text
+    return inert(text)
 
 
 def render_checkpoint(format: str, checkpoint: Checkpoint, view: View = DEFAULT) -> str:  # noqa: A002
     """What a checkpoint holds in one of FORMATS, ending with a newline."""
     text: str = import_module(FORMATS[format]).checkpoint(checkpoint, view)
-    return text
+    return inert(text)
 
 
 def render_run(format: str, run: Run, view: View = DEFAULT) -> str:  # noqa: A002
     """A run in one of REPORTS, ending with a newline."""
     text: str = import_module(REPORTS[format]).run(run, view)
-    return text
+    return text if format in OWN else inert(text)

@@ -1,16 +1,19 @@
-"""Names out of a checkpoint are untrusted: what a terminal would obey is shown instead.
+"""Names out of a checkpoint are untrusted: what a terminal, or who reads a log, would obey is shown instead.
 
 Rich markup needs no escape of its own, as every name reaches Rich inside a `Text`, which has no markup.
 """
 
 from __future__ import annotations
 
+from ckptdiff.inert import unmarked
+
 LONGEST = 160
 """Characters of a name that are shown; of a longer one, both ends and a count."""
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    r"""`text` on one line and without effect: `\n` for a newline, `\x1b` for ESC, `\u202e` for a bidi override.
+    r"""`text` on one line and without effect: `\n` for a newline, `\x1b` for ESC, `\u202e` for a bidi override, and no
+    `##[command]`.
 
     Whatever is not printable (`str.isprintable`: control and format characters, bidi controls, zero-width ones, lone
     surrogates, separators other than the space) is written as an escape.
@@ -20,8 +23,8 @@ def plain(text: str, longest: int = LONGEST) -> str:
         cut = len(text) - head - tail
         return f"{plain(text[:head])}...({cut:,} more characters)...{plain(text[-tail:])}"
     if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
+        return unmarked(text)
+    return unmarked("".join(char if char.isprintable() else _escape(char) for char in text))
 
 
 def _escape(char: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ckptdiff.gate.report import Report
 from ckptdiff.gate.rules import LEVELS, RULES, Level
 from ckptdiff.gate.run import Run, single
+from ckptdiff.inert import inert
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.outline import Row
@@ -60,7 +61,7 @@ def run(run: Run, view: View) -> str:
                 title = f"ckptdiff: {rule} ({number(total)})"
                 commands.append(_command(_COMMANDS[level], title, file, _text(rule, parts, several)))
     verdict = run_verdict(run) if several or not words else words[0].verdict
-    return "".join(f"{line}\n" for line in (*commands, _inert(verdict)))
+    return "".join(f"{line}\n" for line in (*commands, inert(verdict)))
 
 
 def _text(rule: str, parts: list[tuple[TargetWords, int, list[str]]], several: bool) -> str:
@@ -92,8 +93,3 @@ def _data(text: str) -> str:
 def _property(text: str) -> str:
     """As `escapeProperty` of actions/toolkit."""
     return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _inert(text: str) -> str:
-    """A line of the log that is no command: the runner looks for `::` and the older `##[` at its start."""
-    return f" {text}" if text.lstrip().startswith(("::", "##[")) else text

@@ -7,7 +7,6 @@ target is shown, and only of the rows in sight. Names reach the page escaped, as
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from hashlib import sha256
 from html import escape
@@ -17,6 +16,7 @@ import ckptdiff
 from ckptdiff.gate.report import Report
 from ckptdiff.gate.rules import LEVELS, RULES
 from ckptdiff.gate.run import Outcome, Run, TargetResult, single
+from ckptdiff.inert import inert, json_text
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.html_data import STATUSES, data
@@ -113,7 +113,7 @@ def _target(place: int, target: TargetResult, words: TargetWords, several: bool)
         if error.hint:
             text += f"<p>{escape(plain(error.hint, 2000))}</p>"
         if error.detail:
-            text += f"<pre>{escape(chr(10).join(lines_of(error.detail, 200)))}</pre>"
+            text += f"<pre>{escape(inert(chr(10).join(lines_of(error.detail, 200))))}</pre>"
         lines.append(f'<div class="card problem">{text}</div>')
         return [*lines, "</section>"]
     assert words.outline is not None
@@ -187,7 +187,7 @@ def _details(level: str, title: str, count: int, about: str, rows: str, after: s
 
 
 def _row(row: Row) -> str:
-    message = escape("\n".join(lines_of(row.message, 12)))
+    message = escape(inert("\n".join(lines_of(row.message, 12))))
     if not row.name:
         return f'<tr><td class="message" colspan="3">{message}</td></tr>'
     return (
@@ -198,7 +198,7 @@ def _row(row: Row) -> str:
 
 def _json(name: str, value: object) -> str:
     """A block of data. It is ASCII, and nothing in it can end a script or begin a comment."""
-    text = json.dumps(value, separators=(",", ":"))
+    text = json_text(value, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return f'<script type="application/json" id="{name}">{text}</script>'

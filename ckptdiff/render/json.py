@@ -6,12 +6,12 @@ removal makes a new version. Everything is ASCII: what a terminal could obey lea
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.gate.report import Report
+from ckptdiff.inert import json_text
 from ckptdiff.render.contents import in_order, matching
 from ckptdiff.render.view import View
 from ckptdiff.tensors import ObjectInfo, TensorInfo
@@ -142,4 +142,4 @@ def _tensor(key: str, tensor: TensorInfo) -> dict[str, Any]:
 
 
 def _dump(value: object) -> str:
-    return json.dumps(value, indent=2, default=str) + "\n"
+    return json_text(value, indent=2, default=str) + "\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 from ckptdiff.gate.findings import Finding
 from ckptdiff.gate.run import Run, TargetResult
+from ckptdiff.inert import json_text
 from ckptdiff.render import json as single
 from ckptdiff.render.view import View
 
@@ -21,7 +22,7 @@ def run(run: Run, view: View) -> str:
         "started": run.started,
         "targets": [_target(target, view) for target in run.targets],
     }
-    return json.dumps(document, indent=2) + "\n"
+    return json_text(document, indent=2) + "\n"
 
 
 def _target(target: TargetResult, view: View) -> dict[str, Any]:

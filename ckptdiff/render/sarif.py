@@ -7,7 +7,6 @@ https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/sarif-v2.1.0-errata01
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -18,6 +17,7 @@ from ckptdiff.gate.findings import Finding
 from ckptdiff.gate.report import Report
 from ckptdiff.gate.rules import LEVELS, RULES, Rule
 from ckptdiff.gate.run import Run, TargetResult, fingerprint, single
+from ckptdiff.inert import json_text
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
@@ -89,7 +89,7 @@ def run(run: Run, view: View) -> str:  # noqa: ARG001 - programs get everything
             }
         ],
     }
-    return json.dumps(log, separators=(",", ":")) + "\n"
+    return json_text(log, separators=(",", ":")) + "\n"
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as library
-
 from ckptdiff.gate.report import Report
+from ckptdiff.inert import json_text
 from ckptdiff.render.escape import plain
 from ckptdiff.render.view import View
 from ckptdiff.render.words import count, quoted
@@ -87,7 +86,7 @@ def json(found: Suggestion, report: Report) -> str:
             for key, theirs, ours in report.mismatched_keys
         ],
     }
-    return library.dumps(value, indent=2) + "\n"
+    return json_text(value, indent=2) + "\n"
 
 
 def advice(found: Suggestion, report: Report, command: str) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
-"""Targets → Run: every target judged in a process of its own, on this machine or on a cluster."""
+"""Code of the user's at a distance: a command's work, and each target of a run, in a process of its own."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ckptdiff.gate.config import Target
-from ckptdiff.gate.rules import Level
-from ckptdiff.gate.run import Run
+if TYPE_CHECKING:  # what only a run needs is imported there
+    from collections.abc import Sequence
+
+    from ckptdiff.gate.config import Target
+    from ckptdiff.gate.rules import Level
+    from ckptdiff.gate.run import Run
 
 
 def run_targets(
@@ -23,6 +25,10 @@ def run_targets(
 
     `scheduler` is the address of a Dask scheduler whose workers do it instead; they decide how many run at a time.
     """
+    import time
+
+    from ckptdiff.gate.run import Run
+
     started = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     if scheduler is None:
         from ckptdiff.running.processes import run_in_processes

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +11,10 @@ from ckptdiff.errors import UsageError
 from ckptdiff.gate.config import Target
 from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
-from ckptdiff.running.processes import end_group, timed_out, without_answer
+from ckptdiff.running.apart import Call, spawned
+from ckptdiff.running.handing import unpacked
+from ckptdiff.running.processes import timed_out, without_answer
+from ckptdiff.running.target import run_target
 
 _CONNECT = 10.0
 """Seconds to wait for the scheduler."""
@@ -51,19 +51,17 @@ def run_on_cluster(
 def judged_apart(target: Target, fail_on: Level, timeout: float, folder: str) -> TargetResult:
     """What a worker does: one target in a Python of its own, since workers may not use multiprocessing."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "ckptdiff.running"]
-    given = pickle.dumps((target, fail_on))
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder, start_new_session=True) as process:  # noqa: S603
-        try:
-            answer, _ = process.communicate(given, timeout)
-        except subprocess.TimeoutExpired:
-            return timed_out(target, timeout)
-        finally:
-            end_group(process)
-    if process.returncode or not answer:
-        return without_answer(target, process.returncode, time.monotonic() - started)
-    result: TargetResult = pickle.loads(answer)  # noqa: S301 - written by our own process
+    ended = spawned(Call(run_target, (target, fail_on)), timeout, cwd=folder)
+    if ended.exit_code is None:
+        return timed_out(target, timeout)
+    try:
+        done, value = unpacked(ended.answer or b"")
+    except Exception:  # none, or a damaged one
+        return without_answer(target, ended.exit_code, time.monotonic() - started)
+    if not done:
+        kind, message, hint, detail, _ = value
+        return TargetResult(target.name, error=NoVerdict(kind, message, hint, detail))
+    result: TargetResult = value
     return result
 
 

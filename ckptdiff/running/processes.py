@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +19,8 @@ from typing import Any
 from ckptdiff.gate.config import Target
 from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
+from ckptdiff.running import apart
+from ckptdiff.running.handing import packed, unpacked
 from ckptdiff.running.target import run_target
 
 _PRELOADED = ("ckptdiff.api", "ckptdiff.gate.report", "ckptdiff.matching.walk", "ckptdiff.running.target")
@@ -49,7 +49,8 @@ def run_in_processes(
     results: dict[int, TargetResult] = {}
     waiting = list(enumerate(targets))[::-1]
     running: list[_Running] = []
-    try:
+    with apart.ending_with_signals(), contextlib.ExitStack() as stack:
+        stack.callback(_end_all, running)
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(_start(context, *waiting.pop(), fail_on))
@@ -66,9 +67,6 @@ def run_in_processes(
                     continue
                 running.remove(item)
                 _end(item)
-    finally:
-        for item in running:
-            _end(item)
     return tuple(results[position] for position in range(len(targets)))
 
 
@@ -91,46 +89,51 @@ def _start(context: Any, position: int, target: Target, fail_on: Level) -> _Runn
 
 def _work(answer: Any, target: Target, fail_on: Level) -> None:
     """What the process of one target does."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # what the model starts is ended with it
-    with contextlib.suppress(OSError):
-        os.dup2(2, 1)  # standard output is for the result, also after the model's code has run
-    result = run_target(target, fail_on)
+    process, exit_ = os.getpid(), os._exit  # before the model's code can replace them
     try:
-        answer.send(result)
-    except Exception as error:  # pickling stops at whatever it likes
-        text = f"The answer on {target.name} could not be handed over: {type(error).__name__}: {error}"
-        answer.send(TargetResult(target.name, error=NoVerdict("internal", text, _ALONE), seconds=result.seconds))
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
-    os._exit(0)  # an answer counts, whatever the model's threads and exit handlers would still do
+        apart.set_apart()
+        result = run_target(target, fail_on)
+        try:
+            content = packed(result)
+        except Exception as error:  # pickling stops at whatever it likes
+            text = f"The answer on {target.name} could not be handed over: {type(error).__name__}: {error}"
+            lost = TargetResult(target.name, error=NoVerdict("internal", text, _ALONE), seconds=result.seconds)
+            content = packed(lost)
+        if os.getpid() == process:  # a copy that the model's code has forked answers nothing
+            answer.send_bytes(content)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+        exit_(0)  # an answer counts, whatever the model's threads and exit handlers would still do
+    finally:
+        if os.getpid() != process:
+            exit_(70)
 
 
 def _received(item: _Running) -> TargetResult:
     try:
         if item.answer.poll():
-            result: TargetResult = item.answer.recv()
+            result: TargetResult = unpacked(item.answer.recv_bytes())
             return result
-    except (EOFError, OSError, pickle.UnpicklingError):
+    except (EOFError, OSError):
         pass  # it ended, or closed its pipe, without an answer or in the middle of one
+    except Exception as problem:  # what a damaged pickle raises is anything
+        text = f"The answer on {item.target.name} cannot be read: {type(problem).__name__}: {problem}"
+        return TargetResult(item.target.name, error=NoVerdict("internal", text, _ALONE))
     item.process.join(1)
     return without_answer(item.target, item.process.exitcode, time.monotonic() - item.started)
 
 
+def _end_all(running: list[_Running]) -> None:
+    for item in running:
+        _end(item)
+
+
 def _end(item: _Running) -> None:
     """End a process that may not want to, and what it has started; after an answer or a time-out nothing is lost."""
-    end_group(item.process)
+    apart.end_group(item.process.pid, reaped=item.process.exitcode is not None)
     item.process.join()
     item.answer.close()
-
-
-def end_group(process: Any) -> None:
-    """Kill a process, whose group is its own, and the rest of that group."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (AttributeError, OSError):  # no such call on Windows, or no group any more
-        process.kill()
 
 
 _ALONE = "Run `ckptdiff compare` on this target alone to see what its code does."
@@ -138,23 +141,10 @@ _ALONE = "Run `ckptdiff compare` on this target alone to see what its code does.
 
 def without_answer(target: Target, exit_code: int | None, seconds: float) -> TargetResult:
     """The result of a target whose process has ended and said nothing; a negative exit code is that of a signal."""
-    if exit_code is not None and exit_code < 0:
-        error = NoVerdict("crash", f"The process of {target.name} was ended by {_signal(-exit_code)}.", _ALONE)
-    else:
-        how = "gave no answer" if exit_code is None else f"ended with exit code {exit_code} and no answer"
-        error = NoVerdict("exit", f"The process of {target.name} {how}.", _ALONE)
-    return TargetResult(target.name, error=error, seconds=seconds)
+    kind, message, _ = apart.unanswered(target.name, exit_code)
+    return TargetResult(target.name, error=NoVerdict(kind, message, _ALONE), seconds=seconds)
 
 
 def timed_out(target: Target, timeout: float) -> TargetResult:
     """The result of a target that took too long."""
-    text = f"{target.name} took longer than {timeout:g} seconds."
-    error = NoVerdict("timeout", text, "Give it more with --timeout, or see what its model's code waits for.")
-    return TargetResult(target.name, error=error, seconds=timeout)
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return TargetResult(target.name, error=NoVerdict(*apart.timed_out(target.name, timeout)), seconds=timeout)
