@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ckptdiff.checkpoint.source import Identity
 from ckptdiff.tensors import Entry, TensorInfo
 
 
@@ -46,6 +47,8 @@ class Checkpoint:
     """Buffers of a whole pickled module that its state dict leaves out."""
     byteorder: str = "little"
     """Order of the bytes of each element in the file: `little` or `big`."""
+    identities: Mapping[str, Identity] = field(default_factory=dict, compare=False, repr=False)
+    """Local file → which one it was when its header was read: whoever reads its bytes later holds it to that."""
     live: Mapping[object, object] | None = field(default=None, compare=False, repr=False)
     """The caller's own state dict when this Checkpoint describes one in memory."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ckptdiff.checkpoint import remote, safetensors, sniff, torch_legacy, torch_zip
@@ -61,7 +62,9 @@ def _read_file(name: str, key: str | None) -> Checkpoint:
         head = source.read(0, min(source.size, sniff.HEAD))
         for recognise, read_format in _FORMATS:
             if recognise(head):
-                return read_format(source, key)
+                found = read_format(source, key)
+                same = source.identity
+                return found if same is None else replace(found, identities={source.name: same})
         raise sniff.unknown(source, head)
     finally:
         source.close()

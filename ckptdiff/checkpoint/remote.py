@@ -121,6 +121,7 @@ class RemoteSource:
 
     __slots__ = ("_blocks", "_file", "_url", "name", "requests", "size", "traffic")
     local = False
+    identity = None
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -63,6 +63,7 @@ def read(index: str, read_file: ReadFile) -> Checkpoint:
         unsafe_globals=tuple(dict.fromkeys(name for shard in shards.values() for name in shard.unsafe_globals)),
         warnings=(*warnings, *(text for shard in shards.values() for text in shard.warnings)),
         byteorder=first.byteorder,
+        identities={file: same for shard in shards.values() for file, same in shard.identities.items()},
     )
 
 

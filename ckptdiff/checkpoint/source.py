@@ -13,11 +13,14 @@ from typing import Protocol
 
 from ckptdiff.errors import CheckpointError
 
+Identity = tuple[int, int, int, int]
+"""Device, inode, size and time of change: a file that is given another of these has other bytes."""
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+(::[^/]*)?://")
 
 
 class ByteSource(Protocol):
-    """`name` is what messages call it, `size` its length in bytes.
+    """`name` is what messages call it, `size` its length in bytes, `identity` which local file it is, and as of when.
 
     `read` gives exactly `count` bytes or raises CheckpointError; `whole` gives everything as one sliceable buffer, for
     the rare pickle too large to copy. Where `local` is false each read is a request over a network: readers then leave
@@ -27,6 +30,8 @@ class ByteSource(Protocol):
     name: str
     size: int
 
+    @property
+    def identity(self) -> Identity | None: ...
     @property
     def local(self) -> bool: ...
 
@@ -38,7 +43,7 @@ class ByteSource(Protocol):
 class FileSource:
     """A local regular file."""
 
-    __slots__ = ("_descriptor", "_map", "name", "size")
+    __slots__ = ("_descriptor", "_map", "identity", "name", "size")
     local = True
 
     def __init__(self, path: str) -> None:
@@ -54,7 +59,9 @@ class FileSource:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise CheckpointError(f"{path} cannot be opened: {reason}", "Check the path and its permissions.") from None
-        self.size = os.fstat(self._descriptor).st_size
+        # Taken before anything is read.
+        self.identity = identity_of(os.fstat(self._descriptor))
+        self.size = self.identity[2]
 
     def read(self, offset: int, count: int) -> bytes:
         if count < 0 or offset < 0 or offset + count > self.size:
@@ -86,6 +93,24 @@ class FileSource:
         os.close(self._descriptor)
 
 
+def identity_of(found: os.stat_result) -> Identity:
+    """Which file it is, and as of when."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def ensure_same(path: str, descriptor: int, identity: Identity | None) -> None:
+    """Raise CheckpointError if an open file is not the one that was read before; None is any."""
+    if identity is not None and identity_of(os.fstat(descriptor)) != identity:
+        raise changed(path)
+
+
+def changed(path: str) -> CheckpointError:
+    """The error for a file that is no longer what its headers said."""
+    return CheckpointError(
+        f"{path} changed while it was being read", "Wait until whatever writes to it is done, and run again."
+    )
+
+
 def truncated(name: str, what: str) -> CheckpointError:
     """The error for a file that ends before its own headers say it does."""
     return CheckpointError(f"{name} is truncated or damaged: {what}", "Download or copy the file again.")
@@ -98,6 +123,15 @@ def open_source(path: str) -> ByteSource:
     from ckptdiff.checkpoint.remote import RemoteSource
 
     return RemoteSource(path)
+
+
+def open_again(path: str, identity: Identity | None) -> ByteSource:
+    """The source for a file that was read before. Raises CheckpointError where it is no longer the same."""
+    source = open_source(path)
+    if identity is not None and source.identity != identity:
+        source.close()
+        raise changed(path)
+    return source
 
 
 def is_url(path: str) -> bool:

@@ -7,12 +7,12 @@ in its storage: for a contiguous tensor exactly its elements, for a strided one 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import ByteSource, is_url, open_source
-from ckptdiff.checkpoint.zip_archive import ZipArchive
+from ckptdiff.checkpoint.source import ByteSource, is_url, open_again
+from ckptdiff.checkpoint.zip_archive import ZipArchive, checksum
 from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import DTYPES, Storage, TensorInfo
 
@@ -20,10 +20,14 @@ CHUNK = 8 << 20
 
 
 class TensorReader:
-    """Reads tensors of one checkpoint; keeps its files open until closed. Use it with `with`."""
+    """Reads tensors of one checkpoint; keeps its files open until closed. Use it with `with`.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    `see` is called with a file, a place in it and the bytes read there, before they are given out.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, see: Callable[[str, int, bytes], object] | None = None) -> None:
         self._checkpoint = checkpoint
+        self._see = see
         self._sources: dict[str, ByteSource] = {}
         self._archives: dict[str, ZipArchive] = {}
 
@@ -69,8 +73,11 @@ class TensorReader:
             raise CheckpointError(f"{storage.file} is damaged: a tensor ends outside its storage")
         source = self._source(storage.file)
         if storage.start is not None:
-            for offset in range(0, count, size):
-                yield source.read(storage.start + begin + offset, min(size, count - offset))
+            for start in range(storage.start + begin, storage.start + begin + count, size):
+                piece = source.read(start, min(size, storage.start + begin + count - start))
+                if self._see is not None:
+                    self._see(storage.file, start, piece)
+                yield piece
         elif count:
             yield from self._inflated(source, storage, begin, count, size)
 
@@ -81,7 +88,7 @@ class TensorReader:
                 "Download it and give its path.",
             )
         if path not in self._sources:
-            self._sources[path] = open_source(path)
+            self._sources[path] = open_again(path, self._checkpoint.identities.get(path))
         return self._sources[path]
 
     def _inflated(self, source: ByteSource, storage: Storage, begin: int, count: int, size: int) -> Iterator[bytes]:
@@ -99,7 +106,9 @@ class TensorReader:
         pending = b""
         done = 0
         held = bytearray()
-        while done < begin + count:
+        crc, wanted = 0, checksum(archive, record)
+        # To its end if it has a checksum, which is of all of it.
+        while done < (begin + count if wanted is None else record.size):
             if not pending and position < end:
                 pending = source.read(position, min(CHUNK, end - position))
                 position += len(pending)
@@ -110,11 +119,15 @@ class TensorReader:
             pending = inflater.unconsumed_tail
             if not piece and (inflater.eof or (not pending and position >= end)):
                 raise _not_inflated(storage)
-            held += piece[max(begin - done, 0) : begin + count - done]
+            if wanted is not None:
+                crc = zlib.crc32(piece, crc)
+            held += piece[max(begin - done, 0) : max(begin + count - done, 0)]
             done += len(piece)
             while len(held) >= size:
                 yield bytes(held[:size])
                 del held[:size]
+        if wanted is not None and crc != wanted:
+            raise _not_inflated(storage)
         if held:
             yield bytes(held)
 

@@ -182,3 +182,20 @@ def _header(record: Record) -> int:
 def is_stored(record: Record) -> bool:
     """Whether the record's bytes lie in the file as they are."""
     return record.method == _STORED
+
+
+def checksum(archive: ZipArchive, record: Record) -> int | None:
+    """The CRC-32 of the record's content as it was when it was written, None where there is none.
+
+    torch can be told to compute none (`torch.serialization.set_crc32_options`), and does not for bytes it leaves to
+    others (`skip_data`): then it is 0.
+    """
+    header = archive.source.read(record.header, 30)
+    if not int.from_bytes(header[6:8], "little") & 8:
+        return int.from_bytes(header[14:18], "little") or None
+    # It stands behind the bytes, where the writer put it when it knew it.
+    behind = archive.start(record) + record.compressed
+    if behind + 8 > archive.source.size:
+        return None
+    found = archive.source.read(behind, 8)
+    return int.from_bytes(found[4:], "little") or None if found[:4] == b"PK\7\x08" else None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import is_url
+from ckptdiff.checkpoint.source import ensure_same, is_url
 from ckptdiff.checkpoint.tensor_bytes import TensorReader, span
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.matching.comparison import (
@@ -291,6 +291,7 @@ class _Values:
             raise CheckpointError(f"{storage.file} is damaged: a tensor ends outside its storage")
         if storage.file not in self._maps:
             with open(storage.file, "rb") as file:  # noqa: PTH123 - the map outlives the file object
+                ensure_same(storage.file, file.fileno(), self._checkpoint.identities.get(storage.file))
                 self._maps[storage.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         data = torch.frombuffer(self._maps[storage.file], dtype=torch.uint8, count=count, offset=storage.start + start)
         if (storage.start + start) % dtype.itemsize:

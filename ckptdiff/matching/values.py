@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import is_url
+from ckptdiff.checkpoint.source import ensure_same, is_url
 from ckptdiff.errors import CheckpointError
 from ckptdiff.matching.shadow import twin
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo, contiguous_stride
@@ -84,6 +84,7 @@ class Values:
     def _map(self, path: str) -> mmap.mmap:
         if path not in self._maps:
             with open(path, "rb") as file:  # noqa: PTH123 - the map outlives the file object
+                ensure_same(path, file.fileno(), self._checkpoint.identities.get(path))
                 self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return self._maps[path]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.writing.checksums import Checksums
 from ckptdiff.writing.copying import Sink, Sources
 from ckptdiff.writing.layout import Block
 
@@ -23,9 +24,15 @@ class BlockWriter:
     """
 
     def __init__(
-        self, sources: Sources, reader: TensorReader, checkpoint: Checkpoint, initial: Mapping[str, Any]
+        self,
+        sources: Sources,
+        reader: TensorReader,
+        checksums: Checksums,
+        checkpoint: Checkpoint,
+        initial: Mapping[str, Any],
     ) -> None:
         self._sources = sources
+        self._checksums = checksums
         self._reader = reader
         self._checkpoint = checkpoint
         self._initial = initial
@@ -36,6 +43,10 @@ class BlockWriter:
     def overflowed(self) -> Mapping[str, int]:
         """Key → number of values too large for the new dtype."""
         return self._computer.overflowed if self._computer is not None else {}
+
+    def uses_whole_file(self, path: str) -> None:
+        """Say that bytes of the file get into the output by another way."""
+        self._checksums.use_all(path)
 
     def write_all(self, blocks: Iterable[Block], sink: Sink) -> None:
         """Blocks one behind the other. What lies together in the input is copied together."""
@@ -57,14 +68,14 @@ class BlockWriter:
             sink.copy(file, start, nbytes)
 
     def write_with_crc(self, block: Block, sink: Sink) -> int:
-        """One block; returns its CRC-32, which the input may have on record."""
+        """One block; returns its CRC-32: the one that the input has on record, if there is, since it will be proved."""
         if block.ranges is None:
             return self._compute(block, sink)
-        storage = block.recipe.tensors[0].storage if len(block.ranges) == 1 else None
-        if storage is not None and (block.ranges[0].start, block.nbytes) == (storage.start, storage.nbytes):
-            known = self._sources.crc(storage)
+        if len(block.ranges) == 1:
+            (one,) = block.ranges
+            known = self._checksums.known(one.file, one.start, one.nbytes)
             if known is not None:
-                sink.copy(storage.file, block.ranges[0].start, block.nbytes)
+                sink.copy(one.file, one.start, one.nbytes)
                 return known
         crc = 0
         for one in block.ranges:
@@ -75,11 +86,12 @@ class BlockWriter:
         if self._computer is None:
             from ckptdiff.writing.compute import Computer
 
-            self._computer = Computer(self._sources, self._reader, self._checkpoint, self._initial)
+            self._computer = Computer(self._sources, self._reader, self._checksums, self._checkpoint, self._initial)
         key = block.members[0].keep.key
+        files = {info.storage.file for info in block.recipe.tensors if info.storage is not None}
         crc = 0
         for piece in self._computer.stream(block.recipe, key):
             crc = zlib.crc32(piece, crc)
-            sink.write(piece)
+            sink.write_of(files, piece)
         self.crcs[key] = crc
         return crc

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.source import changed
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
 from ckptdiff.matching.value_check import beyond_range
 from ckptdiff.tensors import Storage, TensorInfo, contiguous_stride
-from ckptdiff.writing.copying import Sources, changed
+from ckptdiff.writing.checksums import Checksums
+from ckptdiff.writing.copying import Sources
 from ckptdiff.writing.layout import Recipe
 from ckptdiff.writing.steps import JOINS, Step
 
@@ -31,9 +33,15 @@ class Computer:
     """Makes the bytes of the recipes of one plan."""
 
     def __init__(
-        self, sources: Sources, reader: TensorReader, checkpoint: Checkpoint, initial: Mapping[str, torch.Tensor]
+        self,
+        sources: Sources,
+        reader: TensorReader,
+        checksums: Checksums,
+        checkpoint: Checkpoint,
+        initial: Mapping[str, torch.Tensor],
     ) -> None:
         self._sources = sources
+        self._checksums = checksums
         self._reader = reader
         self._checkpoint = checkpoint
         self._live: Mapping[Any, Any] | None = checkpoint.live
@@ -120,6 +128,7 @@ class Computer:
             return torch.empty(info.shape, dtype=dtype)
         if storage.start is None or (self._checkpoint.byteorder != "little" and dtype.itemsize > 1):
             return _tensor_of(self._reader.read(info), dtype).as_strided(info.shape, stride)
+        self._checksums.use(storage.file, storage.start)
         data, offset = mapped(self._sources.file(storage.file).fileno(), storage)
         flat = torch.frombuffer(data, dtype=dtype, count=storage.nbytes // dtype.itemsize, offset=offset)
         return flat.as_strided(info.shape, stride, info.offset)

@@ -37,6 +37,7 @@ def write_container(sink: Sink, writer: BlockWriter, file: OutputFile, plan: Fil
     Raises CheckpointError where `torch.load` refuses the container.
     """
     path = plan.checkpoint.state_dict_key
+    writer.uses_whole_file(plan.checkpoint.path)
     container = _loaded(plan.checkpoint)
     entries = dict(_at(container, path))
     given = OrderedDict((item.key, entries[item.source]) for item in plan.objects)

@@ -8,20 +8,20 @@ kernel alone can do is not to copy at all (XFS, Btrfs), and that is asked for.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from struct import pack
 from types import TracebackType
 
-from ckptdiff.checkpoint.source import open_source
-from ckptdiff.checkpoint.zip_archive import ZipArchive
+from ckptdiff.checkpoint.source import Identity, changed, ensure_same, identity_of
 from ckptdiff.errors import CheckpointError
-from ckptdiff.tensors import Storage
+from ckptdiff.writing.checksums import AHEAD, Checksums
 
 BUFFER = 256 << 10
 """Bytes in flight: few enough to stay in the processor's cache on their way."""
@@ -30,6 +30,7 @@ BLOCK = 4096
 LARGE = 1 << 20
 """Bytes from which it is worth to try to share."""
 
+_ZEROS = memoryview(bytes(1 << 20))
 _FLUSH = 64 << 20
 _NEAR = 64
 _MAX_OPEN = 64
@@ -38,15 +39,18 @@ _FICLONERANGE = 0x4020940D
 
 
 class Sources:
-    """The input files, watched from beginning to end: nobody may write to them meanwhile.
+    """The input files, watched from the time their headers were read to the end: nobody may write to them meanwhile.
 
-    Raises CheckpointError for one that cannot be opened.
+    `identities` says which files they were then; where it does not, they are watched from now on. Raises
+    CheckpointError for one that cannot be opened, or is another.
     """
 
-    def __init__(self, paths: Iterable[str] = ()) -> None:
+    def __init__(self, paths: Iterable[str] = (), identities: Mapping[str, Identity] | None = None) -> None:
         self._open: dict[str, FileIO] = {}
-        self._archives: dict[str, ZipArchive | None] = {}
-        self._before = {path: _state_of(path) for path in paths}
+        self._sparse: dict[str, bool] = {}
+        known = identities or {}
+        self._before = {path: known.get(path) or _state_of(path) for path in paths}
+        self.check_unchanged()
 
     def __enter__(self) -> Sources:
         return self
@@ -56,9 +60,6 @@ class Sources:
     ) -> None:
         for file in self._open.values():
             file.close()
-        for archive in self._archives.values():
-            if archive is not None:
-                archive.source.close()
 
     def file(self, path: str) -> FileIO:
         """The file at `path`, open for reading until others are asked for."""
@@ -69,6 +70,7 @@ class Sources:
                 self._open[path] = FileIO(path)
             except OSError as error:
                 raise _gone(path, error) from None
+            ensure_same(path, self._open[path].fileno(), self._before.get(path))
         return self._open[path]
 
     def check_unchanged(self) -> None:
@@ -76,6 +78,38 @@ class Sources:
         for path, before in self._before.items():
             if _state_of(path) != before:
                 raise changed(path)
+
+    def segments(self, path: str, start: int, end: int) -> Iterator[tuple[int, bool]]:
+        """Where the parts of a stretch of the file end that hold data or are holes, each with whether it is a hole."""
+        if not self.is_sparse(path):
+            yield end, False
+            return
+        descriptor = self.file(path).fileno()
+        if os.fstat(descriptor).st_size < end:
+            raise changed(path)
+        while start < end:
+            try:
+                data = min(os.lseek(descriptor, start, os.SEEK_DATA), end)
+            except OSError as error:
+                # Nothing but a hole up to the end; or a file system that cannot tell.
+                data = end if error.errno == errno.ENXIO else start
+            if data > start:
+                yield data, True
+            if data < end:
+                try:
+                    data = min(os.lseek(descriptor, data, os.SEEK_HOLE), end)
+                except OSError:
+                    data = end
+                yield data, False
+            start = data
+
+    def is_sparse(self, path: str) -> bool:
+        """Whether the file takes less of its disk than it has bytes."""
+        if path not in self._sparse:
+            found = os.fstat(self.file(path).fileno())
+            blocks = getattr(found, "st_blocks", None)
+            self._sparse[path] = blocks is not None and blocks * 512 < found.st_size and hasattr(os, "SEEK_DATA")
+        return self._sparse[path]
 
     def read(self, path: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `start` on. Raises CheckpointError where the file ends before."""
@@ -88,55 +122,16 @@ class Sources:
                 raise changed(path)
             done += count
 
-    def crc(self, storage: Storage) -> int | None:
-        """The CRC-32 the input has on record for exactly these bytes, None where it has none.
 
-        torch can be told to write none (`torch.serialization.set_crc32_options`): then it is 0.
-        """
-        archive = self._archive(storage.file)
-        # A shard's storage is called FILE:RECORD.
-        names = (storage.id, storage.id.partition(":")[2])
-        record = (
-            None
-            if archive is None
-            else next((archive.records[name] for name in names if name in archive.records), None)
-        )
-        if archive is None or record is None or record.size != storage.nbytes or archive.start(record) != storage.start:
-            return None
-        header = archive.source.read(record.header, 30)
-        if int.from_bytes(header[6:8], "little") & 8:
-            # It stands behind the bytes, where the writer put it when it knew it.
-            behind = archive.source.read(storage.start + record.size, 8)
-            return int.from_bytes(behind[4:], "little") or None if behind[:4] == b"PK\7\x08" else None
-        return int.from_bytes(header[14:18], "little") or None
-
-    def _archive(self, path: str) -> ZipArchive | None:
-        if path not in self._archives:
-            source = open_source(path)
-            is_zip = source.size > 4 and source.read(0, 4) == b"PK\3\4"
-            self._archives[path] = ZipArchive(source) if is_zip else None
-            if not is_zip:
-                source.close()
-        return self._archives[path]
-
-
-def _state_of(path: str) -> tuple[int, ...]:
+def _state_of(path: str) -> Identity:
     try:
-        found = Path(path).stat()
+        return identity_of(Path(path).stat())
     except OSError as error:
         raise _gone(path, error) from None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _gone(path: str, error: OSError) -> CheckpointError:
     return CheckpointError(f"{path} cannot be opened any more: {error.strerror}", "Was it moved or deleted meanwhile?")
-
-
-def changed(path: str) -> CheckpointError:
-    """The error for an input that is no longer what its headers said."""
-    return CheckpointError(
-        f"{path} changed while it was being read", "Wait until whatever writes to it is done, and run again."
-    )
 
 
 class Buffer:
@@ -147,31 +142,46 @@ class Buffer:
     begins 16 or 32 bytes into a page, and tensors mostly at a page or 8 bytes into it.
     """
 
-    def __init__(self) -> None:
-        self._memory = memoryview(mmap.mmap(-1, BUFFER + BLOCK))
+    def __init__(self, count: int = 1) -> None:
+        self._memories = [memoryview(mmap.mmap(-1, BUFFER + BLOCK)) for _ in range(count)]
 
     def for_bytes(self, count: int, source: int, target: int | None = None) -> memoryview:
         """Room for `count` bytes, at most BUFFER, from the place `source` of a file to the place `target` of one."""
         place = source % BLOCK
         if target is not None and 0 < (target - place) % BLOCK < _NEAR:
             place = (place + BLOCK // 2) % BLOCK
-        return self._memory[place : place + count]
+        return self._memories[0][place : place + count]
+
+    def turn(self) -> None:
+        """Let the piece that was given last stay as it is for as many turns as there are further memories."""
+        self._memories.append(self._memories.pop(0))
 
 
 class Sink:
     """The file being written, from its first byte to its last.
 
     `told` is called with the number of bytes of each piece as soon as it is written. `to_disk` says that all of it will
-    be synced in the end: then the disk is set to work at once.
+    be synced in the end: then the disk is set to work at once. `checksums` sees the bytes of the input as they go by.
+    Holes of the input are holes here.
     """
 
-    def __init__(self, path: str, sources: Sources, told: Callable[[int], None], *, to_disk: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        sources: Sources,
+        told: Callable[[int], None],
+        *,
+        to_disk: bool = False,
+        checksums: Checksums | None = None,
+    ) -> None:
         self._sources = sources
+        self._checksums = checksums
         self._told = told
         self._flushed = 0 if to_disk and hasattr(os, "posix_fadvise") else None
         self._file = FileIO(path, "r+b")
-        self._buffer = Buffer()
+        self._buffer = Buffer(AHEAD + 1)
         self.position = 0
+        self._ends_in_hole = False
         self._may_share = sys.platform == "linux"
 
     def __enter__(self) -> Sink:
@@ -180,6 +190,8 @@ class Sink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._ends_in_hole and kind is None:
+            self._file.truncate(self.position)
         self._file.close()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -187,7 +199,27 @@ class Sink:
         done = 0
         while done < len(view):
             done += self._file.write(view[done:]) or 0
+        self._ends_in_hole = False
         self._advance(done)
+
+    def write_of(self, paths: Iterable[str], data: memoryview) -> None:
+        """Write what was made of files; zeros made of sparse ones are left out, so that there is a hole."""
+        zeros = not any(data[:_NEAR]) and any(map(self._sources.is_sparse, paths)) and not data.tobytes().strip(b"\0")
+        if zeros:
+            self._skip(len(data))
+        else:
+            self.write(data)
+
+    def _put(self, piece: memoryview) -> None:
+        if piece.obj is _ZEROS.obj:
+            self._skip(len(piece))
+        else:
+            self.write(piece)
+
+    def _skip(self, count: int) -> None:
+        self._file.seek(self.position + count)
+        self._ends_in_hole = True
+        self._advance(count)
 
     def _advance(self, count: int) -> None:
         self.position += count
@@ -215,24 +247,28 @@ class Sink:
 
     def _through_buffer(self, path: str, start: int, count: int) -> None:
         for piece in self._pieces(path, start, count):
-            self.write(piece)
+            self._put(piece)
 
     def copy_with_crc(self, path: str, start: int, count: int, crc: int = 0) -> int:
         """Append `count` bytes of another file; returns their CRC-32, going on from `crc`."""
         for piece in self._pieces(path, start, count):
             crc = zlib.crc32(piece, crc)
-            self.write(piece)
+            self._put(piece)
         return crc
 
     def _pieces(self, path: str, start: int, count: int) -> Iterator[memoryview]:
-        """The bytes by way of one buffer, cut where the output's own multiples of its size are."""
-        end = start + count
-        while start < end:
-            length = min(BUFFER - self.position % BUFFER, end - start)
-            piece = self._buffer.for_bytes(length, start, self.position)
-            self._sources.read(path, start, piece)
-            start += length
-            yield piece
+        """The bytes by way of a buffer, cut where the output's own multiples of its size are; of a hole, `_ZEROS`."""
+        for end, hole in self._sources.segments(path, start, start + count):
+            while start < end:
+                length = min(BUFFER - self.position % BUFFER, end - start)
+                piece = _ZEROS[:length]
+                if not hole:
+                    piece = self._buffer.for_bytes(length, start, self.position)
+                    self._sources.read(path, start, piece)
+                if self._checksums is not None and self._checksums.see(path, start, piece):
+                    self._buffer.turn()
+                start += length
+                yield piece
 
     def _share(self, path: str, start: int, count: int) -> int:
         """Let this file have blocks of the other; returns `count`, or 0 where the file system does not do that."""
@@ -245,6 +281,9 @@ class Sink:
             # Another file system, one that does not share, a file that has become shorter: copying works or tells.
             self._may_share = False
             return 0
+        if self._checksums is not None:
+            self._checksums.use(path, start)
         self._file.seek(self.position + count)
+        self._ends_in_hole = False
         self._advance(count)
         return count

@@ -14,6 +14,7 @@ from ckptdiff.checkpoint.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError, OutputError, UsageError
 from ckptdiff.writing.atomic import Staged, refuse, staged
 from ckptdiff.writing.blocks import BlockWriter
+from ckptdiff.writing.checksums import Checksums
 from ckptdiff.writing.copying import Sink, Sources
 from ckptdiff.writing.layout import INDEX, Layout, OutputFile, Shared, lay_out
 from ckptdiff.writing.objects import plain_objects
@@ -187,19 +188,21 @@ def execute(
         staged(
             output.path, inputs=_inputs(plan.checkpoint), directory=output.directory, force=force, fsync=fsync
         ) as stage,
-        Sources(_files(plan.checkpoint)) as sources,
-        TensorReader(plan.checkpoint) as reader,
+        Sources(_files(plan.checkpoint), plan.checkpoint.identities) as sources,
+        Checksums(plan.checkpoint) as checksums,
+        TensorReader(plan.checkpoint, checksums.see) as reader,
     ):
-        writer = BlockWriter(sources, reader, plan.checkpoint, values)
+        writer = BlockWriter(sources, reader, checksums, plan.checkpoint, values)
         starts: dict[str, dict[str, int]] = {}
         for file in layout.files:
             path = stage.path / file.name if file.name else stage.path
             if file.name:
                 path.touch(exist_ok=False)
-            with Sink(str(path), sources, told, to_disk=fsync) as sink:
+            with Sink(str(path), sources, told, to_disk=fsync, checksums=checksums) as sink:
                 starts[file.name] = _write(sink, writer, file, job)
         if len(layout.files) > 1:
             (stage.path / INDEX).write_bytes(index(layout))
+        checksums.finish()
         if fsync:
             stage.sync()
         sources.check_unchanged()
@@ -207,6 +210,7 @@ def execute(
         result = verify(layout, output.path, stage.path, starts, key)
         if verify_bytes:
             compare_bytes(layout, output.path, stage.path, starts, sources, writer.crcs, told)
+            sources.check_unchanged()
         comparison = _proved(job, result)
         files = _sizes(stage, layout)
     if progress is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import is_url
+from ckptdiff.checkpoint.source import is_url, open_again
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError
 from ckptdiff.gate.report import Report, judge
@@ -41,7 +41,8 @@ def load_into(
     keys as well. Tensors are memory maps of the file, read as they are copied; with `assign` they become the model's
     own, so that nothing is copied at all.
 
-    Raises CheckpointError where something is refused or nothing fits: the module is then what it was.
+    Raises CheckpointError where something is refused or nothing fits: the module is then what it was. It is not where
+    the file was written to while it was loaded, and the error says so.
     """
     tree = extract(module)
     comparison = compare(tree, checkpoint, assign=assign)
@@ -54,8 +55,21 @@ def load_into(
             detail=message or "",
         )
     plan = plan_filter(plan_rewrite(checkpoint, format="torch"), tree)
-    module.load_state_dict(materialised(plan), strict=False, assign=assign)
+    state = materialised(plan)
+    module.load_state_dict(state, strict=False, assign=assign)
+    _ensure_unchanged(checkpoint)
     return judge(comparison)
+
+
+def _ensure_unchanged(checkpoint: Checkpoint) -> None:
+    """Tensors are memory maps, which show whatever the file holds when they are copied."""
+    for path, identity in checkpoint.identities.items():
+        try:
+            open_again(path, identity).close()
+        except CheckpointError as error:
+            raise CheckpointError(
+                error.message, "The model may hold values of both files: load again, or build it anew."
+            ) from None
 
 
 def materialised(plan: FilterPlan) -> OrderedDict[str, Any]:
@@ -66,7 +80,7 @@ def materialised(plan: FilterPlan) -> OrderedDict[str, Any]:
     checkpoint = plan.checkpoint
     objects = plain_objects(checkpoint, [item.source for item in plan.objects])
     state: OrderedDict[str, Any] = OrderedDict()
-    with Sources() as sources, TensorReader(checkpoint) as reader:
+    with Sources(checkpoint.identities, checkpoint.identities) as sources, TensorReader(checkpoint) as reader:
         storages: dict[object, torch.Tensor] = {}
         for item in plan.kept:
             if isinstance(item, Carry):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ckptdiff.checkpoint import container, survey, torch_legacy, torch_zip
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import open_source
+from ckptdiff.checkpoint.source import open_again
 from ckptdiff.tensors import ObjectInfo
 from ckptdiff.writing.pickling import is_plain
 
@@ -39,7 +39,7 @@ def _values(checkpoint: Checkpoint) -> dict[Any, object]:
     reader = _READERS.get(checkpoint.format)
     if reader is None:
         return {}
-    source = open_source(checkpoint.path)
+    source = open_again(checkpoint.path, checkpoint.identities.get(checkpoint.path))
     try:
         unpickled = reader(source)
     finally:

@@ -115,7 +115,6 @@ def test_what_is_in_no_one_place(tmp_path: Path) -> None:
 def test_a_damaged_compressed_record_is_an_error(tmp_path: Path) -> None:
     torch.save({"a": torch.randn(100)}, tmp_path / "zip.pth")
     path = repacked(tmp_path / "zip.pth", zipfile.ZIP_DEFLATED)
-    checkpoint = read(path)
     with zipfile.ZipFile(path) as archive:
         record = next(item for item in archive.infolist() if item.filename.endswith("data/0"))
     data = bytearray(path.read_bytes())
@@ -123,7 +122,5 @@ def test_a_damaged_compressed_record_is_an_error(tmp_path: Path) -> None:
         damaged = bytearray(data)
         damaged[at : at + 20] = b"\xff" * 20
         path.write_bytes(damaged)
-        try:
-            assert len(tensor_bytes(checkpoint, "a")) == 400
-        except CheckpointError as error:
-            assert "cannot be inflated" in error.message  # noqa: PT017 - not every damage can be seen
+        with pytest.raises(CheckpointError, match="cannot be inflated"):
+            tensor_bytes(read(path), "a")
