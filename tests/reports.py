@@ -151,6 +151,7 @@ def bad() -> Comparison:
             "state_dict_key": "model.state_dict",
             "alternatives": (Alternative("ema", 12), Alternative("odd name", 3)),
             "unsafe_globals": ("os.system",),
+            "weights_only": "Unsupported operand 73",
             "warnings": ("The file was written by a torch of the future.",),
         },
     )

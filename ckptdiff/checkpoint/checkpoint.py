@@ -41,6 +41,9 @@ class Checkpoint:
     """Size of the file or files, in bytes."""
     unsafe_globals: tuple[str, ...] = ()
     """Globals a pickle names that plain checkpoints do not need, each once, in order of appearance."""
+    weights_only: str = ""
+    """Why `torch.load(weights_only=True)`, its default, refuses the file for another reason than a global: torch's own
+    words."""
     warnings: tuple[str, ...] = ()
     """What a user should know of the file itself: one sentence each."""
     non_persistent: tuple[str, ...] = ()

@@ -7,8 +7,8 @@ import mmap
 from collections.abc import Callable
 from typing import Any
 
-from ckptdiff.checkpoint.rebuild import BUILDERS, MAX_BYTES
-from ckptdiff.checkpoint.values import Blob, Collection, Global, Instance, Mapping, OddKey
+from ckptdiff.checkpoint.rebuild import BUILDERS, MAX_BYTES, UnknowableError, sizes
+from ckptdiff.checkpoint.values import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.errors import CheckpointError
 
 # What a checkpoint may ask for. A state dict of 1,000,000 keys makes 6 million objects from 120 MB of program.
@@ -19,6 +19,7 @@ MAX_DEPTH = 10_000
 MAX_TEXT = 16 << 20
 """Longer strings are kept as their length only."""
 MAX_NAME = 4096
+MAX_ATTRIBUTES = 10_000
 MAX_INTEGER_BYTES = 1 << 16
 MAX_ODD_KEYS = 10_000
 
@@ -37,6 +38,8 @@ class Steps:
     def __init__(self, name: str, persistent: Callable[[Any], object] | None = None) -> None:
         self.name = name
         self.globals: dict[tuple[str, str], Global] = {}
+        self.refused = ""
+        """Why torch.load(weights_only=True) refuses the program, other than for a global: its own words."""
         self._persistent = persistent
         self._odd_keys = 0
         self._texts: dict[bytes, Global] = {}
@@ -85,6 +88,10 @@ class Steps:
 
     def _set_items(self, target: Any, items: list[Any]) -> None:
         if isinstance(target, dict):
+            if type(target) is Mapping and target.type_name == "collections.defaultdict":
+                self.refused = (
+                    self.refused or "Can only SETITEMS for dict, collections.OrderedDict, collections.Counter"
+                )
             pairs = target
         elif type(target) is Instance:
             if target.pairs is None:
@@ -99,7 +106,9 @@ class Steps:
     def _append(self, target: Any, items: list[Any]) -> None:
         if type(target) is list:
             target.extend(items)
-        elif type(target) is Instance:
+            return
+        self.refused = self.refused or f"Can only extend lists, but got {type(target).__name__}"
+        if type(target) is Instance:
             if target.items is None:
                 target.items = []
             target.items.extend(items)
@@ -115,12 +124,48 @@ class Steps:
 
     def _build(self, target: Any, state: Any) -> None:
         if type(target) is Instance:
+            if target.state is not None:
+                raise ValueError("two states for one object")
             target.state = state
         elif type(target) is Mapping:
             # (state, slots) where a class has slots
             first = state[0] if type(state) is tuple and state else state
             if isinstance(first, dict):
-                target.attributes = first
+                if len(first) > MAX_ATTRIBUTES:
+                    raise self._too_much("a dict with thousands of attributes")
+                target.attributes = {**(target.attributes or {}), **first}
+            elif first is not None:
+                raise ValueError("a state that is no dict")
+            if first is not state:
+                self.refused = self.refused or "a state of attributes and slots"
+        elif type(target) is Tensor:
+            self._build_tensor(target, state)
+        elif state is not None and state != {}:
+            raise ValueError("a state for what takes none")
+
+    def _build_tensor(self, target: Tensor, state: Any) -> None:
+        """torch/_tensor.py, __setstate__: four values are a legacy tensor's, five a legacy Variable's, three change
+        nothing. weights_only=True goes another way for a plain tensor, which agrees for four."""
+        plain = target.type_name == "torch.Tensor"
+        if type(state) is not tuple:
+            raise ValueError("a tensor's state that is no tuple")
+        if len(state) == 4:
+            storage, offset, size, stride = state
+            if type(storage) is not StorageRef or storage.dtype != target.dtype:
+                raise ValueError("a tensor set to another dtype")
+            target.storage, target.offset, target.shape, target.stride = storage, offset, sizes(size), sizes(stride)
+        elif len(state) == 5 and type(state[0]) is Tensor:
+            data = state[0]
+            if data.dtype != target.dtype or data.layout != target.layout:
+                raise UnknowableError("a tensor's data is replaced by one of another kind")
+            target.storage, target.offset, target.shape, target.stride = (
+                data.storage, data.offset, data.shape, data.stride
+            )  # fmt: skip
+            target.parts, target.device = data.parts, data.device
+        elif len(state) != 3:
+            raise ValueError("a tensor's state of no known kind")
+        if (plain and len(state) != 4) or target.type_name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+            self.refused = self.refused or "set_() received an invalid combination of arguments"
 
     def _text(self, data: bytes | mmap.mmap, position: int, length: int, end: int) -> object:
         if position + length > end:
@@ -148,6 +193,16 @@ class Steps:
         if position + length > end:
             raise self._truncated()
         return int.from_bytes(data[position : position + length], "little", signed=True)
+
+    def _native(self, value: Any) -> object:
+        """A Python 2 `str`, as torch.load(encoding="utf-8") reads it; bytes where it is no text."""
+        if type(value) is not bytes:
+            return value
+        try:
+            return str(value, "utf-8")
+        except UnicodeDecodeError as error:
+            self.refused = self.refused or str(error)
+            return value
 
     def _lacks_storages(self) -> CheckpointError:
         return CheckpointError(
@@ -198,8 +253,7 @@ class Steps:
             elif kind == "int":
                 stack.append(self._long(data, position, length, end))
             elif kind == "native":
-                text = self._blob(data, position, length, end, "bytes")
-                stack.append(_native(text))
+                stack.append(self._native(self._blob(data, position, length, end, "bytes")))
             else:
                 stack.append(self._blob(data, position, length, end, kind))
             return stack, position + length
@@ -250,7 +304,7 @@ class Steps:
         else:  # STRING: quoted, with Python's escapes
             if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
                 raise ValueError("a string without quotes")
-            stack.append(_native(codecs.escape_decode(line[1:-1])[0]))
+            stack.append(self._native(codecs.escape_decode(line[1:-1])[0]))
 
 
 def _small(line: bytes) -> int:
@@ -258,16 +312,6 @@ def _small(line: bytes) -> int:
     if len(line) > 1000:
         raise ValueError("an integer of thousands of digits")
     return int(line)
-
-
-def _native(value: Any) -> object:
-    """A Python 2 `str`, as torch.load(encoding="utf-8") reads it; bytes where it is no text."""
-    if type(value) is not bytes:
-        return value
-    try:
-        return str(value, "utf-8")
-    except UnicodeDecodeError:
-        return value
 
 
 _TO_MARK = frozenset((0x31, 0x6C, 0x64, 0x90, 0x91, 0x6F, 0x69))

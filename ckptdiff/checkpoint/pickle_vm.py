@@ -17,7 +17,7 @@ from struct import error as StructError  # noqa: N812 - `error` says nothing
 from typing import Any
 
 from ckptdiff.checkpoint.pickle_steps import MAX_DEPTH, MAX_OBJECTS, MAX_PROGRAM, MAX_TEXT, Steps
-from ckptdiff.checkpoint.rebuild import MAX_BYTES
+from ckptdiff.checkpoint.rebuild import MAX_BYTES, UnknowableError
 from ckptdiff.checkpoint.tensor_phrase import ElidedError, Phrases
 from ckptdiff.checkpoint.values import Global, Instance, Mapping
 from ckptdiff.errors import CheckpointError
@@ -48,6 +48,10 @@ class Unpickler(Steps):
                 value, after = self._run(data, position, end, end - position > PHRASES_FROM)
             except ElidedError:
                 value, after = self._run(data, position, end, False)
+        except UnknowableError as error:
+            raise CheckpointError(
+                f"{self.name} cannot be read as torch would: {error}", "Load it with torch and save it again."
+            ) from None
         except MemoryError:
             raise self._too_much("more memory than there is") from None
         except _damaged:
@@ -109,6 +113,7 @@ class Unpickler(Steps):
                         raise ElidedError
                     take_phrase = None  # the phrases count their places by LONG_BINPUT alone
                     memo[len(memo)] = stack[-1]
+                    self.refused = self.refused or _UNSUPPORTED % op
                 elif op == 0x74:  # TUPLE
                     made += 1
                     items = tuple(stack)
@@ -137,6 +142,7 @@ class Unpickler(Steps):
                             skipped += length
                     position += length
                 elif op == 0x8C:  # SHORT_BINUNICODE
+                    self.refused = self.refused or _UNSUPPORTED % op
                     length = data[position]
                     position += 1
                     if position + length > end:
@@ -214,6 +220,7 @@ class Unpickler(Steps):
                     module = stack.pop()
                     if type(name) is not str or type(module) is not str:
                         raise ValueError("a global that is no text")
+                    self.refused = self.refused or _UNSUPPORTED % op
                     stack.append(self._global(module, name, protocol))
                 elif op == 0x62:  # BUILD
                     last = stack.pop()
@@ -229,6 +236,7 @@ class Unpickler(Steps):
                 elif op == 0x95:  # FRAME
                     # A hint for buffered reading; the length is not needed.
                     position += 8
+                    self.refused = self.refused or _UNSUPPORTED % op
                 elif op == 0x80:  # PROTO
                     protocol = data[position]
                     position += 1
@@ -238,6 +246,8 @@ class Unpickler(Steps):
                     return stack.pop(), position
                 else:
                     made += 1
+                    if op not in (0x8F, 0x55):  # EMPTY_SET, SHORT_BINSTRING
+                        self.refused = self.refused or _UNSUPPORTED % op
                     if op == 0x70:  # PUT, with any index
                         take_phrase = None
                     before = position
@@ -256,6 +266,8 @@ class Unpickler(Steps):
             raise self._truncated() from None
 
 
+_UNSUPPORTED = "Unsupported operand %d"
+"""What torch's unpickler for weights_only=True says of an opcode that it does not know."""
 _I32 = Struct("<i")
 _U32 = Struct("<I")
 _F64 = Struct(">d")

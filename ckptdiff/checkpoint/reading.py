@@ -14,20 +14,22 @@ from typing import Any
 from ckptdiff.checkpoint import remote, safetensors, sniff, torch_legacy, torch_zip
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
 from ckptdiff.checkpoint.container import Found, find
-from ckptdiff.checkpoint.describe import entry, object_info, summary
+from ckptdiff.checkpoint.describe import entry, summary
 from ckptdiff.checkpoint.globals import unsafe
 from ckptdiff.checkpoint.modules import is_module, module_state_dict
 from ckptdiff.checkpoint.notices import notices
+from ckptdiff.checkpoint.plain import metadata_of
 from ckptdiff.checkpoint.reach import children
 from ckptdiff.checkpoint.source import ByteSource, is_url, open_source
 from ckptdiff.checkpoint.survey import items
 from ckptdiff.checkpoint.unpickled import Unpickled
 from ckptdiff.checkpoint.values import Instance, OddKey
-from ckptdiff.checkpoint.values import Mapping as MappingValue
 from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import Entry
 
 MAX_CONTAINER = 1000
+_GUARDED = ("torch-zip", "torch-legacy")
+"""The formats that torch.load itself unpickles."""
 
 
 def read(path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
@@ -130,10 +132,10 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[ByteSource, str | None]
 
 
 def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) -> Checkpoint:
-    if unpickled.format == "pickle":
-        _refuse_foreign_pickle(name, unpickled)
+    if unpickled.format == "pickle" and ("torch.storage", "_load_from_bytes") in unpickled.unpickler.globals:
+        raise _foreign(name)
     found = find(name, unpickled.value, key)
-    chosen, metadata, transient = _state_dict(found.value)
+    chosen, metadata, transient = _state_dict(name, found.value)
     entries: dict[str, Entry] = {}
     for item, value in chosen.items():
         if type(item) is OddKey:
@@ -142,6 +144,8 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
                 "Every key of a state dict is text.",
             )
         entries[item] = entry(name, item, value, unpickled.locate)
+    if unpickled.format == "pickle":
+        raise _foreign(name)
     return Checkpoint(
         name,
         unpickled.format,
@@ -152,6 +156,7 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
         container=_container(unpickled.value, found),
         nbytes=nbytes,
         unsafe_globals=unsafe(unpickled.unpickler.globals.values()),
+        weights_only=unpickled.unpickler.refused if unpickled.format in _GUARDED else "",
         warnings=(
             *(f"{name} {text}; read {found.path!r}, --key takes another" for text in found.warnings),
             *notices(name, unpickled.value, chosen, entries),
@@ -161,37 +166,21 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
     )
 
 
-def _refuse_foreign_pickle(name: str, unpickled: Unpickled) -> None:
+def _foreign(name: str) -> CheckpointError:
     """torch.load takes no pickle that torch.save did not write (`Invalid magic number`), so nor do we."""
-    if ("torch.storage", "_load_from_bytes") in unpickled.unpickler.globals:
-        raise CheckpointError(
-            f"{name} was written by pickle.dump, and torch.load cannot read it",
-            "Load it with pickle.load, if you trust it, and save it with torch.save.",
-        )
+    return CheckpointError(
+        f"{name} was written by pickle.dump, and torch.load cannot read it",
+        "Load it with pickle.load, if you trust it, and save it with torch.save.",
+    )
 
 
-def _state_dict(value: Any) -> tuple[dict[Any, object], Mapping[str, Mapping[str, object]] | None, list[str]]:
+def _state_dict(
+    name: str, value: Any
+) -> tuple[dict[Any, object], Mapping[str, Mapping[str, object]] | None, list[str]]:
     """The items, `_metadata` and non-persistent buffers of a mapping or a whole module."""
     if type(value) is Instance and is_module(value):
         return module_state_dict(value)
-    return items(value), _metadata(value), []
-
-
-def _metadata(value: Any) -> Mapping[str, Mapping[str, object]] | None:
-    """The `_metadata` attribute that `state_dict()` gives its OrderedDict."""
-    attributes = value.attributes if type(value) is MappingValue else None
-    raw = attributes.get("_metadata") if attributes else None
-    if not isinstance(raw, dict):
-        return None
-    return {
-        module: {name: _plain(value) for name, value in local.items() if type(name) is str}
-        for module, local in raw.items()
-        if type(module) is str and isinstance(local, dict)
-    }
-
-
-def _plain(value: Any) -> object:
-    return value if value is None or type(value) in (bool, int, float, str, bytes) else object_info(value)
+    return items(value), metadata_of(name, value), []
 
 
 def _container(root: object, found: Found) -> dict[str, str]:

@@ -40,7 +40,9 @@ STORAGE_DTYPES = {
 MAX_BYTES = 4096
 """Longer byte strings are kept as their length only: none that long says anything about a tensor."""
 MAX_LOCATION = 100
+MAX_SIZES = 64
 _SIZE = Global("torch", "Size")
+_ENCODE = Global("builtins", "bytes")
 _TENSOR = Global("torch", "Tensor")
 
 # numpy's type codes: as numpy.dtype is pickled (`f8`) and the torch dtype torch.from_numpy gives.
@@ -84,6 +86,44 @@ def dtype_name(value: object) -> str:
     raise ValueError("not a torch dtype")
 
 
+class UnknowableError(Exception):
+    """What the pickle does to a tensor has an outcome that is not followed here: the message says what."""
+
+
+def sizes(value: Any) -> Any:
+    """Sizes or strides: torch takes a list as well, as it is at this moment."""
+    return tuple(value) if type(value) is list and len(value) <= MAX_SIZES else value
+
+
+# Attributes of a tensor that say what it is. torch can set the first few; the others it refuses.
+_OWN = frozenset(
+    ("data", "real", "imag", "names", "grad", "requires_grad", "__class__", "__dict__", "grad_dtype",
+     "volatile", "output_nr", "name", "_version", "_base", "_cdata", "_grad_fn", "grad_fn", "is_leaf", "retains_grad",
+     "_has_symbolic_sizes_strides", "_python_dispatch", "T", "H", "mT", "mH", "shape", "dtype", "layout", "device",
+     "itemsize", "nbytes", "ndim", "is_cpu", "is_cuda", "is_ipu", "is_maia", "is_meta", "is_mkldnn", "is_mps",
+     "is_mtia", "is_nested", "is_quantized", "is_sparse", "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu", "_grad",
+     "_backward_hooks", "_post_accumulate_grad_hooks")
+)  # fmt: skip
+
+
+def _check_state(state: Any) -> None:
+    """`_set_obj_state` gives a tensor attributes, which here are left out: none may be one that makes it another."""
+    if state is None:
+        return
+    if type(state) is tuple and len(state) != 2:
+        raise ValueError("an invalid state")
+    for part in state if type(state) is tuple else (state,):
+        if not part:
+            continue
+        if not isinstance(part, dict):
+            raise ValueError("a tensor's state that is no dict")
+        for name in part:
+            if type(name) is not str:
+                raise ValueError("an attribute whose name is no text")
+            if name in _OWN:
+                raise UnknowableError(f"a tensor's state sets {name!r}")
+
+
 def _layout_name(value: object) -> str:
     name = value.path if type(value) is Global else value
     if not isinstance(name, str) or not name.startswith("torch."):
@@ -98,7 +138,7 @@ def _tensor(args: Any) -> Any:
         if type(storage) is Instance:  # the storage, too, was made by a call: plain pickle.dump does so
             return Instance(_TENSOR, args)
         raise ValueError("a tensor without a storage")
-    return Tensor(storage, storage.dtype, args[2], args[3], args[1])
+    return Tensor(storage, storage.dtype, sizes(args[2]), sizes(args[3]), args[1])
 
 
 def _tensor_v3(args: Any) -> Any:
@@ -111,6 +151,11 @@ def _tensor_v3(args: Any) -> Any:
 
 def _parameter(args: Any) -> object:
     return _retyped(args[0], "torch.nn.parameter.Parameter")
+
+
+def _parameter_with_state(args: Any) -> object:
+    _check_state(args[3])
+    return _parameter(args)
 
 
 def _retyped(value: object, type_name: str) -> object:
@@ -137,6 +182,7 @@ def _from_type_v2(args: Any) -> object:
     value = build(args[2]) if build is not None else None
     if type(value) is not Tensor or type(new_type) is not Global:
         return Instance(new_type, args)
+    _check_state(args[3])
     return _retyped(value, new_type.path)
 
 
@@ -220,6 +266,8 @@ def _mapping(type_name: str, first: int = 0) -> Callable[[Any], Mapping]:
         mapping = Mapping()
         mapping.type_name = type_name
         mapping.attributes = None
+        if len(args) > first + 1:
+            raise TypeError("a dict of two arguments")
         if len(args) > first:
             source = args[first]
             if isinstance(source, dict):
@@ -251,6 +299,8 @@ def _encode(args: Any) -> object:
         return Blob("bytes", args[0].length)
     if type(args[0]) is not str:
         raise ValueError("encode of no text")
+    if args[1] not in ("latin1", b"latin1"):
+        return Instance(_ENCODE, args)
     return args[0].encode("latin1") if len(args[0]) <= MAX_BYTES else Blob("bytes", len(args[0]))
 
 
@@ -272,7 +322,7 @@ BUILDERS: dict[str, Callable[[Any], object]] = {
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_qtensor": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
     "torch.nn.parameter.Parameter": _parameter,
     "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta,

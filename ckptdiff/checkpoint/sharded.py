@@ -61,6 +61,7 @@ def read(index: str, read_file: ReadFile) -> Checkpoint:
         file_metadata=first.file_metadata,
         nbytes=sum(shard.nbytes for shard in shards.values()),
         unsafe_globals=tuple(dict.fromkeys(name for shard in shards.values() for name in shard.unsafe_globals)),
+        weights_only=next((shard.weights_only for shard in shards.values() if shard.weights_only), ""),
         warnings=(*warnings, *(text for shard in shards.values() for text in shard.warnings)),
         byteorder=first.byteorder,
         identities={file: same for shard in shards.values() for file, same in shard.identities.items()},

@@ -54,16 +54,14 @@ def _read(source: ByteSource, data: bytes | mmap.mmap) -> Unpickled:
         raise CheckpointError(
             f"{source.name} is a legacy torch checkpoint of an unknown version", "Save it again with a current torch."
         )
-    system, position = unpickler.load(data, position)
+    _, position = unpickler.load(data, position)
     value, position = unpickler.load(data, position)
     keys, position = unpickler.load(data, position)
     if type(keys) is not list:
         raise CheckpointError(f"{source.name} is damaged: its list of storages is missing")
     storages.place(keys, position)
-    little = system.get("little_endian", True) if type(system) is dict else True
-    return Unpickled(
-        "torch-legacy", value, unpickler, storages.locate, byteorder="big" if little is False else "little"
-    )
+    # Whatever machine wrote it, and whatever the system info says: storages are little-endian.
+    return Unpickled("torch-legacy", value, unpickler, storages.locate)
 
 
 class _Storages:
@@ -71,8 +69,10 @@ class _Storages:
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self._roots: dict[str, StorageRef] = {}
-        self._views: dict[tuple[str, str], StorageRef] = {}
+        self._refs: dict[str | int, StorageRef] = {}
+        """Storages and views of them by what the pickle calls them, in one, as torch keeps them."""
+        self._roots: dict[object, StorageRef] = {}
+        self._names: dict[str, str | int] = {}
         self._places: dict[str, Storage] = {}
 
     def persistent(self, saved_id: Any) -> object:
@@ -82,31 +82,41 @@ class _Storages:
         if kind in ("module", b"module"):
             return saved_id[1]
         _, cls, key, location, numel, view = saved_id
-        if kind not in ("storage", b"storage") or type(cls) is not Global or type(numel) is not int or numel < 0:
+        if (
+            kind not in ("storage", b"storage")
+            or type(cls) is not Global
+            or type(key) not in (str, int)
+            or type(numel) is not int
+            or numel < 0
+        ):
             raise ValueError("an unknown persistent id")
-        key = key if type(key) is str else str(int(key))
-        ref = self._roots.get(key)
+        if cls.name == "UntypedStorage":
+            # torch/serialization.py, _legacy_load: asks the class for a dtype that it does not have.
+            raise CheckpointError(
+                f"{self._source.name} has a dtype that the legacy format cannot hold: torch.load itself cannot read it",
+                "Save it again in torch.save's default format.",
+            )
+        dtype = STORAGE_DTYPES[cls.name]
+        size = element_size(dtype)
+        ref = self._refs.get(key)
         if ref is None:
-            if cls.name == "UntypedStorage":
-                # torch/serialization.py, _legacy_load: asks the class for a dtype that it does not have.
-                raise CheckpointError(
-                    f"{self._source.name} has a dtype that the legacy format cannot hold: torch.load itself cannot "
-                    "read it",
-                    "Save it again in torch.save's default format.",
-                )
-            dtype = STORAGE_DTYPES[cls.name]
-            ref = self._roots[key] = StorageRef(key, dtype, numel * element_size(dtype), location_name(location))
+            ref = self._refs[key] = StorageRef(str(key), dtype, numel * size, location_name(location))
+            if self._names.setdefault(ref.key, key) != key:
+                raise ValueError("two storages of one name")
+            self._roots[key] = ref
+        elif not ref.nbytes:
+            ref = StorageRef(str(key), dtype, 0, ref.location)  # torch makes an empty one of this dtype
         if view is None:
             return ref
         view_key, offset, view_numel = view
-        if type(view_key) is not str or type(offset) is not int or type(view_numel) is not int or offset < 0:
+        if type(view_key) not in (str, int) or type(offset) is not int or type(view_numel) is not int:
             raise ValueError("an unknown persistent id")
-        found = self._views.get((key, view_key))
+        found = self._refs.get(view_key)
         if found is None:
-            size = element_size(ref.dtype)
-            found = self._views[key, view_key] = StorageRef(
-                key, ref.dtype, view_numel * size, ref.location, offset * size
-            )
+            begin, end = offset * size, (offset + view_numel) * size
+            if not 0 <= begin <= end <= ref.nbytes or ref.shift:
+                raise ValueError("a view beyond its storage")
+            found = self._refs[view_key] = StorageRef(ref.key, dtype, end - begin, ref.location, begin)
         return found
 
     def place(self, keys: list[object], position: int) -> None:
@@ -114,7 +124,7 @@ class _Storages:
         source = self._source
         said = not source.local and self._fill(keys, position)
         for key in keys:
-            ref = self._roots.get(key) if type(key) is str else None
+            ref = self._roots.get(key) if type(key) in (str, int) else None
             if ref is None:
                 raise CheckpointError(f"{source.name} is damaged: it holds a storage that nothing in it names")
             if position + 8 > source.size:
@@ -123,10 +133,10 @@ class _Storages:
             numel = ref.nbytes // size if said else int.from_bytes(source.read(position, 8), "little", signed=True)
             position += 8
             nbytes = numel * size
-            if numel < 0 or nbytes < ref.nbytes:
+            if nbytes != ref.nbytes:
                 raise CheckpointError(
-                    f"{source.name} is damaged: storage {ref.key[:100]!r} has {numel} elements where its tensors "
-                    f"need {ref.nbytes // element_size(ref.dtype)}",
+                    f"{source.name} is damaged: storage {ref.key[:100]!r} has {numel} elements and should have "
+                    f"{ref.nbytes // element_size(ref.dtype)}",
                     "Download or copy the file again.",
                 )
             if position + nbytes > source.size:
@@ -140,7 +150,7 @@ class _Storages:
     def _fill(self, keys: list[object], position: int) -> bool:
         """Whether the storages, in the sizes that the pickle gives, end exactly where the file does. Then the sizes
         in front of them need not be read, which over a network would be a request for each."""
-        refs = [self._roots[key] for key in keys if type(key) is str and key in self._roots]
+        refs = [self._roots[key] for key in keys if type(key) in (str, int) and key in self._roots]
         return position + sum(8 + ref.nbytes for ref in refs) == self._source.size
 
     def locate(self, ref: StorageRef) -> Storage:

@@ -7,6 +7,7 @@ Layout (torch/serialization.py, `_save`): `ROOT/data.pkl` is the pickle, `ROOT/d
 from __future__ import annotations
 
 import mmap
+import re
 from typing import Any
 
 from ckptdiff.checkpoint.describe import make_storage
@@ -20,6 +21,11 @@ from ckptdiff.checkpoint.zip_archive import Record, ZipArchive, is_stored
 from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import Storage
 
+FILE_VERSION = 10
+"""The newest there is (caffe2/serialize/versions.h, kMaxSupportedFileFormatVersion)."""
+MAX_VERSION = 4096
+_SAVE_AGAIN = "Save it again with torch.save."
+
 # Above this a stored pickle is read in place instead of copied.
 _COPY_LIMIT = 64 << 20
 
@@ -30,9 +36,12 @@ def read(source: ByteSource) -> Unpickled:
     root = _root(archive)
     if root is None:
         raise _not_torch(archive)
-    reader = _Reader(archive, root)
+    script = f"{root}constants.pkl" in archive.records
+    reader = _Reader(archive, root, script)
     unpickler = Unpickler(source.name, reader.persistent)
-    record = archive.records[f"{root}data.pkl"]
+    _check_version(archive, root)
+    record = archive.find(f"{root}data.pkl")
+    assert record is not None
     if record.size > _COPY_LIMIT and is_stored(record):
         start = archive.start(record)
         data: bytes | mmap.mmap = source.whole()
@@ -40,13 +49,13 @@ def read(source: ByteSource) -> Unpickled:
     else:
         value, _ = unpickler.load(archive.read(record, MAX_PROGRAM))
     byteorder = "little"
-    order = archive.records.get(f"{root}byteorder")
+    order = archive.find(f"{root}byteorder")
     if order is not None:
         byteorder = str(archive.read(order, 16), "latin-1")
         if byteorder not in ("little", "big"):
             raise CheckpointError(f"{source.name} is damaged: its byte order is neither little nor big")
     form = "torch-zip"
-    if f"{root}constants.pkl" in archive.records:
+    if script:
         from ckptdiff.checkpoint import torchscript
 
         form, value = "torchscript", torchscript.state_dict(archive, root, value)
@@ -54,30 +63,48 @@ def read(source: ByteSource) -> Unpickled:
 
 
 def _root(archive: ZipArchive) -> str | None:
-    """The common folder, with its slash, where there is a pickle in it."""
+    """The folder of the first record, with its slash, where there is a pickle in it. torch looks nowhere else."""
     for name in archive.records:
         root = name[: name.find("/") + 1]
-        return root if f"{root}data.pkl" in archive.records else None
+        return root if root and archive.find(f"{root}data.pkl") is not None else None
     return None
+
+
+def _check_version(archive: ZipArchive, root: str) -> None:
+    """torch reads the number at the beginning of the record's text as C's strtoull does."""
+    record = archive.find(f"{root}.data/version") or archive.find(f"{root}version")
+    for name in (".data/serialization_id", ".format_version", ".storage_alignment"):
+        archive.find(root + name)  # torch looks at them, too, so that they must be readable
+    if record is None:
+        raise CheckpointError(
+            f"{archive.source.name}: torch.load refuses it, since it has no record called 'version'", _SAVE_AGAIN
+        )
+    text = archive.read(record, MAX_VERSION)
+    found = re.match(rb"[ \t\n\v\f\r]*\+?([0-9]+)", text)
+    if found is None or not 1 <= int(found[1][:30]) <= FILE_VERSION:
+        raise CheckpointError(
+            f"{archive.source.name}: torch.load refuses its file format version "
+            f"{str(text, 'utf-8', 'replace').strip()[:20]!r}, since it reads 1 to {FILE_VERSION}",
+            _SAVE_AGAIN,
+        )
 
 
 class _Reader:
     """Persistent ids to storages, storages to bytes of the file."""
 
-    def __init__(self, archive: ZipArchive, root: str) -> None:
+    def __init__(self, archive: ZipArchive, root: str, script: bool) -> None:
         self._archive = archive
         self._prefix = f"{root}data/"
-        self._refs: dict[str, StorageRef] = {}
+        self._script = script
+        self._refs: dict[str | int, StorageRef] = {}
+        self._owners: dict[str, str | int] = {}
 
     def persistent(self, saved_id: Any) -> StorageRef:
-        """("storage", class, key, location, number of elements), as `_load` takes it."""
-        kind, cls, key, location, numel = saved_id
-        if (
-            type(key) is not str
-            or type(numel) is not int
-            or type(cls) is not Global
-            or kind not in ("storage", b"storage")
-        ):
+        """("storage", class, key, location, number of elements), as `_load` takes it; TorchScript up to 1.4 wrote a
+        sixth, and whatever follows the fifth is not looked at."""
+        kind, cls, key, location, numel = saved_id[:5] if self._script else saved_id
+        named = type(key) is str or (type(key) is int and not self._script)
+        if not named or type(numel) is not int or type(cls) is not Global or kind not in ("storage", b"storage"):
             raise ValueError("an unknown persistent id")
         found = self._refs.get(key)
         if found is not None:
@@ -85,21 +112,31 @@ class _Reader:
         if numel < 0:
             raise ValueError("a storage of negative size")
         dtype = STORAGE_DTYPES[cls.name]
-        ref = StorageRef(key, dtype, numel * element_size(dtype), location_name(location))
-        record = self._record(key)
-        # TorchScript writes an empty record for a storage on the meta device.
-        if record.size < ref.nbytes and ref.location != "meta":
-            raise CheckpointError(
-                f"{self._archive.source.name} is truncated or damaged: storage {key[:100]!r} has {record.size} bytes "
-                f"and should have {ref.nbytes}",
-                "Download or copy the file again.",
-            )
+        ref = StorageRef(str(key), dtype, numel * element_size(dtype), location_name(location))
+        self._check(key, ref)
         if numel:
             self._refs[key] = ref
         return ref
 
+    def _check(self, key: str | int, ref: StorageRef) -> None:
+        if self._script and (not ref.nbytes or ref.location == "meta"):
+            return  # TorchScript reads nothing then, and writes an empty record for a storage on the meta device
+        record = self._record(ref.key)
+        if record.size < ref.nbytes or (record.size != ref.nbytes and not self._script):
+            raise CheckpointError(
+                f"{self._archive.source.name} is truncated or damaged: storage {ref.key[:100]!r} has {record.size} "
+                f"bytes and should have {ref.nbytes}",
+                "Download or copy the file again.",
+            )
+        if ref.nbytes and self._owners.setdefault(record.name, key) != key:
+            # To torch each name is another storage, though the bytes are the same.
+            raise CheckpointError(
+                f"{self._archive.source.name} is damaged: it has two names for the storage {ref.key[:100]!r}",
+                "Save it again with torch.save.",
+            )
+
     def _record(self, key: str) -> Record:
-        record = self._archive.records.get(self._prefix + key)
+        record = self._archive.find(self._prefix + key) if "\0" not in key else None
         if record is None:
             raise CheckpointError(
                 f"{self._archive.source.name} is damaged: storage {key[:100]!r} is not in the archive",
@@ -108,8 +145,10 @@ class _Reader:
         return record
 
     def locate(self, ref: StorageRef) -> Storage:
-        record = self._record(ref.key)
         source = self._archive.source
+        if self._script and not ref.nbytes:
+            return make_storage(self._prefix + ref.key, source.name, None, 0)
+        record = self._record(ref.key)
         # The header before the bytes says where they begin: over a network, a request for each storage.
         start = self._archive.start(record) if source.local else None
         return make_storage(record.name, source.name, start if is_stored(record) else None, ref.nbytes)

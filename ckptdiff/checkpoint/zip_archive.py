@@ -1,5 +1,8 @@
 """A zip archive's directory, read from any byte source and trusted in nothing.
 
+It is read as torch's reader (miniz) reads it: the last end record with 22 bytes counts, a zip64 one before its own
+numbers, and names are found whatever the case of their ASCII letters. What miniz would take by chance is refused.
+
 Not the standard library's `zipfile`, for three reasons: that costs 9 ms to import and 4 times as long to list 5,000
 records, it does not tell where a record's bytes begin, and it accepts records that overlap.
 """
@@ -13,21 +16,26 @@ from ckptdiff.errors import CheckpointError
 
 MAX_DIRECTORY = 512 << 20
 
-_END = Struct("<4s4x2H2LH")  # signature, entries here, entries, directory size, directory offset, comment length
-_LOCATOR = Struct("<4s4xQ4x")
-_END64 = Struct("<4s20x2Q2Q")
-_ENTRY = Struct("<4s6xH8x2L3H8xL")  # signature, method, compressed, size, name, extra, comment lengths, header offset
+# signature, this disk, the directory's disk, entries here, entries, directory size, directory offset
+_END = Struct("<4s4H2L2x")
+_LOCATOR = Struct("<4s4xQL")  # signature, offset of the zip64 record, number of disks
+_END64 = Struct("<4sQ4x2L2Q2Q")  # signature, its size, then as in _END
+# signature, flags, method, compressed, size, name, extra, comment lengths, disk, attributes, header offset
+_ENTRY = Struct("<4s4x2H8x2L4H2xLL")
 _LOCAL = Struct("<4s4xH16x2H")  # signature, method, name length, extra length
 _STORED, _DEFLATED = 0, 8
+_ENCRYPTED, _MASKED = 0x61, 0x2000
+_DIRECTORY = 0x10
 
 
 class Record:
-    """One file in the archive. `limit` is where the next record's header begins."""
+    """One file in the archive. `limit` is where the next record's header begins, `odd` why torch cannot read it."""
 
-    __slots__ = ("compressed", "header", "limit", "method", "name", "size")
+    __slots__ = ("compressed", "header", "limit", "method", "name", "odd", "size")
 
-    def __init__(self, name: str, method: int, compressed: int, size: int, header: int) -> None:
+    def __init__(self, name: str, method: int, compressed: int, size: int, header: int, odd: str) -> None:
         self.name = name
+        self.odd = odd
         self.method = method
         self.compressed = compressed
         self.size = size
@@ -38,11 +46,12 @@ class Record:
 class ZipArchive:
     """`records` maps names to records in the order of the archive's directory."""
 
-    __slots__ = ("records", "source")
+    __slots__ = ("_found", "records", "source")
 
     def __init__(self, source: ByteSource) -> None:
         self.source = source
         self.records: dict[str, Record] = {}
+        self._found: dict[bytes, Record | None] = {}
         count, size, offset = self._find_directory()
         if size > MAX_DIRECTORY or count * _ENTRY.size > size:
             raise self._damaged("its zip directory claims an impossible number of records")
@@ -61,49 +70,66 @@ class ZipArchive:
         if at < 0:  # a comment follows: up to 64 KiB of it
             tail_size = min(source.size, _END.size + 0xFFFF)
             tail = source.read(source.size - tail_size, tail_size)
-            at = tail.rfind(b"PK\5\6")
-        if at < 0 or len(tail) - at < _END.size:
+            # The comment may hold the signature, too, but not the whole record.
+            at = tail.rfind(b"PK\5\6", 0, max(len(tail) - _END.size + 4, 0))
+        if at < 0:
             raise truncated(source.name, "its zip directory, which comes last, is missing")
-        _, _, count, size, offset, _ = _END.unpack_from(tail, at)
         end = source.size - tail_size + at
-        if count == 0xFFFF or size == 0xFFFFFFFF or offset == 0xFFFFFFFF:
-            found = self._find_directory64(end)
-            if found is not None:
-                count, size, offset, end = found
+        numbers, end = self._find_directory64(end) or (_END.unpack_from(tail, at)[1:], end)
+        disk, first_disk, here, count, size, offset = numbers
+        if here != count or (disk, first_disk) not in ((0, 0), (1, 1)):
+            raise self._damaged("it is one part of a zip archive of several")
         if offset + size > end:
             raise truncated(source.name, "its zip directory lies outside it")
         return count, size, offset
 
-    def _find_directory64(self, end: int) -> tuple[int, int, int, int] | None:
-        if end < _LOCATOR.size:
+    def _find_directory64(self, end: int) -> tuple[tuple[int, ...], int] | None:
+        """The same from a zip64 record. Where there is one, it counts, whatever the other says."""
+        if end < _LOCATOR.size + _END64.size:
             return None
-        signature, at = _LOCATOR.unpack(self.source.read(end - _LOCATOR.size, _LOCATOR.size))
+        signature, at, disks = _LOCATOR.unpack(self.source.read(end - _LOCATOR.size, _LOCATOR.size))
         if signature != b"PK\6\7":
             return None
-        signature, _, count, size, offset = _END64.unpack(self.source.read(at, _END64.size))
-        if signature != b"PK\6\6":
+        if at > self.source.size - _END64.size:
             raise self._damaged("its zip64 directory is not where it says")
-        return count, size, offset, at
+        signature, length, *numbers = _END64.unpack(self.source.read(at, _END64.size))
+        if signature != b"PK\6\6":
+            return None
+        if disks != 1 or length < _END64.size - 12:
+            raise self._damaged("its zip64 directory makes no sense")
+        return tuple(numbers), at
 
     def _read_directory(self, data: bytes, count: int) -> None:
-        records = self.records
+        records, found = self.records, self._found
         unpack = _ENTRY.unpack_from
         position = 0
         for _ in range(count):
             if position + 46 > len(data):
                 raise self._damaged("its zip directory ends early")
-            signature, method, compressed, size, name_length, extra, comment, header = unpack(data, position)
-            if signature != b"PK\1\2":
+            signature, flags, method, compressed, size, name_length, extra, comment, disk, attributes, header = unpack(
+                data, position
+            )
+            if signature != b"PK\1\2" or flags & _MASKED or disk > 1:
                 raise self._damaged("its zip directory makes no sense")
             position += 46
-            name = str(data[position : position + name_length], "utf-8", "replace")
+            raw = data[position : position + name_length]
+            name = str(raw, "utf-8", "surrogateescape")
             position += name_length
             if compressed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF:
                 compressed, size, header = self._wide(data[position : position + extra], compressed, size, header)
             position += extra + comment
             if name in records:
                 raise self._damaged("two records in it have the same name")
-            records[name] = Record(name, method, compressed, size, header)
+            odd = ""
+            if flags & _ENCRYPTED:
+                odd = "is encrypted"
+            elif attributes & _DIRECTORY or raw.endswith(b"/"):
+                odd = "is marked as a directory"
+            elif method not in (_STORED, _DEFLATED):
+                odd = f"is compressed by zip method {method}"
+            folded = raw.lower()
+            records[name] = record = Record(name, method, compressed, size, header, odd)
+            found[folded] = None if folded in found else record
 
     def _wide(self, extra: bytes, compressed: int, size: int, header: int) -> tuple[int, int, int]:
         """The zip64 extra field: 8 bytes for each of the values that do not fit, in this order."""
@@ -136,6 +162,23 @@ class ZipArchive:
                 raise self._damaged("a record in it has two sizes")
             record.limit = limit
             limit = record.header
+
+    def find(self, name: str) -> Record | None:
+        """The record that torch would find by this name: the case of ASCII letters makes no difference."""
+        try:
+            folded = name.encode().lower()
+        except UnicodeEncodeError:  # a lone surrogate
+            return None
+        record = self._found.get(folded)
+        if record is None:
+            if folded in self._found:
+                raise self._damaged("two records in it have names that differ in nothing but case")
+        elif record.odd:
+            raise CheckpointError(
+                f"{self.source.name}: torch.load refuses it, since a record in it {record.odd}",
+                "Unpack it and save it again with torch.save.",
+            )
+        return record
 
     def start(self, record: Record) -> int:
         """Where the record's bytes, compressed or not, begin in the file."""

@@ -43,6 +43,7 @@ def findings(comparison: Comparison) -> tuple[Finding, ...]:
         *_values(comparison),
         *_told(comparison, modules),
         *(_finding("unsafe-global", name, module="") for name in comparison.checkpoint.unsafe_globals),
+        *_refused(comparison.checkpoint.weights_only),
         *_explained(comparison, modules),
     ]
     if comparison.missing_keys or comparison.unexpected_keys:
@@ -62,6 +63,11 @@ def _finding(
 ) -> Finding:
     owner = key.rpartition(".")[0] if module is None else module
     return Finding(rule, level or RULES[rule].level, key, owner, facts or {})
+
+
+def _refused(reason: str) -> Iterator[Finding]:
+    if reason:
+        yield _finding("weights-only", "", {"text": reason}, module="")
 
 
 def _errors(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:

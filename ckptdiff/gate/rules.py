@@ -177,6 +177,16 @@ _TABLE = (
         _SERIALIZATION,
     ),
     Rule(
+        "weights-only",
+        "warning",
+        "torch.load refuses the file unless weights_only=False.",
+        "torch.load(weights_only=True) says: {text}",
+        "Since 2.6 torch.load reads with an unpickler that knows only what torch.save writes today. Files of Python 2, "
+        "of other pickle protocols or with objects inside need weights_only=False, which runs what the file says: only "
+        "for files you trust. Or write the file anew with ckptdiff rewrite, which runs nothing.",
+        _SERIALIZATION,
+    ),
+    Rule(
         "dtype-change",
         "note",
         "The dtypes differ, and every value survives the cast.",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.plain import opaque
 from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch, Raised
 from ckptdiff.matching.scope import EXTRA_STATE_KEY, LiteralScope, Scope
 from ckptdiff.matching.signals import CodeFailed, TakeLiterally
@@ -176,6 +177,8 @@ class _Walk:
     ) -> tuple[str, ModuleNode, AnyScope, Iterator[tuple[str, ModuleNode]]]:
         """Visit one module. Returns it and its keys as they are afterwards, and its children still to be visited."""
         metadata = self._local_metadata(prefix)
+        if node.custom or node.loader != "plain":
+            self.uncertain.extend(opaque(prefix, metadata))
         if self.runner is None or node.live is None:
             if node.custom:
                 self._doubt_custom(prefix, node)

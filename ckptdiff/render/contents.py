@@ -164,6 +164,10 @@ def _sections(checkpoint: Checkpoint, limit: int | None) -> list[tuple[str, tupl
             "globals beyond the ordinary: torch.load(weights_only=True) refuses them, ckptdiff runs nothing",
             [plain(name) for name in checkpoint.unsafe_globals],
         ),
+        (
+            "torch.load(weights_only=True) refuses the file",
+            [plain(checkpoint.weights_only)] if checkpoint.weights_only else [],
+        ),
         ("tensors sharing memory", _shared(tensors)),
         ("views smaller than the memory the file holds for them", _views(tensors)),
         ("values that are no tensors", [f"{plain(key)}  {_object(value)}" for key, value in objects]),

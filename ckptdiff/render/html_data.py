@@ -32,7 +32,7 @@ STATUSES = (
 """Id, label and mark of every status a key can have."""
 _STATUS = {name: place for place, (name, _, _) in enumerate(STATUSES)}
 _LONGEST = 2000
-_ABOUT_THE_WHOLE = ("prefix", "unsafe-global", "uncertain", "load-error")
+_ABOUT_THE_WHOLE = ("prefix", "unsafe-global", "weights-only", "uncertain", "load-error")
 
 
 @dataclass(slots=True)

@@ -101,6 +101,7 @@ def checkpoint(checkpoint: Checkpoint, view: View) -> str:
             if checkpoint.metadata is None
             else {module: entry.get("version") for module, entry in checkpoint.metadata.items()},
             "unsafe_globals": list(checkpoint.unsafe_globals),
+            "weights_only": checkpoint.weights_only,
             "warnings": list(checkpoint.warnings),
         }
     )

@@ -176,7 +176,7 @@ def _section(rule: str, level: Level, groups: list[list[Finding]], limit: int | 
             position.setdefault(finding.key, len(position))
     for group in groups:
         words = message(group[0])
-        if group[0].key or rule not in ("load-error", "uncertain"):
+        if group[0].key or rule not in ("load-error", "uncertain", "weights-only"):
             folds = fold(finding.key for finding in group)
             placed += [(position[item.first], Row(plain(item.pattern), item.count, words)) for item in folds]
         else:

@@ -7,6 +7,7 @@ torch/serialization.py (`_save`, `persistent_id`).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from struct import pack
 
@@ -87,7 +88,7 @@ class Emitter:
             data += b"e" if isinstance(value, list) else b"t"
         else:
             assert isinstance(value, Mapping)
-            if type(value) is MappingValue:
+            if isinstance(value, (MappingValue, OrderedDict)):
                 self.ordered_dict()
             else:
                 data += b"}"

@@ -16,6 +16,7 @@ from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.keys import glob, has_prefix, moved_metadata
 from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.adapt import Adaptation, steps_for
+from ckptdiff.writing.pickling import is_plain
 from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written_dtype
 from ckptdiff.writing.steps import JOINS, Operation, joined, steps_of
 
@@ -28,7 +29,6 @@ DTYPE_CHOICES = (
     "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
 )  # fmt: skip
 _ROUNDS = 10
-_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def plan_rewrite(
@@ -77,7 +77,7 @@ def plan_rewrite(
     metadata = checkpoint.metadata
     if metadata is not None:
         metadata = {
-            module: {field: value for field, value in entry.items() if isinstance(value, _PLAIN)}
+            module: {field: value for field, value in entry.items() if is_plain(value)}
             for module, entry in moved_metadata(metadata, names).items()
         }
     plan = FilterPlan(

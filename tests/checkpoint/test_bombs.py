@@ -231,6 +231,7 @@ def bad_tensor(size: bytes, stride: bytes, offset: bytes = b"K\0", numel: bytes 
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a/data.pkl", pickled)
         archive.writestr("a/data/0", b"\0" * 8)
+        archive.writestr("a/version", "3")
     return stream.getvalue()
 
 
@@ -245,7 +246,7 @@ SHAPES = {
     "huge stride": (b"K\x02\x85", BIG + b"\x85", b"K\0", b"K\x02"),
     "missing stride": (b"K\x02\x85", b")", b"K\0", b"K\x02"),
     "text as size": (b"X\x01\0\0\0a\x85", b"K\x01\x85", b"K\0", b"K\x02"),
-    "list as size": (b"]", b"]", b"K\0", b"K\x02"),
+    "list of text as size": (b"]" + text("a") + b"a", b"K\x01\x85", b"K\0", b"K\x02"),
     "true as size": (b"\x88\x85", b"K\x01\x85", b"K\0", b"K\x02"),
     "storage larger than its record": (b"K\x02\x85", b"K\x01\x85", b"K\0", b"K\x03"),
     "storage of negative size": (b"K\x02\x85", b"K\x01\x85", b"K\0", b"J\xff\xff\xff\xff"),
