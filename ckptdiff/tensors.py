@@ -79,6 +79,20 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantizer:
+    """How the integers of a quantized tensor stand for numbers.
+
+    `scheme` is torch's name without the prefix. `scale` and `zero_point` hold for a whole tensor; where there is one of
+    each for every index along `axis`, they are the tensor's `parts`.
+    """
+
+    scheme: str
+    scale: float = 1.0
+    zero_point: int = 0
+    axis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """A tensor without its values.
 
@@ -87,6 +101,8 @@ class TensorInfo:
     `type_name` is the Python class of the value as a dotted name (`torch.Tensor`, `torch.nn.parameter.Parameter`, …).
     `device` is where the file says that its memory was (`cpu`, `cuda:0`, `meta`, …); on `meta` there is no memory, so
     the file has no bytes of it.
+    `parts` are the dense tensors that a sparse one is made of, values last, or the scales and zero points of a
+    quantized one; `quantizer` is None for all others.
     """
 
     dtype: str
@@ -97,6 +113,8 @@ class TensorInfo:
     layout: str = "strided"
     type_name: str = "torch.Tensor"
     device: str = field(default="cpu", compare=False)
+    parts: tuple[TensorInfo, ...] = field(default=(), compare=False)
+    quantizer: Quantizer | None = field(default=None, compare=False)
 
     @property
     def is_meta(self) -> bool:
@@ -120,11 +138,14 @@ class ObjectInfo:
     `type_name` is the dotted name of its class (`int`, `numpy.ndarray`, `pkg.mod.Cls`);
     `summary` a short, printable account of its content (`42`, `dict of 7`), possibly empty.
     `value` is the value itself where that is plain data (None, bool, int, float, str, bytes).
+    `content` is what a dtype, or a small tuple, list or dict of plain data, dtypes and tensors holds: itself, with a
+    DType or TensorInfo in the place of each dtype and tensor; None for anything else.
     """
 
     type_name: str
     summary: str = ""
     value: object = None
+    content: object = field(default=None, compare=False)
 
 
 Entry = TensorInfo | ObjectInfo

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ckptdiff.checkpoint.rebuild import STORAGE_DTYPES, numpy_dtype
 from ckptdiff.checkpoint.values import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.errors import CheckpointError
-from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Storage, TensorInfo
+from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Quantizer, Storage, TensorInfo
 
 MAX_DIMENSIONS = 1000
 MAX_SUMMARY = 200
+MAX_CONTENT = 1000
+"""Values in the content of one entry."""
+MAX_DEPTH = 10
 
 Locate = Callable[[StorageRef], Storage]
 """Finds a storage's bytes in the file and checks that they are all there; a format's own."""
@@ -20,9 +24,18 @@ Locate = Callable[[StorageRef], Storage]
 # The same as calling the frozen dataclasses, which set their fields one `object.__setattr__` at a time: that alone was
 # a fifth of the time to read a file of many tensors, and this takes a third of it.
 _new = object.__new__
-_set_dtype, _set_shape, _set_stride, _set_offset, _set_storage, _set_layout, _set_type_name, _set_device = (
-    getattr(TensorInfo, name).__set__ for name in TensorInfo.__slots__
-)
+(
+    _set_dtype,
+    _set_shape,
+    _set_stride,
+    _set_offset,
+    _set_storage,
+    _set_layout,
+    _set_type_name,
+    _set_device,
+    _set_parts,
+    _set_quantizer,
+) = (getattr(TensorInfo, name).__set__ for name in TensorInfo.__slots__)
 _set_id, _set_file, _set_start, _set_nbytes = (getattr(Storage, name).__set__ for name in Storage.__slots__)
 
 
@@ -35,6 +48,8 @@ def make_tensor_info(
     layout: str,
     type_name: str,
     device: str = "cpu",
+    parts: tuple[TensorInfo, ...] = (),
+    quantizer: Quantizer | None = None,
 ) -> TensorInfo:
     """TensorInfo(…), faster."""
     info = _new(TensorInfo)
@@ -46,6 +61,8 @@ def make_tensor_info(
     _set_layout(info, layout)
     _set_type_name(info, type_name)
     _set_device(info, device)
+    _set_parts(info, parts)
+    _set_quantizer(info, quantizer)
     return info
 
 
@@ -72,7 +89,35 @@ def entry(name: str, key: object, value: object, locate: Locate) -> Entry:
             raise CheckpointError(
                 f"{name} is truncated or damaged: the tensor {shown(key)} {error}", "Download or copy the file again."
             ) from None
-    return object_info(value)
+    found = object_info(value)
+    if type(value) in (tuple, list, dict) or found.type_name == "torch.dtype":
+        content = _content(value, lambda part: entry(name, key, part, locate), [MAX_CONTENT], 0)
+        return found if content is None else replace(found, content=content)
+    return found
+
+
+def _content(value: Any, tensor: Callable[[object], Entry], left: list[int], depth: int) -> Any:
+    """What a value holds, with plain values for what it is made of; None where there is more, or anything else."""
+    left[0] -= 1
+    if left[0] < 0 or depth > MAX_DEPTH:
+        return None
+    if type(value) is Tensor:
+        return tensor(value)
+    if type(value) is Global:
+        return DTYPES.get(value.name) if value.module == "torch" else None
+    if type(value) in (bool, int, float, str, bytes):
+        return value
+    if type(value) not in (tuple, list, dict):
+        return None
+    keys = value if type(value) is dict else ()
+    if any(type(key) not in (bool, int, float, str, type(None)) for key in keys):
+        return None
+    items: list[Any] = []
+    for item in value.values() if keys else value:
+        items.append(None if item is None else _content(item, tensor, left, depth + 1))
+        if items[-1] is None and item is not None:
+            return None
+    return dict(zip(keys, items, strict=True)) if type(value) is dict else type(value)(items)
 
 
 def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
@@ -81,6 +126,8 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
     if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS:
         raise BadTensorError("has no sensible shape")
     numel = 1
+    if tensor.layout == "nested":
+        return make_tensor_info(dtype, shape, None, 0, None, "nested", tensor.type_name, tensor.device)
     for size in shape:
         if type(size) is not int or not 0 <= size < 1 << 63:
             raise BadTensorError("has no sensible shape")
@@ -103,12 +150,18 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             stride = None
     if type(offset) is not int or offset < 0:
         raise BadTensorError("has no sensible storage offset")
+    parts = tuple(tensor_info(part, locate) for part in tensor.parts) if tensor.parts else ()
+    if tensor.quantizer is not None and tensor.quantizer.scheme != "per_tensor_affine":
+        axis = tensor.quantizer.axis
+        if not 0 <= axis < len(shape):
+            raise BadTensorError("has scales for a dimension that it lacks")
+        if any(part.shape != (shape[axis],) for part in parts):
+            raise BadTensorError("has other scales than its shape asks for")
     if ref is None or ref.location == "meta":
-        for part in tensor.parts:
-            if type(part) is Tensor:
-                tensor_info(part, locate)
         device = tensor.device if ref is None else ref.location
-        return make_tensor_info(dtype, shape, stride, offset, None, tensor.layout, tensor.type_name, device)
+        return make_tensor_info(
+            dtype, shape, stride, offset, None, tensor.layout, tensor.type_name, device, parts, tensor.quantizer
+        )
     storage = ref.info
     if storage is None:
         storage = ref.info = locate(ref)
@@ -122,7 +175,9 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             last = offset + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if last * bits > storage.nbytes * 8:
             raise BadTensorError(f"needs {(last * bits + 7) // 8} bytes of a storage of {storage.nbytes}")
-    return make_tensor_info(dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name, ref.location)
+    return make_tensor_info(
+        dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name, ref.location, parts, tensor.quantizer
+    )
 
 
 def shown(key: object) -> str:
@@ -175,7 +230,6 @@ def summary(value: object) -> str:
 
 # What the call of a function, rather than a class, gives.
 _RESULTS = {
-    "torch._utils._rebuild_nested_tensor": "torch.Tensor",
     "torch.nested._internal.nested_tensor._rebuild_njt": "torch.nested._internal.nested_tensor.NestedTensor",
     "numpy.core.multiarray._reconstruct": "numpy.ndarray",
     "numpy._core.multiarray._reconstruct": "numpy.ndarray",

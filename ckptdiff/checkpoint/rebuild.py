@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdiff.checkpoint.values import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
-from ckptdiff.tensors import DTYPES
+from ckptdiff.tensors import DTYPES, Quantizer
 
 # torch/storage.py, _dtype_to_storage_type_map; UntypedStorage counts in bytes (torch/serialization.py, _load).
 STORAGE_DTYPES = {
@@ -172,6 +172,7 @@ def _retyped(value: object, type_name: str) -> object:
         type_name,
         value.parts,
         value.device,
+        value.quantizer,
     )
 
 
@@ -179,6 +180,8 @@ def _from_type_v2(args: Any) -> object:
     """`_rebuild_from_type_v2(func, new_type, args, state)`: a subclass of Tensor, or one with attributes."""
     function, new_type = args[0], args[1]
     build = function.build if type(function) is Global else None
+    if type(function) is Global and function.path == "torch.nested._internal.nested_tensor._rebuild_njt":
+        build = _jagged
     value = build(args[2]) if build is not None else None
     if type(value) is not Tensor or type(new_type) is not Global:
         return Instance(new_type, args)
@@ -192,9 +195,53 @@ def _sparse(args: Any) -> Tensor:
     layout = _layout_name(args[0])
     data = args[1]
     parts, size = (data[:2], data[2]) if layout == "sparse_coo" else (data[:3], data[3])
-    if any(type(part) is not Tensor for part in parts):
-        raise ValueError("a sparse tensor of no tensors")
+    if not all(map(_is_dense, parts)):
+        raise ValueError("a sparse tensor of no dense tensors")
     return Tensor(None, parts[-1].dtype, size, layout=layout, parts=tuple(parts), device=_device(parts[-1]))
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether a value is a tensor that is made of no others."""
+    return type(value) is Tensor and value.layout == "strided" and not value.parts
+
+
+def _quantized(args: Any) -> Any:
+    """`_rebuild_qtensor(storage, offset, size, stride, quantizer, requires_grad, hooks)`; the quantizer is (scheme,
+    scale, zero point) or (scheme, scales, zero points, axis), in old files with lists for tensors."""
+    tensor = _tensor(args)
+    if type(tensor) is Tensor:
+        scheme, scale, zero_point, *axis = args[4]
+        name = scheme.name if type(scheme) is Global and scheme.module == "torch" else ""
+        if name == "per_tensor_affine" and type(scale) is float and type(zero_point) is int:
+            tensor.quantizer = Quantizer(name, scale, zero_point)
+        elif name in _PER_CHANNEL and axis and type(axis[0]) is int:
+            tensor.quantizer = Quantizer(name, axis=axis[0])
+            tensor.parts = (scale, zero_point) if _is_dense(scale) and _is_dense(zero_point) else ()
+        else:
+            raise ValueError("an unknown quantizer")
+    return tensor
+
+
+_PER_CHANNEL = ("per_channel_affine", "per_channel_affine_float_qparams")
+
+
+def _nested(args: Any) -> Tensor:
+    """`_rebuild_nested_tensor(buffer, sizes, strides, offsets)`, with a row of sizes for each component. It has no
+    shape but a number of dimensions."""
+    buffer, sizes = args[0], args[1]
+    if not (_is_dense(buffer) and _is_dense(sizes) and type(sizes.shape) is tuple and len(sizes.shape) == 2):
+        raise ValueError("a nested tensor of no tensors")
+    if type(sizes.shape[1]) is not int or not 0 <= sizes.shape[1] < 64:
+        raise ValueError("a nested tensor of no sensible sizes")
+    return Tensor(None, buffer.dtype, (-1,) * (1 + sizes.shape[1]), layout="nested", device=_device(buffer))
+
+
+def _jagged(args: Any) -> Tensor:
+    """`_rebuild_njt({"values": …, "offsets": …})`: the components one after the other in one tensor."""
+    values = args[0]["values"]
+    if not _is_dense(values) or type(values.shape) is not tuple:
+        raise ValueError("a nested tensor of no tensors")
+    return Tensor(None, values.dtype, (-1,) * (1 + len(values.shape)), layout="nested", device=_device(values))
 
 
 def _device(tensor: Any) -> str:
@@ -320,11 +367,12 @@ BUILDERS: dict[str, Callable[[Any], object]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_qtensor": _tensor,
+    "torch._utils._rebuild_qtensor": _quantized,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
     "torch.nn.parameter.Parameter": _parameter,
     "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_nested_tensor": _nested,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta,
     "torch._utils._rebuild_wrapper_subclass": _wrapper_subclass,
     "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,

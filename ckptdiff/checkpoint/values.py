@@ -99,7 +99,10 @@ class StorageRef:
 class Tensor:
     """A tensor as its reconstruction call describes it; not yet checked against anything."""
 
-    __slots__ = ("device", "dtype", "layout", "offset", "parts", "shape", "storage", "stride", "type_name")
+    __slots__ = (
+        "device", "dtype", "layout", "offset", "parts", "quantizer", "shape", "storage", "stride",
+        "type_name",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -110,8 +113,9 @@ class Tensor:
         offset: Any = 0,
         layout: str = "strided",
         type_name: str = "torch.Tensor",
-        parts: tuple[object, ...] = (),
+        parts: tuple[Tensor, ...] = (),
         device: str = "cpu",
+        quantizer: Any = None,
     ) -> None:
         self.storage = storage
         self.dtype = dtype
@@ -121,6 +125,8 @@ class Tensor:
         self.layout = layout
         self.type_name = type_name
         self.parts = parts
-        """The dense tensors a sparse or nested one is made of."""
+        """The dense tensors a sparse one is made of, or the scales and zero points of a quantized one."""
         self.device = device
         """Where a tensor without a storage was; a storage says it itself."""
+        self.quantizer = quantizer
+        """The `ckptdiff.tensors.Quantizer` of a quantized one."""

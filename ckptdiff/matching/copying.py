@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from ckptdiff.matching.comparison import Raised
 from ckptdiff.matching.quiet import no_meta_warning
 from ckptdiff.matching.shadow import is_plain, twin
-from ckptdiff.matching.values import copied
+from ckptdiff.matching.values import copied, empty_quantized
 from ckptdiff.model.extract import BASE_LOADER, class_name, registered
 from ckptdiff.model.tree import Slot
 from ckptdiff.tensors import DTYPES, TensorInfo
@@ -38,13 +39,14 @@ def target_of(module: nn.Module, name: str, slot: Slot) -> torch.Tensor | None:
 
 
 def try_loading(
-    prefix: str, name: str, entry: TensorInfo, slot: Slot, source: Any, target: Any, *, assign: bool
+    prefix: str, name: str, entry: TensorInfo, slot: Slot, source: Any, target: Any, *, assign: bool, on_meta: bool
 ) -> list[str]:
     """The errors torch reports on loading one tensor into one parameter or buffer, in its own words.
 
     `source` and `target` are the values themselves where there are any, and are not touched. Otherwise, tensors of the
-    same kind and of the same or a smaller size stand in. Raises Raised where torch raises out of the loader, Unknown
-    where nothing can stand in.
+    same kind and of the same or a smaller size stand in. `on_meta` says whether the model's tensor is on the meta
+    device in truth, and not only because it was built there: nearly everything can be copied into one that is. Raises
+    Raised where torch raises out of the loader, Unknown where nothing can stand in.
     """
     absent = source is None or (isinstance(source, torch.Tensor) and source.is_meta and is_plain(source))
     valueless = absent or (assign and is_plain(source))
@@ -56,13 +58,14 @@ def try_loading(
     else:
         original = target
         if plain:
-            target = _stand_in(slot.tensor, small, "meta" if target is not None and target.is_meta else "cpu")
+            target = _stand_in(slot.tensor, small, "meta" if on_meta else "cpu")
             if slot.kind == "parameter":
                 target = nn.Parameter(target, requires_grad=slot.requires_grad)
         else:
             target = _copied_target(target)
         if small or source is None:
-            source = _stand_in(entry, small, "meta" if source is not None and source.is_meta else "cpu")
+            valueless = entry.is_meta if source is None else source.is_meta
+            source = _stand_in(entry, small, "meta" if valueless else "cpu")
         else:
             source = copied(source, real=True)
         if swaps_tensors() and original is not None:
@@ -144,15 +147,46 @@ def _stand_in(info: TensorInfo, small: bool, device: str) -> torch.Tensor:
         raise Unknown(f"the installed torch has no dtype {info.dtype}.")
     if info.type_name not in _PLAIN_NAMES:
         raise Unknown(f"how a {info.type_name} is copied only its own class knows.")
+    stride = info.stride and _stride(info, shape)
     if DTYPES[info.dtype].kind == "quantized":
-        return torch._empty_affine_quantized(shape, scale=1.0, zero_point=0, dtype=dtype, device="cpu")
+        made = empty_quantized(replace(info, shape=shape), info.quantizer, [], device)
+        if stride is None:
+            return made
+        count = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        memory = torch.empty(count * made.itemsize, dtype=torch.uint8, device=device).untyped_storage()
+        return made.set_(memory, 0, shape, stride)
+    if info.layout == "nested":
+        return torch.nested.nested_tensor([torch.empty((1,) * (len(shape) - 1), dtype=dtype, device=device)])
     if info.layout == "sparse_coo":
-        indices = torch.empty((len(shape), 0), dtype=torch.int64, device=device)
-        empty = torch.empty((0,), dtype=dtype, device=device)
+        split = info.parts[0].shape[0] if info.parts and info.parts[0].shape else len(shape)
+        indices = torch.empty((split, 0), dtype=torch.int64, device=device)
+        empty = torch.empty((0, *shape[split:]), dtype=dtype, device=device)
         return torch.sparse_coo_tensor(indices, empty, shape, device=device)
     if info.layout != "strided":
         raise Unknown(f"how a tensor of layout {info.layout} is copied is not known.")
-    if info.stride is not None and 0 in info.stride:
-        single = [1 if step == 0 else size for size, step in zip(shape, info.stride, strict=True)]
+    if stride is None:
+        return torch.empty(shape, dtype=dtype, device=device)
+    if 0 in stride:
+        single = [1 if step == 0 else size for size, step in zip(shape, stride, strict=True)]
         return torch.empty(single, dtype=dtype, device=device).expand(shape)
-    return torch.empty(shape, dtype=dtype, device=device)
+    return torch.empty_strided(shape, stride, dtype=dtype, device=device)
+
+
+def _stride(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides for a smaller shape that are in the same order as those of a tensor, with gaps where it has any."""
+    strides = info.stride
+    assert strides is not None
+    if shape == info.shape:
+        return strides
+    order = sorted(range(len(shape)), key=lambda i: (strides[i], info.shape[i]))
+    made = [0] * len(shape)
+    step = true_step = 1
+    for dimension in order:
+        if strides[dimension] == 0:
+            continue
+        if info.shape[dimension] > 1 and strides[dimension] != true_step:
+            step *= 2
+        made[dimension] = step
+        step *= shape[dimension]
+        true_step = strides[dimension] * info.shape[dimension]
+    return tuple(made)

@@ -216,7 +216,8 @@ class Runner:
             value = given.get(prefix + name)
             if not is_tensor_like(value):  # type: ignore[no-untyped-call]
                 continue
-            if not (slot.ordinary and isinstance(value, torch.Tensor) and is_plain(value)):
+            usual = slot.ordinary and isinstance(value, torch.Tensor) and is_plain(value)
+            if not usual or (self.real and value.is_meta):  # type: ignore[union-attr]
                 raise ModelValuesNeeded(prefix, node.qualified_name) if self.real else CodeFailed
 
     def _mind_shared(self, changed: nn.Module) -> None:

@@ -55,8 +55,14 @@ def unusual_keys(checkpoint: Checkpoint) -> frozenset[Any]:
 
 
 def meta_keys(checkpoint: Checkpoint) -> frozenset[Any]:
-    """The keys of a state dict in memory whose tensors have no values, so that they load into none that has."""
-    return frozenset(key for key, value in (checkpoint.live or {}).items() if getattr(value, "is_meta", False))
+    """The keys whose tensors have no values, so that they load into none that has."""
+    if checkpoint.live is None:
+        return frozenset(key for key, entry in checkpoint.entries.items() if _is_meta(entry))
+    return frozenset(key for key, value in checkpoint.live.items() if getattr(value, "is_meta", False))
+
+
+def _is_meta(entry: Entry) -> bool:
+    return isinstance(entry, TensorInfo) and entry.is_meta
 
 
 def _is_unusual(value: Any) -> bool:

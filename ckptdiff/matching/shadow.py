@@ -273,6 +273,8 @@ def _with_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _cloned(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_quantized:
+        return copy.deepcopy(tensor)  # one scheme cannot be cloned
     if tensor.layout is not torch.strided or tensor.is_nested or 0 not in tensor.stride():
         return tensor.clone()
     # Elements that are one place in memory stay so, since torch refuses to copy into them.

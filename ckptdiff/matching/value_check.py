@@ -34,8 +34,13 @@ CHUNK = 1 << 20
 
 _ABSENT = "torch {version} has no dtype {dtype}"
 _SPREAD = "they are not in one place of the file"
+# The others are several in a byte, mere bits, or mean nothing without a scale: torch refuses to work with them, and
+# ends the process over a quantized tensor that was made of bytes alone.
+_NUMBERS = {dtype.name for dtype in DTYPES.values() if dtype.kind == "complex" or dtype.code not in (None, "F4")}
 _MADE = "code of the model or a tensor operation makes them"
 _UNUSUAL = "it is no ordinary tensor"
+_ENCODED = "what {dtype} stands for is not in its bytes alone"
+_NO_VALUES = "it is on the meta device and has none"
 
 
 def ensure_readable(checkpoint: Checkpoint) -> None:
@@ -133,6 +138,8 @@ def _loss(source: torch.dtype, target: torch.dtype) -> Callable[[torch.Tensor], 
         return lambda piece: (piece != 0) & (piece != 1)
     continuous = target.is_floating_point or target.is_complex
     if source.is_complex and not target.is_complex:
+        if continuous and torch.finfo(target).max >= torch.finfo(source).max:
+            return lambda piece: piece.imag != 0
         real = _between_floats(target) if continuous else _into_int(target)
         return lambda piece: (piece.imag != 0) | real(piece.real)
     if source.is_floating_point or source.is_complex:
@@ -274,6 +281,8 @@ class _Values:
             if not isinstance(value, torch.Tensor) or not is_plain(value) or value.is_meta:
                 raise _UnreadError(_UNUSUAL)
             return _flat(value.detach())
+        if info.is_meta:
+            raise _UnreadError(_NO_VALUES)
         if info.storage is None or info.layout != "strided":
             raise _UnreadError(_MADE if info.layout == "strided" else _SPREAD)
         dtype = _dtype(info.dtype)
@@ -346,6 +355,8 @@ def _tensor(data: bytes, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _dtype(name: str) -> torch.dtype:
+    if name not in _NUMBERS:
+        raise _UnreadError(_ENCODED.format(dtype=name))
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise _UnreadError(_ABSENT.format(version=torch.__version__, dtype=name))

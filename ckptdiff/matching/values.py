@@ -13,7 +13,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.source import ensure_same, is_url
 from ckptdiff.errors import CheckpointError
 from ckptdiff.matching.shadow import twin
-from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo, contiguous_stride
+from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, TensorInfo, contiguous_stride
 
 
 class Values:
@@ -31,7 +31,8 @@ class Values:
 
     def has(self, entry: ObjectInfo) -> bool:
         """Whether an entry that is no tensor has a value that is known: the caller's own, or plain data."""
-        return self._checkpoint.live is not None or entry.value is not None or entry.type_name == "NoneType"
+        known = entry.value is not None or entry.content is not None or entry.type_name == "NoneType"
+        return known or self._checkpoint.live is not None
 
     def of(self, key: Any, entry: Entry) -> Any:
         """The value of a key: never the caller's own object, and never one that a file's class would have made."""
@@ -44,23 +45,63 @@ class Values:
         return made
 
     def _from_file(self, key: Any, entry: Entry) -> Any:
-        if isinstance(entry, ObjectInfo):
-            if self.has(entry):
-                return entry.value
+        if isinstance(entry, TensorInfo):
+            return self._tensor(key, entry)
+        if not self.has(entry):
             self.unknown[key] = f"it holds a {entry.type_name}, which is never rebuilt"
             return _opaque(entry.type_name)
-        dtype = getattr(torch, entry.dtype, None)
+        return entry.value if entry.content is None else self._content(key, entry.content)
+
+    def _content(self, key: Any, content: Any) -> Any:
+        if isinstance(content, TensorInfo):
+            return self._tensor(key, content)
+        if isinstance(content, DType):
+            return self._dtype(content.name)
+        if isinstance(content, dict):
+            return {name: self._content(key, item) for name, item in content.items()}
+        if isinstance(content, (tuple, list)):
+            return type(content)(self._content(key, item) for item in content)
+        return content
+
+    def _tensor(self, key: Any, entry: TensorInfo) -> torch.Tensor:
+        dtype = self._dtype(entry.dtype)
+        usual = entry.layout == "strided" and DTYPES[entry.dtype].kind != "quantized"
+        value = None
+        if not usual:
+            # What code does with these on the meta device, or without their values, says nothing.
+            value = self.whole(entry)
+        elif self._real and entry.storage is not None:
+            value = self._real_tensor(entry, dtype)
+        if value is None:
+            if not (usual and (entry.is_meta or not self._real)):
+                self.unknown[key] = f"its values ({entry.layout}, {entry.dtype}) are not rebuilt from the file"
+            value = _empty(key, entry, dtype)
+        return nn.Parameter(value, requires_grad=False) if entry.type_name.endswith(".Parameter") else value
+
+    def whole(self, entry: TensorInfo) -> torch.Tensor | None:
+        """A sparse or quantized tensor as it is in the file; None where its bytes are not at hand or make none."""
+        infos = list(entry.parts)
+        if entry.quantizer is not None and entry.storage is not None:
+            # Some put several values into a byte, and pad each row: torch takes the storage as it is.
+            infos.append(TensorInfo("uint8", (entry.storage.nbytes,), storage=entry.storage))
+        if not infos or any(info.storage is None or is_url(info.storage.file) for info in infos):
+            return None
+        if self._checkpoint.byteorder == "big" and entry.quantizer is not None and DTYPES[entry.dtype].bits > 8:
+            return None
+        parts = [self._real_tensor(info, self._dtype(info.dtype)) for info in infos]
+        try:
+            return _sparse(entry, parts) if entry.quantizer is None else _quantized(entry, entry.quantizer, parts)
+        except RuntimeError:  # they contradict each other
+            return None
+
+    def _dtype(self, name: str) -> torch.dtype:
+        dtype: torch.dtype | None = getattr(torch, name, None)
         if dtype is None:
             raise CheckpointError(
-                f"{self._checkpoint.path} has a tensor of dtype {entry.dtype}, which torch {torch.__version__} lacks",
+                f"{self._checkpoint.path} has a tensor of dtype {name}, which torch {torch.__version__} lacks",
                 "Use a newer torch.",
             )
-        plain = entry.layout == "strided" and DTYPES[entry.dtype].kind != "quantized"
-        if not plain or (self._real and entry.storage is None):
-            self.unknown[key] = f"its values ({entry.layout}, {entry.dtype}) are not rebuilt from the file"
-        real = self._real and plain and entry.storage is not None
-        value = self._real_tensor(entry, dtype) if real else _empty(key, entry, dtype)
-        return nn.Parameter(value, requires_grad=False) if entry.type_name.endswith(".Parameter") else value
+        return dtype
 
     def _real_tensor(self, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
         assert entry.storage is not None
@@ -100,12 +141,55 @@ def copied(value: Any, *, real: bool) -> Any:
         return value
 
 
+def _quantized(entry: TensorInfo, quantizer: Quantizer, parts: list[torch.Tensor]) -> torch.Tensor:
+    """As torch/_utils.py, `_rebuild_qtensor`, makes it; the last part is its storage."""
+    *scales, raw = parts
+    made = empty_quantized(entry, quantizer, scales)
+    if raw.data_ptr() % 8:
+        raw = raw.clone()
+    made.set_(raw.untyped_storage(), entry.offset, entry.shape, entry.stride or contiguous_stride(entry.shape))
+    return made
+
+
+def empty_quantized(
+    info: TensorInfo, quantizer: Quantizer | None, scales: list[torch.Tensor], device: str = "cpu"
+) -> torch.Tensor:
+    """A quantized tensor of any values. Without `scales`, those of a scheme that has several are any, too."""
+    dtype = getattr(torch, info.dtype)
+    if quantizer is None or quantizer.scheme == "per_tensor_affine":
+        scale, zero_point = (1.0, 0) if quantizer is None else (quantizer.scale, quantizer.zero_point)
+        return torch._empty_affine_quantized(
+            info.shape, scale=scale, zero_point=zero_point, dtype=dtype, device=torch.device(device)
+        )
+    if not scales:
+        # By the dtype of the zero points torch tells the two schemes apart: a file names either of them for both.
+        floats = info.parts[1].dtype.startswith("float") if info.parts else quantizer.scheme.endswith("qparams")
+        size = info.shape[quantizer.axis]
+        scales = [torch.ones(size).to(device), torch.zeros(size, dtype=torch.float32 if floats else torch.int64)]
+    return torch._empty_per_channel_affine_quantized(
+        info.shape,
+        scales=scales[0],
+        zero_points=scales[1].to(device),
+        axis=quantizer.axis,
+        dtype=dtype,
+        device=torch.device(device),
+    )
+
+
+def _sparse(entry: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
+    if entry.layout == "sparse_coo":
+        return torch.sparse_coo_tensor(parts[0], parts[1], entry.shape, check_invariants=True)
+    layout = getattr(torch, entry.layout)
+    compressed, plain, values = parts
+    return torch.sparse_compressed_tensor(compressed, plain, values, entry.shape, layout=layout, check_invariants=True)
+
+
 def _empty(key: Any, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
     shape = tuple(max(size, 0) for size in entry.shape)
     stride = entry.stride or contiguous_stride(shape)
     try:
         if DTYPES[entry.dtype].kind == "quantized":
-            return torch._empty_affine_quantized(shape, scale=1.0, zero_point=0, dtype=dtype)
+            return empty_quantized(entry, entry.quantizer, [])
         return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
     except RuntimeError as error:
         raise CheckpointError(

@@ -18,21 +18,14 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.plain import opaque
 from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch, Raised
 from ckptdiff.matching.scope import EXTRA_STATE_KEY, LiteralScope, Scope
-from ckptdiff.matching.signals import CodeFailed, TakeLiterally
+from ckptdiff.matching.signals import CodeFailed, ModelValuesNeeded, TakeLiterally
+from ckptdiff.matching.usual import shapes_decide
 from ckptdiff.model.tree import EXTRA_STATE, POST_HOOK, ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
 
 if TYPE_CHECKING:
     from ckptdiff.matching.custom import Runner
 
-_PLAIN_TYPES = frozenset(("torch.Tensor", "torch.nn.parameter.Parameter"))
-# `copy_` takes any of these into any other.
-_COPYABLE_DTYPES = frozenset((
-    "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
-    "float8_e8m0fnu", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
-    "complex128", "complex64", "complex32",
-))  # fmt: skip
-_FLOATING = ("float", "bfloat", "complex")
 _COUNTER = "num_batches_tracked"
 _SIZE_MISMATCH = re.compile(
     r"size mismatch for (?P<key>.*): copying a param with shape torch\.Size\(\[(?P<found>[\d, ]*)\]\) from checkpoint, "
@@ -99,7 +92,9 @@ class _Walk:
         if tree.root.live is not None:
             from ckptdiff.matching.copying import swaps_tensors, target_of
             from ckptdiff.matching.live import meta_keys, unusual_keys
+            from ckptdiff.matching.values import Values
 
+            self.values = Values(checkpoint, real=True)
             self.unusual, self.valueless = unusual_keys(checkpoint), meta_keys(checkpoint)
             self.swaps = swaps_tensors()
             self.target_of = target_of
@@ -306,8 +301,7 @@ class _Walk:
                 f"checkpoint but received {kind}"
             )
             return
-        valueless = key in self.valueless and key not in scope.objects and not self._is_meta(node, name, slot)
-        if valueless or self._has_to_be_asked(key, entry, slot, scope, assign):
+        if self._has_to_be_asked(prefix, name, entry, slot, node, scope, assign):
             if not self._ask(prefix, name, entry, slot, node, scope, assign):
                 return
         else:
@@ -338,17 +332,16 @@ class _Walk:
         )
         return False
 
-    def _has_to_be_asked(self, key: str, entry: TensorInfo, slot: Slot, scope: AnyScope, assign: bool) -> bool:
+    def _has_to_be_asked(
+        self, prefix: str, name: str, entry: TensorInfo, slot: Slot, node: ModuleNode, scope: AnyScope, assign: bool
+    ) -> bool:
         """Whether more than the shapes decides on how torch takes this entry."""
+        key = prefix + name
         return (
-            not slot.ordinary
-            or entry.type_name not in _PLAIN_TYPES
-            or entry.layout != "strided"
-            or entry.dtype not in _COPYABLE_DTYPES
-            or slot.tensor.dtype not in _COPYABLE_DTYPES
+            not shapes_decide(entry, slot, assign)
             or (key in self.unusual and key not in scope.objects)
             or self.swaps
-            or (assign and slot.requires_grad and not entry.dtype.startswith(_FLOATING))
+            or self._is_valueless(prefix, name, slot, node, scope)
         )
 
     def _may_overlap(self, key: str, entry: TensorInfo, slot: Slot, scope: AnyScope) -> bool:
@@ -369,14 +362,22 @@ class _Walk:
             self.uncertain.append(f"{key}: whether torch can copy it was not tried, for want of the model.")
             return True
         from ckptdiff.matching.copying import Unknown, try_loading
+        from ckptdiff.matching.shadow import is_plain
 
+        target = self._target(node, name, slot)
+        if self.tree.built == "meta" and target is not None and not is_plain(target):
+            raise ModelValuesNeeded(prefix, node.qualified_name)  # the meta device copies what no other one does
         if key in scope.objects:
             assert self.runner is not None
             source = self.runner.true_value(scope.objects[key])
+        elif self.live is None:
+            source = self.values.whole(entry) if entry.layout.startswith("sparse") else None
         else:
-            source = None if self.live is None else self.live[key]
+            source = self.live[key]
         try:
-            errors = try_loading(prefix, name, entry, slot, source, self._target(node, name, slot), assign=assign)
+            errors = try_loading(
+                prefix, name, entry, slot, source, target, assign=assign, on_meta=self._is_meta(node, name, slot)
+            )
         except Unknown as why:
             self.uncertain.append(f"{key}: {why}")
             return True
@@ -390,8 +391,22 @@ class _Walk:
         return None if module is None else self.target_of(module, name, slot)
 
     def _is_meta(self, node: ModuleNode, name: str, slot: Slot) -> bool:
+        """Whether a tensor of the model is on the meta device, and not only because we have built it there."""
         target = self._target(node, name, slot)
-        return target is not None and target.is_meta
+        return self.tree.built != "meta" and target is not None and bool(target.is_meta)
+
+    def _is_valueless(self, prefix: str, name: str, slot: Slot, node: ModuleNode, scope: AnyScope) -> bool:
+        """Whether a tensor without values is to be loaded into one that has some."""
+        if not self.valueless:
+            return False
+        key = prefix + name
+        if key not in scope.objects:
+            return key in self.valueless and not self._is_meta(node, name, slot)
+        if not getattr(scope.objects[key], "is_meta", False):
+            return False
+        if self.tree.built in ("meta", "uninitialized"):
+            raise ModelValuesNeeded(prefix, node.qualified_name)  # it may be the model's own values that are missing
+        return not self._is_meta(node, name, slot)
 
     def _record_mismatches(self, errors: list[str]) -> set[str]:
         failed = set()

@@ -47,6 +47,8 @@ class MetaWatch(TorchFunctionMode):
         except Exception as error:
             self.doubts.append(f"{_name(func)}: {type(error).__name__}: {error}")
             raise
+        if func is torch.quantize_per_tensor and _is_meta(result):
+            self.doubts.append("quantize_per_tensor: on the meta device the result is not quantized")
         if len(args) == 1 and (func in _TELLING_GETTERS or func in _TELLING_FUNCTIONS) and _is_meta(args[0]):
             caller = _caller()
             if caller.partition(".")[0] not in _MADE_FOR_META:

@@ -110,6 +110,8 @@ class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return any(_nbytes(output) >= _LARGE for output in _tensors([outputs]))
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func.overloadpacket is torch.ops.aten.quantize_per_tensor:  # of which the result on meta is not quantized
+            raise self.needed(str(func))
         if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
             raise self.needed(str(func))
         try:
