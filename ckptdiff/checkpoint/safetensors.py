@@ -6,10 +6,12 @@ at 0, leave no holes, do not overlap, fit dtype and shape, and end where the fil
 
 from __future__ import annotations
 
-import json
+from itertools import accumulate
 from math import prod
+from operator import mul
 from typing import Any
 
+from ckptdiff.checkpoint import strict_json
 from ckptdiff.checkpoint.describe import MAX_DIMENSIONS, make_storage, make_tensor_info, shown
 from ckptdiff.checkpoint.source import ByteSource, truncated
 from ckptdiff.errors import CheckpointError
@@ -36,9 +38,9 @@ def read(source: ByteSource) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if 8 + size > source.size:
         raise truncated(source.name, f"its safetensors header ends at byte {8 + size} of {source.size}")
     try:
-        header = json.loads(source.read(8, size), object_pairs_hook=_no_duplicates)
+        header = strict_json.loads(source.read(8, size))
     except (ValueError, RecursionError) as error:
-        what = str(error) if type(error) is _DuplicateError else "its safetensors header is not valid JSON"
+        what = str(error) if type(error) is strict_json.DuplicateError else "its safetensors header is not valid JSON"
         raise CheckpointError(f"{source.name} is damaged: {what}", "Download or copy the file again.") from None
     if type(header) is not dict:
         raise CheckpointError(f"{source.name} is damaged: its safetensors header is no JSON object")
@@ -50,19 +52,6 @@ def read(source: ByteSource) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     return _tensors(source, header, 8 + size), metadata
 
 
-class _DuplicateError(ValueError):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _DuplicateError(f"its safetensors header has the key {shown(twice)} twice")
-    return found
-
-
 def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str, TensorInfo]:
     name = source.name
     rows = []
@@ -72,7 +61,8 @@ def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str,
             sound = type(shape) is list and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end))
         except (TypeError, KeyError, ValueError):
             sound = False
-        if not sound or type(code) is not str or len(shape) > MAX_DIMENSIONS:
+        deep = sound and len(item) > 3 and strict_json.is_too_deep(item)
+        if not sound or deep or type(code) is not str or len(shape) > MAX_DIMENSIONS:
             raise _bad(name, key, "is not described by a dtype, a shape and two offsets")
         rows.append((begin, end, key, code, shape))
     rows.sort(key=_offsets)
@@ -85,6 +75,8 @@ def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str,
             why = "which torch does not have" if code in _FOREIGN else "which is unknown"
             raise _bad(name, key, f"has the dtype {shown(code)}, {why}")
         numel = prod(shape)
+        if numel == 0 and any(part >> 64 for part in accumulate(shape, mul)):
+            raise _bad(name, key, "has sizes whose product the safetensors library cannot count")
         bits = 4 if code == "F4" else dtype.bits
         if code == "F4" and shape:
             # Counted in 4-bit values in the file, in pairs of them in torch.

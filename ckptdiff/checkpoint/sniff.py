@@ -21,8 +21,13 @@ def is_pickle(head: bytes) -> bool:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """A JSON object after eight bytes of length; the library writes no space before its first key."""
-    return head[5:8] == b"\0\0\0" and head[8:10] in (b'{"', b"{}", b"{ ", b"{\n")
+    """A JSON object after eight bytes of length. The library writes no blanks, and reads them."""
+    text = head[8:].lstrip(b" \t\r\n")
+    return (
+        head[5:8] == b"\0\0\0"
+        and len(head) > 8
+        and (not text or (text[:1] == b"{" and text[1:].lstrip(b" \t\r\n")[:1] in (b'"', b"}", b"")))
+    )
 
 
 _CONVERT = "Convert it to PyTorch or safetensors first."

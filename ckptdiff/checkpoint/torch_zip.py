@@ -26,6 +26,10 @@ FILE_VERSION = 10
 MAX_VERSION = 4096
 _SAVE_AGAIN = "Save it again with torch.save."
 
+# What c10::Device takes before a colon; torch.load(map_location="cpu") takes anything.
+_DEVICES = ("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia", "xla",
+            "lazy", "vulkan", "mps", "meta", "hpu", "mtia", "privateuseone")  # fmt: skip
+
 # Above this a stored pickle is read in place instead of copied.
 _COPY_LIMIT = 64 << 20
 
@@ -50,7 +54,7 @@ def read(source: ByteSource) -> Unpickled:
         value, _ = unpickler.load(archive.read(record, MAX_PROGRAM))
     byteorder = "little"
     order = archive.find(f"{root}byteorder")
-    if order is not None:
+    if order is not None and not script:  # torch.jit.load does not look at it
         byteorder = str(archive.read(order, 16), "latin-1")
         if byteorder not in ("little", "big"):
             raise CheckpointError(f"{source.name} is damaged: its byte order is neither little nor big")
@@ -58,6 +62,8 @@ def read(source: ByteSource) -> Unpickled:
     if script:
         from ckptdiff.checkpoint import torchscript
 
+        if unpickler.refused:
+            raise CheckpointError(f"{source.name}: torch.jit.load refuses its pickle program", _SAVE_AGAIN)
         form, value = "torchscript", torchscript.state_dict(archive, root, value)
     return Unpickled(form, value, unpickler, reader.locate, byteorder=byteorder)
 
@@ -106,6 +112,8 @@ class _Reader:
         named = type(key) is str or (type(key) is int and not self._script)
         if not named or type(numel) is not int or type(cls) is not Global or kind not in ("storage", b"storage"):
             raise ValueError("an unknown persistent id")
+        if self._script and location_name(location).partition(":")[0] not in _DEVICES:
+            raise ValueError("an unknown device")
         found = self._refs.get(key)
         if found is not None:
             return found  # torch, too, goes by what the key was first called

@@ -12,6 +12,7 @@ Only these lines are read, as text.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ckptdiff.checkpoint.modules import MAX_DEPTH, MAX_KEYS, MAX_MODULES
@@ -21,7 +22,19 @@ from ckptdiff.errors import CheckpointError
 
 MAX_CODE = 64 << 20
 
-_Names = tuple[list[str], list[str]]
+_ATTRIBUTE = re.compile(r'  (?:(\w+)|__annotations__\["([^"]*)"\]) [:=] ([^=]+)')
+"""`name : Type`, or the other way for a name that is none of Python's; with a value behind it, it is a constant."""
+
+
+class _Class:
+    """A module class as the archive declares it; `attributes` are all of its names in order."""
+
+    __slots__ = ("attributes", "buffers", "parameters")
+
+    def __init__(self) -> None:
+        self.parameters: list[str] = []
+        self.buffers: list[str] = []
+        self.attributes: list[str] = []
 
 
 def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
@@ -35,21 +48,34 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
     characters = 0
     while stack:
         prefix, module, depth = stack.pop()
-        names = classes.get(_path(module))
-        if names is None or type(module.state) is not dict:
+        declared = classes.get(_path(module))
+        if declared is None:
+            continue
+        if type(module.state) is not dict:
+            if declared.parameters or declared.buffers:
+                raise _refused(archive, f"{prefix[:-1] or 'its module'} is restored by code of its own")
             continue
         characters += sum(len(prefix) + len(name) for name in module.state if type(name) is str)
         if len(versions) > MAX_MODULES or depth > MAX_DEPTH or characters > MAX_KEYS:
             raise CheckpointError(f"{archive.source.name} is damaged: its modules are nested without end")
         versions[prefix[:-1]] = {"version": 1}
         state = module.state
-        for name in (*names[0], *names[1]):
-            if type(state.get(name)) is Tensor:
-                found[f"{prefix}{name}"] = state[name]
+        lacking = [name for name in declared.attributes if name not in state]
+        if lacking:
+            raise _refused(archive, f"{prefix}{lacking[0]} has no value")
+        for names in (declared.parameters, declared.buffers):
+            chosen = set(names)
+            for name in declared.attributes:
+                if name not in chosen:
+                    continue
+                if type(state[name]) is Tensor:
+                    found[f"{prefix}{name}"] = state[name]
+                elif state[name] is not None:
+                    raise _refused(archive, f"{prefix}{name} is no tensor")
         children = [
-            (f"{prefix}{name}.", value, depth + 1)
-            for name, value in state.items()
-            if type(name) is str and _path(value) in classes
+            (f"{prefix}{name}.", state[name], depth + 1)
+            for name in declared.attributes
+            if _path(state[name]) in classes
         ]
         stack.extend(reversed(children))
     return found
@@ -59,9 +85,16 @@ def _path(value: object) -> str:
     return value.cls.path if type(value) is Instance and type(value.cls) is Global else ""
 
 
-def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Names]:
-    """Dotted name of each module class → the names of its parameters and of its buffers."""
-    classes: dict[str, _Names] = {}
+def _refused(archive: ZipArchive, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{archive.source.name} is damaged, or beyond reading without running it: {why[:200]}",
+        "Load it with torch.jit.load and save its state_dict() with torch.save.",
+    )
+
+
+def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
+    """Dotted name of each module class → what its first lines declare."""
+    classes: dict[str, _Class] = {}
     folder = f"{root_folder}code/"
     read = 0
     for name, record in archive.records.items():
@@ -70,14 +103,25 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Names]:
         read += record.size
         module = name[len(folder) : -len(".py")].replace("/", ".")
         text = str(archive.read(record, MAX_CODE - min(read - record.size, MAX_CODE)), "utf-8", "replace")
-        current: _Names | None = None
+        current: _Class | None = None
         for line in text.split("\n"):
-            if line.startswith("class ") and line.endswith("(Module):"):
-                current = classes[f"{module}.{line[6:-9]}"] = ([], [])
-            elif current is not None and line.startswith("  __parameters__ = ["):
-                current[0].extend(_names(line))
-            elif current is not None and line.startswith("  __buffers__ = ["):
-                current[1].extend(_names(line))
+            if line.startswith("class "):
+                current = None
+                if line.endswith("(Module):"):
+                    path = f"{module}.{line[6:-9]}"
+                    if path in classes:
+                        raise _refused(archive, f"two classes are called {path}")
+                    current = classes[path] = _Class()
+            elif current is None:
+                continue
+            elif line.startswith("  def "):
+                current = None
+            elif line.startswith("  __parameters__ = ["):
+                current.parameters.extend(_names(line))
+            elif line.startswith("  __buffers__ = ["):
+                current.buffers.extend(_names(line))
+            elif (found := _ATTRIBUTE.fullmatch(line)) is not None:
+                current.attributes.append(found[1] or found[2])
     return classes
 
 

@@ -83,3 +83,51 @@ def test_a_key_makes_no_sense(tmp_path: Path) -> None:
     safetensors.torch.save_file({"a": torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match="no keys inside keys"):
         read(path, key="model")
+
+
+W = '"dtype":"F32","shape":[4],"data_offsets":[0,16]'
+HEADERS = {
+    "plain": f'{{"w":{{{W}}}}}',
+    "a blank before the brace": f' {{"w":{{{W}}}}}',
+    "many blanks before the brace": " \n\t\r" * 200 + f'{{ "w":{{{W}}}}}',
+    "blanks after it": f'{{"w":{{{W}}}}}   ',
+    "a byte order mark": f'\ufeff{{"w":{{{W}}}}}',
+    "NaN": f'{{"w":{{{W},"x":NaN}}}}',
+    "Infinity": f'{{"w":{{{W},"x":[-Infinity]}}}}',
+    "a float beyond range": f'{{"w":{{{W},"x":1e999}}}}',
+    "an integer beyond range": f'{{"w":{{{W},"x":{"9" * 400}}}}}',
+    "a large integer": f'{{"w":{{{W},"x":{"9" * 300}}}}}',
+    "another field": f'{{"w":{{{W},"x":[1,{{"a":null}}]}}}}',
+    "a lone surrogate as key": f'{{"\\ud800":{{{W}}}}}',
+    "a pair of surrogates": f'{{"\\ud83d\\ude00":{{{W}}}}}',
+    "a lone surrogate elsewhere": f'{{"w":{{{W},"x":"\\udc00"}}}}',
+    "a lone surrogate in the metadata": f'{{"__metadata__":{{"a":"\\ud800"}},"w":{{{W}}}}}',
+    "minus zero": '{"w":{"dtype":"F32","shape":[4],"data_offsets":[-0,16]}}',
+    "minus zero elsewhere": f'{{"w":{{{W},"x":-0}}}}',
+    "a float as size": '{"w":{"dtype":"F32","shape":[4.0],"data_offsets":[0,16]}}',
+    "a truth value as size": '{"w":{"dtype":"F32","shape":[true],"data_offsets":[0,16]}}',
+    "a product beyond range": '{"w":{"dtype":"F32","shape":[4611686018427387904,8,0],"data_offsets":[0,0]},'
+    '"v":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "no elements": '{"w":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]},'
+    '"v":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "deep": f'{{"w":{{{W},"x":{"[" * 100}{"]" * 100}}}}}',
+    "too deep": f'{{"w":{{{W},"x":{"[" * 200}{"]" * 200}}}}}',
+    "a control character": f'{{"w\x01":{{{W}}}}}',
+    "no metadata": f'{{"__metadata__":null,"w":{{{W}}}}}',
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "latin-1"])
+def test_headers_that_the_library_takes_and_refuses(name: str, encoding: str, tmp_path: Path) -> None:
+    header = HEADERS[name].encode(encoding, "replace") + (b"\xff" if encoding == "latin-1" else b"")
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    try:
+        loaded = safetensors.torch.load_file(path)
+    except Exception:
+        with pytest.raises(CheckpointError):
+            read(path)
+    else:
+        found = {key: (tensor.dtype, tensor.shape) for key, tensor in read(path).tensors.items()}
+        assert found == {key: (str(v.dtype).removeprefix("torch."), tuple(v.shape)) for key, v in loaded.items()}
