@@ -97,9 +97,10 @@ class StateDictSnapshot:
             path.parent.mkdir(exist_ok=True)
             write_whole(path, text)
             return
+        from ckptdiff.given import text_of
         from ckptdiff.model.drift import drift
 
-        changed = drift(path.read_text(encoding="utf-8"), text, str(path))
+        changed = drift(text_of(path, ""), text, str(path))
         if changed and self._update:
             write_whole(path, text)
         elif changed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
+from ckptdiff.given import text_of
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
 
@@ -115,12 +116,7 @@ def _built(named: Reference, args: Mapping[str, object], *, with_values: bool = 
 def _snapshot_tree(path: str) -> ModuleTree:
     from ckptdiff.model.snapshot import loads
 
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"{path} cannot be read: {reason}.", "Write it with `ckptdiff snapshot MODEL -o`.") from None
-    return loads(text, path)
+    return loads(text_of(path, "Write it with `ckptdiff snapshot MODEL -o`."), path)
 
 
 # The checkpoint's side

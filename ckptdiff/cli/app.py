@@ -26,6 +26,8 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code. Raises UsageError for arguments that do not parse."""
+    if arguments:  # a shell that asks for completions gives none; with some, a command is meant
+        os.environ.pop(_COMPLETE, None)
     if arguments[:1] == ["--show-completion"] and len(arguments) == 2:
         os.environ[_COMPLETE] = f"source_{arguments[1]}"  # Typer's own option takes no shell, but this way does
     try:

@@ -13,6 +13,7 @@ from ckptdiff.cli.reports import parse_reports, write_reports
 from ckptdiff.cli.streams import chosen_format, emit, one_of, positive, tell, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.rules import LEVELS, Level
+from ckptdiff.given import text_of
 from ckptdiff.replacing import open_descriptor, write_whole
 
 EXAMPLES = """\
@@ -67,11 +68,13 @@ def command(
     reports = parse_reports(report or [])
 
     from ckptdiff.gate.baseline import Baseline, dumps, loads, recorded
-    from ckptdiff.gate.config import find, load
+    from ckptdiff.gate.config import find, hidden, load
     from ckptdiff.running import run_targets
 
     path = Path(config) if config else find(Path.cwd())
     listed = {target.name: target for target in load(path).targets}
+    if (other := hidden(path)) is not None:
+        tell(f"warning: {other} has a table [tool.ckptdiff] that is not read, since {path.name} beside it is")
     for name in names or []:
         one_of("TARGET", name, tuple(listed))
     targets = [target for target in listed.values() if not names or target.name in names]
@@ -80,10 +83,10 @@ def command(
         if baseline is not None:
             raise UsageError("--baseline and --update-baseline exclude each other.", "Update first, then check.")
         there = Path(update_baseline).is_file() and open_descriptor(update_baseline) is None
-        accepted = loads(_text(update_baseline), update_baseline) if there else Baseline()
+        accepted = loads(text_of(update_baseline, _RECORD), update_baseline) if there else Baseline()
         accepted = accepted.limited(listed)
     elif baseline is not None:
-        accepted = loads(_text(baseline), baseline)
+        accepted = loads(text_of(baseline, _RECORD), baseline)
         unknown = sorted(accepted.targets.keys() - listed.keys())
         if unknown and not allow_stale:
             raise UsageError(
@@ -113,6 +116,9 @@ def command(
     return run.exit_code
 
 
+_RECORD = "Record it first with --update-baseline."
+
+
 def _processors() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # what a container allows, where the system tells
     return len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -126,10 +132,3 @@ def _count(option: str, text: str) -> int:
     if number < 0:
         raise UsageError(f"{option} {text}: this is not a number it can take.", f"Write for example {option} 4.")
     return number
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} could not be read: {error}.", "Record it first with --update-baseline.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import emit, tell
 from ckptdiff.errors import UsageError
+from ckptdiff.given import text_of
 from ckptdiff.render.escape import plain
 from ckptdiff.replacing import write_whole
 
@@ -60,12 +60,7 @@ def command(
 def _check(model: str, text: str, path: str) -> int:
     from ckptdiff.model.drift import drift
 
-    try:
-        old = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} could not be read: {error}.", f"Write it with `ckptdiff snapshot {model} -o`."
-        ) from None
+    old = text_of(path, f"Write it with `ckptdiff snapshot {model} -o`.")
     difference = drift(old, text, path)
     if not difference:
         emit(f"{plain(model)} is as {plain(path)} says.\n")

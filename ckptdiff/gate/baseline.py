@@ -7,6 +7,7 @@ or paths. The file is JSON, one line a finding, sorted, so that changes to it re
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,11 +15,13 @@ from ckptdiff.errors import UsageError
 from ckptdiff.gate.findings import Finding
 from ckptdiff.gate.rules import reaches
 from ckptdiff.gate.run import Ignored, Run, TargetResult, fingerprint
+from ckptdiff.given import json_of
 from ckptdiff.inert import json_text
 
 REASON = "in the baseline"
 _KIND = "ckptdiff_baseline"
 _VERSION = 1
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +107,39 @@ def dumps(baseline: Baseline) -> str:
 def loads(text: str, path: str) -> Baseline:
     """Read a baseline file. Raises UsageError when it is none, or of a later version."""
     try:
-        content = json.loads(text)
-        version = content[_KIND]
-        if version != _VERSION:
-            raise UsageError(
-                f"{path} is a baseline of version {version}; this ckptdiff reads version {_VERSION}.",
-                "Update ckptdiff, or record the baseline again with --update-baseline.",
-            )
-        return Baseline(
-            {
-                name: tuple(Accepted(row["fingerprint"], row["rule"], row["key"]) for row in rows)
-                for name, rows in content["targets"].items()
-            }
+        content = json_of(text)
+        version = content[_KIND] if isinstance(content, dict) else None
+    except (ValueError, KeyError) as error:
+        known = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError) and f'"{_KIND}"' in text
+        raise _none(path, f", for {error}" if known else "") from None
+    if type(version) is not int or version < 1:
+        raise _none(path)
+    if version != _VERSION:
+        raise UsageError(
+            f"{path} is a baseline of version {version}; this ckptdiff reads version {_VERSION}.",
+            "Update ckptdiff, or record the baseline again with --update-baseline.",
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UsageError(f"{path} is no ckptdiff baseline.", "Record one with --update-baseline.") from None
+    targets = content.get("targets")
+    if not isinstance(targets, dict) or content.keys() != {_KIND, "targets"}:
+        raise _none(path, ", for it has other entries than that and 'targets'")
+    return Baseline({name: _rows(rows, name, path) for name, rows in targets.items()})
+
+
+def _rows(rows: object, target: str, path: str) -> tuple[Accepted, ...]:
+    accepted: dict[str, Accepted] = {}
+    for row in rows if isinstance(rows, list) else [rows]:
+        if (
+            not isinstance(row, dict)
+            or row.keys() != {"rule", "key", "fingerprint"}
+            or not all(isinstance(value, str) for value in row.values())
+            or not _FINGERPRINT.fullmatch(row["fingerprint"])
+        ):
+            raise _none(path, f", for what it has of {target!r} is no list of rule, key and fingerprint")
+        if row["fingerprint"] in accepted:
+            raise _none(path, f", for it has the finding {row['rule']} {row['key']!r} of {target!r} twice")
+        accepted[row["fingerprint"]] = Accepted(row["fingerprint"], row["rule"], row["key"])
+    return tuple(accepted.values())
+
+
+def _none(path: str, why: str = "") -> UsageError:
+    return UsageError(f"{path} is no ckptdiff baseline{why}.", "Record one with --update-baseline.")

@@ -23,6 +23,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Any, cast
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.policy import Ignore, Policy, PolicyLevel
 from ckptdiff.gate.rules import LEVELS, RULES
+from ckptdiff.given import text_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -69,17 +71,78 @@ class Config:
 def find(start: Path) -> Path:
     """The config that governs `start`: the nearest ckptdiff.toml, or pyproject.toml with [tool.ckptdiff], upwards.
 
-    Raises UsageError when there is none.
+    Models that it names are run, so one that another user has put above is not taken. Raises UsageError for that, and
+    when there is none.
     """
+    trusted = _owners(start)
     for folder in (start, *start.parents):
         for name in NAMES:
             path = folder / name
-            if path.is_file() and (name == NAMES[0] or "ckptdiff" in _parse(path).get("tool", {})):
+            if name == NAMES[0] and (path.is_file() or path.is_symlink()):
+                _ensure_ours(path, start, trusted)
                 return path
+            if path.is_file():
+                try:
+                    ours = _tool(path) is not None
+                except UsageError:
+                    if _is_ours(path, start, trusted):
+                        raise
+                    continue  # a stranger's, and of no concern
+                if ours:
+                    _ensure_ours(path, start, trusted)
+                    return path
     raise UsageError(
         f"There is no ckptdiff.toml, and no pyproject.toml with [tool.ckptdiff], in {start} or above.",
         "Write a first one with `ckptdiff init`.",
     )
+
+
+def hidden(path: Path) -> Path | None:
+    """The pyproject.toml beside a ckptdiff.toml whose [tool.ckptdiff] is not read on its account."""
+    other = path.with_name("pyproject.toml")
+    if path.name != NAMES[0] or not other.is_file():
+        return None
+    try:
+        return other if _tool(other) is not None else None
+    except UsageError:  # whose file that is may say what is wrong with it
+        return None
+
+
+def _owners(start: Path) -> set[int]:
+    """Who may name code to run: this user, the system's, and the owner of the directory this was started in."""
+    if not hasattr(os, "getuid"):
+        return set()
+    return {0, os.getuid(), start.stat().st_uid}
+
+
+def _is_ours(path: Path, start: Path, trusted: set[int]) -> bool:
+    """Whether a config belongs to one of the owners, or to the repository of one of them that `start` is in."""
+    if not trusted:
+        return True
+    if {path.lstat().st_uid, path.stat().st_uid} <= trusted:
+        return True
+    for folder in (start, *start.parents):
+        if (folder / ".git").exists():
+            return path.is_relative_to(folder) and {folder.stat().st_uid, (folder / ".git").stat().st_uid} <= trusted
+    return False
+
+
+def _ensure_ours(path: Path, start: Path, trusted: set[int]) -> None:
+    try:
+        ours = _is_ours(path, start, trusted)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give the right one with --config.") from None
+    if not ours:
+        raise UsageError(
+            f"{path} belongs to another user, so the models it names are not run.",
+            f"Give --config {path} if it is meant.",
+        )
+
+
+def _tool(path: Path) -> object:
+    """What pyproject.toml has as [tool.ckptdiff], None without."""
+    tool = _parse(path).get("tool")
+    return tool.get("ckptdiff") if isinstance(tool, dict) else None
 
 
 def load(path: Path) -> Config:
@@ -87,17 +150,20 @@ def load(path: Path) -> Config:
     content = _parse(path)
     where = str(path)
     if path.name == "pyproject.toml":
-        content = content.get("tool", {}).get("ckptdiff")
+        table = _tool(path)
         where = f"[tool.ckptdiff] in {path}"
-        if content is None:
+        if table is None:
             raise UsageError(f"{path} has no table [tool.ckptdiff].", "Write a first config with `ckptdiff init`.")
+        if not isinstance(table, dict):
+            raise UsageError(f"{where} is no table.", "Write a first config with `ckptdiff init`.")
+        content = table
     _known(content, _TOP, where)
     shared = _policy(content, where)
     tables = _tables(content.get("targets", []), f"targets of {where}")
     targets = tuple(_target(table, position, where, path.parent, shared) for position, table in enumerate(tables, 1))
-    names = [target.name for target in targets]
-    for name in names:
-        if names.count(name) > 1:
+    names = Counter(target.name for target in targets)
+    for name, times in names.items():
+        if times > 1:
             raise UsageError(f"{where} has two targets named {name!r}.", "Give each target a name of its own.")
     if not targets:
         raise UsageError(f"{where} lists no targets.", "Add a [[targets]] table with name, model and checkpoint.")
@@ -105,12 +171,10 @@ def load(path: Path) -> Config:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    text = text_of(path, "Check the path given to --config.", "TOML")
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check the path given to --config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError of Python's
         raise UsageError(f"{path} is not valid TOML: {error}.", "Mend the line it names.") from None
 
 
@@ -121,8 +185,11 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
         if name not in table:
             raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')
     for name in ("name", "model", "checkpoint", "key", "rules"):
-        if not isinstance(table.get(name, ""), str):
+        value = table.get(name, "-")
+        if not isinstance(value, str):
             raise UsageError(f"{name!r} of the {place} is not a string.", f'Write `{name} = "..."`.')
+        if not value.strip() or "\0" in value:
+            raise UsageError(f"{name!r} of the {place} says nothing that can be.", f'Write `{name} = "..."`.')
     args = table.get("args", {})
     if not isinstance(args, dict):
         raise UsageError(f"'args' of the {place} is not a table.", "Write `args = { name = value }`.")

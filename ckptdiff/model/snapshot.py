@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptdiff.errors import ModelError
+from ckptdiff.given import json_of
 from ckptdiff.inert import json_text
+from ckptdiff.model.snapshot_rows import check, place
 from ckptdiff.model.tree import Dialect, ModuleNode, ModuleTree, Slot
-from ckptdiff.tensors import DTYPES, TensorInfo
+from ckptdiff.tensors import TensorInfo
 
 SCHEMA_VERSION = 1
 _KIND = "ckptdiff_snapshot"
@@ -67,22 +69,34 @@ def loads(text: str, reference: str) -> ModuleTree:
     Raises ModelError when the text is no snapshot, is of a later version, or contradicts itself.
     """
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
+        content = json_of(text)
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError) or f'"{_KIND}"' not in text:
+            raise _none(reference) from None
+        raise _damaged(reference, error) from None
     if not isinstance(content, dict) or _KIND not in content:
-        raise ModelError(f"{reference} is no ckptdiff snapshot.", "Write one with `ckptdiff snapshot MODEL -o FILE`.")
-    if content[_KIND] != SCHEMA_VERSION:
+        raise _none(reference)
+    version = content[_KIND]
+    if type(version) is not int or version < 1:
+        raise _damaged(reference, f"{_KIND!r} is no version")
+    if version != SCHEMA_VERSION:
         raise ModelError(
-            f"{reference} is a snapshot of version {content[_KIND]}; this ckptdiff reads version {SCHEMA_VERSION}.",
+            f"{reference} is a snapshot of version {version}; this ckptdiff reads version {SCHEMA_VERSION}.",
             "Update ckptdiff, or write the snapshot again.",
         )
     try:
-        return _tree(content, reference)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{reference} is a damaged snapshot: {type(error).__name__}: {error}.", "Write the snapshot again."
-        ) from error
+        check(content)
+    except ValueError as error:
+        raise _damaged(reference, error) from None
+    return _tree(content, reference)
+
+
+def _none(reference: str) -> ModelError:
+    return ModelError(f"{reference} is no ckptdiff snapshot.", "Write one with `ckptdiff snapshot MODEL -o FILE`.")
+
+
+def _damaged(reference: str, why: object) -> ModelError:
+    return ModelError(f"{reference} is a damaged snapshot: {why}.", "Write the snapshot again.")
 
 
 def _module_row(node: ModuleNode) -> dict[str, Any]:
@@ -132,38 +146,37 @@ def _info_row(info: TensorInfo) -> dict[str, Any]:
 
 
 def _tree(content: Mapping[str, Any], reference: str) -> ModuleTree:
+    """What a snapshot says, which `check` has looked at."""
     children: dict[str, dict[str, str]] = {}
-    rows: dict[str, Mapping[str, Any]] = {}
-    for row in content["modules"]:
-        path = row["path"]
-        parent, _, name = path.rpartition(".")
-        if path in rows:
-            raise ValueError(f"the module {path!r} is there twice")
-        rows[path] = row
-        if len(rows) > 1:
-            parent, name = row.get("parent", parent), row.get("name", name)
-            if parent not in rows:
-                raise ValueError(f"the module {path!r} comes before the one it is in")
-            children.setdefault(parent, {})[name] = path
-    if next(iter(rows), None) != "":
-        raise ValueError("the root module is not the first")
+    rows: dict[str, Mapping[str, Any]] = {row["path"]: row for row in content["modules"]}
+    for path, row in list(rows.items())[1:]:
+        parent, name = place(row, path)
+        children.setdefault(parent, {})[name] = path
 
     identities: dict[str, int] = {}
+    identity = 0
     local: dict[str, dict[str, Slot]] = {path: {} for path in rows}
     non_persistent: dict[str, dict[str, TensorInfo]] = {path: {} for path in rows}
     for row in content["tensors"]:
-        parent, _, name = row["key"].rpartition(".")
-        parent, name = row.get("parent", parent), row.get("name", name)
+        parent, name = place(row, row["key"])
         kind = row["kind"]
         info = _info(row, kind)
         if not row.get("persistent", True):
             non_persistent[parent][name] = info
             continue
-        twin = row.get("tied_with", row["key"])
-        identity = identities.setdefault(row["key"], identities.get(twin, len(identities)))
-        requires_grad = bool(row.get("requires_grad", kind == "parameter"))
+        if "tied_with" in row:
+            its_own = identities[row["tied_with"]]
+        else:
+            identity += 1
+            its_own = identity
+            identities.setdefault(row["key"], its_own)
         local[parent][name] = Slot(
-            info, kind, identity, bool(row.get("lazy")), requires_grad, bool(row.get("ordinary", True))
+            info,
+            kind,
+            its_own,
+            row.get("lazy", False),
+            row.get("requires_grad", kind == "parameter"),
+            row.get("ordinary", True),
         )
 
     # A shared module may be named before it is described, so all modules are made before any is given its children.
@@ -177,15 +190,14 @@ def _tree(content: Mapping[str, Any], reference: str) -> ModuleTree:
         for name, child in names.items():
             below[path][name] = nodes[rows[child].get("same_as", child)]
     root = nodes[""]
-    if root is None:
-        raise ValueError("the root module is none")
+    assert root is not None
     return ModuleTree(
         root,
         reference,
         "snapshot",
-        str(content.get("torch", "")),
-        Dialect(vector_into_scalar=bool(content.get("vector_into_scalar"))),
-        bool(content.get("overrides_load_state_dict")),
+        content.get("torch", ""),
+        Dialect(vector_into_scalar=content.get("vector_into_scalar", False)),
+        content.get("overrides_load_state_dict", False),
     )
 
 
@@ -207,18 +219,16 @@ def _node(
         loader=row.get("loader", "plain"),
         custom=tuple(row.get("custom", ())),
         odd_names=any("." in name for names in (local, children) for name in names),
-        track_running_stats=bool(row.get("track_running_stats")),
+        track_running_stats=row.get("track_running_stats", False),
     )
 
 
 def _info(row: Mapping[str, Any], kind: str) -> TensorInfo:
-    if row["dtype"] not in DTYPES:
-        raise ValueError(f"there is no dtype {row['dtype']!r}")
     plain = "torch.nn.parameter.Parameter" if kind == "parameter" else "torch.Tensor"
     return TensorInfo(
         dtype=row["dtype"],
-        shape=tuple(int(size) for size in row["shape"]),
-        stride=tuple(int(step) for step in row["stride"]) if "stride" in row else None,
+        shape=tuple(row["shape"]),
+        stride=tuple(row["stride"]) if "stride" in row else None,
         layout=row.get("layout", "strided"),
         type_name=row.get("type", plain),
     )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptdiff.errors import UsageError
+from ckptdiff.given import text_of
 from ckptdiff.repair.operations import TensorRule, is_operation, parse_tensor_rule
 from ckptdiff.repair.rules import Rule, parse_rule
 from ckptdiff.replacing import write_whole
@@ -36,7 +37,6 @@ _FORM = (
     'A rules file reads: version = 1, then [[rule]] tables with rename = "A -> B" or tensors = "concat(0): A, B -> C".'
 )
 _CONFIDENCES = ("", "certain", "likely")
-_MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,10 @@ class RulesFile:
 
 def read_rules(path: str | Path) -> RulesFile:
     """The rules in the file at `path`. Raises UsageError naming the file and what is wrong in it."""
+    text = text_of(path, "Check the path.", "TOML")
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: the rules file cannot be read: {error.strerror}.", "Check the path.") from error
-    if len(content) > _MOST_BYTES:
-        raise UsageError(f"{path}: a rules file of over {_MOST_BYTES >> 20} MB is none.", _FORM)
-    try:
-        data = tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError of Python's
         raise UsageError(f"{path}: the rules file is not valid TOML: {error}.", _FORM) from error
     return parse_rules(data, str(path))
 

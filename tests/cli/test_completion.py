@@ -55,3 +55,11 @@ def test_bash_completes_with_the_script(tmp_path: Path) -> None:
     )
     done = subprocess.run(["bash", "--noprofile", "--norc", "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("snapshot\n", "")
+
+
+@pytest.mark.parametrize("value", ["complete_bash", "source_bash", "1", "anything"])
+def test_a_command_is_run_whatever_the_variable_is(tmp_path: Path, value: str) -> None:
+    for arguments in (("check",), ("compare", "gone.py:Net", "gone.pth"), ("inspect", "gone.pth"), ("--nonsense",)):
+        done = run(*arguments, env={"_CKPTDIFF_COMPLETE": value, "COMP_WORDS": "", "COMP_CWORD": "0"}, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")

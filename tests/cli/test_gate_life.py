@@ -166,3 +166,16 @@ def test_the_life_of_a_gate(repository: Path, run: Callable[..., Answer]) -> Non
     crash = run("check", "--format", "json")
     assert crash.returncode == 2
     assert [target["outcome"] for target in json.loads(crash.stdout)["targets"]] == ["error"]
+
+
+def test_a_table_that_is_not_read_is_said(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (desk / "ckptdiff.toml").write_text('[[targets]]\nname = "a"\nmodel = "net.json"\ncheckpoint = "net.json"\n')
+    (desk / "net.json").write_text('{"ckptdiff_snapshot": 1, "modules": [{"path": ""}], "tensors": []}')
+    main(["check"])
+    assert "tool.ckptdiff" not in capfd.readouterr().err
+    (desk / "pyproject.toml").write_text("[tool.ckptdiff]\ntargets = []\n")
+    main(["check"])
+    err = capfd.readouterr().err
+    assert (
+        f"warning: {desk / 'pyproject.toml'} has a table [tool.ckptdiff] that is not read, since ckptdiff.toml" in err
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,124 @@ def test_a_mistake_gets_a_sentence_and_a_hint(tmp_path: Path, text: str, says: s
     assert says in caught.value.message
     assert "ckptdiff.toml" in caught.value.message
     assert hint in caught.value.hint
+
+
+CONFIG = '[[targets]]\nname = "a"\nmodel = "m.py"\ncheckpoint = "w.pth"\n'
+STRANGER = 54321
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory below that of another user's config, as below /tmp."""
+    if not hasattr(os, "getuid") or os.getuid():
+        pytest.skip("only root can make files another's")
+    (tmp_path / "ckptdiff.toml").write_text(CONFIG)
+    os.chown(tmp_path / "ckptdiff.toml", STRANGER, STRANGER)
+    work = tmp_path / "work"
+    work.mkdir()
+    return work
+
+
+def test_a_config_that_another_user_has_put_above_is_not_taken(shared: Path) -> None:
+    with pytest.raises(UsageError, match="belongs to another user") as raised:
+        find(shared)
+    assert f"--config {shared.parent / 'ckptdiff.toml'}" in raised.value.hint
+    assert load(shared.parent / "ckptdiff.toml").targets, "named, it is"
+    with pytest.raises(UsageError, match="belongs to another user"):
+        find(shared.parent)
+    (shared / "ckptdiff.toml").write_text(CONFIG)
+    assert find(shared) == shared / "ckptdiff.toml"
+
+
+def test_nor_is_a_link_of_another_users_to_one_of_this_user(shared: Path) -> None:
+    above = shared.parent / "ckptdiff.toml"
+    above.unlink()
+    (shared.parent / "mine.toml").write_text(CONFIG)
+    above.symlink_to("mine.toml")
+    os.lchown(above, STRANGER, STRANGER)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        find(shared)
+
+
+def test_nor_is_a_pyproject_that_has_our_table_and_one_that_has_not_is_passed_by(shared: Path) -> None:
+    above = shared.parent / "ckptdiff.toml"
+    above.rename(shared.parent / "pyproject.toml")
+    with pytest.raises(UsageError, match=r"There is no ckptdiff\.toml"):
+        find(shared)
+    (shared.parent / "pyproject.toml").write_text("[tool.ckptdiff]\n")
+    with pytest.raises(UsageError, match="belongs to another user"):
+        find(shared)
+    (shared.parent / "pyproject.toml").write_text("[tool\n")
+    with pytest.raises(UsageError, match=r"There is no ckptdiff\.toml"):
+        find(shared)
+
+
+def test_within_a_repository_of_this_user_it_is_taken_and_within_anothers_not(shared: Path) -> None:
+    repository = shared.parent / ".git"
+    repository.mkdir()
+    assert find(shared) == shared.parent / "ckptdiff.toml"
+    os.chown(repository, STRANGER, STRANGER)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        find(shared)
+    os.chown(repository, 0, 0)
+    (shared / ".git").mkdir()
+    with pytest.raises(UsageError, match="belongs to another user"):
+        find(shared)
+
+
+def test_in_a_directory_of_that_user_it_is_taken(shared: Path) -> None:
+    os.chown(shared, STRANGER, STRANGER)
+    assert find(shared) == shared.parent / "ckptdiff.toml", "as of a checkout mounted into a container"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tool = 5", "has no table"),
+        ("[tool]\nckptdiff = 5", "is no table"),
+        ("[tool]\nckptdiff = []", "is no table"),
+    ],
+)
+def test_a_pyproject_whose_tools_are_none(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(UsageError, match=says):
+        load(tmp_path / "pyproject.toml")
+    with pytest.raises(UsageError):
+        find(tmp_path) if "tool = 5" in text else load(find(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 50_000, "not valid TOML"),
+        ("targets = " + "[" * 50_000, "not valid TOML"),
+        (f"levels = {'9' * 5000}", "not valid TOML"),
+        ('levels = { a = "error" }\nlevels = {}', "not valid TOML"),
+        ("levels = []", "'levels' of"),
+        ("levels = { lossy-dtype = [] }", "the level"),
+        ("targets = 5", "is not a list of tables"),
+        ("targets = [5]", "is not a list of tables"),
+        ('[[targets]]\nname = ""\nmodel = "m"\ncheckpoint = "w"', "'name' of the target"),
+        ('[[targets]]\nname = "a"\nmodel = "m"\ncheckpoint = "\\u0000"', "'checkpoint' of the target"),
+        ('[[targets]]\nname = ["a"]\nmodel = "m"\ncheckpoint = "w"', "is not a string"),
+        ('[[ignore]]\nreason = "a"\nkey = 5', "other than strings"),
+    ],
+)
+def test_any_config_is_one_or_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "ckptdiff.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        load(path)
+
+
+def test_what_has_no_end_or_no_writer_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.toml")
+    with pytest.raises(UsageError):
+        load(tmp_path / "fifo.toml")
+    with pytest.raises(UsageError, match="over 32 MB"):
+        load(Path("/dev/zero"))
+    with pytest.raises(UsageError, match="Is a directory"):
+        load(tmp_path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="it is not text"):
+        load(tmp_path / "binary.toml")
