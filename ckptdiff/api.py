@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
@@ -18,6 +18,7 @@ from ckptdiff.sides import (
     reference,
     renames_of,
     rewrite_plan,
+    several,
     shapes_of_checkpoint,
     shapes_of_model,
 )
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from ckptdiff.repair.apply import Renames
     from ckptdiff.repair.suggestion import Suggestion
     from ckptdiff.sides import File, Model
-    from ckptdiff.writing.execute import Job, Output, Written
+    from ckptdiff.writing.execute import Job, Output, Progress, Written
+    from ckptdiff.writing.layout import Shared
     from ckptdiff.writing.plan import FilterPlan
 
 
@@ -42,7 +44,7 @@ def compare(
     key: str | None = None,
     strip_prefix: str | Sequence[str] | None = None,
     add_prefix: str | None = None,
-    rename: Sequence[str] = (),
+    rename: str | Sequence[str] = (),
     rules: str | os.PathLike[str] | None = None,
     args: Mapping[str, object] | None = None,
     assign: bool = False,
@@ -113,16 +115,33 @@ def filter(  # noqa: A001 - the command's own name
     *,
     key: str | None = None,
     args: Mapping[str, object] | None = None,
+    strip_prefix: str | Sequence[str] | None = None,
+    add_prefix: str | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
     renames: Renames | None = None,
-    adapt: Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    drop_prefix: str | Sequence[str] = (),
+    adapt: str | Sequence[str] = (),
     fill_missing: bool = False,
     seed: int | str = 0,
-    **options: Any,
+    dtype: object = "",
+    keep_container: bool = False,
+    shared: str | None = None,
+    max_shard_size: int | str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    verify_bytes: bool = False,
+    fsync: bool = True,
+    progress: Progress | None = None,
 ) -> Job | Written:
     """Write what of a checkpoint will load into a model; a Job that was not carried out with `dry_run=True`.
 
-    `options` are those of `rewrite`. `adapt` holds `GLOB=HOW` texts, `renames` is what `renames_of` gives. With
-    `fill_missing`, the model's own initial values after `torch.manual_seed(seed)` complete the result.
+    Keys are renamed as in `compare`; the other options are those of `rewrite`. `adapt` holds `GLOB=HOW` texts. With
+    `fill_missing`, the model's own initial values after `torch.manual_seed(seed)` complete the result. Tied tensors are
+    written under each of their names, since `load_state_dict` asks for all of them; `shared="drop"` leaves that to
+    whoever loads.
 
     Raises CkptdiffError where nothing fits, an option does not, or it cannot be written; `out` is then what it was.
     """
@@ -130,14 +149,19 @@ def filter(  # noqa: A001 - the command's own name
     from ckptdiff.writing.planning import plan_filter
 
     reference(model)  # what is cheap to get wrong is looked at first
+    every = _renames(renames, strip_prefix, add_prefix, rename, rules)
+    adaptations = [parse_adaptation(text) for text in several("adapt", adapt)]
+    how = _Writing(out, keep_container, shared, max_shard_size, dry_run, force, verify_bytes, fsync, progress)
     file = checkpoint_side(checkpoint, key)
-    adaptations = [parse_adaptation(text) for text in adapt]
     side = model_side(model, args)
     with side.running():
         plan = plan_filter(
-            _rewriting(file, out, renames, options), side.tree, adapt=adaptations, fill_missing=fill_missing
+            _rewriting(file, how, every, drop, keep, drop_prefix, dtype),
+            side.tree,
+            adapt=adaptations,
+            fill_missing=fill_missing,
         )
-        return _carried_out(plan, out, options, _initial(side, seed) if plan.filled else None)
+        return how.carry_out(plan, _initial(side, seed) if plan.filled else None)
 
 
 def rewrite(
@@ -145,18 +169,36 @@ def rewrite(
     out: str | os.PathLike[str],
     *,
     key: str | None = None,
+    strip_prefix: str | Sequence[str] | None = None,
+    add_prefix: str | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
     renames: Renames | None = None,
-    **options: Any,
+    drop: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    drop_prefix: str | Sequence[str] = (),
+    dtype: object = "",
+    keep_container: bool = False,
+    shared: str | None = None,
+    max_shard_size: int | str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    verify_bytes: bool = False,
+    fsync: bool = True,
+    progress: Progress | None = None,
 ) -> Job | Written:
     """Write a checkpoint anew; a Job that was not carried out with `dry_run=True`.
 
-    `options`: `drop`, `keep`, `drop_prefix` (sequences of globs and prefixes), `dtype`, `keep_container`, `shared`
-    ("drop" or "copy": tied tensors in safetensors), `max_shard_size` ("5GB"), `dry_run`, `force`, `verify_bytes`,
-    `fsync` and `progress` (called with the bytes done and all bytes).
+    Keys are renamed as in `compare`, or by `renames`, which replaces those four. `drop` and `keep` are globs,
+    `drop_prefix` are prefixes; a text is one of them. `dtype` is a floating-point dtype or its name. `shared` is "drop"
+    or "copy": what becomes of tied tensors in safetensors. `max_shard_size` is in bytes, or a text like "5GB".
+    `progress` is called with the bytes done and all bytes.
 
     Raises CkptdiffError where an option does not fit or it cannot be written; `out` is then what it was.
     """
-    return _carried_out(_rewriting(checkpoint_side(checkpoint, key), out, renames, options), out, options, None)
+    every = _renames(renames, strip_prefix, add_prefix, rename, rules)
+    how = _Writing(out, keep_container, shared, max_shard_size, dry_run, force, verify_bytes, fsync, progress)
+    return how.carry_out(_rewriting(checkpoint_side(checkpoint, key), how, every, drop, keep, drop_prefix, dtype), None)
 
 
 def load(
@@ -169,7 +211,7 @@ def load(
     key: str | None = None,
     strip_prefix: str | Sequence[str] | None = None,
     add_prefix: str | None = None,
-    rename: Sequence[str] = (),
+    rename: str | Sequence[str] = (),
     rules: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Load into a live module what of a checkpoint fits, and report on all of it.
@@ -288,50 +330,83 @@ def _advice(report: Report, side: ModelSide) -> tuple[str, ...]:
     return sentences
 
 
-_PLANNED = ("drop", "keep", "drop_prefix", "dtype")
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Where to and how a plan is carried out, as the user says it."""
+
+    out: str | os.PathLike[str]
+    keep_container: bool
+    shared: str | None
+    max_shard_size: int | str | None
+    dry_run: bool
+    force: bool
+    verify_bytes: bool
+    fsync: bool
+    progress: Progress | None
+
+    @property
+    def output(self) -> Output:
+        from ckptdiff.writing.execute import output_of
+
+        return output_of(os.fspath(self.out), sharded=self.max_shard_size is not None)
+
+    def carry_out(self, plan: FilterPlan, initial: Any) -> Job | Written:
+        from ckptdiff.writing.execute import check, execute, prepare
+        from ckptdiff.writing.layout import parse_size
+
+        if self.shared not in (None, "drop", "copy"):
+            raise UsageError(f"--shared {self.shared}: there is no such choice.", "Write drop or copy.")
+        job = prepare(
+            plan,
+            self.output,
+            shared=cast("Shared | None", self.shared),
+            shard_size=parse_size(str(self.max_shard_size)) if self.max_shard_size is not None else 0,
+            keep_container=self.keep_container,
+        )
+        check(job, force=self.force)
+        if self.dry_run:
+            return job
+        return execute(
+            job,
+            force=self.force,
+            fsync=self.fsync,
+            verify_bytes=self.verify_bytes,
+            progress=self.progress,
+            initial=initial,
+        )
+
+
+def _renames(
+    renames: Renames | None,
+    strip_prefix: str | Sequence[str] | None,
+    add_prefix: str | None,
+    rename: str | Sequence[str],
+    rules: str | os.PathLike[str] | None,
+) -> Renames | None:
+    if renames is None:
+        return renames_of(strip_prefix, add_prefix, rename, rules)
+    if strip_prefix or add_prefix or rename or rules:
+        raise UsageError("renames stands for all renames, and there are others beside it.", "Give one or the other.")
+    return renames
 
 
 def _rewriting(
-    file: Checkpoint, out: str | os.PathLike[str], renames: Renames | None, options: Mapping[str, Any]
+    file: Checkpoint,
+    how: _Writing,
+    renames: Renames | None,
+    drop: str | Sequence[str],
+    keep: str | Sequence[str],
+    drop_prefix: str | Sequence[str],
+    dtype: object,
 ) -> FilterPlan:
-    planned = {name: options[name] for name in _PLANNED if options.get(name)}
-    return rewrite_plan(file, renames, format=_output(out, options).format, **planned)
-
-
-def _output(out: str | os.PathLike[str], options: Mapping[str, Any]) -> Output:
-    from ckptdiff.writing.execute import output_of
-
-    return output_of(os.fspath(out), sharded=options.get("max_shard_size") is not None)
-
-
-def _carried_out(
-    plan: FilterPlan, out: str | os.PathLike[str], options: Mapping[str, Any], initial: Any
-) -> Job | Written:
-    from ckptdiff.writing.execute import check, execute, prepare
-    from ckptdiff.writing.layout import parse_size
-
-    shard_size = options.get("max_shard_size")
-    shared = options.get("shared")
-    if shared not in (None, "drop", "copy"):
-        raise UsageError(f"--shared {shared}: there is no such choice.", "Write drop or copy.")
-    job = prepare(
-        plan,
-        _output(out, options),
-        shared=shared,
-        shard_size=parse_size(shard_size) if shard_size else 0,
-        keep_container=bool(options.get("keep_container")),
-    )
-    force = bool(options.get("force"))
-    check(job, force=force)
-    if options.get("dry_run"):
-        return job
-    return execute(
-        job,
-        force=force,
-        fsync=options.get("fsync", True),
-        verify_bytes=bool(options.get("verify_bytes")),
-        progress=options.get("progress"),
-        initial=initial,
+    return rewrite_plan(
+        file,
+        renames,
+        format=how.output.format,
+        drop=several("drop", drop),
+        keep=several("keep", keep),
+        drop_prefix=several("drop_prefix", drop_prefix),
+        dtype=str(dtype or "").removeprefix("torch."),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,10 +155,23 @@ def checkpoint_side(checkpoint: File, key: str | None = None) -> Checkpoint:
     return checkpoint_of(checkpoint)
 
 
+def several(name: str, given: object) -> tuple[str, ...]:
+    """What an option that takes several texts was given: None is none, a text is one. Raises UsageError."""
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (given,)
+    texts: list[object] = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else [given]
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise UsageError(f"{name} takes a text, or a list of them, not {type(wrong[0]).__name__}.", "")
+    return tuple(map(str, texts))
+
+
 def renames_of(
     strip_prefix: str | Sequence[str] | None,
     add_prefix: str | None,
-    rename: Sequence[str] = (),
+    rename: str | Sequence[str] = (),
     rules: str | os.PathLike[str] | None = None,
     *,
     reverse: bool = False,
@@ -171,10 +184,10 @@ def renames_of(
     from ckptdiff.repair.rules_file import RulesFile, read_rules
 
     saved = RulesFile() if rules is None else read_rules(Path(rules))
-    every = RulesFile((*(parse_rule(text) for text in rename), *saved.rules), saved.operations)
+    every = RulesFile((*(parse_rule(text) for text in several("rename", rename)), *saved.rules), saved.operations)
     if reverse:
         every = every.reversed()
-    prefixes = (strip_prefix,) if isinstance(strip_prefix, str) else tuple(strip_prefix or ())
+    prefixes = several("strip_prefix", strip_prefix)
     return Renames(prefixes, every.rules, add_prefix or "", every.operations)
 
 

@@ -10,11 +10,13 @@ from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import COLORS, emit, one_of
 from ckptdiff.cli.writing import (
+    FORMATS,
     DropGlobs,
     DropPrefix,
     DryRun,
     Dtype,
     Force,
+    Format,
     KeepContainer,
     KeepGlobs,
     MaxShardSize,
@@ -67,6 +69,7 @@ def command(
     force: Force = False,
     verify_bytes: VerifyBytes = False,
     no_fsync: NoFsync = False,
+    format: Format = "text",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
     timeout: options.Timeout = "600",
@@ -80,12 +83,14 @@ def command(
     from ckptdiff.sides import renames_of
 
     one_of("--color", color, COLORS)
+    one_of("--format", format, FORMATS)
     text = answered(
         _filtered,
         model,
         checkpoint,
         out,
         show_all=show_all,
+        format=format,
         timeout=timeout,
         key=key,
         args=parse_args(arg or []),
@@ -109,7 +114,9 @@ def command(
     return 0
 
 
-def _filtered(model: str, checkpoint: str, out: str, *, show_all: bool, **how: Any) -> str:
+def _filtered(model: str, checkpoint: str, out: str, *, show_all: bool, format: str, **how: Any) -> str:  # noqa: A002
     from ckptdiff import api
 
-    return written(lambda progress: api.filter(model, checkpoint, out, progress=progress, **how), show_all=show_all)
+    return written(
+        lambda progress: api.filter(model, checkpoint, out, progress=progress, **how), show_all=show_all, format=format
+    )

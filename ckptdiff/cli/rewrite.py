@@ -9,6 +9,7 @@ from ckptdiff.cli.writing import (
     DryRun,
     Dtype,
     Force,
+    Format,
     KeepContainer,
     KeepGlobs,
     MaxShardSize,
@@ -46,6 +47,7 @@ def command(
     force: Force = False,
     verify_bytes: VerifyBytes = False,
     no_fsync: NoFsync = False,
+    format: Format = "text",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
 ) -> int:
@@ -77,4 +79,5 @@ def command(
         ),
         show_all=show_all,
         color=color,
+        format=format,
     )

@@ -33,7 +33,9 @@ KeepContainer = Annotated[
 ]
 SharedChoice = Annotated[
     str | None,
-    typer.Option("--shared", metavar="drop|copy", help="Tied tensors in safetensors: once, or each for itself."),
+    typer.Option(
+        "--shared", metavar="drop|copy", help="Tied tensors in safetensors: once, or each for itself (filter)."
+    ),
 ]
 MaxShardSize = Annotated[
     str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Shards of at most this, e.g. 5GB.")
@@ -43,18 +45,33 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is ther
 VerifyBytes = Annotated[bool, typer.Option("--verify-bytes", help="Read everything back and compare checksums.")]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait for the disk; a power cut may lose the file.")]
 
+Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What is printed on what was written.")]
+FORMATS = ("text", "json")
+
 _QUIET = 1.0
 """Seconds of work that need no progress bar."""
 
 
-def write(run: Callable[[Progress | None], Job | Written], *, show_all: bool, color: str) -> int:
+def write(
+    run: Callable[[Progress | None], Job | Written],
+    *,
+    show_all: bool,
+    color: str,
+    format: str,  # noqa: A002 - the option's own name
+) -> int:
     """Run a writing command and print what came of it."""
     one_of("--color", color, COLORS)
-    emit(written(run, show_all=show_all))
+    one_of("--format", format, FORMATS)
+    emit(written(run, show_all=show_all, format=format))
     return 0
 
 
-def written(run: Callable[[Progress | None], Job | Written], *, show_all: bool) -> str:
+def written(
+    run: Callable[[Progress | None], Job | Written],
+    *,
+    show_all: bool,
+    format: str,  # noqa: A002 - the option's own name
+) -> str:
     """Run it with a progress bar where there is someone to see it; the text on what came of it."""
     from ckptdiff.render import writing as render
     from ckptdiff.running.apart import alive
@@ -71,7 +88,7 @@ def written(run: Callable[[Progress | None], Job | Written], *, show_all: bool) 
     finally:
         if bar is not None:
             bar.close()
-    return render.text(done, show_all=show_all)
+    return render.json(done) if format == "json" else render.text(done, show_all=show_all)
 
 
 class _Bar:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ckptdiff.inert import json_text
 from ckptdiff.keys import fold
 from ckptdiff.render.escape import plain
 from ckptdiff.render.words import count, size
 from ckptdiff.writing.execute import Job, Written
 
 _MOST = 20
+_TIED = (
+    "safetensors writes a tied tensor once; load_state_dict is strict about the other names, "
+    "safetensors.torch.load_model is not (--shared copy writes them)"
+)
 
 
 def text(done: Job | Written, *, show_all: bool) -> str:
     """A dry run's plan, or what came of it; ends with a newline."""
     job = done.job if isinstance(done, Written) else done
     plan, most = job.plan, None if show_all else _MOST
-    tensors = count(len(plan.tensors), "tensor")
+    tensors = count(len(job.keys), "tensor")
     if isinstance(done, Written):
         files = "" if len(done.files) == 1 else f" in {count(len(done.files), 'file')}"
         lines = [f"Wrote {tensors} to {plain(str(job.output.path))}{files}, {size(done.nbytes)}."]
@@ -25,8 +30,10 @@ def text(done: Job | Written, *, show_all: bool) -> str:
             lines.append(f"It loads into {plain(plan.tree.reference)}{strict}.")
     else:
         lines = [f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."]
-        kept = _sources(job) if show_all else _folded(item.key for item in plan.tensors)
-        lines += _section(f"kept ({len(plan.tensors)})", kept, most)
+        kept = _sources(job) if show_all else _folded(job.keys)
+        lines += _section(f"kept ({len(job.keys)})", kept, most)
+    rows = [f"{plain(key)}: written as {plain(other)}" for key, other in job.left_out.items()]
+    lines += _section(f"left out ({len(rows)}): {_TIED}", rows, most)
     reasons: dict[str, dict[str, list[str]]] = {}
     for drop in plan.dropped:
         reasons.setdefault(drop.why, {}).setdefault(drop.detail, []).append(drop.key)
@@ -52,6 +59,36 @@ def text(done: Job | Written, *, show_all: bool) -> str:
         lines += _section("overflowed in the new dtype", rows, most)
     lines += _section("to know", [plain(note, 600) for note in (*plan.notes, *plan.uncertain)], None)
     return "\n".join(lines) + "\n"
+
+
+def json(done: Job | Written) -> str:
+    """The same for programs: complete, ending with a newline."""
+    job = done.job if isinstance(done, Written) else done
+    plan = job.plan
+    value: dict[str, object] = {
+        "schema_version": 1,
+        "dry_run": not isinstance(done, Written),
+        "out": str(job.output.path),
+        "format": job.output.format,
+        "files": [{"path": path, "bytes": size} for path, size in done.files] if isinstance(done, Written) else [],
+        "bytes": done.nbytes if isinstance(done, Written) else job.layout.nbytes,
+        "tensors": list(job.keys),
+        "objects": [item.key for item in plan.objects],
+        "left_out": [{"key": key, "written_as": other, "reason": _TIED} for key, other in job.left_out.items()],
+        "dropped": [{"key": drop.key, "reason": drop.why, "detail": drop.detail} for drop in plan.dropped],
+        "renamed": [{"from": old, "to": new} for old, new in plan.renamed],
+        "adapted": [{"key": key, "how": how} for key, how in plan.adapted],
+        "filled": list(plan.filled),
+        "converted": [{"key": key, "from": old, "to": new} for key, old, new in plan.converted],
+        "notes": list(plan.notes),
+        "uncertain": list(plan.uncertain),
+    }
+    if isinstance(done, Written):
+        value["overflowed"] = dict(done.overflowed or {})
+        if done.comparison is not None:
+            value["loads"] = {"strict": done.comparison.loads(True), "non_strict": done.comparison.loads(False)}
+            value["missing_keys"] = list(done.comparison.missing_keys)
+    return json_text(value) + "\n"
 
 
 def _sources(job: Job) -> list[str]:

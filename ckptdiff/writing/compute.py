@@ -18,6 +18,7 @@ import torch
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.source import changed
 from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.errors import CheckpointError
 from ckptdiff.matching.value_check import beyond_range
 from ckptdiff.tensors import Storage, TensorInfo, contiguous_stride
 from ckptdiff.writing.checksums import Checksums
@@ -51,7 +52,7 @@ class Computer:
 
     def stream(self, recipe: Recipe, key: str) -> Iterator[memoryview]:
         """The block's bytes, in pieces that are only valid until the next one."""
-        dtype = getattr(torch, recipe.dtype)
+        dtype = dtype_of(recipe.dtype)
         if not recipe.fill and self._live is None and len(recipe.tensors) == 1 and not recipe.steps:
             (info,) = recipe.tensors
             if info.stride is None and info.numel:
@@ -62,7 +63,7 @@ class Computer:
 
     def _converted(self, key: str, info: TensorInfo, dtype: torch.dtype) -> Iterator[memoryview]:
         """A contiguous tensor of the file, a chunk at a time."""
-        given = getattr(torch, info.dtype)
+        given = dtype_of(info.dtype)
         buffer = bytearray(min(CHUNK, info.nbytes) // given.itemsize * dtype.itemsize)
         done = 0
         for piece in self._reader.chunks(info, CHUNK):
@@ -122,7 +123,7 @@ class Computer:
         if self._live is not None:
             value: torch.Tensor = self._live[key].detach().to("cpu")
             return value.as_strided(info.shape, stride, value.storage_offset() + info.offset)
-        dtype = getattr(torch, info.dtype)
+        dtype = dtype_of(info.dtype)
         storage = info.storage
         if storage is None or not info.numel:
             return torch.empty(info.shape, dtype=dtype)
@@ -132,6 +133,16 @@ class Computer:
         data, offset = mapped(self._sources.file(storage.file).fileno(), storage)
         flat = torch.frombuffer(data, dtype=dtype, count=storage.nbytes // dtype.itemsize, offset=offset)
         return flat.as_strided(info.shape, stride, info.offset)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """torch's dtype of that name. Raises CheckpointError where the installed torch has none."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(
+            f"torch {torch.__version__} has no dtype {name}, to compute values of it", "Use a newer torch."
+        )
+    return dtype
 
 
 def _tensor_of(data: bytes, dtype: torch.dtype) -> torch.Tensor:

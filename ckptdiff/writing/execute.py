@@ -59,6 +59,16 @@ class Job:
     def plan(self) -> FilterPlan:
         return self.layout.plan
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the tensors that the output holds."""
+        return self.layout.written
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Keys that safetensors has no place for, since their tensor is written under another: key → that key."""
+        return dict(self.layout.aliases)
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -77,6 +87,16 @@ class Written:
     @property
     def nbytes(self) -> int:
         return sum(size for _, size in self.files)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the tensors that the output holds."""
+        return self.job.keys
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Tied keys that are not written, as the model would ask for: key → the key that has their tensor."""
+        return self.job.left_out
 
 
 def output_of(path: str, *, sharded: bool = False) -> Output:

@@ -103,6 +103,12 @@ class Layout:
     aliases: tuple[tuple[str, str], ...] = ()
 
     @property
+    def written(self) -> tuple[str, ...]:
+        """The keys of the tensors that the output holds, in the plan's order."""
+        left_out = dict(self.aliases)
+        return tuple(item.key for item in self.plan.tensors if item.key not in left_out)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tensors, shared ones counted once."""
         return sum(file.nbytes for file in self.files)
@@ -126,8 +132,9 @@ def lay_out(plan: FilterPlan, *, directory: bool = False, shared: Shared | None 
     """The files of a plan's output.
 
     `shared` says what becomes of tied tensors in safetensors, which cannot hold them: `drop` writes the first by name
-    and records the others in the metadata, as `safetensors.torch.save_model` does; `copy` writes each. By default they
-    are copied where the output is to load strictly and else dropped, but never one that the model does not tie.
+    and records the others in the metadata, as `safetensors.torch.save_model` does; `copy` writes each. By default each
+    is written where there is a model, whose `load_state_dict` asks for every name, and else the first; never is one
+    dropped that the model does not tie.
     `shard_size` is in bytes, 0 for the usual.
 
     Raises CheckpointError for a tensor that cannot be written.
@@ -137,7 +144,7 @@ def lay_out(plan: FilterPlan, *, directory: bool = False, shared: Shared | None 
         return Layout(plan, (OutputFile("", tuple(_tied_blocks(plan, recipes))),))
     _check_safetensors(plan)
     aliases: dict[str, str] = {}
-    if (shared or ("copy" if plan.fill_missing else "drop")) == "drop":
+    if (shared or ("drop" if plan.tree is None else "copy")) == "drop":
         aliases = _aliases(plan, recipes)
     blocks = [_block(plan, item, recipes[item.key]) for item in plan.tensors if item.key not in aliases]
     if not directory:
@@ -221,7 +228,8 @@ def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
 
 def _check_safetensors(plan: FilterPlan) -> None:
     for item in plan.tensors:
-        if DTYPES[item.dtype].code is None:
+        halves = item.dtype == "float4_e2m1fn_x2" and not item.shape  # it counts single values, and there is a pair
+        if DTYPES[item.dtype].code is None or halves:
             raise CheckpointError(
                 f"{plan.checkpoint.path}: the tensor {item.key!r} is {item.dtype}, which safetensors cannot hold",
                 "Write a .pth, or leave it out with --drop.",

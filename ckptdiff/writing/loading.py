@@ -20,7 +20,7 @@ from ckptdiff.gate.report import Report, judge
 from ckptdiff.matching.walk import compare
 from ckptdiff.model.extract import extract
 from ckptdiff.tensors import TensorInfo, contiguous_stride
-from ckptdiff.writing.compute import mapped
+from ckptdiff.writing.compute import dtype_of, mapped
 from ckptdiff.writing.copying import Sources
 from ckptdiff.writing.objects import plain_objects
 from ckptdiff.writing.plan import Carry, FilterPlan, Keep
@@ -100,7 +100,7 @@ def _tensor(
 ) -> torch.Tensor:
     info = checkpoint.entries[item.sources[0]]
     assert isinstance(info, TensorInfo)
-    dtype = getattr(torch, info.dtype)
+    dtype = dtype_of(info.dtype)
     stride = info.stride or contiguous_stride(info.shape)
     storage = info.storage
     if not info.numel:

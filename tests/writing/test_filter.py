@@ -139,6 +139,9 @@ def test_ties_of_the_file_that_the_model_does_not_have_are_written_apart(tmp_pat
     filtered(read(tmp_path / "in.pth"), Untied(), tmp_path / "apart.safetensors")
     Untied().load_state_dict(load(tmp_path / "apart.safetensors"), strict=True)
     written = filtered(read(tmp_path / "in.pth"), Tied(), tmp_path / "tied.safetensors")
+    assert written.job.layout.aliases == ()
+    Tied().load_state_dict(load(tmp_path / "tied.safetensors"), strict=True)
+    written = filtered(read(tmp_path / "in.pth"), Tied(), tmp_path / "once.safetensors", shared="drop")
     assert written.job.layout.aliases == (("out.weight", "embed.weight"),)
     with pytest.raises(UsageError):
         output_of("x.zip")
