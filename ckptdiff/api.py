@@ -418,6 +418,8 @@ def _initial(side: ModelSide, seed: int | str) -> Any:
         number = int(seed)
     except ValueError:
         raise UsageError(f"--seed {seed}: this is not a whole number.", "Write for example --seed 0.") from None
+    if not -(1 << 63) <= number < 1 << 64:
+        raise UsageError(f"--seed {seed}: torch takes seeds of 64 bits only.", "Write for example --seed 0.")
     if side.built is not None:
         return seeded(lambda: side.with_values().tree.root.live, number)
     module = side.tree.root.live

@@ -17,10 +17,18 @@ class CkptdiffError(Exception):
     kind = "error"
 
     def __init__(self, message: str, hint: str = "", *, detail: str = "") -> None:
+        message = _on_one_line(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = _on_one_line(hint)
         self.detail = detail
+
+
+def _on_one_line(text: str) -> str:
+    """What cannot be printed, a line break in a file's name say, as Python writes it in a string."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 class CheckpointError(CkptdiffError):

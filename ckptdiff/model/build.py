@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
-from ckptdiff.model import obvious, sources, user_code
-from ckptdiff.model.meta import off_meta, on_meta
+from ckptdiff.model import obvious, sources, suspects, user_code
+from ckptdiff.model.meta import on_meta
+from ckptdiff.model.past_modes import Watch
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.sandbox import contained
 from ckptdiff.model.uncommitted import uncommitted
@@ -102,16 +103,16 @@ _LABELS = {"meta": "on the meta device", "uninitialized": "with untouched memory
 
 
 @contextlib.contextmanager
-def _way(how: How) -> Iterator[tuple[list[str], user_code.Pause]]:
-    """Prepare torch for one way of building; yields the list of doubts and what suspends the way."""
+def _way(how: How) -> Iterator[tuple[Watch | None, user_code.Pause]]:
+    """Prepare torch for one way of building; yields what watches over it and what suspends the way."""
     if how == "meta":
-        with on_meta() as doubts:
-            yield doubts, off_meta
+        with on_meta() as state:
+            yield state
     elif how == "uninitialized":
         with uncommitted() as state:
             yield state
     else:
-        yield [], contextlib.nullcontext
+        yield None, contextlib.nullcontext
 
 
 def _attempt(
@@ -120,8 +121,13 @@ def _attempt(
     doubts: list[str] = []
     stage = _Stage(f"{reference.target}: importing it" if home else f"{reference.text}: looking it up")
     try:
-        with contained(reference.target), _way(how) as (doubts, pause), user_code.importing(home, pause):
-            built = _make(reference, home, args, how, pause, stage)
+        with contained(reference.target), _way(how) as (watch, pause), user_code.importing(home, pause):
+            built: Built | None = None
+            try:
+                built = _make(reference, home, args, how, pause, stage)
+            finally:  # for the code may have failed by what it saw
+                if watch is not None:
+                    doubts = [*watch.doubts, *_suspicions(home, built, watch, how)]
             if doubts:
                 raise _Doubtful
             return built
@@ -137,6 +143,15 @@ def _attempt(
         shown = ModelError(f"{stage.doing} failed: {cause}", _hint(error), detail=shortened_traceback(error))
         final = isinstance(error, (SyntaxError, ImportError)) and not doubts
         return _Failure(shown, cause, tuple(doubts), final)
+
+
+def _suspicions(home: user_code.Home | None, built: Built | None, watch: Watch, how: How) -> list[str]:
+    """What the code of a model may have seen of the way it was built, as far as its source tells."""
+    modules = {} if home is None else home.imported()
+    if built is not None:
+        modules.update({module.__name__: module for module in suspects.modules_of(built.module)})
+    modules.update((name, sys.modules[name]) for name in watch.addressed if name in sys.modules)
+    return suspects.suspicious(modules.values(), meta=how == "meta", addressed=bool(watch.addressed))
 
 
 class _Doubtful(Exception):  # noqa: N818 - a way out, not an error

@@ -3,57 +3,115 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import types
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any, TypeGuard
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils import _device
 
+from ckptdiff.model.askers import asker
+from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded
+
+_META = torch.device("meta")
 # Attributes and methods whose answer on the meta device differs from the CPU's without an error.
-_TELLING_GETTERS = {getattr(torch.Tensor, name).__get__ for name in ("device", "is_meta", "is_cpu")}
-_TELLING_FUNCTIONS = {
-    torch.Tensor.data_ptr,
-    torch.Tensor.untyped_storage,
-    torch.Tensor.storage,
-    torch.Tensor.type,
+_TELLING = {
+    *(getattr(torch.Tensor, name).__get__ for name in ("device", "is_meta", "is_cpu", "_version")),
+    torch.Tensor.storage_type,
     torch.Tensor.get_device,
+    torch.get_device,
+    torch.Tensor.is_shared,
     torch.Tensor.__repr__,
     torch.Tensor.__format__,
 }
-# Libraries whose models are made to be built on meta (transformers loads every model that way).
-_MADE_FOR_META = ("torch", "torchvision", "transformers", "timm", "accelerate")
+# Give away where the memory lies, which is nowhere: to read there would end the process.
+_ADDRESSING = {torch.Tensor.data_ptr, torch.Tensor.untyped_storage, torch.Tensor.storage}
+# Draw random numbers, which are others than plainly: of those before, on meta, nothing was drawn.
+_RANDOM = {
+    name
+    for name in (*dir(torch), *dir(torch.Tensor), *dir(torch.nn.init))
+    if name.startswith(
+        ("rand", "normal", "bernoulli", "multinomial", "poisson", "binomial", "dropout", "alpha_dropout", "uniform")
+    )
+    or name.startswith(("xavier_", "kaiming_", "orthogonal_", "trunc_normal_", "sparse_"))
+    or name in ("cauchy_", "exponential_", "geometric_", "log_normal_", "rrelu")
+}
+# Let code go by the values of a CPU tensor.
+_READING = {
+    *("item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "data_ptr", "untyped_storage", "storage", "apply_"),
+    *("nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "bincount", "repeat_interleave", "map_"),
+    *("__array__", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__getitem__"),
+    *("__repr__", "__format__", "__dlpack__", "tensor", "as_tensor", "new_tensor", "split", "tensor_split", "one_hot"),
+    *("where", "full", "zeros", "ones", "empty", "arange", "linspace", "is_set_to", "to_sparse", "to_sparse_coo"),
+}
+_HUGE = 1 << 46
+"""Bytes of a tensor that no CPU has the addresses for, so that making it fails plainly."""
 
 
 class MetaWatch(TorchFunctionMode):
-    """Notes in `doubts` what may have let code on the meta device go another way than on the CPU.
+    """Puts every new tensor on the meta device, and notes in `doubts` what may have let code go another way there.
 
-    That is a torch call that failed, since the code may have caught the error and gone on; and a question to a meta
-    tensor for its device, address or text from code that is not known to expect meta tensors.
+    That is a torch call that failed, since the code may have caught the error and gone on; a question to a meta tensor
+    for its device, address or text from code that is not known to expect meta tensors; and a look at values of the CPU
+    once random numbers were drawn there, since others before them were not drawn.
+
+    It does so itself, rather than by `torch.device("meta")`, so that `torch.get_default_device` says what it always
+    says. A device context of the code's own goes before, as it does there.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.doubts: list[str] = []
+        self.addressed: set[str] = set()
+        self.skipped_random = True
+        self._drawn = False
+        self._makers = _device._device_constructors()
+        self._outer = _device.CURRENT_DEVICE
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types_: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if (filled := _normal(func, args, kwargs or {})) is not None:
+        kwargs = kwargs or {}
+        makes = func in self._makers
+        if makes and kwargs.get("device") is None and _device.CURRENT_DEVICE is self._outer:
+            kwargs["device"] = _META
+        elif (filled := _normal(func, args, kwargs)) is not None:
             return filled
         try:
-            result = func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs)
         except Exception as error:
             self.doubts.append(f"{_name(func)}: {type(error).__name__}: {error}")
             raise
+        if makes:
+            if isinstance(result, torch.Tensor) and result.numel() * result.element_size() > _HUGE:
+                self.doubts.append(f"{_name(func)}: a tensor that no memory holds")
+        elif func in _ADDRESSING:
+            if _is_meta(args[0]) and (by := asker()):
+                self.doubts.append(f"{by} asked a meta tensor for its {_name(func)}")
+                raise ValueNeeded(self.doubts[-1])
+        elif func in _TELLING or (func is torch.Tensor.type and isinstance(result, str)):
+            if _is_meta(args[0] if args else None) and (by := asker()):
+                self.doubts.append(f"{by} asked a meta tensor for its {_name(func)}")
+        elif isinstance(func, types.FunctionType) and not func.__module__.startswith("torch"):
+            self.doubts.append(f"{func.__module__}.{func.__qualname__} overrides torch functions")
         if func is torch.quantize_per_tensor and _is_meta(result):
             self.doubts.append("quantize_per_tensor: on the meta device the result is not quantized")
-        if len(args) == 1 and (func in _TELLING_GETTERS or func in _TELLING_FUNCTIONS) and _is_meta(args[0]):
-            caller = _caller()
-            if caller.partition(".")[0] not in _MADE_FOR_META:
-                self.doubts.append(f"{caller} asked a meta tensor for its {_name(func)}")
+        self._note_draws(_name(func), result, args)
         return result
+
+    def _note_draws(self, name: str, result: Any, args: tuple[Any, ...]) -> None:
+        if self._drawn and name in _READING and any(map(_is_real, args)):
+            self.doubts.append(f"{name}: random numbers were drawn after others that were not")
+        elif name in _RANDOM and _is_real(result):
+            self._drawn = True
+
+    def is_unknown(self, tensor: torch.Tensor) -> bool:
+        """Whether it is a meta tensor, which has no values."""
+        return _is_meta(tensor)
+
+    def expose(self, tensor: torch.Tensor) -> None:
+        """Nothing to remember: only what is on meta is not as it is plainly."""
 
 
 def _normal(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
@@ -76,12 +134,10 @@ def _is_meta(value: Any) -> TypeGuard[torch.Tensor]:
     return isinstance(value, torch.Tensor) and value.is_meta
 
 
-def _caller() -> str:
-    """The module that made the torch call, past torch's own Python methods of Tensor."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__") in ("torch._tensor", "torch.overrides"):
-        frame = frame.f_back
-    return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
+def _is_real(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_real, value))
+    return isinstance(value, torch.Tensor) and not value.is_meta
 
 
 def _name(func: Callable[..., Any]) -> str:
@@ -92,15 +148,16 @@ def _name(func: Callable[..., Any]) -> str:
 
 
 @contextlib.contextmanager
-def on_meta() -> Iterator[list[str]]:
-    """Put every new tensor on the meta device; yields the growing list of doubts."""
+def on_meta() -> Iterator[tuple[MetaWatch, Pause]]:
+    """Put every new tensor on the meta device; yields what watches over it, and a context manager within which
+    everything is as usual."""
     watch = MetaWatch()
-    with torch.device("meta"), watch:
-        yield watch.doubts
+    past = PastModes(watch, _META)
 
+    @contextlib.contextmanager
+    def pause() -> Iterator[None]:
+        with torch._C.DisableTorchFunction(), past.paused():
+            yield
 
-@contextlib.contextmanager
-def off_meta() -> Iterator[None]:
-    """Within `on_meta`, work as if outside of it."""
-    with torch._C.DisableTorchFunction():
-        yield
+    with past.watching(), watch:
+        yield watch, pause

@@ -19,12 +19,12 @@ def contained(argv: str) -> Iterator[None]:
     """Run user code with standard output going to standard error, an empty standard input, no warnings and `argv` as
     the whole command line; put back streams, directory, search path, random states and torch's global settings."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
         stack.enter_context(_streams())
         stack.enter_context(_python_state(argv))
         stack.enter_context(_random_state())
         stack.enter_context(_torch_state())
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
         here, leave = os.getpid(), os._exit
         try:
             yield
@@ -96,6 +96,8 @@ def _random_state() -> Iterator[None]:
         random.setstate(python)
         if numpy:
             numpy.set_state(state)
+        elif numpy := _numpy_random():  # imported meanwhile
+            numpy.seed()  # as it is after an import
 
 
 def _numpy_random() -> Any:
@@ -107,15 +109,27 @@ def _numpy_random() -> Any:
 def _torch_state() -> Iterator[None]:
     """Put back the default dtype and grad mode; the default device stays as the way of building has set it, since
     `torch.set_default_device` is not nested with it but replaces it."""
-    dtype, grad, set_default_device = torch.get_default_dtype(), torch.is_grad_enabled(), torch.set_default_device
-    torch.set_default_device = _leave_default_device
+    dtype, grad, default_device = torch.get_default_dtype(), torch.is_grad_enabled(), _DefaultDevice()
+    setter, getter = torch.set_default_device, torch.get_default_device
+    torch.set_default_device, torch.get_default_device = default_device.set, default_device.get
     try:
         yield
     finally:
-        torch.set_default_device = set_default_device
+        torch.set_default_device, torch.get_default_device = setter, getter
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
 
 
-def _leave_default_device(device: torch.device | str | int | None) -> None:
-    """What `torch.set_default_device` does while a model is built: nothing, since no key, shape or dtype is its."""
+class _DefaultDevice:
+    """What `torch.set_default_device` does while a model is built: nothing but to be remembered for
+    `torch.get_default_device`, since no key, shape or dtype is its."""
+
+    def __init__(self) -> None:
+        self._device: torch.device | None = None
+        self._get = torch.get_default_device
+
+    def set(self, device: torch.device | str | int | None) -> None:
+        self._device = None if device is None else torch.device(device)
+
+    def get(self) -> torch.device:
+        return self._get() if self._device is None else self._device

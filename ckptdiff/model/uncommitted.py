@@ -17,34 +17,48 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ckptdiff.model.askers import asker
+from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded, Watch
+
 _LARGE = 64 * 1024
 """Bytes from which a tensor counts as large: above the tables that constructors read values from (schedules,
 anchors), and low enough that a model of thousands of tensors stays small."""
 
-# These read a CPU tensor's memory without going through torch's dispatcher.
-_READERS = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
+# These read a CPU tensor's memory without going through torch's dispatcher, or move it elsewhere.
+_READERS = {
+    getattr(torch.Tensor, name)
+    for name in (
+        *("numpy", "tolist", "__array__", "__dlpack__", "share_memory_", "apply_", "map_", "map2_", "item"),
+        *("__repr__", "__format__"),  # which switch the modes off
+        *("__bool__", "__int__", "__index__", "__float__", "__complex__"),  # as a list of 0-dim tensors is converted
+    )
+    if hasattr(torch.Tensor, name)
+}
 # These read the 0-dim tensors in the lists they are given, likewise.
-_CONVERTERS = {torch.tensor, torch.as_tensor, torch.asarray}
+_CONVERTERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor, torch.Tensor.new}
+# These give away where the memory lies, so that it can be read at any time after.
+_EXPORTERS = {torch.Tensor.data_ptr, torch.Tensor.untyped_storage, torch.Tensor.storage, torch.Tensor.__dlpack__}
+# Changes when an operation is carried out in place, and not when that is left out.
+_VERSION: Any = getattr(torch.Tensor, "_version").__get__  # noqa: B009
 _IS_META: Any = getattr(torch.Tensor, "is_meta").__get__  # noqa: B009 - to mypy it is a bool
-
-
-class ValueNeeded(BaseException):
-    """The code wants to know a value that was never computed. No Exception, lest it be caught as one."""
 
 
 class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Leaves large tensors untouched.
 
     A storage is *unknown* once it is large or was to be computed from an unknown one; `_unknown` maps the address of
-    each to it and thereby keeps the address from being used again.
+    each to it and thereby keeps the address from being used again. So does `_exposed` with the known ones whose memory
+    somebody outside of torch may read.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.doubts: list[str] = []
+        self.addressed: set[str] = set()
         self.paused = False
+        self.skipped_random = False
         self._unknown: dict[int, torch.UntypedStorage] = {}
-        self._skipped_random = False
+        self._exposed: dict[int, torch.UntypedStorage] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -60,7 +74,7 @@ class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "cpu":
             return func(*args, **kwargs)
         random = torch.Tag.nondeterministic_seeded in func.tags
-        unknown = (random and self._skipped_random) or any(map(self.is_unknown, tensors))
+        unknown = (random and self.skipped_random) or any(map(self.is_unknown, tensors))
         written = _written(func, args, kwargs)
         if _is_view(func):  # touches no values, and the result shares the storage, known or unknown
             result = func(*args, **kwargs)
@@ -72,7 +86,7 @@ class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
             leave = self._makes_large(func, args, kwargs)
         if not leave:
             return func(*args, **kwargs)
-        self._skipped_random |= random
+        self.skipped_random |= random
         if func is torch.ops.aten.normal_.default and not (args[2:] and args[2] < 0):
             outputs = written  # to answer this on meta, torch would import its compiler
         else:
@@ -87,13 +101,19 @@ class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results[0] if len(results) == 1 else tuple(results) or None
 
     def is_unknown(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor's values were left uncomputed."""
         return _address(tensor) in self._unknown
+
+    def expose(self, tensor: torch.Tensor) -> None:
+        """Remember that a known tensor's memory may be read from outside, and so may never be left uncomputed."""
+        if address := _address(tensor):
+            self._exposed[address] = tensor.untyped_storage()
 
     def skip_filling(self, tensor: torch.Tensor) -> bool:
         """Whether to leave out an initialisation with random values that looks at what it has drawn."""
-        skip = self._skipped_random or _is_large(tensor) or self.is_unknown(tensor)
+        skip = self.skipped_random or _is_large(tensor) or self.is_unknown(tensor)
         if skip:
-            self._skipped_random = True
+            self.skipped_random = True
             self._forget(tensor)
         return skip
 
@@ -129,7 +149,11 @@ class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _forget(self, tensor: torch.Tensor) -> None:
         if address := _address(tensor):
-            self._unknown[address] = tensor.untyped_storage()
+            storage = tensor.untyped_storage()
+            # Memory shared with a numpy array, either way, is not resizable.
+            if address in self._exposed or not (storage.resizable() or address in self._unknown):
+                raise self.needed("memory shared with others is written")
+            self._unknown[address] = storage
 
 
 class _Readers(TorchFunctionMode):
@@ -146,32 +170,52 @@ class _Readers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func == _IS_META and sys._getframe(1).f_globals.get("__name__") == "torch.nn.init":
-            if self._mode.skip_filling(args[0]):
+        kwargs = kwargs or {}
+        if func == _IS_META:
+            if sys._getframe(1).f_globals.get("__name__") == "torch.nn.init" and self._mode.skip_filling(args[0]):
                 return True
-        elif (
-            func in _READERS or (func in _CONVERTERS and isinstance(args[0] if args else None, (list, tuple)))
-        ) and any(map(self._mode.is_unknown, _tensors(_flat(args)))):
+        elif func in _EXPORTERS:
+            if sys._getframe(1).f_globals.get("__name__") != __name__:
+                self._export(func, args[0])
+        elif func == _VERSION:
+            if self._mode.is_unknown(args[0]) and asker():
+                raise self._mode.needed("_version")
+        elif func in _READERS or func in _CONVERTERS:
+            values = [*args, *kwargs.values()]
+            if any(map(self._mode.is_unknown, _tensors(values if func in _CONVERTERS else values[:1]))):
+                raise self._mode.needed(getattr(func, "__name__", str(func)))
+            if func is torch.Tensor.share_memory_ or func is torch.Tensor.numpy:
+                self._mode.expose(args[0])
+        return func(*args, **kwargs)
+
+    def _export(self, func: Callable[..., Any], tensor: torch.Tensor) -> None:
+        if self._mode.paused or not (by := asker()):
+            return
+        if func is torch.Tensor.data_ptr and self._mode.is_unknown(tensor):
+            self._mode.addressed.add(by)  # most likely to tell tied tensors from others
+        elif self._mode.is_unknown(tensor):
             raise self._mode.needed(getattr(func, "__name__", str(func)))
-        return func(*args, **(kwargs or {}))
+        self._mode.expose(tensor)
 
 
 @contextlib.contextmanager
-def uncommitted() -> Iterator[tuple[list[str], Callable[[], contextlib.AbstractContextManager[None]]]]:
-    """Leave large new tensors untouched; yields the growing list of doubts (values that were needed and not there)
-    and a context manager within which everything is as usual."""
+def uncommitted() -> Iterator[tuple[Watch, Pause]]:
+    """Leave large new tensors untouched; yields what watches over it (its doubts are values that were needed and not
+    there), and a context manager within which everything is as usual."""
     mode = _Uncommitted()
+    past = PastModes(mode)
 
     @contextlib.contextmanager
     def pause() -> Iterator[None]:
         before, mode.paused = mode.paused, True
         try:
-            yield
+            with past.paused():
+                yield
         finally:
             mode.paused = before
 
-    with mode, _Readers(mode):
-        yield mode.doubts, pause
+    with past.watching(), mode, _Readers(mode):
+        yield mode, pause
 
 
 def _is_view(func: Any) -> bool:

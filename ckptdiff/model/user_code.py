@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from ckptdiff.errors import ModelError
 
@@ -38,6 +39,8 @@ class Home:
         """The file to run under that name; None to import the name in the ordinary way."""
         self.modules: dict[str, ModuleType] = {}
         """The user's modules imported so far, which are in `sys.modules` only within `importing`."""
+        self.before: set[str] = set()
+        """The names in `sys.modules` when `importing` began."""
 
     @classmethod
     def of_file(cls, path: Path) -> Home:
@@ -68,6 +71,14 @@ class Home:
         spec.loader.exec_module(module)
         return module
 
+    def imported(self) -> dict[str, ModuleType]:
+        """The user's modules imported within the present `importing`, by name."""
+        return {
+            name: module
+            for name, module in list(sys.modules.items())
+            if name not in self.before and is_users(getattr(module, "__file__", None), self.directory)
+        }
+
     def forget(self) -> None:
         """Drop the modules imported so far: they may hold what a failed way of building put there."""
         self.modules = {}
@@ -76,7 +87,7 @@ class Home:
 
 def display_name(module_name: str) -> str:
     """A module's name as its author knows it: without what `Home.of_file` added."""
-    return re.sub(rf"^{_PREFIX}(.+)_[0-9a-f]{{8}}$", r"\1", module_name)
+    return re.sub(rf"^{_PREFIX}(.+)_[0-9a-f]{{8}}$", r"\1", module_name, flags=re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -90,30 +101,40 @@ def importing(home: Home | None, pause: Pause = contextlib.nullcontext) -> Itera
     directory = home.directory if home else None
     finder = _OutsideFinder(directory, pause)
     hidden = _hide_namesakes(directory) if directory else {}
-    before = set(sys.modules)
     path = sys.path[:]
     if home is not None:
+        home.before = set(sys.modules)
         sys.modules.update(home.modules)
         sys.path.insert(0, str(directory))
-    sys.meta_path.insert(0, finder)
+    finders, finders_before = sys.meta_path, sys.meta_path[:]
+    finders.insert(0, finder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        _put_back_finders(finders, finders_before, finder)
         sys.path[:] = path
         if home is not None:
-            home.modules = {
-                name: module
-                for name, module in list(sys.modules.items())
-                if name not in before and is_users(getattr(module, "__file__", None), directory)
-            }
+            home.modules = home.imported()
             for name in home.modules:
                 if not name.startswith(_PREFIX):  # nobody else has a name like that: pickle may find it
                     del sys.modules[name]
         sys.modules.update(hidden)
 
 
+def _put_back_finders(finders: list[Any], before: Sequence[Any], ours: MetaPathFinder) -> None:
+    """Take `ours` out of `sys.meta_path`, which is the list `finders` again. What libraries have added stays, for what
+    is imported later; what code has taken away is there again. Entries are told apart by identity: they compare as they
+    like."""
+    present: list[Any] = [finder for finder in sys.meta_path if finder is not ours]
+    known = {id(finder) for finder in before}
+    if [id(finder) for finder in present if id(finder) in known] != [id(finder) for finder in before]:
+        present = [*before, *(finder for finder in present if id(finder) not in known)]
+    finders[:] = present
+    sys.meta_path = finders
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def is_users(file: str | None, directory: Path | None) -> bool:
     """Whether a file belongs to the user's code below `directory`, rather than being installed or Python's own."""
     if file is None or directory is None:
@@ -155,14 +176,16 @@ class _OutsideFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        for finder in sys.meta_path:
+        for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = find(fullname, path, target) if find and finder is not self else None
+            spec: Any = find(fullname, path, target) if find is not None and finder is not self else None
             if spec is None:
                 continue
-            if spec.loader is not None and spec.has_location and not is_users(spec.origin, self._directory):
+            # A loader of the old kind (`load_module`), or what is no ModuleSpec, is left to Python.
+            loads = isinstance(spec, ModuleSpec) and spec.has_location and hasattr(spec.loader, "exec_module")
+            if loads and not is_users(spec.origin, self._directory):
                 spec.loader = _OutsideLoader(spec.loader, self._pause)
-            return spec
+            return cast("ModuleSpec", spec)
         return None
 
 
@@ -174,8 +197,11 @@ class _OutsideLoader(Loader):
         self._pause = pause
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        create = getattr(self._loader, "create_module", None)
+        if create is None:
+            return None
         with self._pause():
-            module: ModuleType | None = self._loader.create_module(spec)
+            module: ModuleType | None = create(spec)
             return module
 
     def exec_module(self, module: ModuleType) -> None:
