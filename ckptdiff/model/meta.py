@@ -19,8 +19,6 @@ _META = torch.device("meta")
 _TELLING = {
     *(getattr(torch.Tensor, name).__get__ for name in ("device", "is_meta", "is_cpu", "_version")),
     torch.Tensor.storage_type,
-    torch.Tensor.get_device,
-    torch.get_device,
     torch.Tensor.is_shared,
     torch.Tensor.__repr__,
     torch.Tensor.__format__,

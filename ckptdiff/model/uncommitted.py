@@ -35,7 +35,8 @@ _READERS = {
     if hasattr(torch.Tensor, name)
 }
 # These read the 0-dim tensors in the lists they are given, likewise.
-_CONVERTERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor, torch.Tensor.new}
+_NEW = {torch.Tensor.new_tensor, torch.Tensor.new}
+_CONVERTERS = {torch.tensor, torch.as_tensor, torch.asarray, *_NEW}
 # These give away where the memory lies, so that it can be read at any time after.
 _EXPORTERS = {torch.Tensor.data_ptr, torch.Tensor.untyped_storage, torch.Tensor.storage, torch.Tensor.__dlpack__}
 # Changes when an operation is carried out in place, and not when that is left out.
@@ -181,8 +182,12 @@ class _Readers(TorchFunctionMode):
             if self._mode.is_unknown(args[0]) and asker():
                 raise self._mode.needed("_version")
         elif func in _READERS or func in _CONVERTERS:
-            values = [*args, *kwargs.values()]
-            if any(map(self._mode.is_unknown, _tensors(values if func in _CONVERTERS else values[:1]))):
+            values: Any = [*args, *kwargs.values()]
+            if func in _READERS:
+                values = values[:1]
+            elif func in _NEW:
+                values = values[1:]  # of the tensor itself only its dtype counts
+            if any(map(self._mode.is_unknown, _tensors(values))):
                 raise self._mode.needed(getattr(func, "__name__", str(func)))
             if func is torch.Tensor.share_memory_ or func is torch.Tensor.numpy:
                 self._mode.expose(args[0])
