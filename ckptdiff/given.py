@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from ckptdiff import bounded
 from ckptdiff.errors import UsageError
 
 MOST_BYTES = 32 << 20
@@ -42,6 +43,7 @@ def text_of(path: str | os.PathLike[str], hint: str, form: str = "JSON") -> str:
 def json_of(text: str) -> Any:
     """The value of a JSON text. Raises ValueError in one phrase: for what is no JSON, NaN and the infinities, a name
     that an object has twice, and what is nested too deeply or a number too long to be taken."""
+    bounded.check(text.encode("utf-8", "surrogatepass"))
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 # Numbers without a superfluous leading zero, short enough that converting a hostile key stays cheap.
 _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,17})(?![0-9])")
@@ -164,14 +165,14 @@ def fold(keys: Iterable[str]) -> list[Fold]:
 
     folds: list[tuple[int, Fold]] = []
     for literals, tuples in families.items():
+        escaped = tuple(map(_escape, literals))
         for box in _boxes(tuples):
-            members = (_join(literals, values) for values in product(*box))
-            first = min(members, key=order.__getitem__)
-            count = 1
-            for values in box:
-                count *= len(values)
-            pattern = _join(tuple(map(_escape, literals)), [_braces(values) for values in box])
-            folds.append((order[first], Fold(pattern, count, first)))
+            count = prod(map(len, box))
+            if count == 1:
+                first = _join(literals, (values[0] for values in box))
+            else:
+                first = min((_join(literals, values) for values in product(*box)), key=order.__getitem__)
+            folds.append((order[first], Fold(_join(escaped, map(_braces, box)), count, first)))
     return [item for _, item in sorted(folds, key=lambda pair: pair[0])]
 
 
@@ -196,11 +197,18 @@ def _boxes(tuples: list[tuple[int, ...]]) -> list[_Box]:
     """A set of equally long tuples as disjoint products of sorted number sets, few of them.
 
     One pass a position, from the last to the first, joins what differs in that position alone; the result depends on
-    the order of the passes, so the reverse order is tried as well and the shorter answer taken.
+    the order of the passes, so the reverse order is tried as well and the shorter answer taken. A position in which no
+    two of the tuples differ alone joins nothing later either, and needs no pass.
     """
-    places = range(len(tuples[0]))
     start: list[_Box] = [tuple((value,) for value in values) for values in tuples]
     if len(start) == 1:
+        return start
+    places = [
+        place
+        for place in range(len(tuples[0]))
+        if len({values[:place] + values[place + 1 :] for values in tuples}) < len(tuples)
+    ]
+    if not places:
         return start
     backward = _merge(start, reversed(places))
     if len(backward) == 1 or len(places) == 1:
@@ -223,6 +231,8 @@ def _join(literals: tuple[str, ...], values: Iterable[object]) -> str:
 
 
 def _escape(literal: str) -> str:
+    if "\\" not in literal and "{" not in literal and "}" not in literal:
+        return literal
     return re.sub(r"([\\{}])", r"\\\1", literal)
 
 

@@ -21,6 +21,7 @@ ones, since plain code that resumes or fine-tunes loads the raw ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ckptdiff.checkpoint.describe import printable
@@ -38,6 +39,9 @@ WRAPPERS = (
     "model_ema_state_dict", "shadow_params", "averaged_model",
 )  # fmt: skip
 _RANK = {name: rank for rank, name in enumerate(WRAPPERS)}
+
+
+MAX_ALTERNATIVES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,14 @@ def find(name: str, root: object, key: str | None) -> Found:
         else:
             picked = without_tensors(name, tree)
         chosen = Found(".".join(picked.path), picked.value, ())
-    others = tuple(
-        (".".join(candidate.path), candidate.tensors)
+    others = (
+        candidate
         for candidate in listed
         if candidate.value is not chosen.value and not (candidate.path and is_other(candidate.path[0]))
     )
-    return Found(chosen.path, chosen.value, others[:1000], warnings)
+    # Paths share their names, and are long only once they are joined.
+    told = tuple((".".join(candidate.path), candidate.tensors) for candidate in islice(others, MAX_ALTERNATIVES))
+    return Found(chosen.path, chosen.value, told, warnings)
 
 
 def _choose(top: Candidate) -> tuple[Candidate, tuple[str, ...]]:

@@ -43,11 +43,13 @@ def below(value: object, key: str) -> list[Candidate]:
 
 def exists(listed: list[Candidate]) -> str:
     """The hint that lists what `--key` may name, with how many tensors each holds."""
-    names = [f"{'.'.join(one.path)[:200]!r} ({many(one.tensors, 'tensor')})" for one in listed if one.path]
+    named = [one for one in listed if one.path]
+    # Paths share their names, and are long only once they are joined.
+    names = [f"{'.'.join(one.path)[:200]!r} ({many(one.tensors, 'tensor')})" for one in named[:MAX_LISTED]]
     if not names:
         return "Its state dict is at the top level: leave --key out." if listed else "It holds no state dict at all."
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"State dicts in it, for --key: {', '.join(names[:MAX_LISTED])}{more}."
+    more = f" and {len(named) - MAX_LISTED} more" if len(named) > MAX_LISTED else ""
+    return f"State dicts in it, for --key: {', '.join(names)}{more}."
 
 
 def without_tensors(name: str, top: Candidate) -> Candidate:
@@ -68,11 +70,11 @@ def nothing(name: str, top: Candidate) -> CheckpointError:
             f"{name} holds {whose or f'{what(root)}, and no state dict of a model'}",
             exists(reached) if reached else "Give the checkpoint that holds the model.",
         )
-    unnamed = [(".".join(one.path), unnamed_tensors(one.value)) for one in walk(top) if unnamed_tensors(one.value)]
+    unnamed = [(one.path, unnamed_tensors(one.value)) for one in walk(top) if unnamed_tensors(one.value)]
     if type(root) is Tensor:
         return CheckpointError(f"{name} holds a single tensor, not a state dict", "Give a file of named tensors.")
     if unnamed:
-        places = ", ".join(f"{count} at {path[:200]!r}" for path, count in unnamed[:5] if path)
+        places = ", ".join(f"{count} at {'.'.join(path)[:200]!r}" for path, count in unnamed[:5] if path)
         more = ", …" if places and len(unnamed) > 5 else ""
         held = what(root)
         if "tensor" not in held:

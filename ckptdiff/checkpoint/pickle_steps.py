@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import mmap
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,24 @@ from ckptdiff.checkpoint.rebuild import BUILDERS, MAX_BYTES, UnknowableError, si
 from ckptdiff.checkpoint.values import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.errors import CheckpointError
 
-# What a checkpoint may ask for. A state dict of 1,000,000 keys makes 6 million objects from 120 MB of program.
-MAX_OBJECTS = 10_000_000
+# What a checkpoint may ask for, in objects of about 64 bytes: so many in any file, and one for each so many bytes that
+# the file has (a compressed program counts as what it takes in the file). A state dict of 1,000,000 keys makes 6
+# million from 300 MB of file, and 20 million where its program is not written in the usual way.
+FREE_OBJECTS = 2_000_000
+BYTES_PER_OBJECT = 12
+MAX_OBJECTS = 24_000_000
 MAX_PROGRAM = 256 << 20
+"""Bytes of instructions; texts and byte strings are counted by what is kept of them."""
+MAX_IDLE = 256
 MAX_GLOBALS = 100_000
 MAX_DEPTH = 10_000
 MAX_TEXT = 16 << 20
 """Longer strings are kept as their length only."""
+SHORT_TEXT = 256
 MAX_NAME = 4096
 MAX_ATTRIBUTES = 10_000
+MAX_NAMES = 16 << 20
+"""Characters of all names of classes together."""
 MAX_INTEGER_BYTES = 1 << 16
 MAX_ODD_KEYS = 10_000
 
@@ -35,13 +45,16 @@ class TruncatedError(CheckpointError):
 class Steps:
     """What an unpickler does to its stack, one step at a time, and what it must remember of one file."""
 
-    def __init__(self, name: str, persistent: Callable[[Any], object] | None = None) -> None:
+    def __init__(self, name: str, persistent: Callable[[Any], object] | None = None, size: int = 0) -> None:
         self.name = name
+        self.most = min(FREE_OBJECTS + size // BYTES_PER_OBJECT, MAX_OBJECTS)
+        """How much the program may make, by the bytes of its file."""
         self.globals: dict[tuple[str, str], Global] = {}
         self.refused = ""
         """Why torch.load(weights_only=True) refuses the program, other than for a global: its own words."""
         self._persistent = persistent
         self._odd_keys = 0
+        self._names = 0
         self._texts: dict[bytes, Global] = {}
 
     def _truncated(self) -> TruncatedError:
@@ -70,7 +83,8 @@ class Steps:
         if found is None:
             if len(self.globals) > MAX_GLOBALS:
                 raise self._too_much("hundreds of thousands of classes")
-            if len(module) + len(name) > MAX_NAME:
+            self._names += len(module) + len(name)
+            if len(module) + len(name) > MAX_NAME or self._names > MAX_NAMES:
                 raise self._too_much("a class name of thousands of characters")
             found = self.globals[module, name] = Global(module, name)
             found.build = BUILDERS.get(found.path)
@@ -122,7 +136,8 @@ class Steps:
             return function.build(args)
         return Instance(function, args)
 
-    def _build(self, target: Any, state: Any) -> None:
+    def _build(self, target: Any, state: Any) -> int:
+        """Sets the state of an object. Returns the cost of what that copies."""
         if type(target) is Instance:
             if target.state is not None:
                 raise ValueError("two states for one object")
@@ -134,7 +149,8 @@ class Steps:
                 if len(first) > MAX_ATTRIBUTES:
                     raise self._too_much("a dict with thousands of attributes")
                 target.attributes = {**(target.attributes or {}), **first}
-            elif first is not None:
+                return len(target.attributes)
+            if first is not None:
                 raise ValueError("a state that is no dict")
             if first is not state:
                 self.refused = self.refused or "a state of attributes and slots"
@@ -142,6 +158,7 @@ class Steps:
             self._build_tensor(target, state)
         elif state is not None and state != {}:
             raise ValueError("a state for what takes none")
+        return 0
 
     def _build_tensor(self, target: Tensor, state: Any) -> None:
         """torch/_tensor.py, __setstate__: four values are a legacy tensor's, five a legacy Variable's, three change
@@ -167,12 +184,14 @@ class Steps:
         if (plain and len(state) != 4) or target.type_name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
             self.refused = self.refused or "set_() received an invalid combination of arguments"
 
-    def _text(self, data: bytes | mmap.mmap, position: int, length: int, end: int) -> object:
+    def _text(self, data: bytes | mmap.mmap, position: int, length: int, end: int) -> tuple[object, int]:
+        """A longer text, and its cost."""
         if position + length > end:
             raise self._truncated()
         if length > MAX_TEXT:
-            return Blob("str", length)
-        return str(data[position : position + length], "utf-8", "surrogatepass")
+            return Blob("str", length), 1
+        text = str(data[position : position + length], "utf-8", "surrogatepass")
+        return text, cost_of(text)
 
     def _blob(self, data: bytes | mmap.mmap, position: int, length: int, end: int, kind: str) -> object:
         if position + length > end:
@@ -249,7 +268,7 @@ class Steps:
             length = int.from_bytes(data[position : position + width], "little")
             position += width
             if kind == "str":
-                stack.append(self._text(data, position, length, end))
+                stack.append(self._text(data, position, length, end)[0])
             elif kind == "int":
                 stack.append(self._long(data, position, length, end))
             elif kind == "native":
@@ -305,6 +324,11 @@ class Steps:
             if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
                 raise ValueError("a string without quotes")
             stack.append(self._native(codecs.escape_decode(line[1:-1])[0]))
+
+
+def cost_of(value: object) -> int:
+    """What a text, a byte string or an integer takes, in objects of 64 bytes."""
+    return sys.getsizeof(value) >> 6 if type(value) in (str, bytes, int) else 1
 
 
 def _small(line: bytes) -> int:

@@ -16,14 +16,19 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812 - `error` says nothing
 from typing import Any
 
-from ckptdiff.checkpoint.pickle_steps import MAX_DEPTH, MAX_OBJECTS, MAX_PROGRAM, MAX_TEXT, Steps
-from ckptdiff.checkpoint.rebuild import MAX_BYTES, UnknowableError
+from ckptdiff.checkpoint.pickle_steps import MAX_DEPTH, MAX_IDLE, MAX_PROGRAM, SHORT_TEXT, Steps, cost_of
+from ckptdiff.checkpoint.rebuild import UnknowableError
 from ckptdiff.checkpoint.tensor_phrase import ElidedError, Phrases
 from ckptdiff.checkpoint.values import Global, Instance, Mapping
 from ckptdiff.errors import CheckpointError
 
 PHRASES_FROM = 1 << 16
 """Bytes of a pickle from which on it pays to compile the phrases' expression."""
+
+_WINDOW = 1 << 16
+"""Bytes of a program after which its cost is weighed again."""
+_IDLE = 64
+"""A window that makes less does nothing but write the memo again and the like: a program has only a few of those."""
 
 _damaged = (
     TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, StructError, RecursionError
@@ -68,19 +73,26 @@ class Unpickler(Steps):
         memo: dict[int, Any] = {}
         persistent = self._persistent
         u32 = _U32.unpack_from
+        # What is made is counted in objects of about 64 bytes, and weighed together with the stack and the memo from
+        # time to time: so what a program costs is bounded by `most`, and that by the size of the file.
         made = 0
+        most = self.most
+        weighed = idle = 0
         skipped = position
         protocol = 0
-        limit = position
+        limit = position + _WINDOW
         take_phrase = Phrases(persistent).take if phrases and persistent is not None else None
         elided = False
         highest = 255  # in the memo, or above what BINPUT can reach
         try:
             while True:
                 if position >= limit:
-                    if made > MAX_OBJECTS or position - skipped > MAX_PROGRAM:
+                    now = made + len(memo) + ((len(stack) + sum(map(len, marks))) >> 1)
+                    idle += now - weighed < _IDLE
+                    weighed = now
+                    if now > most or position - skipped > MAX_PROGRAM or idle > MAX_IDLE:
                         raise self._too_much("many millions of objects")
-                    limit = position + 0x10000
+                    limit = position + _WINDOW
                 # In the order of their frequency in what torch.save writes.
                 op = data[position]
                 position += 1
@@ -115,7 +127,7 @@ class Unpickler(Steps):
                     memo[len(memo)] = stack[-1]
                     self.refused = self.refused or _UNSUPPORTED % op
                 elif op == 0x74:  # TUPLE
-                    made += 1
+                    made += 1 + (len(stack) >> 3)
                     items = tuple(stack)
                     stack = marks.pop()
                     stack.append(items)
@@ -126,20 +138,25 @@ class Unpickler(Steps):
                     if type(function) is Global and function.build is not None and type(args) is tuple:
                         stack[-1] = built = function.build(args)
                         if type(built) is Mapping:  # the only one that copies what it is given
-                            made += len(built)
-                            if made > MAX_OBJECTS:
+                            made += 3 + len(built)
+                            if made > most:
                                 raise self._too_much("many millions of objects")
                     else:
+                        made += 1
                         stack[-1] = Instance(function, args)
                 elif op == 0x58:  # BINUNICODE
                     length = u32(data, position)[0]
                     position += 4
-                    if length < 0x10000 and position + length <= end:
-                        stack.append(str(data[position : position + length], "utf-8", "surrogatepass"))
+                    if length < SHORT_TEXT and position + length <= end:
+                        text = str(data[position : position + length], "utf-8", "surrogatepass")
+                        stack.append(text)
+                        made += 1 if text.isascii() else 1 + (length >> 4)
                     else:
-                        stack.append(self._text(data, position, length, end))
-                        if length > MAX_TEXT:
-                            skipped += length
+                        long, cost = self._text(data, position, length, end)
+                        stack.append(long)
+                        made += cost
+                        skipped += length
+                        limit += length
                     position += length
                 elif op == 0x8C:  # SHORT_BINUNICODE
                     self.refused = self.refused or _UNSUPPORTED % op
@@ -147,7 +164,9 @@ class Unpickler(Steps):
                     position += 1
                     if position + length > end:
                         raise self._truncated()
-                    stack.append(str(data[position : position + length], "utf-8", "surrogatepass"))
+                    text = str(data[position : position + length], "utf-8", "surrogatepass")
+                    stack.append(text)
+                    made += 1 if text.isascii() else 1 + (length >> 4)
                     position += length
                 elif op == 0x4D:  # BININT2
                     stack.append(data[position] | data[position + 1] << 8)
@@ -186,24 +205,28 @@ class Unpickler(Steps):
                 elif op == 0x4E:  # NONE
                     stack.append(None)
                 elif op == 0x7D:  # EMPTY_DICT
-                    made += 1
+                    made += 4
                     stack.append({})
                 elif op == 0x5D:  # EMPTY_LIST
-                    made += 1
+                    made += 2
                     stack.append([])
                 elif op == 0x75:  # SETITEMS
                     above = stack
                     stack = marks.pop()
+                    made += 1 + (len(above) >> 1)
                     self._set_items(stack[-1], above)
                 elif op == 0x73:  # SETITEM
+                    made += 1
                     last = stack.pop()
                     key = stack.pop()
                     self._set_items(stack[-1], [key, last])
                 elif op == 0x65:  # APPENDS
                     above = stack
                     stack = marks.pop()
+                    made += 1 + (len(above) >> 1)
                     self._append(stack[-1], above)
                 elif op == 0x61:  # APPEND
+                    made += 1
                     last = stack.pop()
                     self._append(stack[-1], [last])
                 elif op == 0x47:  # BINFLOAT
@@ -223,10 +246,11 @@ class Unpickler(Steps):
                     self.refused = self.refused or _UNSUPPORTED % op
                     stack.append(self._global(module, name, protocol))
                 elif op == 0x62:  # BUILD
+                    made += 2
                     last = stack.pop()
-                    self._build(stack[-1], last)
+                    made += self._build(stack[-1], last)
                 elif op == 0x81:  # NEWOBJ
-                    made += 1
+                    made += 2
                     args = stack.pop()
                     stack[-1] = self._call(stack[-1], args)
                 elif op == 0x8A:  # LONG1
@@ -245,15 +269,19 @@ class Unpickler(Steps):
                 elif op == 0x2E:  # STOP
                     return stack.pop(), position
                 else:
-                    made += 1
+                    made += 3
                     if op not in (0x8F, 0x55):  # EMPTY_SET, SHORT_BINSTRING
                         self.refused = self.refused or _UNSUPPORTED % op
                     if op == 0x70:  # PUT, with any index
                         take_phrase = None
-                    before = position
+                    before, above = position, stack
                     stack, position = self._rare(op, data, position, end, stack, marks, memo, protocol)
-                    if position - before > MAX_BYTES:
+                    if stack is not above:
+                        made += len(above)
+                    if position - before >= SHORT_TEXT:
+                        made += cost_of(stack[-1]) if stack else 0
                         skipped += position - before
+                        limit += position - before
         except KeyError:
             if elided:  # most likely a memo index
                 raise ElidedError from None

@@ -25,11 +25,13 @@ from ckptdiff.checkpoint.survey import items
 from ckptdiff.checkpoint.unpickled import Unpickled
 from ckptdiff.checkpoint.values import Instance, OddKey
 from ckptdiff.errors import CheckpointError
-from ckptdiff.tensors import Entry
+from ckptdiff.tensors import Entry, TensorInfo
 
 MAX_CONTAINER = 1000
 _GUARDED = ("torch-zip", "torch-legacy")
 """The formats that torch.load itself unpickles."""
+MAX_DIMENSIONS = 16_000_000
+"""Of all tensors together."""
 
 
 def read(path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
@@ -137,13 +139,21 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
     found = find(name, unpickled.value, key)
     chosen, metadata, transient = _state_dict(name, found.value)
     entries: dict[str, Entry] = {}
+    dimensions = 0
     for item, value in chosen.items():
         if type(item) is OddKey:
             raise CheckpointError(
                 f"{name} has a key in its state dict that is neither text nor a number",
                 "Every key of a state dict is text.",
             )
-        entries[item] = entry(name, item, value, unpickled.locate)
+        entries[item] = found_entry = entry(name, item, value, unpickled.locate)
+        if isinstance(found_entry, TensorInfo):
+            dimensions += len(found_entry.shape)
+            if dimensions > MAX_DIMENSIONS:  # one long shape, shared by many tensors
+                raise CheckpointError(
+                    f"{name} asks for more than any checkpoint does: tensors of many millions of dimensions",
+                    "Do not load this file: it may be hostile.",
+                )
     if unpickled.format == "pickle":
         raise _foreign(name)
     return Checkpoint(

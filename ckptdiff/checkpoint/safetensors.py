@@ -11,6 +11,7 @@ from math import prod
 from operator import mul
 from typing import Any
 
+from ckptdiff import bounded
 from ckptdiff.checkpoint import strict_json
 from ckptdiff.checkpoint.describe import MAX_DIMENSIONS, make_storage, make_tensor_info, shown
 from ckptdiff.checkpoint.source import ByteSource, truncated
@@ -39,6 +40,11 @@ def read(source: ByteSource) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         raise truncated(source.name, f"its safetensors header ends at byte {8 + size} of {source.size}")
     try:
         header = strict_json.loads(source.read(8, size))
+    except (bounded.ExcessError, MemoryError):
+        raise CheckpointError(
+            f"{source.name} asks for more than any checkpoint does: a header of many millions of values",
+            "Do not load this file: it may be hostile.",
+        ) from None
     except (ValueError, RecursionError) as error:
         what = str(error) if type(error) is strict_json.DuplicateError else "its safetensors header is not valid JSON"
         raise CheckpointError(f"{source.name} is damaged: {what}", "Download or copy the file again.") from None

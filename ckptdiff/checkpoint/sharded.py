@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from ckptdiff import bounded
 from ckptdiff.checkpoint import remote
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.describe import shown
@@ -19,7 +20,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import Entry, TensorInfo
 
 MAX_INDEX = 512 << 20
-MAX_SHARDS = 100_000
+MAX_SHARDS = 10_000
 MAX_LISTED = 5
 
 ReadFile = Callable[[str], Checkpoint]
@@ -116,7 +117,12 @@ def _parse(index: str) -> tuple[dict[str, str], int | None]:
     finally:
         source.close()
     try:
+        bounded.check(text)
         content = json.loads(text)
+    except (bounded.ExcessError, MemoryError):
+        raise CheckpointError(
+            f"{index} asks for more than any index does", "Do not trust this index: it may be hostile."
+        ) from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{index} is damaged: it is not valid JSON", "Download it again.") from None
     weight_map = content.get("weight_map") if type(content) is dict else None

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from ckptdiff import bounded
 from ckptdiff.checkpoint.describe import shown
 
 MAX_DEPTH = 120
@@ -23,6 +24,7 @@ class DuplicateError(ValueError):
 def loads(data: bytes) -> Any:
     """The value. Raises ValueError for what the library refuses (NaN, numbers beyond a double, lone surrogates, bytes
     that are no UTF-8) and DuplicateError for a key that is there twice."""
+    bounded.check(data)
     text = str(data, "utf-8")
     if _HUGE.search(data):
         raise ValueError("a number beyond range")

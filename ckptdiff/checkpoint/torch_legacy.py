@@ -45,7 +45,7 @@ def read(source: ByteSource) -> Unpickled:
 
 def _read(source: ByteSource, data: bytes | mmap.mmap) -> Unpickled:
     storages = _Storages(source)
-    unpickler = Unpickler(source.name, storages.persistent)
+    unpickler = Unpickler(source.name, storages.persistent, source.size)
     value, position = unpickler.load(data)
     if value != MAGIC if type(value) is int else True:
         return Unpickled("pickle", value, unpickler, storages.locate)

@@ -42,7 +42,7 @@ def read(source: ByteSource) -> Unpickled:
         raise _not_torch(archive)
     script = f"{root}constants.pkl" in archive.records
     reader = _Reader(archive, root, script)
-    unpickler = Unpickler(source.name, reader.persistent)
+    unpickler = Unpickler(source.name, reader.persistent, source.size)
     _check_version(archive, root)
     record = archive.find(f"{root}data.pkl")
     assert record is not None

@@ -21,6 +21,9 @@ from ckptdiff.checkpoint.zip_archive import ZipArchive
 from ckptdiff.errors import CheckpointError
 
 MAX_CODE = 64 << 20
+MAX_CLASSES = 100_000
+MAX_NAME = 4096
+MAX_NAMES = 1_000_000
 
 _ATTRIBUTE = re.compile(r'  (?:(\w+)|__annotations__\["([^"]*)"\]) [:=] ([^=]+)')
 """`name : Type`, or the other way for a name that is none of Python's; with a value behind it, it is a constant."""
@@ -56,6 +59,7 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
                 raise _refused(archive, f"{prefix[:-1] or 'its module'} is restored by code of its own")
             continue
         characters += sum(len(prefix) + len(name) for name in module.state if type(name) is str)
+        characters += len(declared.parameters) + len(declared.buffers) + len(declared.attributes)
         if len(versions) > MAX_MODULES or depth > MAX_DEPTH or characters > MAX_KEYS:
             raise CheckpointError(f"{archive.source.name} is damaged: its modules are nested without end")
         versions[prefix[:-1]] = {"version": 1}
@@ -108,6 +112,8 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
             if line.startswith("class "):
                 current = None
                 if line.endswith("(Module):"):
+                    if len(classes) > MAX_CLASSES or len(line) > MAX_NAME:
+                        raise _refused(archive, "it has more classes than any module")
                     path = f"{module}.{line[6:-9]}"
                     if path in classes:
                         raise _refused(archive, f"two classes are called {path}")
@@ -127,4 +133,4 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
 
 def _names(line: str) -> list[str]:
     """The strings of `  __buffers__ = ["a", "b", ]`. Attribute names hold no quotes."""
-    return line.split('"')[1::2]
+    return line.split('"', 2 * MAX_NAMES)[1::2]

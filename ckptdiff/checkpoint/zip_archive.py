@@ -15,6 +15,11 @@ from ckptdiff.checkpoint.source import ByteSource, truncated
 from ckptdiff.errors import CheckpointError
 
 MAX_DIRECTORY = 512 << 20
+MAX_RECORDS = 4_000_000
+# What a compressed record may become: a pickle that torch wrote is a fifth of its size when compressed.
+MAX_RATIO = 32
+MAX_INFLATED = 16 << 20
+"""Any record may become so large."""
 
 # signature, this disk, the directory's disk, entries here, entries, directory size, directory offset
 _END = Struct("<4s4H2L2x")
@@ -53,7 +58,7 @@ class ZipArchive:
         self.records: dict[str, Record] = {}
         self._found: dict[bytes, Record | None] = {}
         count, size, offset = self._find_directory()
-        if size > MAX_DIRECTORY or count * _ENTRY.size > size:
+        if size > MAX_DIRECTORY or count > MAX_RECORDS or count * _ENTRY.size > size:
             raise self._damaged("its zip directory claims an impossible number of records")
         self._read_directory(source.read(offset, size), count)
         self._set_limits(offset)
@@ -190,10 +195,14 @@ class ZipArchive:
 
     def read(self, record: Record, limit: int) -> bytes:
         """The record's content, which must not be larger than `limit` bytes."""
+        large = ""
         if record.size > limit:
+            large = "where a small one is expected"
+        elif record.method != _STORED and record.size > max(MAX_INFLATED, MAX_RATIO * record.compressed):
+            large = f"compressed to {record.compressed}"
+        if large:
             raise CheckpointError(
-                f"{self.source.name} asks for more than any checkpoint does: a record of {record.size} bytes "
-                "where a small one is expected",
+                f"{self.source.name} asks for more than any checkpoint does: a record of {record.size} bytes {large}",
                 "Do not load this file: it may be hostile.",
             )
         start = self.start(record)

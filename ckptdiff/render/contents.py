@@ -16,6 +16,8 @@ from ckptdiff.tensors import ObjectInfo, TensorInfo
 LIMIT = 40
 """Lines of tensors shown unless all are asked for."""
 _FEW = 10
+_FOLDED = 100_000
+"""Keys of one storage that are folded; of more, the rest is only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +204,10 @@ def _shared(tensors: Mapping[str, TensorInfo]) -> list[str]:
     shared = []
     for where, keys in users.items():
         if len(keys) > 1:
-            names = [plain(item.pattern) for item in fold(keys)]
-            listed = ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
+            folds = fold(keys[:_FOLDED])
+            rest = len(folds[_FEW:]) if len(keys) <= _FOLDED else len(keys) - sum(f.count for f in folds[:_FEW])
+            listed = ", ".join(plain(item.pattern) for item in folds[:_FEW])
+            listed += f" and {rest} more" if rest else ""
             shared.append(f"{listed}: {count(len(keys), 'tensor')} in {size(nbytes[where])}")
     return shared
 

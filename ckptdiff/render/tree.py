@@ -39,15 +39,25 @@ class Line:
 
 def tree(tensors: Mapping[str, TensorInfo]) -> list[Node]:
     """The top level of the tree. Names are not escaped beyond a fold's own notation."""
-    root: dict[str, Any] = {}
-    for key, tensor in tensors.items():
-        level = root
-        *path, leaf = key.split(".", _DEEPEST)
-        for part in path:
-            level = level.setdefault(part + ".", {})  # names of inner nodes end with a dot
-        level[leaf] = tensor
     forms = _Forms()
-    return forms.children(forms.number(root))
+    return forms.children(forms.number(_level([(key, 0, tensor) for key, tensor in tensors.items()], 1)))
+
+
+def _level(keys: list[tuple[str, int, TensorInfo]], depth: int) -> dict[str, Any]:
+    """The level of keys that are alike up to a position. A key that is alone below here is one name with all its
+    components: that is what a level with one child reads as anyway, and levels are then as few as keys."""
+    below: dict[str, list[tuple[str, int, TensorInfo]]] = {}
+    for key, start, tensor in keys:
+        end = key.find(".", start) + 1 if depth <= _DEEPEST else 0
+        # Names of inner nodes end with a dot.
+        below.setdefault(key[start:end] if end else key[start:], []).append((key, end, tensor))
+    level: dict[str, Any] = {}
+    for name, inside in below.items():
+        key, end, tensor = inside[0]
+        level[name + key[end:] if len(inside) == 1 and end else name] = (
+            tensor if len(inside) == 1 else _level(inside, depth + 1)
+        )
+    return level
 
 
 def lines(nodes: list[Node], limit: int | None) -> list[Line]:

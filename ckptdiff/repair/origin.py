@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ckptdiff.repair.templates import LONGEST
+
 _LIMIT = 20_000
 """Keys looked at; no layout hides its character longer."""
 
@@ -56,7 +58,7 @@ _WRAPPERS = (("module.", "saved from DataParallel"), ("_orig_mod.", "saved from 
 
 def looks_like(keys: Iterable[str]) -> str:
     """What the keys look like, as a phrase (`a timm Vision Transformer`), or "" where nothing is recognised."""
-    seen = [key for key, _ in zip(keys, range(_LIMIT), strict=False)]
+    seen = [key for key, _ in zip(keys, range(_LIMIT), strict=False) if len(key) <= LONGEST]
     notes = []
     for prefix, note in _WRAPPERS:
         if seen and all(key.startswith(prefix) for key in seen):

@@ -19,6 +19,8 @@ Index = tuple[int, ...]
 
 _DEEPEST = 100
 """Keys of more components than this are left out: no module nests so deep."""
+LONGEST = 1000
+"""So are keys of more characters."""
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NUMBERED = re.compile(r"(.*[^0-9])(0|[1-9][0-9]{0,8})", re.DOTALL)
 _FEW = 16
@@ -65,7 +67,7 @@ class _Node:
 def _tree(keys: Mapping[str, Shape]) -> _Node:
     root = _Node()
     for key in keys:
-        if SLOT in key or key.count(".") > _DEEPEST:
+        if len(key) > LONGEST or SLOT in key or key.count(".") > _DEEPEST:
             continue
         node = root
         for part in key.split("."):

@@ -53,7 +53,7 @@ def in_zip(data: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
 
 
 def text(value: str) -> bytes:
-    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
 
 
 def beside_a_tensor(data: bytes) -> bytes:
@@ -329,3 +329,114 @@ def test_a_long_name_above_many_state_dicts(tmp_path: Path) -> None:
     inner = {str(i): {"w": torch.ones(1)} for i in range(900)}
     torch.save({name: {name: {name: inner}}, "model": {"w": torch.ones(1)}}, path)
     assert run(path).startswith("READ 1")
+
+
+def test_a_compressed_pickle_may_not_grow_without_measure(tmp_path: Path) -> None:
+    """A pickle of torch's is a fifth of its size when compressed; this one is a thousandth."""
+    path = tmp_path / "bomb"
+    path.write_bytes(in_zip(b"\x80\x02(" + b"N" * (20 << 20) + b"l.", zipfile.ZIP_DEFLATED))
+    out = run(path)
+    assert out.startswith("REFUSED")
+    assert "compressed to" in out
+
+
+# What a program may make goes by the size of its file: each of these is made of megabytes that name nothing new.
+FLOODS = {
+    "None on the stack": b"(" + b"N" * 5_500_000 + b"l",
+    "copies of the top": b"N(N" + b"2" * 1_200_000 + b"l",
+    "popped again": b"N0" * 1_000_000,
+    "marks popped": b"(1" * 1_000_000,
+    "state set on nothing": b"}" + b"Nb" * 1_500_000,
+    "nothing set": b"}" + b"(u" * 3_000_000,
+    "nothing appended": b"]" + b"(e" * 3_000_000,
+    "the memo written again": b"N" + b"q\0" * 9_000_000,
+    "the protocol said again": b"\x80\x02" * 9_000_000 + b"N",
+    "dicts of one": b"(" + b"}NNs" * 800_000 + b"l",
+    "mappings": b"ccollections\nOrderedDict\nq\0(" + b"h\0)R" * 800_000 + b"l",
+    "objects": b"cm\nC\nq\0(" + b"h\0)\x81" * 1_600_000 + b"l",
+    "short texts": b"(" + b"\x8c\x02ab" * 2_500_000 + b"l",
+    "long names of classes": b"(" + b"".join(b"cm%d\n%s\n" % (i, b"C" * 4000) for i in range(4300)) + b"l",
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_floods(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "flood"
+    path.write_bytes(in_zip(b"\x80\x04" + FLOODS[name] + b"."))
+    out = run(path)
+    assert out.startswith("REFUSED"), out[:200]
+    assert "asks for more than any checkpoint does" in out
+
+
+def test_what_a_large_file_holds_beside_its_weights_is_read(tmp_path: Path) -> None:
+    """The limits leave room for lists and vocabularies of a million."""
+    path = tmp_path / "large.pth"
+    torch.save(
+        {
+            "model": {"w": torch.ones(2)},
+            "vocabulary": {f"token{i}": i for i in range(300_000)},
+            "losses": [i / 7 for i in range(1_000_000)],
+            "documents": ["ä" * 20_000] * 2 + [f"{i}" * 3000 for i in range(300)],
+            "arrays": [b"\0" * 70_000 + bytes([i % 256]) for i in range(300)],
+        },
+        path,
+    )
+    assert run(path).startswith("READ 1")
+
+
+def sparse(levels: int) -> bytes:
+    """A sparse tensor whose parts are sparse tensors, and so on: 3**levels to whoever walks it."""
+    tensor = b"ctorch._utils\n_rebuild_sparse_tensor\n(ctorch.serialization\n_get_layout\n"
+    layout = tensor + text("torch.sparse_csr") + b"\x85R("
+    return TENSOR + (b"q\x000" + layout + b"h\x00h\x00h\x00)ttR") * levels
+
+
+def test_sparse_tensors_of_sparse_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(in_zip(b"\x80\x02}" + text("w") + sparse(60) + b"s."))
+    assert run(path).startswith("REFUSED")
+
+
+def test_one_long_shape_of_many_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    shape = b"(" + b"K\x01" * 900 + b"tq\x00"
+    tensor = b"ctorch._utils\n_rebuild_meta_tensor_no_storage\nq\x010ctorch\nfloat32\nq\x020"
+    entries = b"".join(text(f"w{i}") + b"h\x01(h\x02h\x00h\x00\x89tR" for i in range(30_000))
+    path.write_bytes(in_zip(b"\x80\x02" + shape + b"0" + tensor + b"}(" + entries + b"u."))
+    out = run(path)
+    assert out.startswith("REFUSED")
+    assert "dimensions" in out
+
+
+def test_modules_that_share_one_long_list_of_names(tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    names = b"}(" + b"".join(text(f"n{i}") + b"N" for i in range(100_000)) + b"uq\x00"
+    one = b"cm\nModule\n)\x81}(" + text("_parameters") + b"h\x00" + text("_buffers") + b"h\x00"
+    many = b"(" + (one + text("_modules") + b"}ub") * 3000 + b"l"
+    path.write_bytes(in_zip(b"\x80\x02}(" + text("w") + TENSOR + text("x") + names + text("y") + many + b"u."))
+    assert run(path).startswith("READ 3")
+
+
+JSON = {
+    "lists": b'{"a":[' + b"[]," * 9_000_000 + b"[]]}",
+    "objects": b'{"a":[' + b"{}," * 9_000_000 + b"{}]}",
+    "texts": b'{"a":[' + b'"ab",' * 9_000_000 + b'""]}',
+    "numbers": b'{"a":{"dtype":"F32","shape":[' + b"300," * 9_000_000 + b'1],"data_offsets":[0,0]}}',
+    "metadata": b'{"__metadata__":{' + b",".join(b'"%x":""' % i for i in range(5_200_000)) + b"}}",
+}
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_headers_that_become_a_hundred_times_their_size(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.safetensors"
+    path.write_bytes(safetensors(JSON[name]))
+    out = run(path)
+    assert out.startswith("REFUSED"), out[:200]
+    assert "many millions of values" in out or "not described" in out
+
+
+def test_brackets_in_names_are_names(tmp_path: Path) -> None:
+    """A text is refused for what it becomes, not for the characters in it."""
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(safetensors({"[{," * 1_200_000: entry(0, 4), '\\"[' * 100_000: entry(4, 8)}, b"\0" * 8))
+    assert run(path).startswith("READ 2")
