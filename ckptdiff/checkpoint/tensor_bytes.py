@@ -7,7 +7,7 @@ in its storage: for a contiguous tensor exactly its elements, for a strided one 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
@@ -20,14 +20,10 @@ CHUNK = 8 << 20
 
 
 class TensorReader:
-    """Reads tensors of one checkpoint; keeps its files open until closed. Use it with `with`.
+    """Reads tensors of one checkpoint; keeps its files open until closed. Use it with `with`."""
 
-    `see` is called with a file, a place in it and the bytes read there, before they are given out.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, see: Callable[[str, int, bytes], object] | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._see = see
         self._sources: dict[str, ByteSource] = {}
         self._archives: dict[str, ZipArchive] = {}
 
@@ -73,11 +69,8 @@ class TensorReader:
             raise CheckpointError(f"{storage.file} is damaged: a tensor ends outside its storage")
         source = self._source(storage.file)
         if storage.start is not None:
-            for start in range(storage.start + begin, storage.start + begin + count, size):
-                piece = source.read(start, min(size, storage.start + begin + count - start))
-                if self._see is not None:
-                    self._see(storage.file, start, piece)
-                yield piece
+            for offset in range(0, count, size):
+                yield source.read(storage.start + begin + offset, min(size, count - offset))
         elif count:
             yield from self._inflated(source, storage, begin, count, size)
 

@@ -66,6 +66,8 @@ class Computer:
         given = dtype_of(info.dtype)
         buffer = bytearray(min(CHUNK, info.nbytes) // given.itemsize * dtype.itemsize)
         done = 0
+        if info.storage is not None and info.storage.start is not None:
+            self._checksums.use(info.storage.file, info.storage.start)
         for piece in self._reader.chunks(info, CHUNK):
             done += len(piece)
             target = memoryview(buffer)[: len(piece) // given.itemsize * dtype.itemsize]
@@ -127,9 +129,10 @@ class Computer:
         storage = info.storage
         if storage is None or not info.numel:
             return torch.empty(info.shape, dtype=dtype)
+        if storage.start is not None:
+            self._checksums.use(storage.file, storage.start)
         if storage.start is None or (self._checkpoint.byteorder != "little" and dtype.itemsize > 1):
             return _tensor_of(self._reader.read(info), dtype).as_strided(info.shape, stride)
-        self._checksums.use(storage.file, storage.start)
         data, offset = mapped(self._sources.file(storage.file).fileno(), storage)
         flat = torch.frombuffer(data, dtype=dtype, count=storage.nbytes // dtype.itemsize, offset=offset)
         return flat.as_strided(info.shape, stride, info.offset)

@@ -21,7 +21,7 @@ from types import TracebackType
 
 from ckptdiff.checkpoint.source import Identity, changed, ensure_same, identity_of
 from ckptdiff.errors import CheckpointError
-from ckptdiff.writing.checksums import AHEAD, Checksums
+from ckptdiff.writing.checksums import Checksums
 
 BUFFER = 256 << 10
 """Bytes in flight: few enough to stay in the processor's cache on their way."""
@@ -142,27 +142,23 @@ class Buffer:
     begins 16 or 32 bytes into a page, and tensors mostly at a page or 8 bytes into it.
     """
 
-    def __init__(self, count: int = 1) -> None:
-        self._memories = [memoryview(mmap.mmap(-1, BUFFER + BLOCK)) for _ in range(count)]
+    def __init__(self) -> None:
+        self._memory = memoryview(mmap.mmap(-1, BUFFER + BLOCK))
 
     def for_bytes(self, count: int, source: int, target: int | None = None) -> memoryview:
         """Room for `count` bytes, at most BUFFER, from the place `source` of a file to the place `target` of one."""
         place = source % BLOCK
         if target is not None and 0 < (target - place) % BLOCK < _NEAR:
             place = (place + BLOCK // 2) % BLOCK
-        return self._memories[0][place : place + count]
-
-    def turn(self) -> None:
-        """Let the piece that was given last stay as it is for as many turns as there are further memories."""
-        self._memories.append(self._memories.pop(0))
+        return self._memory[place : place + count]
 
 
 class Sink:
     """The file being written, from its first byte to its last.
 
     `told` is called with the number of bytes of each piece as soon as it is written. `to_disk` says that all of it will
-    be synced in the end: then the disk is set to work at once. `checksums` sees the bytes of the input as they go by.
-    Holes of the input are holes here.
+    be synced in the end: then the disk is set to work at once. `checksums` is told what of the input is used. Holes of
+    the input are holes here.
     """
 
     def __init__(
@@ -179,7 +175,7 @@ class Sink:
         self._told = told
         self._flushed = 0 if to_disk and hasattr(os, "posix_fadvise") else None
         self._file = FileIO(path, "r+b")
-        self._buffer = Buffer(AHEAD + 1)
+        self._buffer = Buffer()
         self.position = 0
         self._ends_in_hole = False
         self._may_share = sys.platform == "linux"
@@ -258,6 +254,8 @@ class Sink:
 
     def _pieces(self, path: str, start: int, count: int) -> Iterator[memoryview]:
         """The bytes by way of a buffer, cut where the output's own multiples of its size are; of a hole, `_ZEROS`."""
+        if self._checksums is not None and count:
+            self._checksums.use(path, start)
         for end, hole in self._sources.segments(path, start, start + count):
             while start < end:
                 length = min(BUFFER - self.position % BUFFER, end - start)
@@ -265,8 +263,6 @@ class Sink:
                 if not hole:
                     piece = self._buffer.for_bytes(length, start, self.position)
                     self._sources.read(path, start, piece)
-                if self._checksums is not None and self._checksums.see(path, start, piece):
-                    self._buffer.turn()
                 start += length
                 yield piece
 

@@ -210,7 +210,7 @@ def execute(
         ) as stage,
         Sources(_files(plan.checkpoint), plan.checkpoint.identities) as sources,
         Checksums(plan.checkpoint) as checksums,
-        TensorReader(plan.checkpoint, checksums.see) as reader,
+        TensorReader(plan.checkpoint) as reader,
     ):
         writer = BlockWriter(sources, reader, checksums, plan.checkpoint, values)
         starts: dict[str, dict[str, int]] = {}
