@@ -15,15 +15,21 @@ from ckptdiff.model.tree import EXTRA_STATE
 class Coverage:
     """How much of the model the checkpoint fills.
 
-    Keys are those of the model's state dict that hold tensors; a key counts when its tensor is loaded, be it under the
-    name it is tied to, or supplied by a version rule. Parameters are counted in elements, tied ones once; buffers are
-    not parameters.
+    Keys are those of the model's state dict that hold tensors; a key counts when its tensor is loaded out of the
+    checkpoint, be it under the name it is tied to. `supplied` counts those that torch's version rules or code of the
+    model give a value instead. Parameters are counted in elements, tied ones once; buffers are not parameters.
     """
 
     keys: int
     total_keys: int
     parameters: int
     total_parameters: int
+    supplied: int = 0
+
+    @property
+    def nothing(self) -> bool:
+        """Whether none of the model's weights come out of the checkpoint, whatever is said of raising."""
+        return not (self.parameters if self.total_parameters else self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +94,10 @@ def judge(comparison: Comparison, *, fail_on: Level = "error") -> Report:
 
 def _coverage(comparison: Comparison) -> Coverage:
     model = comparison.model.keys()
-    loaded: set[int | str] = set(comparison.identities().values())
-    loaded |= {comparison.identity(model[key]) for key in comparison.supplied if key in model}
+    given = {*comparison.supplied, *(change.key for change in comparison.key_changes if change.kind == "added")}
+    identities = comparison.identities()
+    loaded = {identity for key, identity in identities.items() if key not in given}
+    supplied = {comparison.identity(model[key]) for key in given if key in model} - loaded
     sizes: dict[int, int] = {}
     for key, slot in model.items():
         if slot.kind == "parameter":
@@ -103,4 +111,5 @@ def _coverage(comparison: Comparison) -> Coverage:
         total_keys=len(model),
         parameters=sum(numel for identity, numel in sizes.items() if identity in loaded),
         total_parameters=sum(sizes.values()),
+        supplied=sum(comparison.identity(slot) in supplied for slot in model.values()),
     )

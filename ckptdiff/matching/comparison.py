@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.model.tree import ModuleTree, Slot
 from ckptdiff.tensors import TensorInfo
+
+_SIZE_MISMATCH = re.compile(
+    r"size mismatch for (?P<key>.*): copying a param with shape torch\.Size\(\[(?P<found>[\d, ]*)\]\) from checkpoint, "
+    r"the shape in current model is torch\.Size\(\[(?P<wanted>[\d, ]*)\]\)\.",
+    re.DOTALL,
+)
 
 
 class Raised(Exception):  # noqa: N818 - it is not an error of ours but the report of one
@@ -139,3 +146,13 @@ class Comparison:
 def memory(tensor: TensorInfo) -> object:
     """Equal for two tensors that are one memory; where that cannot be known, all are taken to be one."""
     return tensor.storage and (tensor.storage.id, tensor.offset, tensor.shape, tensor.stride)
+
+
+def mismatches(errors: Iterable[str]) -> list[Mismatch]:
+    """The size mismatches among messages of torch's loader."""
+    found = map(_SIZE_MISMATCH.fullmatch, errors)
+    return [Mismatch(one["key"], _sizes(one["found"]), _sizes(one["wanted"])) for one in found if one]
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(",") if size.strip())

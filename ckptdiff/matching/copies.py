@@ -54,6 +54,10 @@ class Copies:
         kind = type(value)
         if kind in _ATOMIC or isinstance(value, (type, enum.Enum)):
             return value
+        if kind in weakref.ProxyTypes:
+            # Isinstance takes it for what it stands for.
+            modules: Any = getattr(value, "modules", None)
+            return weakref.proxy(self._module(modules.__self__)) if isinstance(value, nn.Module) else value
         if isinstance(value, nn.Module):
             return self._module(value)
         if isinstance(value, torch.Tensor):

@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 from torch.overrides import is_tensor_like
-from torch.utils._python_dispatch import _disable_current_modes
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.matching.comparison import KeyChange, Raised
@@ -27,9 +26,10 @@ from ckptdiff.matching.quiet import no_meta_warning
 from ckptdiff.matching.scope import LiteralScope, Scope
 from ckptdiff.matching.shadow import Shadows, is_plain
 from ckptdiff.matching.signals import CodeFailed, ModelValuesNeeded, TakeLiterally
-from ckptdiff.matching.values import Values, copied
+from ckptdiff.matching.values import Values
 from ckptdiff.model.extract import counts_batches_as_usual, extract, post_hook_error, registered
 from ckptdiff.model.meta import MetaWatch
+from ckptdiff.model.past_modes import ValueNeeded
 from ckptdiff.model.tree import OVERRIDE, PRE_HOOK, ModuleNode, ModuleTree
 from ckptdiff.tensors import Entry, ObjectInfo
 
@@ -85,7 +85,7 @@ class Runner:
                 self._run(prefix, node, hook, state_dict, prefix, metadata, True, *lists)
 
         if (not self.real or self._valueless) and any(_OF_META.search(str(error)) for error in lists[2][known:]):
-            raise ModelValuesNeeded(prefix, node.qualified_name) if self.real else CodeFailed
+            raise ModelValuesNeeded(prefix, node.qualified_name) if self.real else CodeFailed("it said so")
         same_keys = len(state_dict) == len(given) and all(
             old == new and state_dict[new] is value and _is_as_described(value, scope.entries[old])
             for (old, value), new in zip(given.items(), state_dict, strict=True)
@@ -240,33 +240,20 @@ class Runner:
         try:
             with watch, no_meta_warning():
                 result = code(*arguments)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, ValueNeeded) as error:
             if not self.real:
-                raise CodeFailed from error
+                raise CodeFailed((*watch.doubts, f"{type(error).__name__}: {error}")[0]) from error
             if watch.doubts or "meta" in str(error):
                 raise ModelValuesNeeded(place, node.qualified_name) from error
             raise Raised(f"{type(error).__name__}: {error}") from error
         if watch.doubts:
-            raise ModelValuesNeeded(place, node.qualified_name) if self.real else CodeFailed
+            raise ModelValuesNeeded(place, node.qualified_name) if self.real else CodeFailed(watch.doubts[0])
         return result
 
 
 def needed(tree: ModuleTree, *, assign: bool) -> bool:
     """Whether code of a module takes part in loading."""
     return any(node.custom or (assign and _sets_attributes(node)) for _, node in tree.walk())
-
-
-@contextlib.contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Put torch's random numbers back to where they were if code drew some."""
-    with _disable_current_modes():
-        before = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        with _disable_current_modes():
-            if not torch.equal(before, torch.get_rng_state()):
-                torch.set_rng_state(before)
 
 
 def _sets_attributes(node: ModuleNode) -> bool:
@@ -301,11 +288,10 @@ def _load(shadow: nn.Module, items: list[tuple[str, Any, bool]]) -> None:
             if not assign:
                 target.copy_(value)
             elif isinstance(target, nn.Parameter):
-                made = copied(value, real=True)
-                made = made if isinstance(made, nn.Parameter) else nn.Parameter(made)
+                made = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
                 shadow._parameters[name] = cast("nn.Parameter", made.requires_grad_(target.requires_grad))
             else:
-                shadow._buffers[name] = copied(value, real=True)
+                shadow._buffers[name] = value
 
 
 def _changes(prefix: str, before: dict[Any, Any], after: dict[Any, Any]) -> list[KeyChange]:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import warnings
 from collections.abc import Iterator
 
 # Python's filters are one list for all threads: two that put it back out of order would leave it changed.
 _LOCK = threading.RLock()
+
+
+def _renew() -> None:
+    """In a process forked while another thread held the lock, nobody would ever release it."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 @contextlib.contextmanager

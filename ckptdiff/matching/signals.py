@@ -8,7 +8,8 @@ class TakeLiterally(Exception):  # noqa: N818 - a change of method, not an error
 
 
 class CodeFailed(Exception):  # noqa: N818 - not an error yet: real values decide
-    """Code of a module failed on meta tensors or asked them for what they do not have, which may be why."""
+    """Code of a module failed on meta tensors or asked them for what they do not have, which may be why; the text says
+    what. Without a text, its values are of kinds with which no code can be run on the meta device."""
 
 
 class ModelValuesNeeded(Exception):  # noqa: N818 - the caller builds the model with its values and asks again
@@ -16,3 +17,7 @@ class ModelValuesNeeded(Exception):  # noqa: N818 - the caller builds the model 
 
     def __init__(self, place: str, qualified_name: str) -> None:
         super().__init__(f"{place.rstrip('.') or 'the model itself'} ({qualified_name})")
+        self._arguments = (place, qualified_name)
+
+    def __reduce__(self) -> tuple[type[ModelValuesNeeded], tuple[str, str]]:
+        return type(self), self._arguments

@@ -7,18 +7,16 @@ torch/nn/modules/batchnorm.py (`_NormBase._load_from_state_dict`) and torch/nn/m
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.plain import opaque
-from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch, Raised
+from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch, Raised, mismatches
 from ckptdiff.matching.scope import EXTRA_STATE_KEY, LiteralScope, Scope
-from ckptdiff.matching.signals import CodeFailed, ModelValuesNeeded, TakeLiterally
+from ckptdiff.matching.signals import ModelValuesNeeded, TakeLiterally
 from ckptdiff.matching.usual import shapes_decide
 from ckptdiff.model.tree import EXTRA_STATE, POST_HOOK, ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
@@ -27,11 +25,6 @@ if TYPE_CHECKING:
     from ckptdiff.matching.custom import Runner
 
 _COUNTER = "num_batches_tracked"
-_SIZE_MISMATCH = re.compile(
-    r"size mismatch for (?P<key>.*): copying a param with shape torch\.Size\(\[(?P<found>[\d, ]*)\]\) from checkpoint, "
-    r"the shape in current model is torch\.Size\(\[(?P<wanted>[\d, ]*)\]\)\.",
-    re.DOTALL,
-)
 # Calls of torch's own inside each other at the deepest module, roughly.
 _INNERMOST_CALLS = 12
 
@@ -48,26 +41,12 @@ def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -
     """
     if tree.root.live is None:
         try:
-            return _Walk(tree, checkpoint, None, assign, literal=False).run()
+            return Walk(tree, checkpoint, None, assign, literal=False).run()
         except TakeLiterally:
-            return _Walk(tree, checkpoint, None, assign, literal=True).run()
-    from ckptdiff.matching.custom import Runner, needed, random_state_kept
-    from ckptdiff.matching.live import meta_keys
+            return Walk(tree, checkpoint, None, assign, literal=True).run()
+    from ckptdiff.matching.attempts import compare_live
 
-    runs_code = needed(tree, assign=assign)
-    # Values that are on the meta device themselves say nothing there of what the code would do.
-    real = bool(meta_keys(checkpoint))
-    literal = False
-    # Only code draws random numbers; where none runs, another thread may be drawing meanwhile.
-    with random_state_kept() if runs_code else contextlib.nullcontext():
-        while True:
-            runner = Runner(tree, checkpoint, real=real, literal=literal) if runs_code else None
-            try:
-                return _Walk(tree, checkpoint, runner, assign, literal=literal).run()
-            except TakeLiterally:
-                literal = True
-            except CodeFailed:
-                real = True
+    return compare_live(tree, checkpoint, assign=assign)
 
 
 def refused(tree: ModuleTree, checkpoint: Checkpoint, error: str) -> Comparison:
@@ -75,7 +54,9 @@ def refused(tree: ModuleTree, checkpoint: Checkpoint, error: str) -> Comparison:
     return Comparison(tree, checkpoint, (), (), (), {}, raised=error)
 
 
-class _Walk:
+class Walk:
+    """One attempt. Raises TakeLiterally or CodeFailed where another has to be made."""
+
     def __init__(
         self, tree: ModuleTree, checkpoint: Checkpoint, runner: Runner | None, assign: bool, *, literal: bool
     ) -> None:
@@ -409,12 +390,9 @@ class _Walk:
         return not self._is_meta(node, name, slot)
 
     def _record_mismatches(self, errors: list[str]) -> set[str]:
-        failed = set()
-        for error in errors:
-            if found := _SIZE_MISMATCH.fullmatch(error):
-                failed.add(found["key"])
-                self.mismatched.append(Mismatch(found["key"], _sizes(found["found"]), _sizes(found["wanted"])))
-        return failed
+        found = mismatches(errors)
+        self.mismatched.extend(found)
+        return {mismatch.key for mismatch in found}
 
     def _record(self, prefix: str, node: ModuleNode, scope: AnyScope, errors: list[str]) -> None:
         """Sort the keys of a module that reported on them itself."""
@@ -458,7 +436,3 @@ def _calls_so_far() -> int:
 def _size(shape: tuple[int, ...]) -> str:
     """As torch prints a torch.Size."""
     return f"torch.Size([{', '.join(map(str, shape))}])"
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split(",") if size.strip())

@@ -16,7 +16,7 @@ from torch import nn
 
 from ckptdiff.errors import CkptdiffError, UsageError
 from ckptdiff.matching.comparison import Comparison
-from ckptdiff.matching.custom import random_state_kept
+from ckptdiff.matching.generators import generators_kept
 from ckptdiff.matching.live import meta_keys, unusual_keys
 from ckptdiff.matching.quiet import no_meta_warning
 from ckptdiff.matching.shadow import Shadows
@@ -59,7 +59,7 @@ def confirm(comparison: Comparison) -> None:
     """
     if comparison.model.root.live is None:
         raise UsageError("--verify asks the model itself, and a snapshot has none.", "Name the model's code instead.")
-    with random_state_kept():
+    with generators_kept():
         for strict in (True, False):
             ours = _Answer(comparison.error_message(strict), comparison.missing_keys, comparison.unexpected_keys)
             theirs, on_meta = _torch_says(comparison, strict)

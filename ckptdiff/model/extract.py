@@ -37,6 +37,9 @@ _LOADERS: dict[Any, Loader] = {
     _NormBase._load_from_state_dict: "batchnorm",
     _InstanceNorm._load_from_state_dict: "instancenorm",
 }
+_HAD_TORCHS = getattr(BASE_LOADER, "__code__", None) is not None and (
+    BASE_LOADER.__code__.co_filename == nn.Module.register_buffer.__code__.co_filename
+)
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
 # Named dimensions, which recent releases of torch have no more.
 has_names: Callable[[torch.Tensor], bool] = getattr(torch.Tensor, "has_names", lambda _: False)
@@ -186,23 +189,23 @@ def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int,
 def _loader(module: nn.Module) -> Loader:
     if "_load_from_state_dict" in vars(module):
         return "custom"
-    cls: Any = type(module)
-    loader = _class_loader(cls, nn.Module._load_from_state_dict)
+    loader = _class_loader(type(module))
     if loader in ("batchnorm", "instancenorm") and not counts_batches_as_usual(module):
         # Their version rules put the module's own buffer into the state dict, which is then whatever it is.
         return "custom"
     return loader
 
 
-@functools.lru_cache(maxsize=4096)
-def _class_loader(cls: Any, base: Any) -> Loader:
-    """The loader of a class, of which every `super()._load_from_state_dict` on the way to `base` must be torch's."""
+def _class_loader(cls: type) -> Loader:
+    """The loader of a class, of which every `super()._load_from_state_dict` on the way to torch's must be torch's.
+
+    Somebody may have put a method of their own into one of torch's classes, before this module was imported or after.
+    """
     name = "_load_from_state_dict"
     methods = [vars(parent)[name] for parent in cls.__mro__ if name in vars(parent)]
-    # Somebody may have put a method of their own into nn.Module, before this module was imported or after.
-    torchs = getattr(base, "__code__", None)
-    replaced = torchs is None or torchs.co_filename != nn.Module.register_buffer.__code__.co_filename
-    if replaced or base is not BASE_LOADER or any(_LOADERS.get(_hashable(method)) is None for method in methods):
+    if not _HAD_TORCHS or methods[-1] is not BASE_LOADER:
+        return "custom"
+    if any(_LOADERS.get(_hashable(method)) is None for method in methods):
         return "custom"
     return _LOADERS[methods[0]]
 

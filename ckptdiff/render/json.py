@@ -53,7 +53,11 @@ def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get ev
                 "mismatched": len(comparison.mismatched),
                 "ignored": len(comparison.ignored_keys),
             },
-            "coverage": {"keys": coverage.keys, "parameters": coverage.parameters},
+            "coverage": {
+                "keys": coverage.keys,
+                "parameters": coverage.parameters,
+                "supplied": coverage.supplied,
+            },
             "missing_keys": report.missing_keys,
             "unexpected_keys": report.unexpected_keys,
             "mismatched_keys": [

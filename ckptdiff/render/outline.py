@@ -87,6 +87,8 @@ def _verdict(report: Report) -> str:
     if report.empty_side and report.comparison.raised is None:
         return f"No answer: the {report.empty_side} has no tensors, so there is nothing to compare."
     if not report.loads(strict=True):
+        if report.loads(strict=False) and report.coverage.nothing:
+            return f"Not compatible: load_state_dict raises; strict=False raises nothing and loads {_amount(report)}."
         if report.loads(strict=False):
             return "Not compatible: load_state_dict raises, unless strict=False."
         return "Not compatible: load_state_dict raises, with strict=False too."
@@ -106,14 +108,15 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     comparison, coverage = report.comparison, report.coverage
     model, checkpoint = comparison.model, comparison.checkpoint
     facts = []
+    empty = report.loads(strict=False) and coverage.nothing
     if comparison.raised is not None or not report.empty_side:
         facts += [
             ("strict=True", _answer(comparison, strict=True)),
-            ("strict=False", _answer(comparison, strict=False)),
+            ("strict=False", "raises nothing, loads nothing" if empty else _answer(comparison, strict=False)),
         ]
     if comparison.raised is None and not report.empty_side:
         facts += [
-            ("covered", _share(coverage.keys, coverage.total_keys, "key")),
+            ("covered", _share(coverage.keys, coverage.total_keys, "key") + _supplied(coverage.supplied)),
             ("", _share(coverage.parameters, coverage.total_parameters, "parameter")),
         ]
     facts.append(("model", f"{plain(model.reference)}, {plain(model.root.class_name)}".removeprefix(", ")))
@@ -132,6 +135,17 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     # What a snapshot cannot know is among the findings already.
     warnings = [warning for warning in checkpoint.warnings if warning not in comparison.uncertain]
     return facts + [("beware", plain(warning, 1000)) for warning in (*model.remarks, *warnings)]
+
+
+def _amount(report: Report) -> str:
+    coverage = report.coverage
+    whole = (coverage.parameters, coverage.total_parameters, "parameter")
+    part, total, noun = whole if coverage.total_parameters else (coverage.keys, coverage.total_keys, "key")
+    return f"{number(part)} of {count(total, noun)}"
+
+
+def _supplied(keys: int) -> str:
+    return f"; {count(keys, 'more is', 'more are')} supplied while loading" if keys else ""
 
 
 def _share(part: int, whole: int, noun: str) -> str:
