@@ -13,9 +13,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
-from ckptdiff.checkpoint.source import is_url, truncated
+from ckptdiff.checkpoint.excuses import DOWNLOAD, RETRY, changed, explained, status_error
+from ckptdiff.checkpoint.excuses import shown as shown
+from ckptdiff.checkpoint.patience import PATIENCE, SLOWEST, Deadline, SlowError, within
+from ckptdiff.checkpoint.source import truncated
 from ckptdiff.errors import CheckpointError
 
 BLOCK = 64 << 10
@@ -30,27 +34,9 @@ THREADS = 8
 
 _WEB = ("http://", "https://")
 _ARCHIVES = ("zip", "tar", "libarchive")
-_DOWNLOAD = "Download the file and give its path."
-_RETRY = "Try again; if it stays so, download the file and give its path."
-# fsspec's name of a protocol → what pip installs for it.
-_PACKAGES = {
-    "http": "'ckptdiff[remote]'", "https": "'ckptdiff[remote]'", "hf": "huggingface_hub", "s3": "s3fs", "s3a": "s3fs",
-    "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "sftp": "paramiko",
-    "ssh": "paramiko", "smb": "smbprotocol", "oci": "ocifs", "oss": "ossfs", "webdav": "webdav4", "dbfs": "requests",
-    "github": "requests",
-}  # fmt: skip
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-def shown(path: str) -> str:
-    """The URL as messages and reports may print it: without passwords, signatures and tokens. A path stays."""
-    if not is_url(path):
-        return path
-    text = re.sub(r"[?#].*", lambda rest: rest[0][0] + "…", path, count=1, flags=re.DOTALL)
-    # These two write a revision before an @, and no password.
-    return text if text.startswith(("hf://", "github://")) else re.sub(r"://[^/@]*@", "://…@", text)
 
 
 def local_path(url: str) -> str:
@@ -87,18 +73,18 @@ def is_folder(url: str) -> bool:
     """Whether the URL is of a folder. The web has none: there it is a file or nothing."""
     if url.startswith(_WEB):
         return False
-    with _explained(url):
+    with explained(url):
         system, path = _file_system(url)
         system.invalidate_cache()  # what was listed earlier in this process may be gone
-        kind = system.info(path)["type"]
+        kind = within(PATIENCE, lambda: system.info(path)["type"])
     return bool(kind == "directory")
 
 
 def sizes(url: str) -> dict[str, int]:
     """The files directly in a folder: name → bytes."""
-    with _explained(url):
+    with explained(url):
         system, path = _file_system(url)
-        listed = system.ls(path, detail=True)
+        listed = within(PATIENCE, lambda: system.ls(path, detail=True))
     return {item["name"].rpartition("/")[2]: item["size"] or 0 for item in listed if item["type"] == "file"}
 
 
@@ -119,7 +105,7 @@ class RemoteSource:
     What was fetched is kept until `close`, and is never more than `MAX_TRAFFIC`.
     """
 
-    __slots__ = ("_blocks", "_file", "_url", "name", "requests", "size", "traffic")
+    __slots__ = ("_blocks", "_file", "_spent", "_url", "name", "requests", "size", "traffic")
     local = False
     identity = None
 
@@ -128,7 +114,8 @@ class RemoteSource:
         self.name = shown(url)
         self._blocks: dict[int, bytes] = {}
         self.requests = self.traffic = 0
-        with _explained(url):
+        self._spent = 0.0
+        with explained(url), self._timed():
             system, path = _file_system(url)
             web = url.startswith(_WEB)
             self._file: _WebFile | _PlainFile = _WebFile(system, path, self.name) if web else _PlainFile(system, path)
@@ -163,15 +150,24 @@ class RemoteSource:
         start, stop = first * BLOCK, min(end * BLOCK, self.size)
         if self.traffic + stop - start > MAX_TRAFFIC:
             raise self._too_much()
-        with _explained(self._url):
-            data = self._file.fetch(start, stop)
+        left = PATIENCE + (self.traffic + stop - start) / SLOWEST - self._spent
+        with explained(self._url), self._timed():
+            data = self._file.fetch(start, stop, left)
         if len(data) != stop - start:
             raise CheckpointError(
                 f"{self.name} gave {len(data)} bytes where {stop - start} were asked for: it changed, or the "
                 "connection was cut",
-                _RETRY,
+                RETRY,
             )
         self._keep(first, data)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begun = monotonic()
+        try:
+            yield
+        finally:
+            self._spent += monotonic() - begun
 
     def _keep(self, first: int, data: bytes) -> None:
         if data:
@@ -185,7 +181,7 @@ class RemoteSource:
 
     def _too_much(self) -> CheckpointError:
         return CheckpointError(
-            f"{self.name} cannot be described without fetching more than {MAX_TRAFFIC >> 20} MB of it", _DOWNLOAD
+            f"{self.name} cannot be described without fetching more than {MAX_TRAFFIC >> 20} MB of it", DOWNLOAD
         )
 
     def close(self) -> None:
@@ -199,11 +195,14 @@ class _PlainFile:
     __slots__ = ("_file", "size", "start")
 
     def __init__(self, system: Any, path: str) -> None:
-        self._file = system.open(path, "rb", cache_type="none")
-        self.size: int = self._file.seek(0, 2)
+        self._file = within(PATIENCE, lambda: system.open(path, "rb", cache_type="none"))
+        self.size: int = within(PATIENCE, lambda: self._file.seek(0, 2))
         self.start = b""
 
-    def fetch(self, start: int, stop: int) -> bytes:
+    def fetch(self, start: int, stop: int, seconds: float) -> bytes:
+        return within(seconds, lambda: self._read(start, stop))
+
+    def _read(self, start: int, stop: int) -> bytes:
         self._file.seek(start)
         parts = []
         while start < stop:
@@ -227,59 +226,93 @@ class _WebFile:
         self._system, self._url, self._name = system, url, name
         self.size = -1
         self._version: tuple[str | None, ...] = ()
-        self.start = self.fetch(0, BLOCK)
+        self.start = self.fetch(0, BLOCK, PATIENCE + BLOCK / SLOWEST)
 
-    def fetch(self, start: int, stop: int) -> bytes:
+    def fetch(self, start: int, stop: int, seconds: float) -> bytes:
         from fsspec.asyn import sync
 
-        data: bytes = sync(self._system.loop, self._get, start, stop)
+        data: bytes = sync(self._system.loop, self._get, start, stop, seconds)
         return data
 
     def close(self) -> None:
         """The session is fsspec's, which keeps it for the next file."""
 
-    async def _get(self, start: int, stop: int) -> bytes:
+    async def _get(self, start: int, stop: int, seconds: float) -> bytes:
+        """`_request` in that time. A file that comes whole has the time that its size allows."""
+        from asyncio import TimeoutError as Late
+
+        deadline = Deadline(seconds)
+        try:
+            return await self._request(start, stop, deadline)
+        except Late as error:
+            raise SlowError if deadline.left() <= 0 else error from None
+
+    async def _request(self, start: int, stop: int, deadline: Deadline) -> bytes:
         """The bytes from `start` to `stop`, or all of a small file whose server sends nothing less.
 
         Redirects are followed anew each time: where one leads is signed for minutes, and gets no credentials.
         """
+        from asyncio import wait_for
+
         from aiohttp import ClientTimeout
 
         options = dict(self._system.kwargs)
         headers = {**options.pop("headers", {}), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         options["timeout"] = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+        options["allow_redirects"] = True
         session = await self._system.set_session()
         url = self._system.encode_url(self._url)
-        async with session.get(url, headers=headers, **options) as response:
+        get = session.get(url, headers=headers, **options)
+        async with await wait_for(get, max(deadline.left(), 0)) as response:
+            self._check_answer(response)
             if response.status == 416 and self.size < 0:
                 self.size = 0
                 return b""
             if response.status not in (200, 206):
-                raise _status_error(self._name, response.status)
+                raise status_error(self._name, response.status)
             if response.status == 200:
-                return await self._whole(response)
-            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", "").strip())
-            if found is None or int(found[1]) != start:
-                raise CheckpointError(f"{self._name} comes from a server that sends other parts than asked", _DOWNLOAD)
+                return await self._whole(response, deadline)
+            given = response.headers.get("Content-Range", "").strip()
+            found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", given)
+            if found is None or int(found[1]) != start or int(found[3]) <= start:
+                raise CheckpointError(f"{self._name} comes from a server that sends other parts than asked", DOWNLOAD)
             self._check_version(int(found[3]), response.headers)
-            data: bytes = await response.content.readexactly(min(stop, self.size) - start)
+            wanted = response.content.readexactly(min(stop, self.size) - start)
+            data: bytes = await wait_for(wanted, max(deadline.left(), 0))
             return data
 
-    async def _whole(self, response: Any) -> bytes:
-        size = response.content_length
+    def _check_answer(self, response: Any) -> None:
+        """Raises CheckpointError for an answer whose bytes would not be those of the file."""
+        if response.url.scheme == "http" and any(earlier.url.scheme == "https" for earlier in response.history):
+            raise CheckpointError(
+                f"{self._name} redirects from https to http, where anybody on the way may change what is sent",
+                DOWNLOAD,
+            )
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity") and response.status in (200, 206):
+            raise CheckpointError(
+                f"{self._name} comes from a server that compresses it ({encoding[:40]!r}) though asked not to, so that "
+                "no part can be taken of it",
+                DOWNLOAD,
+            )
+
+    async def _whole(self, response: Any, deadline: Deadline) -> bytes:
+        from asyncio import wait_for
+
+        given = response.headers.get("Content-Length", "")
+        size = int(given) if re.fullmatch("[0-9]{1,18}", given) else None
+        deadline.extend(min(MAX_WHOLE if size is None else size, MAX_WHOLE) / SLOWEST)
         data = bytearray()
         if self.size < 0 and (size is None or size <= MAX_WHOLE):
-            async for chunk in response.content.iter_chunked(1 << 16):
-                data += chunk
-                if len(data) > MAX_WHOLE:
-                    break
-            else:
+            while len(data) <= MAX_WHOLE:
+                chunk = await wait_for(response.content.read(1 << 16), max(deadline.left(), 0))
+                if chunk:
+                    data += chunk
+                    continue
                 self.size = len(data)
                 return bytes(data)
         what = f"would send all {size} bytes" if size is not None else "would send the whole file"
-        raise CheckpointError(
-            f"{self._name} comes from a server that cannot send parts of a file and {what}", _DOWNLOAD
-        )
+        raise CheckpointError(f"{self._name} comes from a server that cannot send parts of a file and {what}", DOWNLOAD)
 
     def _check_version(self, size: int, headers: Any) -> None:
         """Two answers are of one file if its size stays, and its ETag or date: mirrors differ in one of them."""
@@ -289,7 +322,7 @@ class _WebFile:
             return
         pairs = [(old, new) for old, new in zip(self._version, version, strict=True) if old and new]
         if size != self.size or (pairs and all(old != new for old, new in pairs)):
-            raise _changed(self._name)
+            raise changed(self._name)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -305,85 +338,3 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise CheckpointError(f"{shown(url)} is in an archive, which cannot be read in parts", "Unpack it first.")
     system, path = url_to_fs(url)
     return system, path
-
-
-@contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """Whatever goes wrong in fsspec, or in one of the dozens of libraries behind it, is one sentence for the user."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise _explain(url, error) from None
-
-
-def _explain(url: str, error: Exception) -> CheckpointError:
-    name = shown(url)
-    scheme = re.split(r":", url, maxsplit=1)[0].lower()
-    kind = type(error).__name__
-    text = str(error)
-    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, ImportError):
-        package = _PACKAGES.get(scheme)
-        hint = f"Run: pip install {package}." if package else f"fsspec says: {_harmless(url, text)}"
-        return CheckpointError(f"{name} needs a package that is not installed, to read {scheme}://", hint)
-    if isinstance(error, FileNotFoundError):
-        return _status_error(name, 404)
-    if isinstance(error, PermissionError):
-        return _status_error(name, 403)
-    if isinstance(error, IsADirectoryError):
-        return CheckpointError(f"{name} is a folder, not a file", "Give the URL of a checkpoint file.")
-    if type(status) is int and status >= 400:
-        return _status_error(name, status)
-    if isinstance(error, TimeoutError) or kind in ("FSTimeoutError", "TimeoutError", "ConnectTimeoutError"):
-        return CheckpointError(
-            f"{name} cannot be read: the server does not answer", "Check the connection, or try later."
-        )
-    if kind == "FileExpired":
-        return _changed(name)
-    if kind in ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"):
-        hint = "Set the credentials as for the provider's own tools"
-        public = "; for a public bucket set FSSPEC_S3_ANON=true." if scheme in ("s3", "s3a") else "."
-        return CheckpointError(f"{name} needs credentials, and none are found", hint + public)
-    if kind == "ClientConnectorDNSError" or "gaierror" in type(getattr(error, "os_error", None)).__name__:
-        return CheckpointError(f"{name} cannot be read: its host is not known", "Check the address and the connection.")
-    if isinstance(error, EOFError) or kind == "ClientPayloadError":  # asyncio.IncompleteReadError is an EOFError
-        return CheckpointError(f"{name} cannot be read: the connection was cut", _RETRY)
-    if isinstance(error, ValueError) and "rotocol not known" in text:
-        return CheckpointError(
-            f"{name} begins with {scheme}://, which fsspec does not know",
-            "Give an https://, s3://, gs:// or hf:// URL.",
-        )
-    return CheckpointError(
-        f"{name} cannot be read: {_harmless(url, text) or kind}",
-        "Check the address, the credentials and the connection.",
-    )
-
-
-def _status_error(name: str, status: int) -> CheckpointError:
-    """What an HTTP status means for a reader."""
-    if status in (404, 410):
-        return CheckpointError(f"{name} does not exist", "Check the address, and that your credentials may see it.")
-    if status in (401, 403):
-        return CheckpointError(
-            f"{name} may not be read: access is denied", "Check the credentials; a signed URL may have expired."
-        )
-    if status in (412, 416):
-        return _changed(name)
-    if status == 429:
-        return CheckpointError(f"{name} cannot be read: the server asks to slow down", "Try later.")
-    if status >= 500:
-        return CheckpointError(f"{name} cannot be read: the server fails with status {status}", "Try later.")
-    return CheckpointError(f"{name} cannot be read: the server answers with status {status}", "Check the address.")
-
-
-def _changed(name: str) -> CheckpointError:
-    return CheckpointError(f"{name} was replaced by another file while it was read", "Run again.")
-
-
-def _harmless(url: str, text: str) -> str:
-    """The first line of a library's message, short and without whatever in a URL may be secret."""
-    line = text.replace(url, shown(url)).strip().partition("\n")[0]
-    line = re.sub(r"://[^/@\s]*@", "://…@", re.sub(r"(\w://[^\s?#]*[?#])[^\s'\")]*", r"\1…", line))
-    return line[:200]

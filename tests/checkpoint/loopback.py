@@ -58,6 +58,10 @@ class _Handler(BaseHTTPRequestHandler):
         if flaw == "hangs":
             server.released.wait(20)
             return None
+        if flaw.startswith("raw "):
+            self.wfile.write(flaw[4:].encode("latin-1"))
+            self.close_connection = True
+            return None
         if path.startswith("/api/"):
             return self.hub(path)
         file = server.folder / re.sub(r"^/hub/repo/resolve/main/", "/", path)[1:].replace("%20", " ")
@@ -74,8 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 206:
             shifted = flaw == "other parts"
-            self.send_header("Content-Range", f"bytes {start + shifted}-{stop - 1 + shifted}/{size}")
+            given = f"bytes {start + shifted}-{stop - 1 + shifted}/{size}"
+            self.send_header("Content-Range", flaw[6:] if flaw.startswith("range ") else given)
         self.send_header("ETag", f'"{number}"' if flaw in ("changes", "mirrors") else '"1"')
+        if flaw == "packed":
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Last-Modified", f"{number if flaw == 'changes' else 1}")
         if flaw == "no length":
             self.send_header("Connection", "close")
@@ -86,6 +93,14 @@ class _Handler(BaseHTTPRequestHandler):
         if flaw == "cut":
             stop = start + (stop - start) // 2
             self.close_connection = True
+        if flaw == "drips":
+            while not server.released.wait(0.05):
+                try:
+                    self.wfile.write(b"\0")
+                except OSError:
+                    break
+            self.close_connection = True
+            return None
         with file.open("rb") as opened:
             opened.seek(start)
             while start < stop:

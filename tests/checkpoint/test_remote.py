@@ -7,12 +7,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from ckptdiff.checkpoint import Checkpoint, read, remote
+from ckptdiff.checkpoint import Checkpoint, excuses, read, remote
 from ckptdiff.checkpoint.source import is_url
 from ckptdiff.checkpoint.tensor_bytes import tensor_bytes
 from ckptdiff.errors import CheckpointError
@@ -273,6 +274,71 @@ def test_what_the_server_does_is_said(flaw: str, message: str, server: Server, t
     error = failure(f"http://me:{SECRET}@{authority}/big.pth?X-Amz-Signature={SECRET}")
     assert message in error.message
     assert f"{authority}/big.pth" in error.message
+
+
+OK = "raw HTTP/1.1 206 Partial Content\r\n"
+
+
+@pytest.mark.parametrize(
+    ("flaw", "message"),
+    [
+        ("raw it is no HTTP\r\n\r\n", "no HTTP"),
+        ("raw HTTP/1.1 abc\r\n\r\n", "no HTTP"),
+        (OK + "Content-Length: minus\r\n\r\n", "no HTTP"),
+        (OK + "Content-Length: -5\r\n\r\n", "no HTTP"),
+        ("raw HTTP/1.1 200 OK\r\nContent-Length: " + "9" * 5000 + "\r\n\r\nabc", "cannot be read"),
+        ("range bytes 0-9/" + "9" * 5000, "other parts"),
+        ("range bytes 0-\N{ARABIC-INDIC DIGIT NINE}/10".encode().decode("latin-1"), "other parts"),
+        ("range bytes 0--5/-10", "other parts"),
+        ("range bytes 0-9/0", "other parts"),
+        ("range bytes 0-65535/*", "other parts"),
+        ("packed", "compresses it ('gzip')"),
+        ("to file:///etc/passwd", "redirects to 'file:///etc/passwd', and only http and https are followed"),
+        (f"to ftp://u:{SECRET}@there/x?{SECRET}", "only http and https are followed"),
+        ("to http://[::bad/", "redirects to what is no URL"),
+        ("to /big.pth", "again and again"),
+        ("raw HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", "status 302"),
+    ],
+)
+def test_an_answer_that_makes_no_sense(flaw: str, message: str, server: Server, tmp_path: Path) -> None:
+    write_zip(tmp_path / "big.pth", layers(1, 2000))
+    server.flaws["/big.pth"] = flaw
+    error = failure(f"{server.url}/big.pth")
+    assert message in error.message
+    assert "status 400" not in error.message
+    assert "digit" not in error.message
+
+
+@pytest.mark.parametrize("way", ["web", "another protocol"])
+def test_a_byte_now_and_then_does_not_go_on_for_ever(
+    way: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that come, but too slowly, are given up after the time that the file may take in all."""
+    for module in (remote, excuses):
+        monkeypatch.setattr(module, "PATIENCE", 0.3)
+    monkeypatch.setattr(remote, "SLOWEST", 1 << 20)
+    write_zip(tmp_path / "a.pth", layers(1, 200))
+    server.flaws["/a.pth"] = "drips"
+    url = f"{server.url}/a.pth"
+    if way != "web":
+        monkeypatch.setattr(remote, "_WEB", ())  # as of any other file system of fsspec's
+    error = failure(url)
+    assert "more slowly than" in error.message
+    assert "KB a second" in error.message
+
+
+def test_a_redirect_to_plain_http_is_refused() -> None:
+    def answer(scheme: str) -> object:
+        return SimpleNamespace(url=SimpleNamespace(scheme=scheme), history=(), headers={}, status=206)
+
+    file = object.__new__(remote._WebFile)
+    file._name = "https://host/a.pth"
+    final = answer("http")
+    final.history = (answer("https"),)  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="from https to http"):
+        file._check_answer(final)
+    final.history = (answer("http"),)  # type: ignore[attr-defined]
+    file._check_answer(final)
 
 
 def test_a_server_that_never_answers_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
