@@ -20,6 +20,8 @@ _WEIGHTS = (
 )
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".index.json")
 MAX_LISTED = 10
+_CORE_ML = "coremldata.bin"
+_ORBAX = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "_sharding"})
 
 
 def is_distributed(path: str) -> bool:
@@ -41,7 +43,7 @@ def choose(path: str, names: list[str]) -> str:
     for name in _WEIGHTS:
         if name in names:
             return name
-    candidates = [name for name in names if name.endswith(_SUFFIXES)]
+    candidates = [name for name in names if name.endswith(_SUFFIXES) and name != _CORE_ML]
     indices = [name for name in candidates if name.endswith(".index.json")]
     if len(indices) == 1 or len(candidates) == 1:
         return (indices or candidates)[0]
@@ -57,8 +59,12 @@ def _unknown(path: str, names: list[str], candidates: list[str]) -> CheckpointEr
         return CheckpointError(f"{path} is a TensorFlow SavedModel", "Convert it to PyTorch first.")
     if any(name.endswith((".index", ".meta")) or ".data-00000-of-" in name for name in names):
         return CheckpointError(f"{path} holds a TensorFlow checkpoint", "Convert it to PyTorch first.")
-    if "_METADATA" in names or "_CHECKPOINT_METADATA" in names or any(name.endswith(".msgpack") for name in names):
+    if not _ORBAX.isdisjoint(names):
+        return CheckpointError(f"{path} is an Orbax checkpoint (JAX)", "Convert it to PyTorch first.")
+    if any(name.endswith(".msgpack") for name in names):
         return CheckpointError(f"{path} holds a Flax checkpoint", "Convert it to PyTorch first.")
+    if {"Manifest.json", "Data"} <= set(names) or _CORE_ML in names:
+        return CheckpointError(f"{path} is a Core ML package", "Convert it to PyTorch first.")
     if "latest" in names or any(name.startswith("global_step") for name in names):
         return CheckpointError(
             f"{path} is a DeepSpeed run", "Give its mp_rank_00_model_states.pt, or convert it with zero_to_fp32.py."

@@ -10,6 +10,7 @@ from ckptdiff.checkpoint.values import Instance, Tensor
 from ckptdiff.errors import CheckpointError
 
 MAX_LISTED = 20
+EXISTS = "State dicts in it, for --key: "
 
 
 def child_modules(value: object, key: str) -> list[Candidate]:
@@ -49,7 +50,7 @@ def exists(listed: list[Candidate]) -> str:
     if not names:
         return "Its state dict is at the top level: leave --key out." if listed else "It holds no state dict at all."
     more = f" and {len(named) - MAX_LISTED} more" if len(named) > MAX_LISTED else ""
-    return f"State dicts in it, for --key: {', '.join(names)}{more}."
+    return f"{EXISTS}{', '.join(names)}{more}."
 
 
 def without_tensors(name: str, top: Candidate) -> Candidate:

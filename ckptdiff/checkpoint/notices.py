@@ -48,6 +48,20 @@ def notices(name: str, root: object, chosen: Mapping[Any, object], entries: Mapp
     return found
 
 
+_FRAMEWORKS = {
+    "mlx": "MLX, whose convolutions have the channels last",
+    "tf": "TensorFlow",
+    "flax": "Flax",
+    "jax": "JAX",
+}
+
+
+def foreign(name: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """A warning where a safetensors file says that another framework wrote it: names and layouts are its own."""
+    framework = _FRAMEWORKS.get(metadata.get("format", ""))
+    return (f"{name} says that it was written for {framework}",) if framework else ()
+
+
 def _is_flat(key: str) -> bool:
     """FlatParameter's names in torch/distributed/fsdp/_flat_param.py and, before, in fairscale."""
     last = key.rpartition(".")[2]

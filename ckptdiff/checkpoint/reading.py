@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ckptdiff.checkpoint import remote, safetensors, sniff, torch_legacy, torch_zip
+from ckptdiff.checkpoint import compressed, remote, safetensors, sniff, torch_legacy, torch_zip
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
 from ckptdiff.checkpoint.container import Found, find
 from ckptdiff.checkpoint.describe import entry, summary
 from ckptdiff.checkpoint.globals import unsafe
 from ckptdiff.checkpoint.modules import is_module, module_state_dict
-from ckptdiff.checkpoint.notices import notices
+from ckptdiff.checkpoint.notices import foreign, notices
 from ckptdiff.checkpoint.plain import metadata_of
 from ckptdiff.checkpoint.reach import children
 from ckptdiff.checkpoint.source import ByteSource, is_url, open_source
@@ -64,12 +64,12 @@ def _read_file(name: str, key: str | None) -> Checkpoint:
     source = open_source(name)
     try:
         head = source.read(0, min(source.size, sniff.HEAD))
-        for recognise, read_format in _FORMATS:
-            if recognise(head):
-                found = read_format(source, key)
-                same = source.identity
-                return found if same is None else replace(found, identities={source.name: same})
-        raise sniff.unknown(source, head)
+        read_format = _reader_of(head)
+        if read_format is None:
+            raise sniff.unknown(source, head)
+        found = read_format(source, key)
+        same = source.identity
+        return found if same is None else replace(found, identities={source.name: same})
     finally:
         source.close()
 
@@ -115,15 +115,48 @@ def _read_safetensors(source: ByteSource, key: str | None) -> Checkpoint:
     tensors, metadata = safetensors.read(source)
     if not tensors:
         raise CheckpointError(f"{source.name} is a safetensors file without tensors", "Give a checkpoint with tensors.")
-    return Checkpoint(source.name, "safetensors", tensors, file_metadata=metadata, nbytes=source.size)
+    return Checkpoint(
+        source.name,
+        "safetensors",
+        tensors,
+        file_metadata=metadata,
+        nbytes=source.size,
+        warnings=foreign(source.name, metadata),
+    )
 
 
 def _read_torch_zip(source: ByteSource, key: str | None) -> Checkpoint:
-    return _from_pickle(source.name, source.size, torch_zip.read(source), key)
+    try:
+        unpickled = torch_zip.read(source)
+    except torch_zip.NotTorchError as error:
+        from ckptdiff.checkpoint import archives
+
+        found = archives.read(source, error.archive, key, _reader_of)
+        if found is None:
+            raise
+        return found
+    return _from_pickle(source.name, source.size, unpickled, key)
+
+
+def _reader_of(head: bytes) -> Callable[[ByteSource, str | None], Checkpoint] | None:
+    return next((read_format for recognise, read_format in _FORMATS if recognise(head)), None)
 
 
 def _read_torch_legacy(source: ByteSource, key: str | None) -> Checkpoint:
-    return _from_pickle(source.name, source.size, torch_legacy.read(source), key)
+    try:
+        unpickled = torch_legacy.read(source)
+    except CheckpointError as error:
+        refused = error
+    else:
+        return _from_pickle(source.name, source.size, unpickled, key)
+    # joblib puts the bytes of arrays between the steps of its pickle.
+    if source.local and compressed.is_joblib(source.read(0, min(source.size, compressed.HEAD))):
+        raise _joblib(source.name)
+    raise refused
+
+
+def _joblib(name: str) -> CheckpointError:
+    return CheckpointError(f"{name} is a joblib file, which torch.load cannot read", compressed.JOBLIB)
 
 
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[ByteSource, str | None], Checkpoint]], ...] = (
@@ -134,6 +167,8 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[ByteSource, str | None]
 
 
 def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) -> Checkpoint:
+    if unpickled.format == "pickle" and any(path[0] == "joblib.numpy_pickle" for path in unpickled.unpickler.globals):
+        raise _joblib(name)
     if unpickled.format == "pickle" and ("torch.storage", "_load_from_bytes") in unpickled.unpickler.globals:
         raise _foreign(name)
     found = find(name, unpickled.value, key)
@@ -169,6 +204,7 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
         weights_only=unpickled.unpickler.refused if unpickled.format in _GUARDED else "",
         warnings=(
             *(f"{name} {text}; read {found.path!r}, --key takes another" for text in found.warnings),
+            *unpickled.remarks,
             *notices(name, unpickled.value, chosen, entries),
         ),
         non_persistent=tuple(transient),

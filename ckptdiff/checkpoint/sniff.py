@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptdiff.checkpoint import compressed, protobuf
 from ckptdiff.checkpoint.source import ByteSource
 from ckptdiff.errors import CheckpointError
 
@@ -39,20 +40,22 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"lmgg", "a GGML file (llama.cpp)", _CONVERT),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5)", _CONVERT),
     (b"\x93NUMPY", "a numpy .npy array", "Save its values with torch.save."),
-    (b"\x1f\x8b", "compressed with gzip", "Unpack it with gunzip first."),
-    (b"BZh", "compressed with bzip2", "Unpack it with bunzip2 first."),
-    (b"\xfd7zXZ\0", "compressed with xz", "Unpack it with unxz first."),
-    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "Unpack it with unzstd first."),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it first."),
     (b"Rar!", "a RAR archive", "Unpack it first."),
     (b"PK\5\6", "an empty zip archive", "Download or copy the file again."),
     (b"%PDF", "a PDF document", "Give the path of a checkpoint."),
     (b"\x7fELF", "a program", "Give the path of a checkpoint."),
-    (b"\x18\0\0\0TFL3", "a TensorFlow Lite model", _CONVERT),
-    (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model", _CONVERT),
-    (b"\x20\0\0\0TFL3", "a TensorFlow Lite model", _CONVERT),
+    (b"ftrt", "a TensorRT engine", "Give the checkpoint that it was built from."),
+    (b"ZF0x", "a joblib file of before 2016, compressed", compressed.JOBLIB),
+    (b"tjgg", "a GGML file (llama.cpp)", _CONVERT),
     (b"model_checkpoint_path:", "the index of a TensorFlow checkpoint", _CONVERT),
 )
+# FlatBuffers have their identifier after the first four bytes.
+_IDENTIFIERS = {
+    b"TFL3": ("a TensorFlow Lite model", _CONVERT),
+    b"ET12": ("an ExecuTorch program", "Give the checkpoint that it was exported from."),
+    b"PTMF": ("a TorchScript model for mobile devices (a FlatBuffer)", "Save it again with torch.jit.save."),
+}
 _TABLE_END = bytes.fromhex("57fb808b247547db")
 """The last bytes of a TensorFlow checkpoint's `.index` file (a LevelDB table)."""
 
@@ -65,9 +68,17 @@ def unknown(source: ByteSource, head: bytes) -> CheckpointError:
     for signature, what, hint in _SIGNATURES:
         if head.startswith(signature):
             return CheckpointError(f"{name} is {what}", hint)
+    if head[4:8] in _IDENTIFIERS:
+        what, hint = _IDENTIFIERS[head[4:8]]
+        return CheckpointError(f"{name} is {what}", hint)
+    found = compressed.compressed(name, source.read(0, min(source.size, compressed.HEAD if source.local else 1 << 16)))
+    if found is not None:
+        return found
     if head[257:262] == b"ustar":
         return _tar(source)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<?xml") and b"<net " in text:
+        return CheckpointError(f"{name} is the graph of an OpenVINO model", _CONVERT)
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml")):
         return CheckpointError(
             f"{name} is a web page, not weights",
@@ -75,10 +86,9 @@ def unknown(source: ByteSource, head: bytes) -> CheckpointError:
         )
     if source.size >= 48 and source.read(source.size - 8, 8) == _TABLE_END:
         return CheckpointError(f"{name} is the index of a TensorFlow checkpoint", _CONVERT)
-    if _is_saved_model(head):
-        return CheckpointError(f"{name} is a TensorFlow SavedModel or graph", _CONVERT)
-    if _is_onnx(head):
-        return CheckpointError(f"{name} is an ONNX model", _CONVERT)
+    message = protobuf.format_of(source, head)
+    if message:
+        return CheckpointError(f"{name} is {message}", _CONVERT)
     if _is_msgpack(head):
         return CheckpointError(f"{name} is a msgpack file (Flax)", _CONVERT)
     if text[:1] == b"{":
@@ -98,19 +108,10 @@ def _tar(source: ByteSource) -> CheckpointError:
     if first.split(b"/")[-1] in (b"storages", b"tensors", b"pickle", b"sys_info", b"."):
         return CheckpointError(
             f"{source.name} is a checkpoint in the tar format that torch wrote before version 0.1.10 (2017)",
-            "Load it with torch.load and save it again with torch.save.",
+            "torch.load(path, weights_only=False) still reads it, if you trust the file; the default refuses it. Save "
+            "what it gives with torch.save.",
         )
     return CheckpointError(f"{source.name} is a tar archive", "Unpack it first.")
-
-
-def _is_onnx(head: bytes) -> bool:
-    """A ModelProto: field 1 (ir_version, a small number), then field 2 (producer_name) or 7 (graph) or 8 (opset)."""
-    return len(head) > 4 and head[0] == 0x08 and 0 < head[1] < 0x20 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
-
-
-def _is_saved_model(head: bytes) -> bool:
-    """A SavedModel begins with schema version 1 and a meta graph, a frozen graph with a node and its name."""
-    return head[:3] == b"\x08\x01\x12" or (head[:1] == b"\x0a" and b"\x12" in head[:300] and b"Placeholder" in head)
 
 
 def _is_msgpack(head: bytes) -> bool:

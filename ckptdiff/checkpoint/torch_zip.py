@@ -26,9 +26,17 @@ FILE_VERSION = 10
 MAX_VERSION = 4096
 _SAVE_AGAIN = "Save it again with torch.save."
 
+
 # What c10::Device takes before a colon; torch.load(map_location="cpu") takes anything.
 _DEVICES = ("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia", "xla",
             "lazy", "vulkan", "mps", "meta", "hpu", "mtia", "privateuseone")  # fmt: skip
+
+
+class NotTorchError(CheckpointError):
+    """A zip archive that torch.save did not write, and of which no more is known than that."""
+
+    archive: ZipArchive
+
 
 # Above this a stored pickle is read in place instead of copied.
 _COPY_LIMIT = 64 << 20
@@ -59,13 +67,16 @@ def read(source: ByteSource) -> Unpickled:
         if byteorder not in ("little", "big"):
             raise CheckpointError(f"{source.name} is damaged: its byte order is neither little nor big")
     form = "torch-zip"
+    remarks: tuple[str, ...] = ()
     if script:
         from ckptdiff.checkpoint import torchscript
 
         if unpickler.refused:
             raise CheckpointError(f"{source.name}: torch.jit.load refuses its pickle program", _SAVE_AGAIN)
+        constants = _Reader(archive, root, True, "constants/")
         form, value = "torchscript", torchscript.state_dict(archive, root, value)
-    return Unpickled(form, value, unpickler, reader.locate, byteorder=byteorder)
+        remarks = torchscript.remarks(archive, root, value, constants.persistent)
+    return Unpickled(form, value, unpickler, reader.locate, byteorder=byteorder, remarks=remarks)
 
 
 def _root(archive: ZipArchive) -> str | None:
@@ -98,9 +109,9 @@ def _check_version(archive: ZipArchive, root: str) -> None:
 class _Reader:
     """Persistent ids to storages, storages to bytes of the file."""
 
-    def __init__(self, archive: ZipArchive, root: str, script: bool) -> None:
+    def __init__(self, archive: ZipArchive, root: str, script: bool, folder: str = "data/") -> None:
         self._archive = archive
-        self._prefix = f"{root}data/"
+        self._prefix = f"{root}{folder}"
         self._script = script
         self._refs: dict[str | int, StorageRef] = {}
         self._owners: dict[str, str | int] = {}
@@ -173,6 +184,21 @@ def _not_torch(archive: ZipArchive) -> CheckpointError:
         return CheckpointError(
             f"{name} is a torch.export program, not a state dict", "Save the state dict with torch.save instead."
         )
+    if any("/.data/extern_modules" in entry or entry.endswith("/.data/version") for entry in names):
+        return _package(name, names)
     packed = [entry for entry in names if entry.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors"))]
     hint = f"Unpack it: it contains {packed[0][:100]!r}." if packed else "torch.save writes a data.pkl record."
-    return CheckpointError(f"{name} is a zip archive, but not one that torch.save wrote", hint)
+    error = NotTorchError(f"{name} is a zip archive, but not one that torch.save wrote", hint)
+    error.archive = archive
+    return error
+
+
+def _package(name: str, names: list[str]) -> CheckpointError:
+    """The error for what torch.package wrote: code, and pickles that only its own importer takes."""
+    pickles = [entry.partition("/")[2] for entry in names if entry.endswith(".pkl")]
+    folder, _, file = pickles[0].rpartition("/") if pickles else ("", "", "")
+    load = f"load_pickle({folder.replace('/', '.')[:100]!r}, {file[:100]!r})" if pickles else "import_module(…)"
+    return CheckpointError(
+        f"{name} is a torch.package archive of code and pickles, which torch.load does not read",
+        f"torch.package.PackageImporter(path).{load} does, if you trust its code; save the state dict with torch.save.",
+    )

@@ -13,12 +13,16 @@ Only these lines are read, as text.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from math import prod
 from typing import Any
 
 from ckptdiff.checkpoint.modules import MAX_DEPTH, MAX_KEYS, MAX_MODULES
+from ckptdiff.checkpoint.pickle_vm import Unpickler
 from ckptdiff.checkpoint.values import Global, Instance, Mapping, Tensor
 from ckptdiff.checkpoint.zip_archive import ZipArchive
 from ckptdiff.errors import CheckpointError
+from ckptdiff.tensors import DTYPES
 
 MAX_CODE = 64 << 20
 MAX_CLASSES = 100_000
@@ -83,6 +87,46 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
         ]
         stack.extend(reversed(children))
     return found
+
+
+def remarks(
+    archive: ZipArchive, root_folder: str, found: Mapping, persistent: Callable[[Any], object]
+) -> tuple[str, ...]:
+    """How much lies in constants, where that is no less than a tenth of what the state dict holds.
+
+    torch.jit.freeze turns parameters into constants, which are in no state dict. Raises CheckpointError for a program
+    that has nothing but them, or nothing at all.
+    """
+    name = archive.source.name
+    try:
+        data = archive.read(archive.records[f"{root_folder}constants.pkl"], MAX_CODE)
+        constants, _ = Unpickler(name, persistent).load(data)
+    except CheckpointError:
+        constants = ()
+    count, nbytes = _extent(constants if type(constants) in (tuple, list) else ())
+    frozen = f"{count} {'tensor' if count == 1 else 'tensors'}, {nbytes:,} bytes"
+    if not found and count:
+        raise CheckpointError(
+            f"{name} is a TorchScript program whose weights are frozen into constants ({frozen}): it has no state dict",
+            "Save the model before torch.jit.freeze, or its state dict.",
+        )
+    if not found:
+        raise CheckpointError(
+            f"{name} is a TorchScript program without parameters and buffers", "Give the checkpoint of the weights."
+        )
+    if nbytes * 10 < _extent(found.values())[1] or not count:
+        return ()
+    return (f"{name} has {frozen} in constants, which are in no state dict: parts of it may be frozen",)
+
+
+def _extent(values: Iterable[object]) -> tuple[int, int]:
+    """How many of the values are tensors, and how many bytes they have."""
+    sizes = [
+        prod(value.shape) * DTYPES[value.dtype].bits // 8
+        for value in values
+        if type(value) is Tensor and type(value.shape) is tuple and all(type(size) is int for size in value.shape)
+    ]
+    return len(sizes), sum(sizes)
 
 
 def _path(value: object) -> str:

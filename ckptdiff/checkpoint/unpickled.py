@@ -18,3 +18,5 @@ class Unpickled:
     unpickler: Unpickler
     locate: Locate
     byteorder: str = "little"
+    remarks: tuple[str, ...] = ()
+    """What a user should know of the file: one sentence each."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ckptdiff.checkpoint import container, survey, torch_legacy, torch_zip
+from ckptdiff.checkpoint import archives, container, survey, torch_legacy, torch_zip
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.source import open_again
+from ckptdiff.checkpoint.zip_archive import ZipArchive
 from ckptdiff.tensors import ObjectInfo
 from ckptdiff.writing.pickling import is_plain
 
@@ -36,13 +37,19 @@ def plain_objects(checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, obje
 def _values(checkpoint: Checkpoint) -> dict[Any, object]:
     if checkpoint.live is not None:
         return dict(checkpoint.live)
-    reader = _READERS.get(checkpoint.format)
+    reader = _READERS.get(checkpoint.format.removeprefix(archives.PREFIX))
     if reader is None:
         return {}
     source = open_again(checkpoint.path, checkpoint.identities.get(checkpoint.path))
+    key = checkpoint.state_dict_key
     try:
-        unpickled = reader(source)
+        if checkpoint.format.startswith(archives.PREFIX):
+            archive = ZipArchive(source)
+            name, key = archives.split(archive, key)
+            unpickled = reader(archives.member(source, archive, name))
+        else:
+            unpickled = reader(source)
     finally:
         source.close()
-    chosen = container.find(checkpoint.path, unpickled.value, checkpoint.state_dict_key)
+    chosen = container.find(checkpoint.path, unpickled.value, key)
     return survey.items(chosen.value)

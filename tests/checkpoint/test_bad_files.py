@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import bz2
 import gzip
 import io
+import json
+import lzma
 import os
 import pickle
 import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +54,12 @@ def npy() -> bytes:
     return stream.getvalue()
 
 
+def legacy() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"a": torch.ones(1)}, stream, _use_new_zipfile_serialization=False)
+    return stream.getvalue()
+
+
 def zipped(name: str) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -67,13 +78,29 @@ NAMED = {
     "TensorFlow SavedModel": b"\x08\x01\x12\xff\x01" + bytes(100),
     "index of a TensorFlow checkpoint": bytes(100) + bytes.fromhex("57fb808b247547db"),
     "TensorFlow Lite": b"\x1c\0\0\0TFL3" + bytes(100),
+    "a TensorFlow Lite model": b"\x24\0\0\0TFL3" + bytes(100),
+    "an ExecuTorch program": b"\x40\0\0\0ET12" + bytes(100),
+    "a TorchScript model for mobile devices": b"\x18\0\0\0PTMF" + bytes(100),
+    "an OpenVINO model": b'<?xml version="1.0"?>\n<net name="a" version="11">',
+    # Made by coremltools 9: a layer, a generalised linear regressor, an ML program.
+    "a Core ML model": b"\x08\x04\x12\x10\n\x0e\n\x01x\x1a\t*\x07\n\x01\x03\x10\xa0\x80\x04\xa2\x1f$\n"
+    b'"\n\x02fc\x12\x01x\x1a\x01y\xe2\x08\x15\x08\x03\x10\x01\xa2\x01\x0e\n\x0c\x00\x00\x80?\x00\x00\x00@\x00\x00@@',
+    "Core ML model |": b"\x08\x01\x12\x05\n\x03\n\x01x\xe2\x12\x0c\n\n\n\x08\x00\x00\x00\x00\x00\x00\xf0?",
+    "Core ML": b"\x08\x07\xb2\x1f\x02\x08\x01",
+    "a torch checkpoint compressed with gzip": gzip.compress(legacy()),
+    "a zip archive, such as torch.save writes, compressed with bzip2": bz2.compress(zipped("model.pth")),
+    "a safetensors file compressed with xz": lzma.compress(b"\x02\0\0\0\0\0\0\0{}"),
+    "a tar archive compressed with gzip": gzip.compress(tar(["model.pth"])),
+    "a pickle compressed with zlib": zlib.compress(pickle.dumps({"a": 1})),
+    "Zstandard": b"\x28\xb5\x2f\xfd" + bytes(30),
+    "weights_only=False) still reads it": tar(["sys_info", "pickle", "tensors", "storages"]),
     "msgpack file (Flax)": b"\x81\xa6params\x82\xa5Dense\x81",
     "numpy .npy": npy(),
     "numpy .npz": npz(),
     "gunzip": gzip.compress(b"abc"),
     "tar format that torch wrote before": tar(["sys_info", "pickle", "tensors", "storages"]),
     "a tar archive": tar(["model.pth"]),
-    "Unpack it: it contains 'model.pth'": zipped("model.pth"),
+    "Unpack it: it contains 'notes.pth'": zipped("notes.pth"),
     "Keras model": zipped("model.weights.h5"),
     "not one that torch.save wrote": zipped("readme.md"),
     "JSON text": b'{\n "architectures": ["Bert"]}',
@@ -93,6 +120,32 @@ def test_it_is_named(what: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(NAMED[what])
     assert what in refusal(path)
+
+
+# {"w": numpy.arange(3.0)} as joblib 1.6 writes it, plain and with each of its compressors, in base 85.
+JOBLIB = json.loads((Path(__file__).parent / "joblib.json").read_text())
+
+
+@pytest.mark.parametrize("method", JOBLIB)
+def test_a_joblib_file_is_none_of_torchs_and_not_damaged(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.joblib"
+    path.write_bytes(base64.b85decode(JOBLIB[method]))
+    said = refusal(path)
+    assert "is a joblib file" in said
+    assert (f"compressed with {method}" in said) == (method != "plain")
+    assert "joblib.load" in said
+    assert "damaged" not in said
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_said_of_the_tar_format_is_so(tmp_path: Path) -> None:
+    """torch.load(weights_only=False) goes on to read its members; the default refuses before it looks at one."""
+    path = tmp_path / "old.tar"
+    path.write_bytes(tar(["sys_info", "pickle", "tensors", "storages"]))
+    with pytest.raises(RuntimeError, match=r"legacy \.tar format"):
+        torch.load(path)
+    with pytest.raises(EOFError):
+        torch.load(path, weights_only=False)
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
@@ -123,6 +176,9 @@ DIRECTORIES = {
     "TensorFlow SavedModel": ["saved_model.pb"],
     "TensorFlow checkpoint": ["model.ckpt.index", "model.ckpt.data-00000-of-00001"],
     "Flax checkpoint": ["flax_model.msgpack"],
+    "Orbax checkpoint (JAX)": ["manifest.ocdbt", "_METADATA", "d"],
+    "a Core ML package": ["Manifest.json", "Data"],
+    "Core ML package |": ["coremldata.bin", "metadata.json"],
     "DeepSpeed run": ["latest"],
     "unpacked torch archive": ["data.pkl", "version"],
 }
