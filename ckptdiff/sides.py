@@ -109,7 +109,9 @@ def _built(named: Reference, args: Mapping[str, object], *, with_values: bool = 
     from ckptdiff.model.extract import extract
 
     built = build(named, args, with_values=with_values)
-    tree = replace(extract(built.module, built.reference, built.how), remarks=built.remarks)
+    tree = replace(
+        extract(built.module, built.reference, built.how), remarks=built.remarks, names_meta=built.names_meta
+    )
     return ModelSide(tree, named.text, built.notes, args, built)
 
 

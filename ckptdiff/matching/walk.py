@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.plain import opaque
 from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch, Raised, mismatches
+from ckptdiff.matching.depth import room_for_calls
 from ckptdiff.matching.scope import EXTRA_STATE_KEY, LiteralScope, Scope
 from ckptdiff.matching.signals import ModelValuesNeeded, TakeLiterally
 from ckptdiff.matching.usual import shapes_decide
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ckptdiff.matching.custom import Runner
 
 _COUNTER = "num_batches_tracked"
-# Calls of torch's own inside each other at the deepest module, roughly.
-_INNERMOST_CALLS = 12
 
 AnyScope = Scope | LiteralScope
 
@@ -130,7 +129,7 @@ class Walk:
         entries = self.checkpoint.entries
         scope: AnyScope = LiteralScope(entries, {}) if self.literal else Scope("", self.tree.root, entries, {})
         stack = [self._visit("", self.tree.root, scope)]
-        room = sys.getrecursionlimit() - _calls_so_far() - _INNERMOST_CALLS
+        room = room_for_calls()
         while stack:
             prefix, node, scope, children = stack[-1]
             name, child = self._next_child(children)
@@ -346,7 +345,7 @@ class Walk:
         from ckptdiff.matching.shadow import is_plain
 
         target = self._target(node, name, slot)
-        if self.tree.built == "meta" and target is not None and not is_plain(target):
+        if self.tree.built == "meta" and target is not None and (self.tree.names_meta or not is_plain(target)):
             raise ModelValuesNeeded(prefix, node.qualified_name)  # the meta device copies what no other one does
         if key in scope.objects:
             assert self.runner is not None
@@ -421,16 +420,6 @@ class Walk:
 
 def _children(node: ModuleNode) -> Iterator[tuple[str, ModuleNode]]:
     return ((name, child) for name, child in node.children.items() if child is not None)
-
-
-def _calls_so_far() -> int:
-    """How deep the stack of calls is on which torch's loader would come on top."""
-    depth = 0
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        depth += 1
-    return depth
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -39,7 +39,8 @@ class Built:
     """A model as its code built it. `how` names the way; `notes` says why not a cheaper one; `remarks`, where
     it is not what was asked for.
 
-    Parameters and buffers have their shapes, dtypes and ties, but only after `plain` their values.
+    Parameters and buffers have their shapes, dtypes and ties, but only after `plain` their values. After `meta`,
+    `names_meta` says that some of them may be on the meta device of the code's own accord.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class Built:
     how: How
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    names_meta: bool = False
     home: user_code.Home | None = field(default=None, repr=False, compare=False)
 
     @contextlib.contextmanager
@@ -130,7 +132,7 @@ def _attempt(
                     doubts = [*watch.doubts, *_suspicions(home, built, watch, how)]
             if doubts:
                 raise _Doubtful
-            return built
+            return replace(built, names_meta=getattr(watch, "names_meta", False))
     except KeyboardInterrupt:
         raise
     except _Doubtful:

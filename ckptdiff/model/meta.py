@@ -62,6 +62,8 @@ class MetaWatch(TorchFunctionMode):
         super().__init__()
         self.doubts: list[str] = []
         self.addressed: set[str] = set()
+        self.names_meta = False
+        """Whether a call named the meta device, so that its tensor may be there however the model is built."""
         self.skipped_random = True
         self._drawn = False
         self._makers = _device._device_constructors()
@@ -72,6 +74,8 @@ class MetaWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         makes = func in self._makers
+        if _is_meta_device(kwargs.get("device")) or (func is torch.Tensor.to and any(map(_is_meta_device, args[1:]))):
+            self.names_meta = True
         if makes and kwargs.get("device") is None and _device.CURRENT_DEVICE is self._outer:
             kwargs["device"] = _META
         elif (filled := _normal(func, args, kwargs)) is not None:
@@ -110,6 +114,10 @@ class MetaWatch(TorchFunctionMode):
 
     def expose(self, tensor: torch.Tensor) -> None:
         """Nothing to remember: only what is on meta is not as it is plainly."""
+
+
+def _is_meta_device(value: Any) -> bool:
+    return (isinstance(value, torch.device) and value.type == "meta") or (type(value) is str and value == "meta")
 
 
 def _normal(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:

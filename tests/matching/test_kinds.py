@@ -205,3 +205,20 @@ def test_values_of_every_kind_are_looked_at_or_said_not_to_be(
         for checkpoint in (read(path), checkpoint_of(torch.load(path, weights_only=False))):
             facts = check_values(side.compare(checkpoint, assign=assign))
             assert all(text.startswith("The values of ") for text in facts.unread)
+
+
+@pytest.mark.parametrize("put", ["torch.nn.Linear(4, 2, device='meta')", "torch.nn.Linear(4, 2).to('meta')", "under()"])
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_model_that_is_on_meta_of_its_own_accord(put: str, assign: bool, tmp_path: Path) -> None:
+    source = tmp_path / "model.py"
+    source.write_text(
+        f"import torch\ndef under():\n    with torch.device('meta'):\n        return torch.nn.Linear(4, 2)\n"
+        f"def make():\n    return torch.nn.Sequential({put}, torch.nn.Linear(2, 4))\n"
+    )
+    space: dict[str, Any] = {}
+    exec(source.read_text(), space)
+    path = tmp_path / "w.pth"
+    torch.save(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4)).to("meta").state_dict(), path)
+    ours = model_side(f"{source}:make").compare(read(path), assign=assign)
+    assert not ours.uncertain
+    assert ours.error_message() == torch_says(space["make"](), torch.load(path), True, assign).error
