@@ -31,8 +31,8 @@ _ACL = "system.posix_acl_access"
 def write_whole(path: str | Path, text: str) -> None:
     """Replace a text file at once, so that it is never half written; raises OutputError, and it is what it was.
 
-    A link stays, and what it leads to is replaced or made. What is no regular file (a device, a pipe, `/dev/stdout`)
-    is not replaced but written to.
+    A link stays, and what it leads to is replaced or made. A file that is no text, such as weights, is never replaced.
+    What is no regular file (a device, a pipe, `/dev/stdout`) is not replaced but written to.
     """
     try:
         data = text.encode()
@@ -40,6 +40,8 @@ def write_whole(path: str | Path, text: str) -> None:
             _replace(Path(os.path.realpath(path)), data)
     except UnicodeEncodeError:
         raise OutputError(f"{path} could not be written: it would hold what is no text.", "") from None
+    except ValueError as error:  # a path with a null character
+        raise OutputError(f"{str(path)!r} could not be written: {error}.", "Choose another path.") from None
     except OSError as error:
         raise OutputError(f"{path} could not be written: {error.strerror or error}.", "Choose another path.") from None
 
@@ -119,6 +121,8 @@ def _open_through(path: str | Path, mode: int) -> int:
 def _replace(out: Path, data: bytes) -> None:
     remove_leftovers(out.parent)
     exists = out.exists()
+    if exists and not _is_text(out):
+        raise OSError(errno.EEXIST, "there is a file that is no text, which would be lost")
     path, descriptor = new_file(out, private=exists)
     try:
         try:
@@ -133,6 +137,14 @@ def _replace(out: Path, data: bytes) -> None:
     except BaseException:
         delete(path)
         raise
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"\0" not in file.read(1024)
+    except PermissionError:
+        return True  # of whoever may be written over and not looked into, nothing is known
 
 
 # Temporaries

@@ -261,6 +261,23 @@ def test_what_another_user_left_is_not_removed(tmp_path: Path) -> None:
     assert left.exists()
 
 
+def test_weights_are_not_replaced_by_a_report(tmp_path: Path) -> None:
+    import torch
+
+    for name, how in (("zip.pth", True), ("old.pth", False)):
+        torch.save({"a": torch.ones(2)}, tmp_path / name, _use_new_zipfile_serialization=how)
+    (tmp_path / "a.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    for path in list(tmp_path.iterdir()):
+        before = path.read_bytes()
+        with pytest.raises(OutputError, match="a file that is no text, which would be lost"):
+            write_whole(path, "{}")
+        assert path.read_bytes() == before
+    (tmp_path / "empty").touch()
+    write_whole(tmp_path / "empty", "{}")
+    with pytest.raises(OutputError, match="null byte"):
+        write_whole("a\0b", "x")
+
+
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no text"):
         write_whole(tmp_path / "out", "\udc80")

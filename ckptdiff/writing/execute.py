@@ -105,6 +105,8 @@ def output_of(path: str, *, sharded: bool = False) -> Output:
     A directory is a path that ends with a slash, is one already, or has no suffix. Raises UsageError for other
     suffixes, and where `sharded` asks for shards of a file.
     """
+    if "\0" in path:
+        raise UsageError(f"{path!r} is no path: it has a null character in it", "Choose another name for the output.")
     place = Path(path)
     suffix = place.suffix.lower()
     slash = path.endswith(("/", os.sep))

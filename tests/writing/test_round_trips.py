@@ -376,6 +376,11 @@ def test_the_output_is_known_by_its_name(path, expected):
     assert (output.format, output.directory) == expected
 
 
+def test_a_path_with_a_null_character_is_refused():
+    with pytest.raises(UsageError, match="null character"):
+        output_of("out\0.pth")
+
+
 def test_names_that_say_no_format_are_refused():
     with pytest.raises(UsageError, match=r"\.h5"):
         output_of("a.h5")
