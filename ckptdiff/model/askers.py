@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
-from types import FrameType
+from collections.abc import Callable, Iterable
+from types import FrameType, FunctionType
+from typing import Any
+
+import torch
 
 # Libraries whose models are made to be built on meta (transformers loads every model that way).
 _MADE_FOR_META = ("torchvision", "transformers", "timm")
@@ -34,6 +38,7 @@ _ON_BEHALF = (
     "ckptdiff.model.past_modes",
     "ckptdiff.model.uncommitted",
 )
+_CALLING_BACK = {torch.Tensor.backward, torch.autograd.grad}
 _PICKLING = ("__reduce_ex__", "_reduce_ex_internal")
 # What a library's function is called that makes or changes a model and gives nothing else back.
 _MAKERS = {"__init__", "post_init", "init_weights", "initialize_weights", "tie_weights", "from_config", "_from_config"}
@@ -59,6 +64,19 @@ def asker() -> str:
     if name.partition(".")[0] in _MADE_FOR_META:
         return "" if _is_makers(frame) else name
     return name
+
+
+def hidden_code(func: Callable[..., Any], classes: Iterable[type]) -> str:
+    """What runs others' code where no mode sees it, in a torch function called with such subclasses of Tensor;
+    "" if nothing does."""
+    if func in _CALLING_BACK:
+        return "hooks of backward"
+    if isinstance(func, FunctionType) and not func.__module__.startswith("torch"):
+        return f"{func.__module__}.{func.__qualname__}"
+    for cls in classes:
+        if cls.__module__.partition(".")[0] not in ("torch", *_MADE_FOR_META):
+            return f"{cls.__module__}.{cls.__qualname__}"
+    return ""
 
 
 def _is_makers(frame: FrameType) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
@@ -11,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _device
 
-from ckptdiff.model.askers import asker
+from ckptdiff.model.askers import asker, hidden_code
 from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded
 
 _META = torch.device("meta")
@@ -70,7 +69,7 @@ class MetaWatch(TorchFunctionMode):
         self._outer = _device.CURRENT_DEVICE
 
     def __torch_function__(
-        self, func: Callable[..., Any], types_: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         makes = func in self._makers
@@ -95,8 +94,8 @@ class MetaWatch(TorchFunctionMode):
         elif func in _TELLING or (func is torch.Tensor.type and isinstance(result, str)):
             if _is_meta(args[0] if args else None) and (by := asker()):
                 self.doubts.append(f"{by} asked a meta tensor for its {_name(func)}")
-        elif isinstance(func, types.FunctionType) and not func.__module__.startswith("torch"):
-            self.doubts.append(f"{func.__module__}.{func.__qualname__} overrides torch functions")
+        elif hidden := hidden_code(func, types):
+            self.doubts.append(f"{_name(func)} runs {hidden}, which is not seen")
         if func is torch.quantize_per_tensor and _is_meta(result):
             self.doubts.append("quantize_per_tensor: on the meta device the result is not quantized")
         self._note_draws(_name(func), result, args)

@@ -130,10 +130,10 @@ class PastModes:
     def _scripting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def stand_in(*args: Any, **kwargs: Any) -> Any:
             scripted = original(*args, **kwargs)
-            if self._originals and self._default_device is not None and isinstance(scripted, torch.jit.ScriptFunction):
-                graph = str(scripted.inlined_graph)
+            if self._originals and self._default_device is not None:
+                graph = str(getattr(scripted, "inlined_graph", ""))  # a module without forward has none
                 if any(f"prim::{name}" in graph for name in ("device", "is_meta", "is_cpu", "type")):
-                    self._watch.doubts.append(f"the scripted function {scripted.name} asks a tensor for its device")
+                    self._watch.doubts.append("scripted code asks a tensor for its device")
             return scripted
 
         return stand_in

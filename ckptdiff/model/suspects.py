@@ -20,14 +20,14 @@ _KINDS = ("Float", "Double", "Half", "BFloat16", "Byte", "Char", "Short", "Int",
 _LEGACY = {f"{kind}Tensor" for kind in _KINDS}
 _LEGACY_WORD = re.compile(rf"\b(?:{'|'.join(_KINDS)})Tensor\b")
 _CHECKS = re.compile(r"\bisinstance\b|\bissubclass\b|__instancecheck__|\bmatch\b")
-_GENERATOR = re.compile(r"\bdefault_generator\b")
+_GENERATOR = re.compile(r"\bdefault_generator\b|\btorch\.Generator\b|\bimport Generator\b")
 _STATE = re.compile(r"\b(?:get_state|clone_state|graphsafe_get_state)\b")
 _POINTERS = re.compile(
     r"\b(?:ctypes|cffi|ffi|numba|cupy|triton|pycuda|Cython|mmap|memoryview|frombuffer|from_address|from_blob"
     r"|__array_interface__|_new_with_weak_ptr|_construct_storage_from_data_pointer|CDLL)\b|/proc/self/mem"
 )
 _MODES = re.compile(
-    r"\b(?:DisableTorchFunction\w*|_DisableTorchDispatch|_disable_current_modes|_get_current_\w+_mode\w*"
+    r"\b(?:DisableTorchFunction|_DisableTorchDispatch|_disable_current_modes|_get_current_\w+_mode\w*"
     r"|_len_torch_\w+_stack|_pop_\w*mode\w*|CURRENT_DEVICE|_GLOBAL_DEVICE_CONTEXT)\b"
 )
 # Calls that take a tensor type and convert by it, as they do on any device.

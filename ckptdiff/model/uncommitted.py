@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ckptdiff.model.askers import asker
+from ckptdiff.model.askers import asker, hidden_code
 from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded, Watch
 
 _LARGE = 64 * 1024
@@ -35,7 +35,7 @@ _READERS = {
     if hasattr(torch.Tensor, name)
 }
 # These read the 0-dim tensors in the lists they are given, likewise.
-_NEW = {torch.Tensor.new_tensor, torch.Tensor.new}
+_NEW = {torch.Tensor.new_tensor, torch.Tensor.new, torch.Tensor.tensor_split, torch.tensor_split}
 _CONVERTERS = {torch.tensor, torch.as_tensor, torch.asarray, *_NEW}
 # These give away where the memory lies, so that it can be read at any time after.
 _EXPORTERS = {torch.Tensor.data_ptr, torch.Tensor.untyped_storage, torch.Tensor.storage, torch.Tensor.__dlpack__}
@@ -191,6 +191,8 @@ class _Readers(TorchFunctionMode):
                 raise self._mode.needed(getattr(func, "__name__", str(func)))
             if func is torch.Tensor.share_memory_ or func is torch.Tensor.numpy:
                 self._mode.expose(args[0])
+        elif hidden := hidden_code(func, types):
+            self._mode.doubts.append(f"{getattr(func, '__name__', func)} runs {hidden}, which is not seen")
         return func(*args, **kwargs)
 
     def _export(self, func: Callable[..., Any], tensor: torch.Tensor) -> None:

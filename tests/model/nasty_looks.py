@@ -211,6 +211,70 @@ _BODIES = {
         self.width(n)
         """,
     ),
+    # --- code that runs where no mode is
+    "a hook of backward": (
+        BOTH,
+        """
+        found = []
+        def hook(grad):
+            try:
+                found.append(int(grad.sum()))
+            except Exception:
+                found.append(1)
+        t = torch.ones(2, requires_grad=True)
+        t.register_hook(hook)
+        (t * 3).sum().backward()
+        self.width(found[0])
+        """,
+    ),
+    "a subclass of Tensor": (
+        BOTH,
+        """
+        found = []
+        class Own(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, func, types, args=(), kwargs=None):
+                with torch._C.DisableTorchFunctionSubclass():
+                    found.append(args[0].device.type == 'cpu')
+                return super().__torch_function__(func, types, args, kwargs or {})
+        torch.ones(2).as_subclass(Own).sum()
+        self.width(sum(found))
+        """,
+    ),
+    "an overridable function of its own": (
+        BOTH,
+        """
+        def ask(t):
+            if torch.overrides.has_torch_function_unary(t):
+                return torch.overrides.handle_torch_function(ask, (t,), t)
+            return t.device.type == 'cpu'
+        self.width(ask(s))
+        """,
+    ),
+    "a function of autograd": (
+        META,
+        """
+        class Ask(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, t):
+                found.append(t.device.type == 'cpu')
+                return t
+        found = []
+        Ask.apply(s)
+        self.width(found[0])
+        """,
+    ),
+    "mapped over": (META, "x = []; torch.vmap(lambda t: x.append(t.is_meta) or t)(s); self.width(x[0])"),
+    "a scripted module": (
+        META,
+        """
+        self.width(torch.jit.script(_Asks())(s))
+        """,
+    ),
+    "a coroutine in a thread": (
+        BOTH,
+        "import asyncio; self.width(asyncio.run(asyncio.to_thread(lambda: torch.ones(3).sum().item())))",
+    ),
     # --- what looks odd and is none
     "a copy": ("", "self.second = copy.copy(self.first); self.third = copy.deepcopy(self.first)"),
     "a copied tensor": ("", "self.second = nn.Linear(BIG, BIG); self.second.weight = copy.copy(w)"),
@@ -223,6 +287,11 @@ _TAIL = """
 
 def _scripted(x: torch.Tensor) -> bool:
     return x.is_meta
+
+
+class _Asks(nn.Module):
+    def forward(self, x: torch.Tensor) -> bool:
+        return x.is_meta
 
 
 def _valued(x: torch.Tensor) -> int:

@@ -153,7 +153,7 @@ _BODIES = {
         ONES + "self.first(torch.ones(1, BIG)).sum().backward(); self.width(w.grad[0, 0].item() + 1)",
     ),
     "a hook's value": (
-        META,
+        BOTH,
         """
         x = []
         t = torch.ones(2, requires_grad=True)
@@ -170,6 +170,20 @@ _BODIES = {
         META,
         "f = io.BytesIO(); torch.save({'n': torch.full((1,), 5.)}, f); f.seek(0); self.width(torch.load(f)['n'])",
     ),
+    "split by an unknown tensor": (
+        BOTH,
+        ONES + "i = w.detach()[0, :1].long() + 1; self.second = nn.Parameter(torch.ones(5).tensor_split(i)[0].clone())",
+    ),
+    "an iterator of its values": (BOTH, ONES + "self.width(next(iter(w.detach()[0])) + 1)"),
+    "a set of its values": (BOTH, ONES + "self.width(len({v.item() for v in w[0]}) + 1)"),
+    "by its rank": (BOTH, ONES + "self.width(torch.linalg.matrix_rank(w.detach()).item() + 1)"),
+    "where it is": (BOTH, ONES + "self.second = nn.Parameter(torch.where(w.detach() > 0)[0].float())"),
+    "through a copy": (BOTH, ONES + "self.width(copy.copy(w)[0, 0].item() + 1)"),
+    "through another dtype": (BOTH, ONES + "self.width(w.double().detach().numpy()[0, 0] + 1)"),
+    "through a foreach": (
+        BOTH,
+        ONES + "t = torch.zeros(1); torch._foreach_copy_([t], [w.detach()[0, :1]]); self.width(t.numpy()[0] + 1)",
+    ),
     # --- random numbers
     "the state, after a fill": (
         BOTH,
@@ -182,6 +196,14 @@ _BODIES = {
     "the state of the generator": (
         BOTH,
         "torch.manual_seed(0); w.data.normal_(); self.width(torch.default_generator.get_state().sum())",
+    ),
+    "the state of its own generator": (
+        BOTH,
+        "g = torch.Generator().manual_seed(0); w.data.normal_(generator=g); self.width(g.get_state().sum())",
+    ),
+    "drawn from its own generator": (
+        BOTH,
+        "g = torch.Generator().manual_seed(0); w.data.normal_(generator=g); self.width(torch.rand(1, generator=g) * 9)",
     ),
     "drawn after a fill": (BOTH, "torch.manual_seed(0); w.data.normal_(); self.width(torch.rand(()) * 100)"),
     "drawn on the cpu": (
