@@ -31,11 +31,15 @@ def is_distributed(path: str) -> bool:
 
 def weights_in(path: str) -> str:
     """The file in a directory that transformers would read. Raises CheckpointError, listing the choice, if none."""
+    return os.path.join(path, choose(path, names_in(path)))  # noqa: PTH118
+
+
+def names_in(path: str) -> list[str]:
+    """What a directory holds, sorted."""
     try:
-        names = sorted(os.listdir(path))  # noqa: PTH208
+        return sorted(os.listdir(path))  # noqa: PTH208
     except OSError as error:
         raise CheckpointError(f"{path} cannot be listed: {error.strerror}", "Check its permissions.") from None
-    return os.path.join(path, choose(path, names))  # noqa: PTH118
 
 
 def choose(path: str, names: list[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ckptdiff.checkpoint import compressed, remote, safetensors, sniff, torch_legacy, torch_zip
+from ckptdiff.checkpoint import compressed, hf_shards, remote, safetensors, sniff, torch_legacy, torch_zip
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
 from ckptdiff.checkpoint.container import Found, find
 from ckptdiff.checkpoint.describe import entry, summary
@@ -93,6 +93,9 @@ def _read_directory(name: str, key: str | None) -> Checkpoint:
 
     if directories.is_distributed(name):
         return _read_distributed(name, key)
+    parts = hf_shards.files_in(directories.names_in(name))
+    if parts:
+        return hf_shards.merged(name, [_read_file(path, key) for path in hf_shards.paths(name, parts)])
     return _read(directories.weights_in(name), key)
 
 
@@ -121,7 +124,7 @@ def _read_safetensors(source: ByteSource, key: str | None) -> Checkpoint:
         tensors,
         file_metadata=metadata,
         nbytes=source.size,
-        warnings=foreign(source.name, metadata),
+        warnings=(*foreign(source.name, metadata), *hf_shards.warning(source.name, metadata)),
     )
 
 
