@@ -313,6 +313,10 @@ def _refused(side: ModelSide, checkpoint: object) -> Comparison:
     return refused(side.tree, Checkpoint("", "no state dict", {}), error)
 
 
+_MOST_ADVISED = 200_000
+"""Keys of both sides; more take longer to look through for renames than to compare."""
+
+
 def _advice(report: Report, side: ModelSide) -> tuple[str, ...]:
     """What would make a failing comparison load, as far as renaming goes; a prefix alone has been found already."""
     comparison = report.comparison
@@ -322,6 +326,10 @@ def _advice(report: Report, side: ModelSide) -> tuple[str, ...]:
         return ()
     from ckptdiff.render.suggestion import advice
 
+    keys = len(file.entries) + len(comparison.model.keys())
+    if keys > _MOST_ADVISED:
+        what = f"ckptdiff suggest {side.shown} {file.path}"
+        return (f"Whether renaming helps was not looked for among {keys:,} keys: see `{what}`.",)
     found, repaired = _proposed(side, file)
     sentences = advice(found, repaired, f"{side.shown} {file.path}")
     if comparison.mismatched and comparison.matched and found.head is None:

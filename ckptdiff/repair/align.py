@@ -10,6 +10,8 @@ from ckptdiff.repair.templates import Path, Shape, Template, fold, shown, slots
 from ckptdiff.repair.units import Unit, units_of, weigh
 from ckptdiff.repair.words import PACKED, WEAK, contradict
 
+MOST_TEMPLATES = 8000
+"""A state dict of more different names, repetitions aside, is not aligned; the largest models have a few hundred."""
 MARGIN = 0.06
 """How much better than any rival a pair must be, of at most about 1.5."""
 EVIDENCE = 0.34
@@ -86,7 +88,9 @@ class Aligner:
         self.slots = Slots(here, there)
         self.forth, self.back = Context(), Context()
         same = {key for key, shape in checkpoint.items() if key in model}
-        sides = (units_of(here), units_of(there))
+        # Names without any repetition, by the thousand, are no model's, and nothing can be learnt from them.
+        crowded = max(len(here), len(there)) > MOST_TEMPLATES
+        sides = (units_of([] if crowded else here), units_of([] if crowded else there))
         weigh(sides)
         self._meta_blocks = {unit.module[:-2] for units in sides for unit in units if unit.module[-1] == "w3"}
         matched = {key for key in same if checkpoint[key] == model[key]}

@@ -81,9 +81,10 @@ def _ordinals(units: Sequence[Unit]) -> dict[int, list[str]]:
     for members in families.values():
         for place in range(len(members[0][1])):
             values = sorted({numbers[place] for _, numbers in members})
+            position = {value: number for number, value in enumerate(values)}
             if len(values) > 1:
                 for unit, numbers in members:
-                    out.setdefault(id(unit), []).append(f"#{values.index(numbers[place])}/{len(values)}")
+                    out.setdefault(id(unit), []).append(f"#{position[numbers[place]]}/{len(values)}")
     return out
 
 

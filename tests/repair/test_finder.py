@@ -370,3 +370,12 @@ def test_of_two_copies_none_is_certain(other: str) -> None:
     saved = {f"student.{key}": shape for key, shape in SMALL.items()}
     saved |= {f"{other}.{key}": shape for key, shape in SMALL.items()}
     assert not [rule for rule in suggest_rules(saved, SMALL).rules if rule.confidence == "certain"]
+
+
+def test_thousands_of_names_without_repetition_are_not_aligned() -> None:
+    """Guessing among them would take the square of their number; they are refused as they are, in a moment."""
+    checkpoint = {f"a.{i * 7919 % 10007}.b.{i * 104729 % 10009}.w": (4,) for i in range(9000)}
+    model = {f"x.{i * 7919 % 10007}.y.{i * 104729 % 10009}.w": (4,) for i in range(9000)}
+    found = suggest_rules(checkpoint, model)
+    assert found.rules == ()
+    assert found.unfilled == len(model)
