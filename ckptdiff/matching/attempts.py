@@ -75,6 +75,9 @@ def _compared(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Comp
         comparison = attempts.made(_apart(seconds), code=code, real=not valueless)
     except apart.Lost as why:
         comparison = _doubting(attempts.made(_here, code=False), level, str(why))
+    if level.elsewhere:
+        doubt = f"Code of the model {level.elsewhere[0]}, which is another where it was tried."
+        comparison = replace(comparison, uncertain=(*comparison.uncertain, doubt))
     if told is not None:
         return corrected(comparison, told)
     return _doubting(comparison, level, lost) if lost else comparison
@@ -90,7 +93,7 @@ def _with_doubts(attempts: _Attempts, level: Trust, code: bool, why_not: str) ->
 
 
 def _doubting(comparison: Comparison, level: Trust, why_not: str) -> Comparison:
-    why = (*level.telling, *level.doubtful, *level.unknown)[0]
+    why = (*level.telling, *level.doubtful, *level.unknown, *level.elsewhere)[0]
     doubt = f"Code of the model {why}, which can only be followed by torch's own loader apart from here: {why_not}."
     return replace(comparison, uncertain=(*comparison.uncertain, doubt))
 

@@ -29,10 +29,12 @@ from ckptdiff.matching.trusted_names import (
     MOST_VALUES,
     OF_MEMORY,
     OF_METACLASSES,
+    OF_PROCESS,
     PAST_COPIES,
     PLAIN_BUILTINS,
     PLAIN_MODULES,
     RANDOM,
+    SETTING,
     TELLING_TEXTS,
     TRUSTED,
     harmless,
@@ -61,11 +63,13 @@ class Trust:
     doubtful: tuple[str, ...] = ()
     telling: tuple[str, ...] = ()
     distributed: bool = False
+    elsewhere: tuple[str, ...] = ()
+    """What it asks for that is other in a process apart as well."""
 
     @property
     def full(self) -> bool:
         """Whether the code may as well run on copies."""
-        return not (self.unknown or self.doubtful or self.telling)
+        return not (self.elsewhere or self.unknown or self.doubtful or self.telling)
 
 
 def trust(tree: ModuleTree, *, assign: bool) -> Trust:
@@ -75,7 +79,9 @@ def trust(tree: ModuleTree, *, assign: bool) -> Trust:
     for _, node in tree.walk():
         scan.node(node, assign=assign)
     scan.finish()
-    return Trust(tuple(scan.unknown), tuple(scan.doubtful), tuple(scan.telling), scan.distributed)
+    return Trust(
+        tuple(scan.unknown), tuple(scan.doubtful), tuple(scan.telling), scan.distributed, tuple(scan.elsewhere)
+    )
 
 
 def failed_on(why: str) -> Trust:
@@ -104,6 +110,7 @@ class _Scan:
         self.unknown: dict[str, None] = {}
         self.doubtful: dict[str, None] = {}
         self.telling: dict[str, None] = {}
+        self.elsewhere: dict[str, None] = {}
         self.distributed = False
         self._tree = tree
         self._seen: set[int] = set()
@@ -236,6 +243,8 @@ class _Scan:
             self.telling["is part of torch.distributed"] = None
         for cell in function.__closure__ or ():
             try:
+                if cell.cell_contents is function:
+                    self._doubt("holds on to itself")
                 self.value(cell.cell_contents)
             except ValueError:  # no value as yet
                 continue
@@ -347,6 +356,10 @@ class _Scan:
     def _attribute(self, name: str, known: dict[str, Any]) -> None:
         if name in OF_MEMORY:
             self._doubt(f"uses {name}")
+        if SETTING.fullmatch(name):
+            self._doubt(f"calls {name}")
+        if name in OF_PROCESS:
+            self.elsewhere[f"asks for {name}"] = None
         if RANDOM.fullmatch(name):
             self._wonder(f"uses {name}")
         if isinstance(known.get(name), type):

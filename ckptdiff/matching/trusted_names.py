@@ -41,12 +41,17 @@ OF_MEMORY = frozenset((
     "__cuda_array_interface__", "__dlpack__", "numpy", "__weakref__", "__deepcopy__", "__reduce_ex__", "_use_count",
     "__getattribute__", "__subclasses__", "__globals__", "__dict__", "__hash__", "__repr__", "__reduce__",
     "_C", "overrides", "_python_dispatch", "DisableTorchFunction", "DisableTorchFunctionSubclass",
-    "_disable_current_modes", "_getframe",
+    "_disable_current_modes", "_getframe", "grad", "is_leaf", "retain_grad", "retains_grad", "register_hook",
+    "requires_grad_", "backends",
 ))  # fmt: skip
 RANDOM = re.compile(
     r"(rand|randn|randint|randperm)(_like)?|random_?|.*normal_?|.*uniform_?|bernoulli_?|multinomial|poisson|exponential_"
     r"|geometric_|cauchy_|.*dropout\w*|.*seed|[gs]et_rng_state|init|reset_parameters|orthogonal_|sparse_|Generator|\w*_generator"
 )
+# Changes settings of torch's for the whole process.
+SETTING = re.compile(r"_?set_(?!extra_state)\w+|use_deterministic\w*|enable_\w+|disable_\w+")
+# What is not the same in another process either.
+OF_PROCESS = frozenset(("getpid", "getppid", "gettid", "get_native_id", "active_count", "main_thread", "environ"))
 LEGACY = re.compile(r"(Float|Double|Half|BFloat16|Byte|Char|Short|Int|Long|Bool)Tensor")
 # What looks past any copy: frames, addresses, all objects there are, threads.
 PAST_COPIES = frozenset((

@@ -968,6 +968,40 @@ def a_callable_object() -> Case:
     return model, given
 
 
+@case
+def gradients() -> Case:
+    model, given = pair()
+    model.a.weight.grad = torch.ones(2, 2)
+    post(model, lambda module, keys: say(keys, module.a.weight.grad))
+    return model, given
+
+
+@case
+def settings_of_torch() -> Case:
+    torch.set_printoptions(precision=4)
+    model, given = pair()
+
+    def hook(module: Any, keys: Any) -> None:
+        say(keys, module.a.weight)
+        torch.set_printoptions(precision=2)
+
+    post(model, hook)
+    post(model.b, lambda module, keys: torch.set_printoptions(precision=4))
+    return model, given
+
+
+@case
+def the_text_of_a_function() -> Case:
+    model, given = pair()
+
+    def hook(_: Any, keys: Any) -> None:
+        say(keys, f"{hook}" == text)
+
+    text = str(hook)
+    post(model, hook)
+    return model, given
+
+
 def generators() -> Any:
     return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state()[1].tolist())
 
