@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-zoo test-oldest zoo lint format bench package clean
+.PHONY: demo test test-fast test-browser test-zoo test-oldest zoo lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -64,6 +64,9 @@ zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transfor
 
 test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pytest -n 2 tests/matching tests/model tests/checkpoint
+
+fuzz: .venv/.dev ## 300,000 damaged files, held against torch and safetensors: hours
+	for seed in 1 2 3; do $(BIN)/python -m tests.fuzz --mutants 100000 --seed $$seed --go-on || exit 1; done
 
 bench: .venv/.dev ## every benchmark beside what one would do without ckptdiff
 	$(BIN)/python -m benchmarks

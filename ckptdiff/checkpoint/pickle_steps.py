@@ -52,6 +52,8 @@ class Steps:
         self.globals: dict[tuple[str, str], Global] = {}
         self.refused = ""
         """Why torch.load(weights_only=True) refuses the program, other than for a global: its own words."""
+        self.leftover = False
+        """Whether the last program left more than its value: Python passes that over, TorchScript does not."""
         self._persistent = persistent
         self._odd_keys = 0
         self._names = 0
@@ -98,6 +100,10 @@ class Steps:
             self._odd_keys += 1
             if self._odd_keys < MAX_ODD_KEYS and (type(key) is not int or key.bit_length() <= 64):
                 return key
+        if any(isinstance(part, (list, dict)) for part in (key, *(key if type(key) is tuple else ()))):
+            raise TypeError("an unhashable key")
+        if type(key) is Collection and key.type_name == "set":
+            raise TypeError("an unhashable key")
         return OddKey(key)
 
     def _set_items(self, target: Any, items: list[Any]) -> None:
@@ -134,6 +140,13 @@ class Steps:
     def _call(self, function: Any, args: Any) -> object:
         if type(function) is Global and function.build is not None and type(args) is tuple:
             return function.build(args)
+        return self._called(function, args)
+
+    def _called(self, function: Any, args: Any) -> Instance:
+        if type(function) is not Global:
+            if type(function) is not Instance:
+                raise TypeError("a call of what cannot be called")
+            self.refused = self.refused or "Trying to call reduce for unrecognized function"
         return Instance(function, args)
 
     def _build(self, target: Any, state: Any) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from ckptdiff.checkpoint.pickle_steps import MAX_DEPTH, MAX_IDLE, MAX_PROGRAM, SHORT_TEXT, Steps, cost_of
 from ckptdiff.checkpoint.rebuild import UnknowableError
 from ckptdiff.checkpoint.tensor_phrase import ElidedError, Phrases
-from ckptdiff.checkpoint.values import Global, Instance, Mapping
+from ckptdiff.checkpoint.values import Global, Mapping
 from ckptdiff.errors import CheckpointError
 
 PHRASES_FROM = 1 << 16
@@ -143,7 +143,7 @@ class Unpickler(Steps):
                                 raise self._too_much("many millions of objects")
                     else:
                         made += 1
-                        stack[-1] = Instance(function, args)
+                        stack[-1] = self._called(function, args)
                 elif op == 0x58:  # BINUNICODE
                     length = u32(data, position)[0]
                     position += 4
@@ -252,6 +252,8 @@ class Unpickler(Steps):
                 elif op == 0x81:  # NEWOBJ
                     made += 2
                     args = stack.pop()
+                    if type(stack[-1]) is not Global:
+                        raise TypeError("an object of no class")
                     stack[-1] = self._call(stack[-1], args)
                 elif op == 0x8A:  # LONG1
                     length = data[position]
@@ -267,6 +269,7 @@ class Unpickler(Steps):
                     if protocol > 5:
                         raise ValueError("an unknown pickle protocol")
                 elif op == 0x2E:  # STOP
+                    self.leftover = len(stack) != 1 or bool(marks)
                     return stack.pop(), position
                 else:
                     made += 3

@@ -138,7 +138,22 @@ def _tensor(args: Any) -> Any:
         if type(storage) is Instance:  # the storage, too, was made by a call: plain pickle.dump does so
             return Instance(_TENSOR, args)
         raise ValueError("a tensor without a storage")
-    return Tensor(storage, storage.dtype, sizes(args[2]), sizes(args[3]), args[1])
+    offset, size, stride = args[1], sizes(args[2]), sizes(args[3])
+    if type(offset) is not int or type(size) is not tuple or type(stride) is not tuple:
+        raise TypeError("a tensor of no sizes")
+    tensor = Tensor(storage, storage.dtype, size, stride, offset)
+    return tensor if len(args) < 7 else _lazy(tensor, args)
+
+
+def _lazy(tensor: Tensor, args: Any) -> Tensor:
+    """The last argument of `_v2` and `_v3` says whether the values are still to be conjugated or negated: then they
+    are not in the file as such."""
+    bits = args[-1]
+    if bits is not None and type(bits) is not Global and not isinstance(bits, dict):
+        raise TypeError("metadata that is no dict")
+    if isinstance(bits, dict) and any(bits.values()):
+        return Tensor(None, tensor.dtype, tensor.shape, device=_device(tensor))
+    return tensor
 
 
 def _tensor_v3(args: Any) -> Any:
@@ -363,23 +378,43 @@ def _first(args: Any) -> object:
     return args[0]
 
 
+def _taking(
+    build: Callable[[Any], object], least: int, most: int, gradient: int | None = None
+) -> Callable[[Any], object]:
+    """The builder, which takes so many arguments; that at `gradient` says whether a gradient is required."""
+
+    def checked(args: Any) -> object:
+        if not least <= len(args) <= most:
+            raise TypeError("another number of arguments")
+        built = build(args)
+        if gradient is not None:
+            required = args[gradient]
+            if type(required) is not bool:
+                raise TypeError("whether a gradient is required is neither true nor false")
+            if required and type(built) is Tensor and DTYPES[built.dtype].kind not in ("float", "complex"):
+                raise ValueError("a gradient of what has none")
+        return built
+
+    return checked
+
+
 BUILDERS: dict[str, Callable[[Any], object]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_qtensor": _quantized,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
+    "torch._utils._rebuild_tensor": _taking(_tensor, 4, 4),
+    "torch._utils._rebuild_tensor_v2": _taking(_tensor, 6, 7, 4),
+    "torch._utils._rebuild_tensor_v3": _taking(_tensor_v3, 7, 8, 4),
+    "torch._utils._rebuild_qtensor": _taking(_quantized, 7, 7, 5),
+    "torch._utils._rebuild_parameter": _taking(_parameter, 3, 3, 1),
+    "torch._utils._rebuild_parameter_with_state": _taking(_parameter_with_state, 4, 4, 1),
     "torch.nn.parameter.Parameter": _parameter,
-    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_sparse_tensor": _taking(_sparse, 2, 2),
     "torch._utils._rebuild_nested_tensor": _nested,
-    "torch._utils._rebuild_meta_tensor_no_storage": _meta,
-    "torch._utils._rebuild_wrapper_subclass": _wrapper_subclass,
-    "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
-    "torch._utils._rebuild_xla_tensor": _from_numpy,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu_tensor,
-    "torch._tensor._rebuild_from_type_v2": _from_type_v2,
-    "torch.tensor._rebuild_from_type_v2": _from_type_v2,
+    "torch._utils._rebuild_meta_tensor_no_storage": _taking(_meta, 4, 4, 3),
+    "torch._utils._rebuild_wrapper_subclass": _taking(_wrapper_subclass, 8, 8, 7),
+    "torch._utils._rebuild_device_tensor_from_numpy": _taking(_from_numpy, 4, 4, 3),
+    "torch._utils._rebuild_xla_tensor": _taking(_from_numpy, 4, 4, 3),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _taking(_from_cpu_tensor, 4, 4, 3),
+    "torch._tensor._rebuild_from_type_v2": _taking(_from_type_v2, 4, 4),
+    "torch.tensor._rebuild_from_type_v2": _taking(_from_type_v2, 4, 4),
     "torch.autograd.variable.Variable": _first,
     "torch.Size": _size,
     "torch.serialization._get_layout": _first,

@@ -24,6 +24,7 @@ from ckptdiff.tensors import Storage
 FILE_VERSION = 10
 """The newest there is (caffe2/serialize/versions.h, kMaxSupportedFileFormatVersion)."""
 MAX_VERSION = 4096
+_PROTOCOL = b"\x80\x02"
 _SAVE_AGAIN = "Save it again with torch.save."
 
 
@@ -52,6 +53,8 @@ def read(source: ByteSource) -> Unpickled:
     reader = _Reader(archive, root, script)
     unpickler = Unpickler(source.name, reader.persistent, source.size)
     _check_version(archive, root)
+    if not script:
+        _check_names(archive, root)
     record = archive.find(f"{root}data.pkl")
     assert record is not None
     if record.size > _COPY_LIMIT and is_stored(record):
@@ -71,12 +74,41 @@ def read(source: ByteSource) -> Unpickled:
     if script:
         from ckptdiff.checkpoint import torchscript
 
-        if unpickler.refused:
-            raise CheckpointError(f"{source.name}: torch.jit.load refuses its pickle program", _SAVE_AGAIN)
+        _check_script(archive, root, unpickler)
         constants = _Reader(archive, root, True, "constants/")
         form, value = "torchscript", torchscript.state_dict(archive, root, value)
         remarks = torchscript.remarks(archive, root, value, constants.persistent)
     return Unpickled(form, value, unpickler, reader.locate, byteorder=byteorder, remarks=remarks)
+
+
+def _check_names(archive: ZipArchive, root: str) -> None:
+    """torch.load lists all records, and takes none outside the folder and none that is no text."""
+    for name in archive.records:
+        if not name.startswith(root) or not (name.isascii() or name.isprintable() or _is_text(name)):
+            raise CheckpointError(
+                f"{archive.source.name}: torch.load refuses it, since a record in it is not in the folder of the first",
+                _SAVE_AGAIN,
+            )
+
+
+def _is_text(name: str) -> bool:
+    """Whether there were no bytes in it that are no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _check_script(archive: ZipArchive, root: str, data: Unpickler) -> None:
+    """TorchScript's unpickler is stricter than Python's, and reads the constants before the data."""
+    constants = Unpickler(
+        archive.source.name, _Reader(archive, root, True, "constants/").persistent, archive.source.size
+    )
+    program = archive.read(archive.records[f"{root}constants.pkl"], MAX_PROGRAM)
+    value, _ = constants.load(program)
+    sound = type(value) is tuple and not any(one.refused or one.leftover for one in (data, constants))
+    record = archive.find(f"{root}data.pkl")
+    assert record is not None
+    heads = (program[:2], archive.read(record, MAX_PROGRAM)[:2] if archive.source.local else _PROTOCOL)
+    if not sound or heads != (_PROTOCOL, _PROTOCOL):
+        raise CheckpointError(f"{archive.source.name}: torch.jit.load refuses its pickle program", _SAVE_AGAIN)
 
 
 def _root(archive: ZipArchive) -> str | None:
@@ -91,7 +123,18 @@ def _check_version(archive: ZipArchive, root: str) -> None:
     """torch reads the number at the beginning of the record's text as C's strtoull does."""
     record = archive.find(f"{root}.data/version") or archive.find(f"{root}version")
     for name in (".data/serialization_id", ".format_version", ".storage_alignment"):
-        archive.find(root + name)  # torch looks at them, too, so that they must be readable
+        beside = archive.find(root + name)  # torch looks at them, too, so that they must be readable
+        if beside is None or not archive.source.local:
+            continue
+        content = archive.read(beside, MAX_VERSION)
+        try:
+            _ = int(content) if name == ".storage_alignment" else str(content, "utf-8")
+        except ValueError:
+            if f"{root}constants.pkl" not in archive.records:
+                raise CheckpointError(
+                    f"{archive.source.name}: torch.load refuses it, since its record {name!r} makes no sense",
+                    _SAVE_AGAIN,
+                ) from None
     if record is None:
         raise CheckpointError(
             f"{archive.source.name}: torch.load refuses it, since it has no record called 'version'", _SAVE_AGAIN
@@ -115,6 +158,7 @@ class _Reader:
         self._script = script
         self._refs: dict[str | int, StorageRef] = {}
         self._owners: dict[str, str | int] = {}
+        self._starts: dict[str, int] = {}
 
     def persistent(self, saved_id: Any) -> StorageRef:
         """("storage", class, key, location, number of elements), as `_load` takes it; TorchScript up to 1.4 wrote a
@@ -153,6 +197,9 @@ class _Reader:
                 f"{self._archive.source.name} is damaged: it has two names for the storage {ref.key[:100]!r}",
                 "Save it again with torch.save.",
             )
+        # The header before the bytes says where they begin: over a network, a request for each storage.
+        if self._archive.source.local:
+            self._starts[record.name] = self._archive.start(record)
 
     def _record(self, key: str) -> Record:
         record = self._archive.find(self._prefix + key) if "\0" not in key else None
@@ -168,9 +215,8 @@ class _Reader:
         if self._script and not ref.nbytes:
             return make_storage(self._prefix + ref.key, source.name, None, 0)
         record = self._record(ref.key)
-        # The header before the bytes says where they begin: over a network, a request for each storage.
-        start = self._archive.start(record) if source.local else None
-        return make_storage(record.name, source.name, start if is_stored(record) else None, ref.nbytes)
+        start = self._starts.get(record.name) if is_stored(record) else None
+        return make_storage(record.name, source.name, start, ref.nbytes)
 
 
 def _not_torch(archive: ZipArchive) -> CheckpointError:

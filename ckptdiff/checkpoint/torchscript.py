@@ -150,7 +150,10 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
             continue
         read += record.size
         module = name[len(folder) : -len(".py")].replace("/", ".")
-        text = str(archive.read(record, MAX_CODE - min(read - record.size, MAX_CODE)), "utf-8", "replace")
+        try:
+            text = str(archive.read(record, MAX_CODE - min(read - record.size, MAX_CODE)), "utf-8")
+        except UnicodeDecodeError:
+            raise _refused(archive, f"{name} is no text") from None
         current: _Class | None = None
         for line in text.split("\n"):
             if line.startswith("class "):

@@ -78,3 +78,14 @@ def test_a_storage_on_meta(legacy: bool, tmp_path: Path) -> None:
     if not legacy:
         assert torch.load(path, weights_only=True)["w"].is_meta
     assert read(path).tensors["w"].is_meta
+
+
+def test_the_values_of_a_lazy_conjugate_are_not_in_the_file(tmp_path: Path) -> None:
+    values = torch.complex(torch.arange(2.0), torch.arange(2.0))
+    torch.save({"w": values.conj(), "n": values.conj().imag, "v": values}, tmp_path / "w.pth")
+    checkpoint = read(tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth")
+    assert loaded["w"].is_conj()
+    assert loaded["n"].is_neg()
+    assert [key for key, tensor in checkpoint.tensors.items() if tensor.storage is None] == ["w", "n"]
+    assert checkpoint.tensors["w"].shape == (2,)
