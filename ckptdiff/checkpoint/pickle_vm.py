@@ -141,6 +141,8 @@ class Unpickler(Steps):
                             made += 3 + len(built)
                             if made > most:
                                 raise self._too_much("many millions of objects")
+                    elif type(args) is not tuple:
+                        raise TypeError("arguments that are no tuple")
                     else:
                         made += 1
                         stack[-1] = self._called(function, args)

@@ -47,6 +47,7 @@ class _Class:
 def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
     """What `torch.jit.load(path).state_dict()` holds, in its order: parameters, buffers, then child modules."""
     classes = _classes(archive, root_folder)
+    folded = {path.lower() for path in classes}
     found = Mapping()
     found.type_name = "collections.OrderedDict"
     versions: dict[str, dict[str, object]] = {}
@@ -68,6 +69,10 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
             raise CheckpointError(f"{archive.source.name} is damaged: its modules are nested without end")
         versions[prefix[:-1]] = {"version": 1}
         state = module.state
+        for name, value in state.items():
+            path = _path(value)
+            if path not in classes and path.lower() in folded:
+                raise _refused(archive, f"the class of {prefix}{name} is found by a name of other case")
         lacking = [name for name in declared.attributes if name not in state]
         if lacking:
             raise _refused(archive, f"{prefix}{lacking[0]} has no value")

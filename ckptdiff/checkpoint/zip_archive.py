@@ -123,6 +123,8 @@ class ZipArchive:
             if compressed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF:
                 compressed, size, header = self._wide(data[position : position + extra], compressed, size, header)
             position += extra + comment
+            if position > len(data):
+                raise self._damaged("its zip directory ends early")
             if name in records:
                 raise self._damaged("two records in it have the same name")
             odd = ""
