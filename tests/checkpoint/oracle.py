@@ -29,11 +29,16 @@ def describe(value: object) -> dict[str, object]:
         "shape": tuple(value.shape),
         "layout": layout,
     }
-    if layout == "strided" and value.device.type == "cpu":
+    if layout == "strided" and value.device.type == "cpu" and not _is_lazy(value):
         contiguous = value.is_contiguous()
         facts["stride"] = None if contiguous else tuple(value.stride())
         facts["offset"] = value.storage_offset()
     return facts
+
+
+def _is_lazy(value: torch.Tensor) -> bool:
+    """Whether its values are not in the file as such, but to be conjugated or negated."""
+    return value.is_conj() or value.is_neg()
 
 
 def described(entry: object) -> dict[str, object]:
@@ -57,7 +62,9 @@ def sharing(state: dict[Any, Any]) -> list[list[Any]]:
     """Groups of keys whose tensors share a storage, in order."""
     groups: dict[int, list[Any]] = {}
     for key, value in state.items():
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.untyped_storage().data_ptr():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or _is_lazy(value):
+            continue
+        if value.untyped_storage().data_ptr():
             groups.setdefault(value.untyped_storage().data_ptr(), []).append(key)
     return [keys for keys in groups.values() if len(keys) > 1]
 
