@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 import typer
 
 from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
-from ckptdiff.cli.reports import parse_reports, write_reports
+from ckptdiff.cli.reports import parse_reports
 from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
 from ckptdiff.errors import CheckpointError, ModelError
 from ckptdiff.gate.rules import LEVELS, Level
+from ckptdiff.render.view import View
+from ckptdiff.replacing import write_whole
 
 EXAMPLES = """\
   ckptdiff compare model.py:Net weights.pth
@@ -55,22 +58,23 @@ def command(
     The model's code runs in a process of its own; without an answer from it in --timeout seconds there is none.
     Without --check-values the weights are not read, only the headers of the file; nothing in the file is run.
     """
-    from ckptdiff.gate.run import single
-    from ckptdiff.render import FORMATS, OWN, REPORTS, render_report, render_run
+    from ckptdiff.render import OWN, REPORTS
 
     chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all, verbose=verbose)
     level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
     reports = parse_reports(report or [])
 
-    from ckptdiff import api
     from ckptdiff.model.reference import parse_args
     from ckptdiff.sides import renames_of
 
-    judged, notes = answered(
-        api.answer,
+    outcome, text, written, notes = answered(
+        _compared,
         model,
         checkpoint,
+        chosen,
+        view,
+        [name for name, _ in reports],
         key=key,
         renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
         args=parse_args(arg or []),
@@ -80,6 +84,25 @@ def command(
         fail_on=level,
         timeout=timeout,
     )
+    if verbose:
+        for note in notes:
+            tell(f"note: {note}")
+    emit(text, own=chosen in OWN)
+    for (_, path), content in zip(reports, written, strict=True):
+        write_whole(path, content)
+    return 0 if outcome == "pass" else 1
+
+
+def _compared(
+    model: str, checkpoint: str, chosen: str, view: View, reports: Sequence[str], **options: Any
+) -> tuple[str, str, list[str], tuple[str, ...]]:
+    """The outcome, what is printed, the further reports and the notes: as text, which passes from process to process
+    for less than the report on many keys would."""
+    from ckptdiff import api
+    from ckptdiff.gate.run import single
+    from ckptdiff.render import FORMATS, render_report, render_run
+
+    judged, notes = api.answer(model, checkpoint, **options)
     if judged.empty_side == "model":
         raise ModelError(
             f"{model} has no parameters or buffers, so there is nothing to compare.", "Name the model that holds them."
@@ -89,11 +112,7 @@ def command(
             f"{checkpoint} holds no tensors, so there is nothing to compare.",
             "`ckptdiff inspect` shows what is in it; --key chooses another part.",
         )
-    if verbose:
-        for note in notes:
-            tell(f"note: {note}")
+    run = single(judged)
     # In the formats for people and programs a single comparison has a form of its own.
-    text = render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, single(judged), view)
-    emit(text, own=chosen in OWN)
-    write_reports(reports, single(judged), view)
-    return 0 if judged.outcome == "pass" else 1
+    text = render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, run, view)
+    return judged.outcome, text, [render_run(name, run, view) for name in reports], notes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
+from ckptdiff.render.view import View
 
 EXAMPLES = """\
   ckptdiff suggest model.py:Net old.pth
@@ -40,23 +41,32 @@ def command(
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all)
 
-    from ckptdiff import api
     from ckptdiff.cli.streams import one_of
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.render import suggestion as render
 
     if include is not None:
         one_of("--include", include, ("likely",))
     args = parse_args(arg or [])
-    found, report = answered(
-        api.proposal, model, checkpoint, key=key, args=args, include_likely=include is not None, timeout=timeout
+    likely = include is not None
+    loads, text, found, operations = answered(
+        _proposed, model, checkpoint, chosen, view, key=key, args=args, include_likely=likely, timeout=timeout
     )
-    emit(render.json(found, report) if chosen == "json" else render.text(found, report, view))
-    if save is not None and not found.rules and not found.operations:
+    emit(text)
+    if save is not None and not found and not operations:
         tell(f"{save} is not written, since there are no rules to save")
     elif save is not None:
         from ckptdiff.repair.rules_file import write_rules
 
-        write_rules(save, found.rules, [operation.rule for operation in found.operations])
+        write_rules(save, found, operations)
         tell(f"wrote {save}")
-    return 0 if report.loads() else 1
+    return 0 if loads else 1
+
+
+def _proposed(model: str, checkpoint: str, chosen: str, view: View, **options: Any) -> tuple[bool, str, Any, Any]:
+    """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
+    from ckptdiff import api
+    from ckptdiff.render import suggestion as render
+
+    found, report = api.proposal(model, checkpoint, **options)
+    text = render.json(found, report) if chosen == "json" else render.text(found, report, view)
+    return report.loads(), text, found.rules, [operation.rule for operation in found.operations]
