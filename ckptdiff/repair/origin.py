@@ -24,14 +24,17 @@ _LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (r"(^|\.)vision_model\.encoder\.layers\.", r"(^|\.)text_model\.encoder\.layers\."),
     ),
     ("OpenAI's Whisper", (r"(^|\.)decoder\.blocks\.\d+\.cross_attn\.query\.",)),
-    ("transformers' Whisper or BART", (r"decoder\.layers\.\d+\.encoder_attn\.q_proj\.",)),
+    ("Whisper, BART or a relative (transformers or fairseq)", (r"decoder\.layers\.\d+\.encoder_attn\.q_proj\.",)),
     ("Segment Anything in Meta's layout", (r"(^|\.)image_encoder\.blocks\.", r"(^|\.)mask_decoder\.")),
     ("transformers' T5", (r"\.layer\.0\.SelfAttention\.q\.",)),
     ("Llama or Mistral in Meta's layout", (r"(^|\.)layers\.\d+\.attention\.wq\.", r"\.feed_forward\.w1\.")),
     ("transformers' Llama, Mistral or Qwen", (r"layers\.\d+\.self_attn\.q_proj\.", r"layers\.\d+\.mlp\.gate_proj\.")),
-    ("GPT-2 (or nanoGPT)", (r"(^|\.)h\.\d+\.attn\.c_attn\.",)),
+    ("GPT-2 (or nanoGPT)", (r"(^|\.)h\.\d+\.attn\.c_attn\.", r"(^|\.)h\.\d+\.mlp\.c_fc\.", r"(^|\.)h\.\d+\.ln_1\.")),
     ("GPT-NeoX", (r"layers\.\d+\.attention\.query_key_value\.",)),
-    ("Megatron-LM", (r"self_attention\.(query_key_value|linear_qkv)\.",)),
+    (
+        "Megatron-LM",
+        (r"language_model\..*attention\.query_key_value\.|decoder\.layers\.\d+\.self_attention\.linear_qkv\.",),
+    ),
     ("transformers' BERT", (r"encoder\.layer\.\d+\.attention\.self\.query\.",)),
     ("transformers' DistilBERT", (r"transformer\.layer\.\d+\.attention\.q_lin\.",)),
     ("transformers' ViT, DeiT or DINOv2", (r"encoder\.layer\.\d+\.attention\.attention\.query\.",)),
@@ -45,14 +48,25 @@ _LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("torchvision's EfficientNet or MobileNet", (r"^features\.\d+\.\d+\.block\.\d+\.\d+\.",)),
     ("a timm EfficientNet or MobileNet", (r"(^|\.)blocks\.\d+\.\d+\.conv_(pw|dw)\.",)),
     ("detectron2", (r"(^|\.)backbone\.bottom_up\.|(^|\.)proposal_generator\.",)),
-    ("mmdetection or mmsegmentation", (r"^(bbox_head|decode_head|rpn_head|roi_head)\.",)),
+    ("mmdetection or mmsegmentation", (r"^(bbox_head|rpn_head|roi_head|decode_head\.conv_seg)\.",)),
     ("torchvision's Faster or Mask R-CNN", (r"^roi_heads\.box_predictor\.",)),
-    ("an Ultralytics YOLO", (r"^model\.(model\.)?\d+\.(conv|cv\d|m)\.",)),
+    ("an Ultralytics YOLO", (r"^model\.(model\.)?\d+\.cv1\.conv\.weight$", r"^model\.(model\.)?\d+\.(m\.\d+|cv2)\.")),
     ("transformers' ResNet", (r"encoder\.stages\.\d+\.layers\.\d+\.(layer|shortcut)\.",)),
-    ("a MoCo pretraining checkpoint", (r"encoder_q\.",)),
-    ("a torchvision or timm ResNet", (r"(^|\.)layer1\.0\.conv1\.", r"(^|\.)layer4\.")),
-    ("torchvision's VGG or AlexNet", (r"^features\.\d+\.weight$", r"^classifier\.\d+\.weight$")),
+    ("a MoCo pretraining checkpoint", (r"(^|\.)encoder_q\.", r"(^|\.)(encoder_k\.|queue$)")),
+    ("a torchvision or timm ResNet", (r"(^|\.)conv1\.weight$", r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer4\.")),
+    (
+        "torchvision's VGG or AlexNet",
+        (r"^features\.(8|10)\.weight$", r"^classifier\.6\.weight$"),
+    ),
 )
+# A key of another kind says that it is something else with parts of the same names (SwinUNETR has a ViT's and more).
+_NOTHING_ELSE = {
+    "a timm Vision Transformer": r"(cls_token|dist_token|reg_token|mask_token|pos_embed|patch_embed\.proj\..*"
+    r"|(fc_norm|norm|norm_pre|head|head_dist|head_drop|pre_logits\.fc)\.(weight|bias)"
+    r"|blocks\.\d+\.(norm\d|attn\.(qkv|proj|q_norm|k_norm|norm)|mlp\.(fc\d|norm|fc1_[gx])|ls\d)\.\w+"
+    r"|blocks\.\d+\.(gamma_\d|attn\.(q_bias|v_bias)))",
+    "torchvision's VGG or AlexNet": r"(features|classifier)\.\d+\.\w+",
+}
 _WRAPPERS = (("module.", "saved from DataParallel"), ("_orig_mod.", "saved from torch.compile"))
 
 
@@ -65,6 +79,16 @@ def looks_like(keys: Iterable[str]) -> str:
             seen = [key.removeprefix(prefix) for key in seen]
             notes.append(note)
     for name, expressions in _LAYOUTS:
-        if all(any(expression.search(key) for key in seen) for expression in map(re.compile, expressions)):
+        if all(any(expression.search(key) for key in seen) for expression in map(re.compile, expressions)) and (
+            name not in _NOTHING_ELSE or _only(seen, _NOTHING_ELSE[name])
+        ):
             return ", ".join([name, *notes])
     return ", ".join(["a model", *notes]) if notes else ""
+
+
+def _only(keys: list[str], expression: str) -> bool:
+    """Whether every key is of this kind, below what all of them begin with."""
+    first = min(keys, key=len)
+    prefixes = [first[:end] for end in (0, *(place + 1 for place, letter in enumerate(first) if letter == "."))]
+    kind = re.compile(expression)
+    return any(all(key.startswith(prefix) and kind.fullmatch(key, len(prefix)) for key in keys) for prefix in prefixes)

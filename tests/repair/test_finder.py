@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptdiff.repair import Suggestion, apply_rules, plan_operations, suggest_rules
+from ckptdiff.repair.origin import looks_like
 
 Shapes = dict[str, tuple[int, ...]]
 DATA = Path(__file__).parent / "data"
@@ -273,6 +274,32 @@ def test_likely_rules_come_on_request_and_marked() -> None:
     assert not any("embedder" in new for new in found.mapping.values())
     renamed = apply_rules(found.rules, checkpoint).mapping
     assert renamed["conv1.weight"] == "resnet.embedder.embedder.convolution.weight"
+
+
+@pytest.mark.parametrize(
+    ("keys", "family"),
+    [
+        (["features.0.weight", "features.3.weight", "classifier.0.weight"], ""),
+        (["features.0.weight", "features.3.squeeze.weight", "features.10.squeeze.weight", "classifier.1.weight"], ""),
+        (["features.0.weight", "features.10.weight", "classifier.1.weight", "classifier.6.weight"], "VGG or AlexNet"),
+        (
+            [
+                "swinViT.patch_embed.proj.weight",
+                "swinViT.layers1.0.blocks.0.attn.qkv.weight",
+                "encoder1.layer.conv1.conv.weight",
+            ],
+            "",
+        ),
+        (["m.patch_embed.proj.weight", "m.pos_embed", "m.blocks.0.attn.qkv.weight", "m.head.bias"], "a timm Vision"),
+        (["model.0.conv.unit0.conv.weight", "model.1.submodule.0.conv.weight"], ""),
+        (["transformer.h.0.self_attention.query_key_value.weight"], ""),
+        (["decode_head.linear_fuse.weight", "decode_head.classifier.weight"], ""),
+        (["transformer.h.0.attn.c_attn.weight", "transformer.h.0.mlp.w1.weight"], ""),
+    ],
+)
+def test_a_family_is_named_only_where_it_is_proved(keys: list[str], family: str) -> None:
+    said = looks_like(keys)
+    assert family in said if family else not said
 
 
 @pytest.mark.parametrize("keys", [{}, {"": (1,)}, {"a..b": (2,)}, {"\x00": (3,)}, {".".join("a" * 5000): (1,)}])
