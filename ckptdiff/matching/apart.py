@@ -37,6 +37,10 @@ class Lost(Exception):  # noqa: N818 - there is no answer, which is no error
     """The other process gave no answer; the text says why."""
 
 
+class Ended(Lost):
+    """The process was ended by what ran in it, as the caller's would be."""
+
+
 def hindrance(tensors: Iterable[torch.Tensor], nbytes: int) -> str:
     """Why nothing that changes these tensors, `nbytes` of them, can be run apart; "" where it can."""
     if sys.platform != "linux" or _inside:
@@ -133,7 +137,7 @@ def _answer(reading: int, end: float) -> bytes:
             raise Lost("it did not come to an end in time")
         piece = os.read(reading, 1 << 20)
         if not piece:
-            raise Lost("it ended its process")
+            raise Ended("it ended its process")
         data += piece
         if wanted == _LENGTH.size and len(data) >= wanted:
             wanted += _LENGTH.unpack(data[:wanted])[0]

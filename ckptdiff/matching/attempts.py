@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import ModelError
 from ckptdiff.matching import apart
 from ckptdiff.matching.asking import ask_torch, corrected
 from ckptdiff.matching.comparison import Comparison
@@ -38,7 +39,11 @@ def compare_live(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> C
 
     Raises ModelValuesNeeded where the model's code asks for values that it was built without.
     """
-    comparison = _compared(tree, checkpoint, assign=assign)
+    try:
+        comparison = _compared(tree, checkpoint, assign=assign)
+    except apart.Ended as why:  # no doubt about an answer: there would be none
+        text = f"Code of {tree.reference or tree.root.qualified_name} that takes part in loading was run apart: {why}."
+        raise ModelError(text, "Keep what ends the program out of the model's hooks and overrides.") from None
     if loader := replaced_loader():
         doubt = f"nn.Module.load_state_dict has been replaced, by {loader}; this is what torch's own would do."
         comparison = replace(comparison, uncertain=(*comparison.uncertain, doubt))
@@ -67,12 +72,16 @@ def _compared(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Comp
         start = time.monotonic()
         try:
             told = apart.run(lambda: ask_torch(tree, checkpoint, assign=assign), seconds, silent=True)
+        except apart.Ended:
+            raise
         except apart.Lost as why:
             lost = str(why)
         # On copies it may wait for what only happens to the model itself.
         seconds = _PATIENCE * (1 + time.monotonic() - start)
     try:
         comparison = attempts.made(_apart(seconds), code=code, real=not valueless)
+    except apart.Ended:
+        raise
     except apart.Lost as why:
         comparison = _doubting(attempts.made(_here, code=False), level, str(why))
     if level.elsewhere:
