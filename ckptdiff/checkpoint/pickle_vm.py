@@ -232,6 +232,7 @@ class Unpickler(Steps):
                     last = stack.pop()
                     self._append(stack[-1], [last])
                 elif op == 0x47:  # BINFLOAT
+                    made += 1
                     stack.append(_F64.unpack_from(data, position)[0])
                     position += 8
                 elif op == 0x63:  # GLOBAL

@@ -354,6 +354,8 @@ FLOODS = {
     "dicts of one": b"(" + b"}NNs" * 800_000 + b"l",
     "mappings": b"ccollections\nOrderedDict\nq\0(" + b"h\0)R" * 800_000 + b"l",
     "objects": b"cm\nC\nq\0(" + b"h\0)\x81" * 1_600_000 + b"l",
+    "floats": b"](" + b"G?\xf0\0\0\0\0\0\x01" * 3_000_000 + b"e",
+    "floats by the thousand": b"]" + (b"(" + b"G?\xf0\0\0\0\0\0\x01" * 1000 + b"e") * 3000,
     "short texts": b"(" + b"\x8c\x02ab" * 2_500_000 + b"l",
     "long names of classes": b"(" + b"".join(b"cm%d\n%s\n" % (i, b"C" * 4000) for i in range(4300)) + b"l",
 }
