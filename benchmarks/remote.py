@@ -25,7 +25,7 @@ with tempfile.NamedTemporaryFile(dir=sys.argv[2]) as file:
 
 def main() -> None:
     """Print one table. Needs 2 GB in a temporary folder for the downloads; the files served are holes."""
-    from tests.checkpoint.loopback import Server, layers, serving, write_legacy, write_safetensors, write_zip
+    from tests.loopback import Server, layers, serving, write_legacy, write_safetensors, write_zip
 
     def row(title: str, server: Server, command: Sequence[str]) -> str:
         sent, asked = server.bytes, server.requests

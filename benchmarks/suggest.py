@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ckptdiff.repair import suggest_rules
+from ckptdiff.suggesting.finder import suggest_rules
 
 DATA = Path(__file__).parents[1] / "tests" / "repair" / "data"
 Shapes = Mapping[str, tuple[int, ...]]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from ckptdiff.matching.live import checkpoint_of
-from ckptdiff.matching.walk import compare
+from ckptdiff.checkpoint.from_memory import checkpoint_of
+from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 
 TORCH_AT_MOST = 3e8

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ckptdiff.api import suggest as suggest
     from ckptdiff.checkpoint.checkpoint import Checkpoint as Checkpoint
     from ckptdiff.errors import CkptdiffError as CkptdiffError
-    from ckptdiff.gate.report import Report as Report
+    from ckptdiff.judging.report import Report as Report
 
 __version__ = "0.1.0"
 
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Checkpoint": "ckptdiff.checkpoint.checkpoint",
     "CkptdiffError": "ckptdiff.errors",
-    "Report": "ckptdiff.gate.report",
+    "Report": "ckptdiff.judging.report",
     **dict.fromkeys(("compare", "filter", "inspect", "load", "rewrite", "snapshot", "suggest"), "ckptdiff.api"),
 }
 

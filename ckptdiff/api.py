@@ -26,12 +26,12 @@ from ckptdiff.sides import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from ckptdiff.gate.report import Report
-    from ckptdiff.gate.rules import Level
-    from ckptdiff.matching.comparison import Comparison
-    from ckptdiff.repair.apply import Renames
-    from ckptdiff.repair.suggestion import Suggestion
+    from ckptdiff.judging.report import Report
+    from ckptdiff.judging.rules import Level
+    from ckptdiff.loaders.outcome import Comparison
+    from ckptdiff.renaming.applied import Renames
     from ckptdiff.sides import File, Model
+    from ckptdiff.suggesting.suggestion import Suggestion
     from ckptdiff.writing.execute import Job, Output, Progress, Written
     from ckptdiff.writing.layout import Shared
     from ckptdiff.writing.plan import FilterPlan
@@ -97,7 +97,7 @@ def suggest(
     Both sides are as for `compare`, or plain mappings key → shape. Rules that are probable but not proven are proposed
     only with `include_likely`.
     """
-    from ckptdiff.repair.finder import suggest_rules
+    from ckptdiff.suggesting.finder import suggest_rules
 
     given = _shapes(checkpoint)
     if given is None:
@@ -145,7 +145,7 @@ def filter(  # noqa: A001 - the command's own name
 
     Raises CkptdiffError where nothing fits, an option does not, or it cannot be written; `out` is then what it was.
     """
-    from ckptdiff.writing.adapt import parse_adaptation
+    from ckptdiff.writing.adaptations import parse_adaptation
     from ckptdiff.writing.planning import plan_filter
 
     reference(model)  # what is cheap to get wrong is looked at first
@@ -221,7 +221,7 @@ def load(
 
     Raises CkptdiffError where something is refused, nothing fits or the file cannot be read.
     """
-    from ckptdiff.writing.loading import load_into
+    from ckptdiff.loaders.torch.loading import load_into
 
     file, _ = applied(checkpoint_side(checkpoint, key), renames_of(strip_prefix, add_prefix, rename, rules))
     return load_into(model, file, ignore_mismatched=ignore_mismatched, strict=strict, assign=assign)
@@ -254,7 +254,7 @@ def answer(
     With `verify`, torch's own loader is asked as well; raises CkptdiffError with both answers if they differ. With
     `check_values`, the tensors are read too; raises UsageError for a checkpoint whose values are not at hand.
     """
-    from ckptdiff.gate.report import judge
+    from ckptdiff.judging.report import judge
 
     # What is cheap to get wrong is looked at before torch is imported and the model's code runs.
     reference(model)
@@ -263,18 +263,18 @@ def answer(
         return judge(_refused(model_side(model, args), given), fail_on=fail_on), ()
     file, idle = applied(checkpoint_side(checkpoint, key), renames)
     if check_values:
-        from ckptdiff.matching.value_check import ensure_readable
+        from ckptdiff.loaders.torch.value_check import ensure_readable
 
         ensure_readable(file)
     side = model_side(model, args)
     comparison = side.compare(file, assign=assign)
     if verify:
-        from ckptdiff.matching.witness import confirm
+        from ckptdiff.loaders.torch.witness import confirm
 
         with side.running():
             confirm(comparison)
     if check_values:
-        from ckptdiff.matching import value_check
+        from ckptdiff.loaders.torch import value_check
 
         comparison = replace(comparison, values=value_check.check_values(comparison))
     report = judge(comparison, fail_on=fail_on)
@@ -296,9 +296,9 @@ def proposal(
 
 
 def _proposed(side: ModelSide, file: Checkpoint, *, include_likely: bool = False) -> tuple[Suggestion, Report]:
-    from ckptdiff.gate.report import judge
-    from ckptdiff.repair.apply import Renames
-    from ckptdiff.repair.finder import suggest_rules
+    from ckptdiff.judging.report import judge
+    from ckptdiff.renaming.applied import Renames
+    from ckptdiff.suggesting.finder import suggest_rules
 
     found = suggest_rules(shapes_of_checkpoint(file), shapes_of_model(side.tree), include_likely=include_likely)
     renames = Renames(rules=found.rules, operations=tuple(operation.rule for operation in found.operations))
@@ -307,7 +307,7 @@ def _proposed(side: ModelSide, file: Checkpoint, *, include_likely: bool = False
 
 def _refused(side: ModelSide, checkpoint: object) -> Comparison:
     """What torch says of a state dict that is none: the first lines of torch's `Module.load_state_dict`."""
-    from ckptdiff.matching.walk import refused
+    from ckptdiff.loaders.torch.walk import refused
 
     error = f"TypeError: Expected state_dict to be dict-like, got {type(checkpoint)}."
     return refused(side.tree, Checkpoint("", "no state dict", {}), error)
@@ -324,7 +324,7 @@ def _advice(report: Report, side: ModelSide) -> tuple[str, ...]:
     prefix_alone = any(finding.rule == "prefix" for finding in report.findings)
     if report.loads() or not side.shown or not file.path or prefix_alone or report.empty_side or comparison.raised:
         return ()
-    from ckptdiff.render.suggestion import advice
+    from ckptdiff.render.suggested import advice
 
     keys = len(file.entries) + len(comparison.model.keys())
     if keys > _MOST_ADVISED:
@@ -420,7 +420,7 @@ def _rewriting(
 
 def _initial(side: ModelSide, seed: int | str) -> Any:
     """What gives the model's own initial values: built plainly, seeded; of a live module the present ones."""
-    from ckptdiff.writing.filling import seeded, values_of
+    from ckptdiff.writing.initial_values import seeded, values_of
 
     try:
         number = int(seed)

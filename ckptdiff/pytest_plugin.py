@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ckptdiff.gate.report import Report
+    from ckptdiff.judging.report import Report
     from ckptdiff.sides import File, Model
 
 FOLDER = "__snapshots__"
@@ -46,7 +46,7 @@ def assert_loads(
     from dataclasses import replace
 
     import ckptdiff
-    import ckptdiff.numpyless  # the project's warnings may be errors
+    import ckptdiff.torch_import  # the project's warnings may be errors
     from ckptdiff.gate.policy import Ignore, Policy
     from ckptdiff.render import render_report
 
@@ -83,7 +83,7 @@ class StateDictSnapshot:
         """
         __tracebackhide__ = True
         import ckptdiff
-        import ckptdiff.numpyless
+        import ckptdiff.torch_import
         from ckptdiff.replacing import write_whole
 
         path = self._folder / f"{self._name}{f'.{_file_name(name)}' if name else ''}.ckptdiff.json"
@@ -97,8 +97,8 @@ class StateDictSnapshot:
             path.parent.mkdir(exist_ok=True)
             write_whole(path, text)
             return
-        from ckptdiff.given import text_of
-        from ckptdiff.model.drift import drift
+        from ckptdiff.model.snapshot_drift import drift
+        from ckptdiff.small_files import text_of
 
         changed = drift(text_of(path, ""), text, str(path))
         if changed and self._update:

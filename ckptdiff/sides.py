@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
-from ckptdiff.given import text_of
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
+from ckptdiff.small_files import text_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ckptdiff.matching.comparison import Comparison
+    from ckptdiff.loaders.outcome import Comparison
     from ckptdiff.model.build import Built
-    from ckptdiff.repair.apply import Renames
+    from ckptdiff.renaming.applied import Renames
     from ckptdiff.writing.plan import FilterPlan
 
     Model = nn.Module | ModuleTree | str | os.PathLike[str]
@@ -50,8 +50,8 @@ class ModelSide:
 
     def compare(self, checkpoint: Checkpoint, *, assign: bool = False) -> Comparison:
         """The walk. Where code of the model's own looks at its weights, it is built with them first."""
-        from ckptdiff.matching.signals import ModelValuesNeeded
-        from ckptdiff.matching.walk import compare
+        from ckptdiff.loaders.torch.restarts import ModelValuesNeeded
+        from ckptdiff.loaders.torch.walk import compare
 
         with self.running():
             try:
@@ -133,7 +133,7 @@ def read(checkpoint: Checkpoint | str | os.PathLike[str], key: str | None = None
     if lower.endswith(".json") and "://" not in text and not lower.endswith(".index.json"):
         if key:
             raise UsageError(f"{text} is a snapshot, which has no keys inside keys.", "Leave --key out.")
-        from ckptdiff.matching.saved import saved_by
+        from ckptdiff.checkpoint.from_model import saved_by
 
         return saved_by(_snapshot_tree(text), text)
     from ckptdiff.checkpoint.reading import read
@@ -152,7 +152,7 @@ def checkpoint_side(checkpoint: File, key: str | None = None) -> Checkpoint:
             f"A checkpoint is a path, a state dict or a Checkpoint, not {type(checkpoint).__name__}.",
             "Pass the file's path, or the dictionary of tensors.",
         )
-    from ckptdiff.matching.live import checkpoint_of
+    from ckptdiff.checkpoint.from_memory import checkpoint_of
 
     return checkpoint_of(checkpoint)
 
@@ -181,9 +181,9 @@ def renames_of(
     """The renames that options ask for; None, and nothing imported, without any. Raises UsageError for a bad rule."""
     if not (strip_prefix or add_prefix or rename or rules):
         return None
-    from ckptdiff.repair.apply import Renames
-    from ckptdiff.repair.rules import parse_rule
-    from ckptdiff.repair.rules_file import RulesFile, read_rules
+    from ckptdiff.renaming.applied import Renames
+    from ckptdiff.renaming.rename_rules import parse_rule
+    from ckptdiff.renaming.rules_file import RulesFile, read_rules
 
     saved = RulesFile() if rules is None else read_rules(Path(rules))
     every = RulesFile((*(parse_rule(text) for text in several("rename", rename)), *saved.rules), saved.operations)
@@ -198,7 +198,7 @@ def applied(checkpoint: Checkpoint, renames: Renames | None) -> tuple[Checkpoint
     if not renames:
         return checkpoint, ()
     if not renames.operations:
-        from ckptdiff.repair.apply import renamed
+        from ckptdiff.renaming.applied import renamed
 
         return renamed(checkpoint, renames)
     plan = rewrite_plan(checkpoint, renames, format="torch")
@@ -211,8 +211,8 @@ def rewrite_plan(checkpoint: Checkpoint, renames: Renames | None, **options: Any
 
     if not renames:
         return plan_rewrite(checkpoint, **options)
-    from ckptdiff.repair.apply import new_names
-    from ckptdiff.repair.operations import plan_operations
+    from ckptdiff.renaming.applied import new_names
+    from ckptdiff.renaming.operations import plan_operations
 
     names, idle = new_names(checkpoint, renames)
     plan = plan_rewrite(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
-from ckptdiff.gate.report import Report, judge
-from ckptdiff.matching.comparison import Comparison, KeyChange, Match, Mismatch, TensorValues, ValueFacts
+from ckptdiff.judging.report import Report, judge
+from ckptdiff.loaders.outcome import Comparison, KeyChange, Match, Mismatch, TensorValues, ValueFacts
 from ckptdiff.model.tree import ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, Storage, TensorInfo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ckptdiff.checkpoint.source import Identity
+from ckptdiff.places import Identity
 from ckptdiff.tensors import Entry, TensorInfo
 
 

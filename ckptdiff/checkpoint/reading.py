@@ -11,20 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ckptdiff.checkpoint import compressed, hf_shards, remote, safetensors, sniff, torch_legacy, torch_zip
+from ckptdiff import remote
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
-from ckptdiff.checkpoint.container import Found, find
-from ckptdiff.checkpoint.describe import entry, summary
-from ckptdiff.checkpoint.globals import unsafe
-from ckptdiff.checkpoint.modules import is_module, module_state_dict
-from ckptdiff.checkpoint.notices import foreign, notices
-from ckptdiff.checkpoint.plain import metadata_of
-from ckptdiff.checkpoint.reach import children
-from ckptdiff.checkpoint.source import ByteSource, is_url, open_source
+from ckptdiff.checkpoint.choosing import Found, find
 from ckptdiff.checkpoint.survey import items
-from ckptdiff.checkpoint.unpickled import Unpickled
-from ckptdiff.checkpoint.values import Instance, OddKey
+from ckptdiff.checkpoint.warnings import foreign, notices
 from ckptdiff.errors import CheckpointError
+from ckptdiff.formats import compressed, hf_shards, safetensors, torch_legacy, torch_zip
+from ckptdiff.formats import signatures as sniff
+from ckptdiff.formats.opened import Unpickled
+from ckptdiff.formats.pickles.entries import entry, summary
+from ckptdiff.formats.pickles.globals import unsafe
+from ckptdiff.formats.pickles.inert import Instance, OddKey
+from ckptdiff.formats.pickles.modules import is_module, module_state_dict
+from ckptdiff.formats.pickles.plain_values import metadata_of
+from ckptdiff.formats.reach import children
+from ckptdiff.places import ByteSource, is_url, open_source
 from ckptdiff.tensors import Entry, TensorInfo
 
 MAX_CONTAINER = 1000
@@ -75,7 +77,7 @@ def _read_file(name: str, key: str | None) -> Checkpoint:
 
 
 def _read_url(url: str, key: str | None) -> Checkpoint:
-    from ckptdiff.checkpoint import directories
+    from ckptdiff.formats import directories
 
     if url.startswith("file://"):
         return _read(remote.local_path(url), key)
@@ -89,7 +91,7 @@ def _read_url(url: str, key: str | None) -> Checkpoint:
 
 
 def _read_directory(name: str, key: str | None) -> Checkpoint:
-    from ckptdiff.checkpoint import directories
+    from ckptdiff.formats import directories
 
     if directories.is_distributed(name):
         return _read_distributed(name, key)
@@ -100,14 +102,14 @@ def _read_directory(name: str, key: str | None) -> Checkpoint:
 
 
 def _read_distributed(name: str, key: str | None) -> Checkpoint:
-    from ckptdiff.checkpoint import distributed
+    from ckptdiff.formats import distributed
 
     unpickled, nbytes = distributed.read(name)
     return _from_pickle(remote.shown(name), nbytes, unpickled, key)
 
 
 def _read_index(name: str, key: str | None) -> Checkpoint:
-    from ckptdiff.checkpoint import sharded
+    from ckptdiff.formats import sharded
 
     return sharded.read(name, lambda shard: _read_file(shard, key))
 
@@ -132,7 +134,7 @@ def _read_torch_zip(source: ByteSource, key: str | None) -> Checkpoint:
     try:
         unpickled = torch_zip.read(source)
     except torch_zip.NotTorchError as error:
-        from ckptdiff.checkpoint import archives
+        from ckptdiff.formats import zip_members as archives
 
         found = archives.read(source, error.archive, key, _reader_of)
         if found is None:

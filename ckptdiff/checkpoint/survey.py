@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptdiff.checkpoint.modules import count_tensors, is_module, module_state_dict
-from ckptdiff.checkpoint.reach import inner, is_optimizer
-from ckptdiff.checkpoint.values import Instance, Mapping, Tensor
+from ckptdiff.formats.pickles.inert import Instance, Mapping, Tensor
+from ckptdiff.formats.pickles.modules import count_tensors, is_module, module_state_dict
+from ckptdiff.formats.reach import inner, is_optimizer
 
 # Entries of training checkpoints that hold tensors and are never a model's.
 _STARTS_OF_OTHERS = (

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-import ckptdiff.numpyless  # noqa: F401 - for what it does
+import ckptdiff.torch_import  # noqa: F401 - for what it does
 from ckptdiff.cli.streams import emit, hush, option, report_error, show
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.render.escape import lines

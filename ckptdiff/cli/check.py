@@ -9,12 +9,12 @@ from typing import Annotated, cast
 import typer
 
 from ckptdiff.cli import options
-from ckptdiff.cli.reports import parse_reports, write_reports
+from ckptdiff.cli.report_files import parse_reports, write_reports
 from ckptdiff.cli.streams import chosen_format, emit, one_of, positive, tell, view_of
 from ckptdiff.errors import UsageError
-from ckptdiff.gate.rules import LEVELS, Level
-from ckptdiff.given import text_of
+from ckptdiff.judging.rules import LEVELS, Level
 from ckptdiff.replacing import open_descriptor, write_whole
+from ckptdiff.small_files import text_of
 
 EXAMPLES = """\
   ckptdiff check

@@ -9,10 +9,10 @@ import typer
 
 from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
-from ckptdiff.cli.reports import parse_reports
+from ckptdiff.cli.report_files import parse_reports
 from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
 from ckptdiff.errors import CheckpointError, ModelError
-from ckptdiff.gate.rules import LEVELS, Level
+from ckptdiff.judging.rules import LEVELS, Level
 from ckptdiff.render.view import View
 from ckptdiff.replacing import write_whole
 

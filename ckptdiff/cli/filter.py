@@ -9,7 +9,7 @@ import typer
 from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import COLORS, emit, one_of
-from ckptdiff.cli.writing import (
+from ckptdiff.cli.write_options import (
     FORMATS,
     DropGlobs,
     DropPrefix,

@@ -52,7 +52,7 @@ def command(
     file = read(checkpoint, key)
     renames = renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse)
     if renames:
-        from ckptdiff.repair.apply import renamed
+        from ckptdiff.renaming.applied import renamed
 
         file, idle = renamed(file, renames)
         for sentence in idle:

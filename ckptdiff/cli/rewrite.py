@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckptdiff.cli import options
-from ckptdiff.cli.writing import (
+from ckptdiff.cli.write_options import (
     DropGlobs,
     DropPrefix,
     DryRun,

@@ -10,7 +10,7 @@ import typer
 
 from ckptdiff.cli.streams import emit
 from ckptdiff.errors import UsageError
-from ckptdiff.gate.rules import RULES, Rule
+from ckptdiff.judging.rules import RULES, Rule
 
 EXAMPLES = """\
   ckptdiff rules

@@ -10,9 +10,9 @@ from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import emit, tell
 from ckptdiff.errors import UsageError
-from ckptdiff.given import text_of
 from ckptdiff.render.escape import plain
 from ckptdiff.replacing import write_whole
+from ckptdiff.small_files import text_of
 
 EXAMPLES = """\
   ckptdiff snapshot model.py:Net -o model.ckptdiff.json
@@ -58,7 +58,7 @@ def command(
 
 
 def _check(model: str, text: str, path: str) -> int:
-    from ckptdiff.model.drift import drift
+    from ckptdiff.model.snapshot_drift import drift
 
     old = text_of(path, f"Write it with `ckptdiff snapshot {model} -o`.")
     difference = drift(old, text, path)

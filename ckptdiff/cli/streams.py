@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from ckptdiff.errors import CkptdiffError, OutputError, UsageError
-from ckptdiff.inert import inert
+from ckptdiff.printable import inert
 from ckptdiff.render.escape import lines, plain
 from ckptdiff.render.view import View
 

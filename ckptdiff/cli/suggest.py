@@ -55,7 +55,7 @@ def command(
     if save is not None and not found and not operations:
         tell(f"{save} is not written, since there are no rules to save")
     elif save is not None:
-        from ckptdiff.repair.rules_file import write_rules
+        from ckptdiff.renaming.rules_file import write_rules
 
         write_rules(save, found, operations)
         tell(f"wrote {save}")
@@ -65,7 +65,7 @@ def command(
 def _proposed(model: str, checkpoint: str, chosen: str, view: View, **options: Any) -> tuple[bool, str, Any, Any]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
     from ckptdiff import api
-    from ckptdiff.render import suggestion as render
+    from ckptdiff.render import suggested as render
 
     found, report = api.proposal(model, checkpoint, **options)
     text = render.json(found, report) if chosen == "json" else render.text(found, report, view)

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ckptdiff.errors import UsageError
-from ckptdiff.gate.findings import Finding
-from ckptdiff.gate.rules import reaches
 from ckptdiff.gate.run import Ignored, Run, TargetResult, fingerprint
-from ckptdiff.given import json_of
-from ckptdiff.inert import json_text
+from ckptdiff.judging.findings import Finding
+from ckptdiff.judging.rules import reaches
+from ckptdiff.printable import json_text
+from ckptdiff.small_files import json_of
 
 REASON = "in the baseline"
 _KIND = "ckptdiff_baseline"

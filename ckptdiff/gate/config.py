@@ -31,8 +31,8 @@ from typing import Any, cast
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.policy import Ignore, Policy, PolicyLevel
-from ckptdiff.gate.rules import LEVELS, RULES
-from ckptdiff.given import text_of
+from ckptdiff.judging.rules import LEVELS, RULES
+from ckptdiff.small_files import text_of
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ckptdiff.gate.findings import Finding
-from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import Ignored
+from ckptdiff.judging.findings import Finding
+from ckptdiff.judging.rules import Level
 from ckptdiff.keys import glob
 
 PolicyLevel = Level | Literal["off"]

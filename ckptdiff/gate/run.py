@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ckptdiff.errors import CkptdiffError
-from ckptdiff.gate.findings import Finding
-from ckptdiff.gate.report import Report
+from ckptdiff.judging.findings import Finding
+from ckptdiff.judging.report import Report
 
 Outcome = Literal["pass", "fail", "error"]
 """`error` is no verdict, in the word that the JSON of an error uses."""

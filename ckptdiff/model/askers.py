@@ -34,7 +34,7 @@ _ON_BEHALF = (
     "torch.overrides",
     "torch.storage",
     "torch.nn.parameter",
-    "ckptdiff.model.meta",
+    "ckptdiff.model.meta_building",
     "ckptdiff.model.past_modes",
     "ckptdiff.model.uncommitted",
 )

@@ -22,8 +22,10 @@ import torch
 from torch import nn
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
-from ckptdiff.model import obvious, sources, suspects, user_code
-from ckptdiff.model.meta import on_meta
+from ckptdiff.model import libraries as sources
+from ckptdiff.model import model_choice as obvious
+from ckptdiff.model import suspects, user_code
+from ckptdiff.model.meta_building import on_meta
 from ckptdiff.model.past_modes import Watch
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.sandbox import contained

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptdiff.errors import ModelError
-from ckptdiff.given import json_of
-from ckptdiff.inert import json_text
 from ckptdiff.model.snapshot_rows import check, place
 from ckptdiff.model.tree import Dialect, ModuleNode, ModuleTree, Slot
+from ckptdiff.printable import json_text
+from ckptdiff.small_files import json_of
 from ckptdiff.tensors import TensorInfo
 
 SCHEMA_VERSION = 1

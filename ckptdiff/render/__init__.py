@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ckptdiff.inert import inert
+from ckptdiff.printable import inert
 from ckptdiff.render.view import DEFAULT, View
 
 if TYPE_CHECKING:
     from ckptdiff.checkpoint.checkpoint import Checkpoint
-    from ckptdiff.gate.report import Report
     from ckptdiff.gate.run import Run
+    from ckptdiff.judging.report import Report
 
 # Imported when used: Rich alone takes longer to import than everything else that `inspect` does.
 FORMATS = {

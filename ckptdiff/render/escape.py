@@ -5,7 +5,7 @@ Rich markup needs no escape of its own, as every name reaches Rich inside a `Tex
 
 from __future__ import annotations
 
-from ckptdiff.inert import unmarked
+from ckptdiff.printable import unmarked
 
 LONGEST = 160
 """Characters of a name that are shown; of a longer one, both ends and a count."""

@@ -6,16 +6,16 @@ https://docs.github.com/actions/reference/workflow-commands-for-github-actions
 
 from __future__ import annotations
 
-from ckptdiff.gate.report import Report
-from ckptdiff.gate.rules import LEVELS, RULES, Level
 from ckptdiff.gate.run import Run, single
-from ckptdiff.inert import inert
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import LEVELS, RULES, Level
+from ckptdiff.printable import inert
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.outline import Row
+from ckptdiff.render.phrases import count, number
 from ckptdiff.render.targets import TargetWords, model_file, run_verdict, target_words
 from ckptdiff.render.view import View
-from ckptdiff.render.words import count, number
 
 _COMMANDS: dict[Level, str] = {"error": "error", "warning": "warning", "note": "notice"}
 _ROWS = 10

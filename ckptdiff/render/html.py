@@ -13,17 +13,17 @@ from html import escape
 from importlib.resources import files
 
 import ckptdiff
-from ckptdiff.gate.report import Report
-from ckptdiff.gate.rules import LEVELS, RULES
 from ckptdiff.gate.run import Outcome, Run, TargetResult, single
-from ckptdiff.inert import inert, json_text
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import LEVELS, RULES
+from ckptdiff.printable import inert, json_text
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.html_data import STATUSES, data
 from ckptdiff.render.outline import Row, Section
+from ckptdiff.render.phrases import number, percent
 from ckptdiff.render.targets import WORDS, TargetWords, run_verdict, target_words
 from ckptdiff.render.view import View
-from ckptdiff.render.words import number, percent
 
 _SCRIPTS = ("dom.js", "model.js", "tree.js", "treemap.js", "page.js")
 _META = '"use strict";\nconst META = JSON.parse(document.getElementById("meta").textContent);\n'

@@ -12,7 +12,7 @@ from os.path import commonprefix
 from typing import Any
 
 from ckptdiff.gate.run import TargetResult
-from ckptdiff.matching.comparison import Comparison
+from ckptdiff.loaders.outcome import Comparison
 from ckptdiff.model.tree import Slot
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain

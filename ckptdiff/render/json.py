@@ -10,9 +10,9 @@ from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CkptdiffError
-from ckptdiff.gate.report import Report
-from ckptdiff.inert import json_text
-from ckptdiff.render.contents import in_order, matching
+from ckptdiff.judging.report import Report
+from ckptdiff.printable import json_text
+from ckptdiff.render.checkpoint_outline import in_order, matching
 from ckptdiff.render.view import View
 from ckptdiff.tensors import ObjectInfo, TensorInfo
 

@@ -11,15 +11,15 @@ from collections import Counter
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from ckptdiff.gate.report import Report
-from ckptdiff.gate.rules import RULES, reaches
 from ckptdiff.gate.run import Run, TargetResult, single
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import RULES, reaches
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.outline import Section
+from ckptdiff.render.phrases import number
 from ckptdiff.render.targets import TargetWords, target_words
 from ckptdiff.render.view import View
-from ckptdiff.render.words import number
 
 
 @dataclass(frozen=True, slots=True)

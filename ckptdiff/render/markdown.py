@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ckptdiff.gate.report import Report
-from ckptdiff.gate.rules import LEVELS
 from ckptdiff.gate.run import Outcome, Run, TargetResult, single
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import LEVELS
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.outline import Row, Section
+from ckptdiff.render.phrases import count, number, percent
 from ckptdiff.render.targets import WORDS, TargetWords, run_verdict, target_words
 from ckptdiff.render.view import View
-from ckptdiff.render.words import count, number, percent
 
 LIMIT = 65_536
 """Bytes in UTF-8. A comment of GitHub holds as many characters."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ckptdiff.gate.findings import Finding, Value
-from ckptdiff.gate.rules import RULES
+from ckptdiff.judging.findings import Finding, Value
+from ckptdiff.judging.rules import RULES
 from ckptdiff.render.escape import plain
-from ckptdiff.render.words import number, shape
+from ckptdiff.render.phrases import number, shape
 
 
 def message(finding: Finding) -> str:

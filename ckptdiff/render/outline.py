@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptdiff.gate import prefixes
-from ckptdiff.gate.findings import Finding
-from ckptdiff.gate.report import Report
-from ckptdiff.gate.rules import RULES, Level, reaches
+from ckptdiff.judging import prefixes
+from ckptdiff.judging.findings import Finding
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import RULES, Level, reaches
 from ckptdiff.keys import fold
-from ckptdiff.matching.comparison import Comparison
+from ckptdiff.loaders.outcome import Comparison
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
+from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, quoted, size
 from ckptdiff.render.view import View
-from ckptdiff.render.words import chosen_state_dict, count, number, percent, quoted, size
 
 LIMIT = 20
 """Rows shown of each group unless all are asked for."""

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.gate.report import Report
-from ckptdiff.render.contents import contents
+from ckptdiff.judging.report import Report
+from ckptdiff.render.checkpoint_outline import contents
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.outline import Section, outline
+from ckptdiff.render.phrases import number, size
 from ckptdiff.render.view import View
-from ckptdiff.render.words import number, size
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}

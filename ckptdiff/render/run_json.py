@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ckptdiff.gate.findings import Finding
 from ckptdiff.gate.run import Run, TargetResult
-from ckptdiff.inert import json_text
+from ckptdiff.judging.findings import Finding
+from ckptdiff.printable import json_text
 from ckptdiff.render import json as single
 from ckptdiff.render.view import View
 

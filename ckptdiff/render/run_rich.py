@@ -6,15 +6,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ckptdiff.gate.rules import LEVELS
 from ckptdiff.gate.run import Outcome, Run
+from ckptdiff.judging.rules import LEVELS
 from ckptdiff.render import rich
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
+from ckptdiff.render.phrases import count, number
 from ckptdiff.render.rich import _print
 from ckptdiff.render.targets import WORDS, run_verdict, target_words
 from ckptdiff.render.view import View
-from ckptdiff.render.words import count, number
 
 _MARKS: dict[Outcome, tuple[str, str]] = {"pass": ("✓", "green"), "fail": ("✗", "red"), "error": ("!", "yellow")}
 

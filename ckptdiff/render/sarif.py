@@ -13,17 +13,17 @@ from typing import Any
 from urllib.parse import quote
 
 import ckptdiff
-from ckptdiff.gate.findings import Finding
-from ckptdiff.gate.report import Report
-from ckptdiff.gate.rules import LEVELS, RULES, Rule
 from ckptdiff.gate.run import Run, TargetResult, fingerprint, single
-from ckptdiff.inert import json_text
+from ckptdiff.judging.findings import Finding
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import LEVELS, RULES, Rule
+from ckptdiff.printable import json_text
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
+from ckptdiff.render.phrases import number
 from ckptdiff.render.targets import WORDS, model_file
 from ckptdiff.render.view import View
-from ckptdiff.render.words import number
 
 LIMIT = 25_000
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ckptdiff.errors import UsageError
-from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import Outcome, Run, TargetResult
+from ckptdiff.judging.rules import Level
 from ckptdiff.model.reference import parse_reference
 from ckptdiff.render.escape import plain
 from ckptdiff.render.outline import Outline, outline
+from ckptdiff.render.phrases import count
 from ckptdiff.render.view import View
-from ckptdiff.render.words import count
 
 WORDS: dict[Outcome, str] = {"pass": "passes", "fail": "fails", "error": "no verdict"}
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.render.escape import lines as lines_of
+from ckptdiff.render.phrases import number, size
 from ckptdiff.render.view import View
-from ckptdiff.render.words import number, size
 
 # What only one of the two needs is imported there: `inspect` starts in a tenth of a second.
 if TYPE_CHECKING:
     from ckptdiff.checkpoint.checkpoint import Checkpoint
-    from ckptdiff.gate.report import Report
-    from ckptdiff.render.contents import TensorRow
+    from ckptdiff.judging.report import Report
+    from ckptdiff.render.checkpoint_outline import TensorRow
     from ckptdiff.render.outline import Section
 
 _WIDEST = 64
@@ -36,7 +36,7 @@ def report(report: Report, view: View) -> str:
 
 def checkpoint(checkpoint: Checkpoint, view: View) -> str:
     """The listing, ending with a newline."""
-    from ckptdiff.render.contents import contents
+    from ckptdiff.render.checkpoint_outline import contents
 
     words = contents(checkpoint, view)
     lines = [words.title, "", *_facts((*words.facts, *words.dtypes))]

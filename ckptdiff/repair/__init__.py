@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ckptdiff.repair.finder import suggest_rules
-    from ckptdiff.repair.operations import TensorOp, TensorRule, parse_tensor_rule, plan_operations
-    from ckptdiff.repair.rules import Renaming, Rule, apply_rules, parse_rule
-    from ckptdiff.repair.rules_file import RulesFile, read_rules, write_rules
-    from ckptdiff.repair.suggestion import Ambiguity, Head, OperationFinding, Suggestion
+    from ckptdiff.renaming.operations import TensorOp, TensorRule, parse_tensor_rule, plan_operations
+    from ckptdiff.renaming.rename_rules import Renaming, Rule, apply_rules, parse_rule
+    from ckptdiff.renaming.rules_file import RulesFile, read_rules, write_rules
+    from ckptdiff.suggesting.finder import suggest_rules
+    from ckptdiff.suggesting.suggestion import Ambiguity, Head, OperationFinding, Suggestion
 
 _HOMES = {
     "finder": ("suggest_rules",),

@@ -8,8 +8,8 @@ if TYPE_CHECKING:  # what only a run needs is imported there
     from collections.abc import Sequence
 
     from ckptdiff.gate.config import Target
-    from ckptdiff.gate.rules import Level
     from ckptdiff.gate.run import Run
+    from ckptdiff.judging.rules import Level
 
 
 def run_targets(

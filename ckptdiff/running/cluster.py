@@ -9,8 +9,8 @@ from typing import Any
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.config import Target
-from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
+from ckptdiff.judging.rules import Level
 from ckptdiff.running.apart import Call, spawned
 from ckptdiff.running.handing import unpacked
 from ckptdiff.running.processes import timed_out, without_answer

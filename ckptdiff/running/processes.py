@@ -17,13 +17,13 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from ckptdiff.gate.config import Target
-from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
+from ckptdiff.judging.rules import Level
 from ckptdiff.running import apart
 from ckptdiff.running.handing import packed, unpacked
 from ckptdiff.running.target import run_target
 
-_PRELOADED = ("ckptdiff.api", "ckptdiff.gate.report", "ckptdiff.matching.walk", "ckptdiff.running.target")
+_PRELOADED = ("ckptdiff.api", "ckptdiff.judging.report", "ckptdiff.loaders.torch.walk", "ckptdiff.running.target")
 _FOR_MODELS = ("torch", "ckptdiff.model.build", "ckptdiff.model.extract", "ckptdiff.model.sandbox")
 _LOOK = 60.0
 """Seconds after which to look again even if nothing has happened; a longer wait may be more than the system counts."""

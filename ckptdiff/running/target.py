@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import ckptdiff.numpyless  # noqa: F401 - for what it does, in every process of a target
+import ckptdiff.torch_import  # noqa: F401 - for what it does, in every process of a target
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.gate.config import Target
-from ckptdiff.gate.report import Report
-from ckptdiff.gate.rules import Level
 from ckptdiff.gate.run import NoVerdict, TargetResult
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import Level
 
 
 def run_target(target: Target, fail_on: Level) -> TargetResult:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.contents.tensor_bytes import TensorReader
+from ckptdiff.writing.byte_copying import Sink, Sources
 from ckptdiff.writing.checksums import Checksums
-from ckptdiff.writing.copying import Sink, Sources
 from ckptdiff.writing.layout import Block
 
 if TYPE_CHECKING:

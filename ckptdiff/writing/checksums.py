@@ -17,9 +17,9 @@ from queue import SimpleQueue
 from types import TracebackType
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import changed, ensure_same, open_again
-from ckptdiff.checkpoint.zip_archive import ZipArchive, checksum
 from ckptdiff.errors import CheckpointError
+from ckptdiff.formats.zip_archive import ZipArchive, checksum
+from ckptdiff.places import changed, ensure_same, open_again
 
 _THREADS = 2
 _PIECE = 512 << 10

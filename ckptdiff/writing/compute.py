@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import changed
-from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.contents.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError
-from ckptdiff.matching.value_check import beyond_range
+from ckptdiff.loaders.torch.value_check import beyond_range
+from ckptdiff.places import changed
 from ckptdiff.tensors import Storage, TensorInfo, contiguous_stride
+from ckptdiff.writing.byte_copying import Sources
 from ckptdiff.writing.checksums import Checksums
-from ckptdiff.writing.copying import Sources
 from ckptdiff.writing.layout import Recipe
 from ckptdiff.writing.steps import JOINS, Step
 

@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.source import is_url
-from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.contents.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError, OutputError, UsageError
+from ckptdiff.places import is_url
 from ckptdiff.writing.atomic import Staged, refuse, staged
 from ckptdiff.writing.blocks import BlockWriter
+from ckptdiff.writing.byte_copying import Sink, Sources
 from ckptdiff.writing.checksums import Checksums
-from ckptdiff.writing.copying import Sink, Sources
+from ckptdiff.writing.entry_values import plain_objects
 from ckptdiff.writing.layout import INDEX, Layout, OutputFile, Shared, lay_out
-from ckptdiff.writing.objects import plain_objects
 from ckptdiff.writing.plan import Drop, FilterPlan, Format
+from ckptdiff.writing.readback import verify
+from ckptdiff.writing.readback import verify_bytes as compare_bytes
 from ckptdiff.writing.safetensors_file import index, metadata_of, write_safetensors
 from ckptdiff.writing.torch_file import write_torch
-from ckptdiff.writing.verify import verify
-from ckptdiff.writing.verify import verify_bytes as compare_bytes
 
 if TYPE_CHECKING:
-    from ckptdiff.matching.comparison import Comparison
+    from ckptdiff.loaders.outcome import Comparison
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -243,7 +243,7 @@ def execute(
 
 def _write(sink: Sink, writer: BlockWriter, file: OutputFile, job: Job) -> dict[str, int]:
     if job.keep_container:
-        from ckptdiff.writing.container import write_container
+        from ckptdiff.writing.kept_container import write_container
 
         return write_container(sink, writer, file, job.plan)
     if job.output.format == "torch":
@@ -279,7 +279,7 @@ def _proved(job: Job, result: Checkpoint) -> Comparison | None:
     plan = job.plan
     if plan.tree is None:
         return None
-    from ckptdiff.matching.walk import compare
+    from ckptdiff.loaders.torch.walk import compare
 
     comparison = compare(plan.tree, result)
     removed = {key for key, _ in job.layout.aliases}

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from struct import pack
 
-from ckptdiff.checkpoint.rebuild import STORAGE_DTYPES, element_size
-from ckptdiff.checkpoint.values import Mapping as MappingValue
+from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size
+from ckptdiff.formats.pickles.inert import Mapping as MappingValue
 from ckptdiff.tensors import DTYPES, contiguous_stride
 from ckptdiff.writing.steps import Shape
 

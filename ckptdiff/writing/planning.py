@@ -15,13 +15,13 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.keys import glob, has_prefix, moved_metadata
 from ckptdiff.tensors import TensorInfo
-from ckptdiff.writing.adapt import Adaptation, steps_for
+from ckptdiff.writing.adaptations import Adaptation, steps_for
 from ckptdiff.writing.pickling import is_plain
 from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written_dtype
 from ckptdiff.writing.steps import JOINS, Operation, joined, steps_of
 
 if TYPE_CHECKING:
-    from ckptdiff.matching.comparison import Comparison
+    from ckptdiff.loaders.outcome import Comparison
     from ckptdiff.model.tree import ModuleTree
 
 DTYPE_CHOICES = (
@@ -105,7 +105,7 @@ def plan_filter(
     The plan that comes back loads: the walk has been run over its result. Raises UsageError for an adaptation that is
     impossible or matches nothing, CheckpointError where nothing fits or no choice of keys would load.
     """
-    from ckptdiff.matching.walk import compare
+    from ckptdiff.loaders.torch.walk import compare
 
     plan = replace(plan, tree=tree, fill_missing=fill_missing)
     comparison = compare(tree, plan.result())
@@ -219,7 +219,7 @@ def _refuse_empty(plan: FilterPlan, what: str, hint: Callable[[], str] = str) ->
 
 def _prefix_hint(plan: FilterPlan, tree: ModuleTree) -> str:
     """What to add where a prefix alone is in the way."""
-    from ckptdiff.gate.prefixes import advise, options
+    from ckptdiff.judging.prefixes import advise, options
 
     slots = {key: slot.tensor.shape for key, slot in tree.keys().items()}
     found = advise({str(key): info.shape for key, info in plan.checkpoint.tensors.items()}, dict(slots))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ckptdiff.tensors import DTYPES
 from ckptdiff.writing.blocks import BlockWriter
-from ckptdiff.writing.copying import BLOCK, LARGE, Sink
+from ckptdiff.writing.byte_copying import BLOCK, LARGE, Sink
 from ckptdiff.writing.layout import Layout, OutputFile
 
 

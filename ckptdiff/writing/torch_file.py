@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from ckptdiff.writing.blocks import BlockWriter
-from ckptdiff.writing.copying import Sink
+from ckptdiff.writing.byte_copying import Sink
 from ckptdiff.writing.layout import Block, OutputFile
 from ckptdiff.writing.pickling import Emitter
 from ckptdiff.writing.plan import Carry, FilterPlan

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from struct import pack
 
-from ckptdiff.writing.copying import Sink
+from ckptdiff.writing.byte_copying import Sink
 
 _ALIGNMENT = 64
 _MAX32 = 0xFFFFFFFF

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from ckptdiff.checkpoint import read
-from tests.checkpoint.oracle import assert_same, load
+from tests.formats.oracle import assert_same, load
 
 # Package → its weights and how many keys each has.
 EXPECTED = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckptdiff.cli import main
-from ckptdiff.inert import inert, json_text
+from ckptdiff.printable import inert, json_text
 from tests.cli.conftest import safetensors
 
 REGISTERED = {

@@ -21,9 +21,10 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
-from ckptdiff.checkpoint import Checkpoint, pickle_vm, read
-from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.checkpoint import Checkpoint, read
+from ckptdiff.contents.tensor_bytes import TensorReader
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.formats.pickles import machine as pickle_vm
 from tests.fuzz.differential import compare, read_from_afar
 from tests.fuzz.library import Library
 from tests.fuzz.mutate import mutant

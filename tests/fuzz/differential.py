@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptdiff.checkpoint import Checkpoint, reading
-from ckptdiff.checkpoint.globals import ORDINARY
-from ckptdiff.checkpoint.source import FileSource
-from ckptdiff.checkpoint.tensor_bytes import TensorReader
+from ckptdiff.contents.tensor_bytes import TensorReader
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.formats.pickles.globals import ORDINARY
+from ckptdiff.places import FileSource
 from ckptdiff.tensors import DTYPES, ObjectInfo, TensorInfo, contiguous_stride
 from tests.fuzz.library import MAX_BYTES, Library, Said
 

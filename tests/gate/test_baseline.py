@@ -9,8 +9,8 @@ import pytest
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.baseline import REASON, Baseline, dumps, loads, recorded
-from ckptdiff.gate.report import Report, judge
 from ckptdiff.gate.run import NoVerdict, Run, TargetResult, fingerprint
+from ckptdiff.judging.report import Report, judge
 from tests.reports import compared, module, slot, tensor
 
 

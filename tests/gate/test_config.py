@@ -10,7 +10,7 @@ import pytest
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.config import find, load
-from ckptdiff.gate.findings import Finding
+from ckptdiff.judging.findings import Finding
 
 TARGET = '[[targets]]\nname = "a"\nmodel = "m.py:Net"\ncheckpoint = "w.pth"\n'
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ckptdiff.gate.report import judge
-from ckptdiff.matching.live import checkpoint_of
-from ckptdiff.matching.walk import compare
+from ckptdiff.checkpoint.from_memory import checkpoint_of
+from ckptdiff.judging.report import judge
+from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 from ckptdiff.render.outline import outline
 from ckptdiff.render.view import View

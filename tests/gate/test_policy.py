@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptdiff.gate.findings import Finding
 from ckptdiff.gate.policy import Ignore, Policy
+from ckptdiff.judging.findings import Finding
 
 MISSING = Finding("missing-key", "error", "head.weight")
 CAST = Finding("lossy-dtype", "warning", "body.weight")

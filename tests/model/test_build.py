@@ -17,8 +17,8 @@ from torch import nn
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.model.build import Built, build
+from ckptdiff.model.libraries import recipe
 from ckptdiff.model.reference import parse_reference
-from ckptdiff.model.sources import recipe
 from ckptdiff.model.user_code import display_name
 
 Write = Callable[..., Path]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import ModelError
-from ckptdiff.matching.live import checkpoint_of
-from ckptdiff.matching.walk import compare
+from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 from ckptdiff.model.snapshot import dumps, loads
 from ckptdiff.model.tree import ModuleTree

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from ckptdiff.gate.report import Report, judge
 from ckptdiff.gate.run import Ignored, NoVerdict, Run, TargetResult, single
+from ckptdiff.judging.report import Report, judge
 from ckptdiff.model.tree import ModuleNode, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
 from tests import reports

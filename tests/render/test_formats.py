@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
 from ckptdiff.errors import ModelError
-from ckptdiff.gate.report import judge
+from ckptdiff.judging.report import judge
 from ckptdiff.render import FORMATS, render_checkpoint, render_report
 from ckptdiff.render import json as json_format
 from ckptdiff.render.view import View

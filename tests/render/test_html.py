@@ -157,7 +157,7 @@ def test_what_torch_did_not_reach_is_not_called_loaded() -> None:
         missing=(),
         raised="E: x",
     )
-    from ckptdiff.gate.report import judge
+    from ckptdiff.judging.report import judge
 
     content = data(TargetResult("t", judge(comparison)))
     assert [STATUSES[status][0] for status in content["rows"][::5]] == ["loaded", "unknown"]

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 import xmlschema
 
-from ckptdiff.gate.report import judge
-from ckptdiff.gate.rules import RULES
 from ckptdiff.gate.run import Run, TargetResult, single
+from ckptdiff.judging.report import judge
+from ckptdiff.judging.rules import RULES
 from ckptdiff.render import render_run
 from tests import reports
 from tests.golden import check_golden

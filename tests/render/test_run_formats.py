@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptdiff.errors import ModelError
-from ckptdiff.gate.report import judge
 from ckptdiff.gate.run import NoVerdict, Run, TargetResult, fingerprint, single
+from ckptdiff.judging.report import judge
 from ckptdiff.render import REPORTS, render_run
 from ckptdiff.render.view import View
 from tests import reports

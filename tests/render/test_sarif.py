@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ckptdiff.gate.rules import RULES
 from ckptdiff.gate.run import Run, TargetResult, single
+from ckptdiff.judging.rules import RULES
 from ckptdiff.render import render_run, sarif
 from tests.golden import check_golden
 from tests.render import runs

@@ -18,7 +18,8 @@ import torch
 
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError, OutputError
-from ckptdiff.writing import atomic, copying
+from ckptdiff.writing import atomic
+from ckptdiff.writing import byte_copying as copying
 from ckptdiff.writing.atomic import LEFTOVER, staged
 
 from .support import load, rewrite, same, write

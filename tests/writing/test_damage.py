@@ -14,9 +14,9 @@ from torch import nn
 import ckptdiff
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError
+from ckptdiff.loaders.torch.loading import load_into
 from ckptdiff.model.extract import extract
 from ckptdiff.writing.execute import execute, output_of, prepare
-from ckptdiff.writing.loading import load_into
 from ckptdiff.writing.planning import plan_filter, plan_rewrite
 
 from .support import everything, load, rewrite, same, write

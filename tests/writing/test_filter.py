@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint import read
+from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import CheckpointError, ModelError, UsageError
-from ckptdiff.matching.live import checkpoint_of
 from ckptdiff.model.build import build
 from ckptdiff.model.extract import extract
 from ckptdiff.model.snapshot import dumps
-from ckptdiff.writing.adapt import parse_adaptation
+from ckptdiff.writing.adaptations import parse_adaptation
 from ckptdiff.writing.execute import execute, output_of, prepare
-from ckptdiff.writing.filling import seeded
+from ckptdiff.writing.initial_values import seeded
 from ckptdiff.writing.planning import plan_filter, plan_rewrite
 
 from .support import load, same

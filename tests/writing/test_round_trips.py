@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.writing.copying import Sink, Sources
+from ckptdiff.writing.byte_copying import Sink, Sources
 from ckptdiff.writing.execute import output_of
 from ckptdiff.writing.planning import DTYPE_CHOICES
 from ckptdiff.writing.zipping import ZipWriter

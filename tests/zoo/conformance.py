@@ -23,10 +23,10 @@ from typing import Any
 
 from torch import nn
 
-from ckptdiff.matching.live import checkpoint_of
-from ckptdiff.matching.walk import compare
+from ckptdiff.checkpoint.from_memory import checkpoint_of
+from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
-from tests.matching.oracle import torch_says
+from tests.loaders.torch.oracle import torch_says
 from tests.zoo.builders import everything
 from tests.zoo.perturb import perturbed
 

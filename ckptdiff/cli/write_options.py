@@ -1,0 +1,118 @@
+"""What `filter` and `rewrite` share: their options, the progress bar, and what they print."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ckptdiff.cli.streams import COLORS, emit, one_of
+
+if TYPE_CHECKING:
+    from ckptdiff.writing.execute import Job, Progress, Written
+
+Out = Annotated[
+    str,
+    typer.Option("--out", "-o", metavar="OUT", help="OUT.safetensors, OUT.pth (.pt, .bin, .ckpt), or a directory."),
+]
+DropGlobs = Annotated[
+    list[str] | None, typer.Option("--drop", metavar="GLOB", help="Leave these keys out; repeatable.")
+]
+KeepGlobs = Annotated[
+    list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave all other keys out; repeatable.")
+]
+DropPrefix = Annotated[
+    list[str] | None, typer.Option("--drop-prefix", metavar="A.", help="Leave out keys below this; repeatable.")
+]
+Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Convert floating-point tensors, e.g. bfloat16.")]
+KeepContainer = Annotated[
+    bool, typer.Option("--keep-container", help="Keep epoch, optimizer and the like around it (.pth only).")
+]
+SharedChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--shared", metavar="drop|copy", help="Tied tensors in safetensors: once, or each for itself (filter)."
+    ),
+]
+MaxShardSize = Annotated[
+    str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Shards of at most this, e.g. 5GB.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
+VerifyBytes = Annotated[bool, typer.Option("--verify-bytes", help="Read everything back and compare checksums.")]
+NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait for the disk; a power cut may lose the file.")]
+
+Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What is printed on what was written.")]
+FORMATS = ("text", "json")
+
+_QUIET = 1.0
+"""Seconds of work that need no progress bar."""
+
+
+def write(
+    run: Callable[[Progress | None], Job | Written],
+    *,
+    show_all: bool,
+    color: str,
+    format: str,  # noqa: A002 - the option's own name
+) -> int:
+    """Run a writing command and print what came of it."""
+    one_of("--color", color, COLORS)
+    one_of("--format", format, FORMATS)
+    emit(written(run, show_all=show_all, format=format))
+    return 0
+
+
+def written(
+    run: Callable[[Progress | None], Job | Written],
+    *,
+    show_all: bool,
+    format: str,  # noqa: A002 - the option's own name
+) -> str:
+    """Run it with a progress bar where there is someone to see it; the text on what came of it."""
+    from ckptdiff.render import written as render
+    from ckptdiff.running.apart import alive
+
+    bar = _Bar() if sys.stderr is not None and sys.stderr.isatty() else None
+
+    def progress(done: int, total: int) -> None:
+        alive()  # copying takes as long as it takes
+        if bar is not None:
+            bar(done, total)
+
+    try:
+        done = run(progress)
+    finally:
+        if bar is not None:
+            bar.close()
+    return render.json(done) if format == "json" else render.text(done, show_all=show_all)
+
+
+class _Bar:
+    """A progress bar of Rich's with bytes and rate, which appears when the work takes longer than a moment."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is None:
+            if time.monotonic() - self._started < _QUIET or done >= total:
+                return
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._progress.add_task("", total=total)
+            self._progress.start()
+        self._progress.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()

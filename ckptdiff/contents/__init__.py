@@ -1,0 +1,1 @@
+"""A checkpoint's bytes: one owner of where they lie and how they are read."""

@@ -1,0 +1,164 @@
+"""torch.distributed.checkpoint directories: everything is in `.metadata`, a pickle that torch itself loads unguarded.
+
+`Metadata` (torch/distributed/checkpoint/metadata.py) holds, for each flat key, a `TensorStorageMetadata` (properties,
+size, chunks) or a `BytesStorageMetadata`; `planner_data` the path each key had in the nested object that was saved; and
+`storage_data` the file, offset and length of each chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from typing import Any
+
+from ckptdiff import remote
+from ckptdiff.errors import CheckpointError
+from ckptdiff.formats import torch_legacy
+from ckptdiff.formats.opened import Unpickled
+from ckptdiff.formats.pickles.constructors import dtype_name
+from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
+from ckptdiff.formats.pickles.inert import Global, Instance, Mapping, OddKey, StorageRef, Tensor
+from ckptdiff.places import is_url, open_source, truncated
+from ckptdiff.tensors import Storage
+
+MAX_PATH = 64
+
+
+def read(directory: str) -> tuple[Unpickled, int]:
+    """The object that was saved, with its nesting, as inert values; and the total size of the directory's files.
+
+    Raises CheckpointError where a file is missing or too short, or a tensor's chunks do not make up the tensor.
+    """
+    if is_url(directory):
+        source = open_source(f"{directory.rstrip('/')}/.metadata")
+    else:
+        # No pathlib on the way to a quick answer.
+        source = open_source(os.path.join(directory, ".metadata"))  # noqa: PTH118
+    name = source.name
+    try:
+        unpickled = torch_legacy.read(source)
+        total = source.size
+    finally:
+        source.close()
+    try:
+        fields = _fields(unpickled.value)
+        keys = fields["state_dict_metadata"]
+        paths = fields.get("planner_data")
+        value = _nested(name, keys, paths if isinstance(paths, dict) else {})
+        total += _check_files(directory, name, keys, fields.get("storage_data"))
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError):
+        raise CheckpointError(
+            f"{name} is not what torch.distributed.checkpoint writes", "Give the directory that it wrote."
+        ) from None
+    return Unpickled("torch-distributed", value, unpickled.unpickler, _locate), total
+
+
+def _locate(_: StorageRef) -> Storage:
+    raise AssertionError("tensors of a distributed checkpoint have no storage")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if type(value) is not Instance or not isinstance(value.state, dict):
+        raise TypeError("not a dataclass")
+    return value.state
+
+
+def _class_name(value: Any) -> str:
+    return value.cls.name if type(value) is Instance and type(value.cls) is Global else ""
+
+
+def _tensor(value: Any) -> Tensor:
+    fields = _fields(value)
+    properties = fields["properties"].state
+    dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
+    return Tensor(None, dtype_name(dtype), _sizes(fields["size"]))
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if type(value) is not tuple or len(value) > MAX_DIMENSIONS:
+        raise TypeError("no size")
+    if any(type(size) is not int or not 0 <= size < 1 << 63 for size in value):
+        raise ValueError("no size")
+    return value
+
+
+def _elements(sizes: tuple[int, ...]) -> int:
+    return prod(sizes)
+
+
+def _nested(name: str, keys: dict[Any, Any], paths: dict[Any, Any]) -> Mapping:
+    """The saved object: each flat key at the path it came from. Indices of lists become names."""
+    root = _mapping()
+    for key, value in keys.items():
+        leaf = _tensor(value) if _class_name(value) == "TensorStorageMetadata" else Instance(_BYTES, ())
+        path = paths.get(key, (key,))
+        if type(path) is not tuple or not 0 < len(path) <= MAX_PATH:
+            raise ValueError("no path")
+        if any(type(part) is not str and (type(part) is not int or part.bit_length() > 64) for part in path):
+            raise ValueError("no path")
+        here = root
+        *above, last = map(str, path)
+        for part in above:
+            below = here.setdefault(part, _mapping())
+            if type(below) is not Mapping:
+                raise CheckpointError(f"{name} is damaged: {shown(key)} lies inside a tensor")
+            here = below
+        here[last] = leaf
+    return root
+
+
+# An object saved beside the tensors: its class is in the data files, not in `.metadata`.
+_BYTES = Global("builtins", "object")
+
+
+def _mapping() -> Mapping:
+    mapping = Mapping()
+    mapping.type_name = "dict"
+    mapping.attributes = None
+    return mapping
+
+
+def _check_files(directory: str, name: str, keys: dict[Any, Any], storage: Any) -> int:
+    """Every chunk must lie in its file, and a tensor's chunks must be as many elements as the tensor."""
+    sizes: dict[str, int] = {}
+    listed = remote.sizes(directory) if is_url(directory) else None
+    placed: set[Any] = set()
+    for index, info in (storage or {}).items():
+        fields = _fields(info)
+        file, offset, length = fields["relative_path"], fields["offset"], fields["length"]
+        if type(file) is not str or type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
+            raise TypeError("no place")
+        if file not in sizes:
+            sizes[file] = _size_of(directory, name, file) if listed is None else listed.get(file, 0)
+        if offset + length > sizes[file]:
+            path = os.path.join(remote.shown(directory), file)  # noqa: PTH118
+            raise truncated(path, f"{name} places a chunk at byte {offset + length} of {sizes[file]}")
+        key = _fields(index.value if type(index) is OddKey else index)["fqn"]
+        if type(key) is str:
+            placed.add(key)
+    for key, value in keys.items():
+        if type(key) is not str:
+            raise TypeError("no key")
+        if _class_name(value) != "TensorStorageMetadata":
+            continue
+        fields = _fields(value)
+        if storage is not None and key not in placed and _elements(_sizes(fields["size"])):
+            raise CheckpointError(f"{name} is damaged: no file holds the tensor {shown(key)}")
+        chunks = [_sizes(_fields(chunk)["sizes"]) for chunk in fields["chunks"]]
+        if sum(_elements(chunk) for chunk in chunks) < _elements(_sizes(fields["size"])):
+            raise CheckpointError(
+                f"{name} lacks a part of the tensor {shown(key)}", "Were all ranks done when it was copied?"
+            )
+    return sum(sizes.values())
+
+
+def _size_of(directory: str, name: str, file: str) -> int:
+    from ckptdiff.formats.sharded import inside
+
+    path = inside(directory, file, name)
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        raise CheckpointError(
+            f"{path} does not exist, and {name} says that tensors are in it", "Copy the whole directory."
+        ) from None

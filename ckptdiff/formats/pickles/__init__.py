@@ -1,0 +1,1 @@
+"""The symbolic unpickler: a pickle's whole content as inert values."""

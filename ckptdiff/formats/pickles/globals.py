@@ -1,0 +1,90 @@
+"""The globals that ordinary checkpoints name. Whatever else a pickle names is reported as unsafe.
+
+"Ordinary" means: `torch.load(weights_only=True)` takes it, or it is inert data of the standard library or numpy.
+Nothing named is ever imported here, safe or not; the list only decides what the user is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckptdiff.formats.pickles.constructors import BUILDERS, STORAGE_DTYPES
+from ckptdiff.formats.pickles.inert import Global
+from ckptdiff.tensors import DTYPES
+
+_BUILTINS = ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range",
+             "set", "slice", "str", "tuple")  # fmt: skip
+
+ORDINARY = frozenset(
+    (
+        *BUILDERS,
+        *(f"torch.{name}" for name in DTYPES),
+        *(f"builtins.{name}" for name in _BUILTINS),
+        "torch.device",
+        "torch.Tensor",
+        "torch._tensor.Tensor",
+        "torch.Generator",
+        "torch.nn.parameter.Buffer",
+        "torch.nn.parameter.UninitializedParameter",
+        "torch.nn.parameter.UninitializedBuffer",
+        "torch._utils._rebuild_nested_tensor",
+        "torch.per_tensor_affine",
+        "torch.per_tensor_symmetric",
+        "torch.per_channel_affine",
+        "torch.per_channel_symmetric",
+        "torch.per_channel_affine_float_qparams",
+        "torch.storage._load_from_bytes",
+        "collections.deque",
+        "copyreg._reconstructor",
+        "copyreg.__newobj__",
+        "copyreg.__newobj_ex__",
+        "argparse.Namespace",
+        "datetime.date",
+        "datetime.datetime",
+        "datetime.time",
+        "datetime.timedelta",
+        "datetime.timezone",
+        "decimal.Decimal",
+        "fractions.Fraction",
+        "uuid.UUID",
+        "types.SimpleNamespace",
+        "_io.BytesIO",
+        "pathlib.Path",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+        "pathlib.PurePath",
+        "pathlib.PurePosixPath",
+        "pathlib.PureWindowsPath",
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "numpy.core.multiarray._reconstruct",
+        "numpy._core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.core.numeric._frombuffer",
+        "numpy._core.numeric._frombuffer",
+    )
+)
+_TENSOR_TYPES = frozenset(
+    f"{prefix}{name[:-7]}{kind}"
+    for prefix in ("", "cuda.", "sparse.", "cuda.sparse.")
+    for name in STORAGE_DTYPES
+    for kind in ("Storage", "Tensor")
+)
+# TorchScript's own classes, and the inert records of torch.distributed.checkpoint.
+_OWN_CODE = ("__torch__.", "torch.jit._pickle.", "torch.distributed.checkpoint.metadata.",
+             "torch.distributed.checkpoint.filesystem.")  # fmt: skip
+
+
+def unsafe(named: Iterable[Global]) -> tuple[str, ...]:
+    """Dotted names of the globals outside the ordinary set, each once, in order."""
+    return tuple(
+        item.path
+        for item in named
+        if item.path not in ORDINARY
+        and not item.path.startswith(_OWN_CODE)
+        and not (item.module.split(".")[0] == "torch" and item.name in STORAGE_DTYPES)
+        and not (item.module.split(".")[0] == "torch" and item.path[len("torch.") :] in _TENSOR_TYPES)
+    )

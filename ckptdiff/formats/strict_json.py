@@ -1,0 +1,77 @@
+"""JSON as the safetensors library takes it (serde_json), which is stricter than Python's reader."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ckptdiff import bounded_json as bounded
+from ckptdiff.formats.pickles.entries import shown
+
+MAX_DEPTH = 120
+"""serde_json stops at 128 levels, those around included."""
+
+_HUGE = re.compile(rb"[0-9]{309}")
+_MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class DuplicateError(ValueError):
+    """An object has a key twice: the message says which."""
+
+
+def loads(data: bytes) -> Any:
+    """The value. Raises ValueError for what the library refuses (NaN, numbers beyond a double, lone surrogates, bytes
+    that are no UTF-8) and DuplicateError for a key that is there twice."""
+    bounded.check(data)
+    text = str(data, "utf-8")
+    if _HUGE.search(data):
+        raise ValueError("a number beyond range")
+    integer = _integer if _MINUS_ZERO.search(data) else None
+    value = json.loads(
+        text, object_pairs_hook=_no_duplicates, parse_constant=_constant, parse_float=_float, parse_int=integer
+    )
+    if _SURROGATE.search(data):
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    return value
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether lists and objects are nested deeper than the library follows them."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            return True
+        level = [
+            below
+            for part in level
+            if isinstance(part, (list, dict))
+            for below in (part.values() if isinstance(part, dict) else part)
+        ]
+    return False
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number beyond range")
+    return value
+
+
+def _integer(text: str) -> int | float:
+    return -0.0 if text == "-0" else int(text)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise DuplicateError(f"its safetensors header has the key {shown(twice)} twice")
+    return found

@@ -1,0 +1,1 @@
+"""Outcome → Report: the rule table, the findings, the verdict."""

@@ -1,0 +1,1 @@
+"""`nn.Module.load_state_dict`: the walk, and the code of custom modules."""

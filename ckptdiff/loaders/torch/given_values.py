@@ -1,0 +1,203 @@
+"""The values of a checkpoint as the code of a module is given them: meta tensors, or real ones read where touched."""
+
+from __future__ import annotations
+
+import copy
+import mmap
+from typing import Any
+
+import torch
+from torch import nn
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import CheckpointError
+from ckptdiff.loaders.torch.shadows import twin
+from ckptdiff.places import ensure_same, is_url
+from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, TensorInfo, contiguous_stride
+
+
+class Values:
+    """One value for each key, made when first asked for; the same object when asked again.
+
+    `unknown` names the keys asked for whose value could not be had as it is in the file, and says why.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, real: bool) -> None:
+        self._checkpoint = checkpoint
+        self._real = real
+        self._made: dict[int, Any] = {}
+        self._maps: dict[str, mmap.mmap] = {}
+        self.unknown: dict[Any, str] = {}
+
+    def has(self, entry: ObjectInfo) -> bool:
+        """Whether an entry that is no tensor has a value that is known: the caller's own, or plain data."""
+        known = entry.value is not None or entry.content is not None or entry.type_name == "NoneType"
+        return known or self._checkpoint.live is not None
+
+    def of(self, key: Any, entry: Entry) -> Any:
+        """The value of a key: never the caller's own object, and never one that a file's class would have made."""
+        # By entry, since a key may be of a class that compares as it likes.
+        made = self._made.get(id(entry), self)
+        if made is self:
+            live = self._checkpoint.live
+            made = self._from_file(key, entry) if live is None else copied(live[key], real=self._real)
+            self._made[id(entry)] = made
+        return made
+
+    def _from_file(self, key: Any, entry: Entry) -> Any:
+        if isinstance(entry, TensorInfo):
+            return self._tensor(key, entry)
+        if not self.has(entry):
+            self.unknown[key] = f"it holds a {entry.type_name}, which is never rebuilt"
+            return _opaque(entry.type_name)
+        return entry.value if entry.content is None else self._content(key, entry.content)
+
+    def _content(self, key: Any, content: Any) -> Any:
+        if isinstance(content, TensorInfo):
+            return self._tensor(key, content)
+        if isinstance(content, DType):
+            return self._dtype(content.name)
+        if isinstance(content, dict):
+            return {name: self._content(key, item) for name, item in content.items()}
+        if isinstance(content, (tuple, list)):
+            return type(content)(self._content(key, item) for item in content)
+        return content
+
+    def _tensor(self, key: Any, entry: TensorInfo) -> torch.Tensor:
+        dtype = self._dtype(entry.dtype)
+        usual = entry.layout == "strided" and DTYPES[entry.dtype].kind != "quantized"
+        value = None
+        if not usual:
+            # What code does with these on the meta device, or without their values, says nothing.
+            value = self.whole(entry)
+        elif self._real and entry.storage is not None:
+            value = self._real_tensor(entry, dtype)
+        if value is None:
+            if not (usual and (entry.is_meta or not self._real)):
+                self.unknown[key] = f"its values ({entry.layout}, {entry.dtype}) are not rebuilt from the file"
+            value = _empty(key, entry, dtype)
+        return nn.Parameter(value, requires_grad=False) if entry.type_name.endswith(".Parameter") else value
+
+    def whole(self, entry: TensorInfo) -> torch.Tensor | None:
+        """A sparse or quantized tensor as it is in the file; None where its bytes are not at hand or make none."""
+        infos = list(entry.parts)
+        if entry.quantizer is not None and entry.storage is not None:
+            # Some put several values into a byte, and pad each row: torch takes the storage as it is.
+            infos.append(TensorInfo("uint8", (entry.storage.nbytes,), storage=entry.storage))
+        if not infos or any(info.storage is None or is_url(info.storage.file) for info in infos):
+            return None
+        if self._checkpoint.byteorder == "big" and entry.quantizer is not None and DTYPES[entry.dtype].bits > 8:
+            return None
+        parts = [self._real_tensor(info, self._dtype(info.dtype)) for info in infos]
+        try:
+            return _sparse(entry, parts) if entry.quantizer is None else _quantized(entry, entry.quantizer, parts)
+        except RuntimeError:  # they contradict each other
+            return None
+
+    def _dtype(self, name: str) -> torch.dtype:
+        dtype: torch.dtype | None = getattr(torch, name, None)
+        if dtype is None:
+            raise CheckpointError(
+                f"{self._checkpoint.path} has a tensor of dtype {name}, which torch {torch.__version__} lacks",
+                "Use a newer torch.",
+            )
+        return dtype
+
+    def _real_tensor(self, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
+        assert entry.storage is not None
+        stride = entry.stride or contiguous_stride(entry.shape)
+        if not entry.numel:
+            return torch.empty_strided(entry.shape, stride, dtype=dtype)
+        from ckptdiff.contents.tensor_bytes import TensorReader, span
+
+        start, count = span(entry)
+        at = entry.storage.start
+        elsewhere = at is None or is_url(entry.storage.file) or self._checkpoint.byteorder == "big"
+        if at is None or elsewhere or (at + start) % max(dtype.itemsize, 1):
+            with TensorReader(self._checkpoint) as reader:
+                raw: Any = bytearray(reader.read(entry))
+            flat = torch.frombuffer(raw, dtype=torch.uint8)
+        else:
+            # Pages are read when touched, and written to in memory only. Tied tensors share them, as they should.
+            flat = torch.frombuffer(self._map(entry.storage.file), dtype=torch.uint8, count=count, offset=at + start)
+        return flat.view(dtype).as_strided(entry.shape, stride)
+
+    def _map(self, path: str) -> mmap.mmap:
+        if path not in self._maps:
+            with open(path, "rb") as file:  # noqa: PTH123 - the map outlives the file object
+                ensure_same(path, file.fileno(), self._checkpoint.identities.get(path))
+                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._maps[path]
+
+
+def copied(value: Any, *, real: bool) -> Any:
+    """A value of the caller's in memory of its own, or the value itself where its class resists.
+
+    Plain tensors are on the meta device unless `real`.
+    """
+    try:
+        return twin(value, real=real) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+    except Exception:  # whatever its class does on copying
+        return value
+
+
+def _quantized(entry: TensorInfo, quantizer: Quantizer, parts: list[torch.Tensor]) -> torch.Tensor:
+    """As torch/_utils.py, `_rebuild_qtensor`, makes it; the last part is its storage."""
+    *scales, raw = parts
+    made = empty_quantized(entry, quantizer, scales)
+    if raw.data_ptr() % 8:
+        raw = raw.clone()
+    made.set_(raw.untyped_storage(), entry.offset, entry.shape, entry.stride or contiguous_stride(entry.shape))
+    return made
+
+
+def empty_quantized(
+    info: TensorInfo, quantizer: Quantizer | None, scales: list[torch.Tensor], device: str = "cpu"
+) -> torch.Tensor:
+    """A quantized tensor of any values. Without `scales`, those of a scheme that has several are any, too."""
+    dtype = getattr(torch, info.dtype)
+    if quantizer is None or quantizer.scheme == "per_tensor_affine":
+        scale, zero_point = (1.0, 0) if quantizer is None else (quantizer.scale, quantizer.zero_point)
+        return torch._empty_affine_quantized(
+            info.shape, scale=scale, zero_point=zero_point, dtype=dtype, device=torch.device(device)
+        )
+    if not scales:
+        # By the dtype of the zero points torch tells the two schemes apart: a file names either of them for both.
+        floats = info.parts[1].dtype.startswith("float") if info.parts else quantizer.scheme.endswith("qparams")
+        size = info.shape[quantizer.axis]
+        scales = [torch.ones(size).to(device), torch.zeros(size, dtype=torch.float32 if floats else torch.int64)]
+    return torch._empty_per_channel_affine_quantized(
+        info.shape,
+        scales=scales[0],
+        zero_points=scales[1].to(device),
+        axis=quantizer.axis,
+        dtype=dtype,
+        device=torch.device(device),
+    )
+
+
+def _sparse(entry: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
+    if entry.layout == "sparse_coo":
+        return torch.sparse_coo_tensor(parts[0], parts[1], entry.shape, check_invariants=True)
+    layout = getattr(torch, entry.layout)
+    compressed, plain, values = parts
+    return torch.sparse_compressed_tensor(compressed, plain, values, entry.shape, layout=layout, check_invariants=True)
+
+
+def _empty(key: Any, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
+    shape = tuple(max(size, 0) for size in entry.shape)
+    stride = entry.stride or contiguous_stride(shape)
+    try:
+        if DTYPES[entry.dtype].kind == "quantized":
+            return empty_quantized(entry, entry.quantizer, [])
+        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The tensor {key} has a shape that no tensor can have: {list(shape)}.", "The file is damaged or hostile."
+        ) from error
+
+
+def _opaque(type_name: str) -> Any:
+    """An object without content that calls itself what the file does."""
+    module, _, name = type_name.rpartition(".")
+    return type(name, (), {"__module__": module or "builtins", "__qualname__": name})()

@@ -1,0 +1,296 @@
+"""Copies of modules whose code may be run without touching the originals.
+
+A shadow has the class and attributes of its module, with parameters and buffers on the meta device (or copied, where
+real values are wanted). Hooks and attributes are copied with all they hold on to, so that neither the live modules nor
+a variable a hook closes over changes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+
+from ckptdiff.loaders.torch.isolation import Copies
+from ckptdiff.model.extract import has_names
+from ckptdiff.model.tree import ModuleTree
+
+_LOADING_HOOKS = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+_REGISTERED = ("_parameters", "_buffers", "_modules", *_LOADING_HOOKS)
+# They take no part in loading, so that what they hold on to need not be copied.
+_OTHER_HOOKS = frozenset((
+    "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+))  # fmt: skip
+
+
+class Shadows:
+    """The shadows of the modules of one tree, each made when first asked for, with all modules below it.
+
+    With `real`, they have the values of their modules. A shadow's structure can be asked to be `unchanged` since it
+    was last `noted`.
+    """
+
+    def __init__(self, tree: ModuleTree, filled: Callable[[nn.Module, nn.Module], None], *, real: bool) -> None:
+        """`filled` is called with a module and its shadow when that is complete."""
+        self._tree = tree
+        self._filled = filled
+        self._real = real
+        self._shadows: dict[int, nn.Module] = {}
+        self._own: dict[int, nn.Module] = {}
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._kept: list[torch.Tensor] = []  # an id stays its tensor's own only while that lives
+        self._known: dict[int, Any] | None = None
+        self._copies = Copies(self.of, self._tensor, self._all_known)
+        self._noted: dict[int, _Structure] = {}
+
+    def of(self, module: nn.Module) -> nn.Module:
+        """The shadow of a module, or the module itself where that is a shadow already."""
+        if id(module) in self._own:
+            return module
+        if id(module) not in self._shadows:
+            self._make(module)
+        return self._shadows[id(module)]
+
+    def original(self, module: nn.Module) -> nn.Module:
+        """The module that a shadow stands for."""
+        return self._own.get(id(module), module)
+
+    def exists(self, module: nn.Module) -> bool:
+        """Whether a module is a shadow or has one."""
+        return id(module) in self._shadows or id(module) in self._own
+
+    def note(self, shadow: nn.Module, *, below: bool = True) -> None:
+        """Remember the structure of a shadow and of all modules below it."""
+        for module in shadow.modules() if below else (shadow,):
+            self._noted[id(module)] = _Structure(module)
+
+    def unchanged(self, shadow: nn.Module, *, below: bool = True) -> bool:
+        """Whether a shadow and the modules below it have the structure noted last."""
+        todo = [shadow]
+        seen = set()
+        while todo:
+            module = todo.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            structure = self._noted.get(id(module))
+            if structure is None or not structure.is_of(module):
+                return False
+            if below:
+                todo.extend(child for child in module._modules.values() if child is not None)
+        return True
+
+    def all_unchanged(self) -> bool:
+        """Whether every shadow has the structure noted last."""
+        return all(structure.is_of(structure.module) for structure in self._noted.values())
+
+    def _all_known(self) -> Mapping[int, Any]:
+        if self._known is None:
+            self._known = {}
+            for _, node in self._tree.walk():
+                module = node.live
+                self._known[id(module)] = module
+                for tensors in (module._parameters, module._buffers):
+                    self._known.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
+        return self._known
+
+    def _make(self, module: nn.Module) -> None:
+        fresh: list[tuple[nn.Module, nn.Module]] = []
+        todo = [module]
+        while todo:
+            current = todo.pop()
+            if id(current) in self._shadows or id(current) in self._own:
+                continue
+            if isinstance(current, torch.jit.ScriptModule):
+                self._adopt(current, copy.deepcopy(current))
+                continue
+            shadow: nn.Module = object.__new__(type(current))
+            self._adopt_one(current, shadow)
+            fresh.append((current, shadow))
+            todo.extend(child for child in current._modules.values() if child is not None)
+        for original, shadow in fresh:
+            self._fill(original, shadow)
+        for original, shadow in fresh:
+            self._filled(original, shadow)
+            self.note(shadow, below=False)
+
+    def _adopt_one(self, module: nn.Module, shadow: nn.Module) -> None:
+        self._shadows[id(module)] = shadow
+        self._own[id(shadow)] = module
+
+    def _adopt(self, module: nn.Module, shadow: nn.Module) -> None:
+        """Take a copy that torch made, of a module whose state lies in C++."""
+        made: dict[int, nn.Parameter] = {}
+        for original, copied in zip(module.modules(), shadow.modules(), strict=True):
+            self._adopt_one(original, copied)
+            for name, parameter in original._parameters.items():
+                if isinstance(parameter, nn.Parameter):  # of which the copy is a plain tensor
+                    twin_of = made.setdefault(
+                        id(parameter), nn.Parameter(getattr(copied, name), parameter.requires_grad)
+                    )
+                    setattr(copied, name, twin_of)
+            for name in _LOADING_HOOKS:
+                hooks = vars(original).get(name) or {}
+                vars(copied)[name] = OrderedDict((key, self._copies.of(hook)) for key, hook in hooks.items())
+            self.note(copied, below=False)
+
+    def _fill(self, module: nn.Module, shadow: nn.Module) -> None:
+        attributes = vars(shadow)
+        for name, value in vars(module).items():
+            if name in _OTHER_HOOKS:
+                attributes[name] = type(value)(value) if value else type(value)()
+            elif name not in _REGISTERED:
+                attributes[name] = self._copies.of(value)
+        for name in ("_parameters", "_buffers"):
+            members = getattr(module, name)
+            attributes[name] = type(members)(
+                (key, None if value is None else self._tensor(value)) for key, value in members.items()
+            )
+        attributes["_modules"] = type(module._modules)(
+            (key, None if child is None else self.of(child)) for key, child in module._modules.items()
+        )
+        for name in _LOADING_HOOKS:
+            hooks = getattr(module, name, None) or {}
+            attributes[name] = OrderedDict((key, self._copies.of(hook)) for key, hook in hooks.items())
+
+    def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        shadow = self._tensors.get(id(tensor))
+        if shadow is None:
+            try:
+                shadow = twin(tensor, real=self._real)
+            except Exception:  # a subclass that can be copied in no way is shared
+                shadow = tensor
+            self._tensors[id(tensor)] = shadow
+            self._tensors[id(shadow)] = shadow  # its own shadow, where code hands it back
+            self._kept.append(tensor)
+        return shadow
+
+
+class _Structure:
+    """What of a module decides on how keys are matched: its names, its tensors' shapes, its hooks."""
+
+    __slots__ = ("counts", "kind", "members", "module", "shapes")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.kind = type(module)
+        self.members = _members(module)
+        self.shapes = [_shape(tensor) for tensor in self.members[: self._tensors(module)]]
+        self.counts = _counts(module)
+
+    @staticmethod
+    def _tensors(module: nn.Module) -> int:
+        return 2 * (len(module._parameters) + len(module._buffers))
+
+    def is_of(self, module: nn.Module) -> bool:
+        members = _members(module)
+        return (
+            type(module) is self.kind
+            and len(members) == len(self.members)
+            and all(new is old or (type(new) is str and new == old) for new, old in zip(members, self.members))  # noqa: B905
+            and self.shapes == [_shape(tensor) for tensor in members[: self._tensors(module)]]
+            and self.counts == _counts(module)
+        )
+
+
+def _members(module: nn.Module) -> list[Any]:
+    members: list[Any] = []
+    for registered in (module._parameters, module._buffers, module._modules, *_hooks(module)):
+        for pair in registered.items():
+            members.extend(pair)
+    return members
+
+
+def _hooks(module: nn.Module) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
+    return module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks
+
+
+def _counts(module: nn.Module) -> tuple[Any, ...]:
+    return (
+        len(module._parameters), len(module._buffers), len(module._modules), *map(len, _hooks(module)),
+        tuple(module._non_persistent_buffers_set), "_load_from_state_dict" in vars(module),
+        vars(module).get("track_running_stats"),
+    )  # fmt: skip
+
+
+def _shape(tensor: Any) -> Any:
+    if not isinstance(tensor, torch.Tensor):
+        return None
+    return (type(tensor), tensor.dtype) if is_lazy(tensor) else (tensor.shape, tensor.dtype)
+
+
+def twin(tensor: torch.Tensor, *, real: bool) -> torch.Tensor:
+    """A tensor like another one, in memory of its own: with the same values, or else on the meta device.
+
+    Unusual tensors (subclasses, sparse, quantized, …) keep their values in any case.
+    """
+    if is_lazy(tensor):
+        device = tensor.device if real else torch.device("meta")
+        kind: Any = UninitializedParameter if isinstance(tensor, UninitializedParameter) else UninitializedBuffer
+        made: torch.Tensor = kind(tensor.requires_grad, device=device, dtype=tensor.dtype)
+    elif not is_plain(tensor) or (real and not tensor.is_meta):
+        made = _with_values(tensor)
+    else:
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        if type(tensor) is nn.Parameter:
+            made = nn.Parameter(made, requires_grad=tensor.requires_grad)
+        elif tensor.requires_grad:
+            made.requires_grad_()
+        if vars(tensor):
+            vars(made).update(vars(tensor))
+    return made
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether there is nothing to a tensor but dtype, shape, strides and values."""
+    return (
+        type(tensor) in (torch.Tensor, nn.Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_inference() or has_names(tensor))
+    )
+
+
+def _with_values(tensor: torch.Tensor) -> torch.Tensor:
+    # A copy made in inference mode is an inference tensor again.
+    with torch.inference_mode(tensor.is_inference()):
+        if type(tensor) not in (torch.Tensor, nn.Parameter):
+            return _copy_of_subclass(tensor)
+        made = _cloned(tensor.detach())
+        if type(tensor) is nn.Parameter:
+            made = nn.Parameter(made, requires_grad=tensor.requires_grad)
+    if tensor.requires_grad and not made.requires_grad:
+        made.requires_grad_()
+    if vars(tensor):
+        vars(made).update(vars(tensor))
+    return made
+
+
+def _cloned(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_quantized:
+        return copy.deepcopy(tensor)  # one scheme cannot be cloned
+    if tensor.layout is not torch.strided or tensor.is_nested or 0 not in tensor.stride():
+        return tensor.clone()
+    # Elements that are one place in memory stay so, since torch refuses to copy into them.
+    compact = tensor[tuple(slice(1) if step == 0 else slice(None) for step in tensor.stride())]
+    return compact.clone().expand(tensor.shape)
+
+
+def _copy_of_subclass(tensor: torch.Tensor) -> torch.Tensor:
+    try:
+        # Deep-copying a tensor made of other objects would copy those: the modes, meshes and sizes it belongs to.
+        wrapper = cast("Any", type(tensor)).__torch_dispatch__ is not cast("Any", torch.Tensor).__torch_dispatch__
+        made = tensor.detach().clone() if wrapper else copy.deepcopy(tensor)
+    except Exception:  # torch deep-copies only leaves of the graph, and subclasses as they like
+        made = tensor.detach().clone()
+    if type(made) is not type(tensor):
+        made = made.as_subclass(type(tensor))
+    if isinstance(tensor, nn.Parameter) and not isinstance(made, nn.Parameter):
+        made = nn.Parameter(made, requires_grad=tensor.requires_grad)
+    return made

@@ -1,0 +1,128 @@
+"""What was written, or would be, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ckptdiff.keys import fold
+from ckptdiff.printable import json_text
+from ckptdiff.render.escape import plain
+from ckptdiff.render.phrases import count, size
+from ckptdiff.writing.execute import Job, Written
+
+_MOST = 20
+_TIED = (
+    "safetensors writes a tied tensor once; load_state_dict is strict about the other names, "
+    "safetensors.torch.load_model is not (--shared copy writes them)"
+)
+
+
+def text(done: Job | Written, *, show_all: bool) -> str:
+    """A dry run's plan, or what came of it; ends with a newline."""
+    job = done.job if isinstance(done, Written) else done
+    plan, most = job.plan, None if show_all else _MOST
+    tensors = count(len(job.keys), "tensor")
+    if isinstance(done, Written):
+        files = "" if len(done.files) == 1 else f" in {count(len(done.files), 'file')}"
+        lines = [f"Wrote {tensors} to {plain(str(job.output.path))}{files}, {size(done.nbytes)}."]
+        if plan.tree is not None and done.comparison is not None:
+            strict = "" if done.comparison.loads(True) else " with strict=False"
+            lines.append(f"It loads into {plain(plan.tree.reference)}{strict}.")
+    else:
+        lines = [f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."]
+        kept = _sources(job) if show_all else _folded(job.keys)
+        lines += _section(f"kept ({len(job.keys)})", kept, most)
+    rows = [f"{plain(key)}: written as {plain(other)}" for key, other in job.left_out.items()]
+    lines += _section(f"left out ({len(rows)}): {_TIED}", rows, most)
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for drop in plan.dropped:
+        reasons.setdefault(drop.why, {}).setdefault(drop.detail, []).append(drop.key)
+    for why, details in reasons.items():
+        rows = [
+            f"{row}: {plain(detail, 400)}" if detail else row
+            for detail, keys in details.items()
+            for row in _folded(keys)
+        ]
+        number = sum(map(len, details.values()))
+        lines += _section(f"dropped ({number}): {plain(why, 400)}", rows, most)
+    lines += _section(f"renamed ({len(plan.renamed)})", _renames(plan.renamed), most)
+    lines += _section(
+        f"adapted ({len(plan.adapted)})", [f"{plain(key)}: {plain(how, 400)}" for key, how in plan.adapted], most
+    )
+    lines += _section(f"filled with the model's own initial values ({len(plan.filled)})", _folded(plan.filled), most)
+    converted: dict[str, int] = {}
+    for _, old, new in plan.converted:
+        converted[f"{old} to {new}"] = converted.get(f"{old} to {new}", 0) + 1
+    lines += _section("converted", [f"{what}: {count(number, 'tensor')}" for what, number in converted.items()], most)
+    if isinstance(done, Written) and done.overflowed:
+        rows = [f"{plain(key)}: {count(number, 'value')}" for key, number in done.overflowed.items()]
+        lines += _section("overflowed in the new dtype", rows, most)
+    lines += _section("to know", [plain(note, 600) for note in (*plan.notes, *plan.uncertain)], None)
+    return "\n".join(lines) + "\n"
+
+
+def json(done: Job | Written) -> str:
+    """The same for programs: complete, ending with a newline."""
+    job = done.job if isinstance(done, Written) else done
+    plan = job.plan
+    value: dict[str, object] = {
+        "schema_version": 1,
+        "dry_run": not isinstance(done, Written),
+        "out": str(job.output.path),
+        "format": job.output.format,
+        "files": [{"path": path, "bytes": size} for path, size in done.files] if isinstance(done, Written) else [],
+        "bytes": done.nbytes if isinstance(done, Written) else job.layout.nbytes,
+        "tensors": list(job.keys),
+        "objects": [item.key for item in plan.objects],
+        "left_out": [{"key": key, "written_as": other, "reason": _TIED} for key, other in job.left_out.items()],
+        "dropped": [{"key": drop.key, "reason": drop.why, "detail": drop.detail} for drop in plan.dropped],
+        "renamed": [{"from": old, "to": new} for old, new in plan.renamed],
+        "adapted": [{"key": key, "how": how} for key, how in plan.adapted],
+        "filled": list(plan.filled),
+        "converted": [{"key": key, "from": old, "to": new} for key, old, new in plan.converted],
+        "notes": list(plan.notes),
+        "uncertain": list(plan.uncertain),
+    }
+    if isinstance(done, Written):
+        value["overflowed"] = dict(done.overflowed or {})
+        if done.comparison is not None:
+            value["loads"] = {"strict": done.comparison.loads(True), "non_strict": done.comparison.loads(False)}
+            value["missing_keys"] = list(done.comparison.missing_keys)
+    return json_text(value) + "\n"
+
+
+def _sources(job: Job) -> list[str]:
+    """Each tensor, and the bytes of the input it is."""
+    rows = []
+    for block in job.layout.blocks:
+        places = [f"{plain(one.file)} {one.start}..{one.start + one.nbytes}" for one in block.ranges or ()]
+        where = "computed" if block.ranges is None else ", ".join(places) or "no bytes"
+        rows += [f"{plain(member.keep.key)}: {where}" for member in block.members]
+    return rows
+
+
+def _folded(keys: Iterable[str]) -> list[str]:
+    return [plain(item.pattern) for item in fold(keys)]
+
+
+def _renames(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """One row for all the keys of which the same leading components became the same others."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for old, new in pairs:
+        before, after = old.split("."), new.split(".")
+        while before and after and before[-1] == after[-1]:
+            before, after = before[:-1], after[:-1]
+        groups.setdefault((".".join([*before, ""]), ".".join([*after, ""])), []).append((old, new))
+    rows = []
+    for (lost, gained), members in groups.items():
+        many = len(members) > 1
+        old, new = (f"{lost}{{*}}", f"{gained}{{*}}") if many else members[0]
+        rows.append(f"{plain(old)} -> {plain(new)}" + (f" ({len(members)} keys)" if many else ""))
+    return rows
+
+
+def _section(title: str, rows: Sequence[str], most: int | None) -> list[str]:
+    if not rows:
+        return []
+    shown = list(rows) if most is None or len(rows) <= most else [*rows[:most], f"... {len(rows) - most} more (--all)"]
+    return ["", title, *(f"  {row}" for row in shown)]

@@ -1,0 +1,1 @@
+"""From two state dicts to the rules that would make one load: the finder. Torch-free."""

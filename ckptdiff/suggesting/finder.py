@@ -1,0 +1,287 @@
+"""From two state dicts to a repair: rename rules with their evidence, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ckptdiff.judging.prefixes import advise, prefixes_between
+from ckptdiff.renaming.rename_rules import Rule, apply_rules, escape
+from ckptdiff.suggesting.families import looks_like
+from ckptdiff.suggesting.generalising import Learner
+from ckptdiff.suggesting.key_features import Unit
+from ckptdiff.suggesting.key_patterns import Shape, Template, shown
+from ckptdiff.suggesting.operation_finder import recognise
+from ckptdiff.suggesting.pairing import Aligner, Alignment, Pair
+from ckptdiff.suggesting.suggestion import Ambiguity, Head, Suggestion
+
+
+def suggest_rules(
+    checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], *, include_likely: bool = False
+) -> Suggestion:
+    """The smallest list of rename rules that makes `checkpoint` fit `model`, with evidence, or a refusal.
+
+    Both are mappings key → shape in their own order. With `include_likely`, `rules` also holds rules that are probable
+    but not proven, before the certain ones and marked; `mapping` always says what the certain ones do. What a doubt
+    forbids is in neither.
+    """
+    whole = _whole_prefix(checkpoint, model)
+    if whole is not None:
+        return whole
+    aligner = Aligner(checkpoint, model)
+    alignment = aligner.run()
+    same = {key for key, shape in checkpoint.items() if key in model}
+    already = {key for key in same if checkpoint[key] == model[key]}
+    rules, mapping = _rules(checkpoint, model, same, aligner.templates, alignment)
+    # A pair the rules also make is certain: what holds for its relatives holds for it.
+    likely = [pair for pair in alignment.likely if not pair.keys.keys() <= mapping.keys()]
+    if include_likely and likely:
+        rules = _likely_rules(checkpoint, model, mapping, same, aligner.templates, likely, alignment.doubtful, rules)
+    free_here = {key: shape for key, shape in checkpoint.items() if key not in already and key not in mapping}
+    filled = already | set(mapping.values())
+    free_there = {key: shape for key, shape in model.items() if key not in filled}
+    fitting = {**{key: key for key in already}, **mapping}
+    operations = recognise(free_here, free_there, rules, aligner, fitting, checkpoint)
+    used = {key for found in operations for key in found.sources}
+    made = {key for found in operations for key in found.targets}
+    mapping = {old: new for old, new in mapping.items() if old not in used}
+    head = _head(checkpoint, model, rules, free_here, free_there, filled | made)
+    refused = [*alignment.doubtful, *(() if include_likely else likely)]
+    ambiguous = _ambiguities(alignment, refused, mapping, used, made)
+    return Suggestion(
+        rules=tuple(rules),
+        mapping=mapping,
+        ambiguous=ambiguous,
+        operations=tuple(found.finding for found in operations),
+        head=head,
+        looks_like=looks_like(checkpoint),
+        already=len(already),
+        unfilled=len(free_there.keys() - made),
+        unused=len(free_here.keys() - used),
+    )
+
+
+def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Suggestion | None:
+    """One prefix more or less gives every key of the model its namesake, and no other one does: nothing is to guess.
+
+    A head of another size and tensors that the model has no use for (an optimizer's) do not speak against it.
+    """
+    advice = advise(dict(checkpoint), dict(model))
+    if advice is None or advice.wrappers or advice.side != "model":
+        return None
+    stripping = advice.operation == "stripping"
+    if stripping:
+        names = {key: key.removeprefix(advice.prefix) for key in checkpoint if key.startswith(advice.prefix)}
+    else:
+        names = {key: advice.prefix + key for key in checkpoint}
+    if len(set(names.values())) < len(names) or (stripping and _has_another_copy(checkpoint, model, advice.prefix)):
+        return None
+    mapping = {old: new for old, new in names.items() if model.get(new) == checkpoint[old]}
+    free_here = {key: shape for key, shape in checkpoint.items() if key not in mapping}
+    filled = set(mapping.values())
+    free_there = {key: shape for key, shape in model.items() if key not in filled}
+    prefix = escape(advice.prefix.removesuffix("."))
+    pattern, replacement = (f"{prefix}.{{*}}", "{*}") if stripping else ("{*}", f"{prefix}.{{*}}")
+    reason = f"every one of the model's {len(model)} keys has its namesake, and under no other prefix"
+    rules = [Rule(pattern, replacement, "certain", len(names), reason)]
+    head = _head(checkpoint, model, rules, free_here, free_there, filled)
+    if free_there and head is None:
+        return None
+    return Suggestion(
+        rules=tuple(rules),
+        mapping=mapping,
+        head=head,
+        looks_like=looks_like(checkpoint),
+        unfilled=len(free_there),
+        unused=len(free_here),
+    )
+
+
+def _has_another_copy(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], prefix: str) -> bool:
+    """Whether much of the model is in the checkpoint under another prefix too: averaged weights, a teacher."""
+    others = {"", *prefixes_between(checkpoint, model)} - {prefix}
+    return any(2 * sum(other + key in checkpoint for key in model) > len(model) for other in others)
+
+
+def _rules(
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    same: set[str],
+    templates: Sequence[Template],
+    alignment: Alignment,
+) -> tuple[list[Rule], dict[str, str]]:
+    """The rules for the certain pairs, and what they rename."""
+    wanted = {old: new for pair in alignment.certain for old, new in pair.keys.items()}
+    if not wanted:
+        return [], {}
+    allowed = {old: new for pair in alignment.likely for old, new in pair.keys.items()}
+    learner = Learner(templates, checkpoint, model, same)
+    pairs = [pair.keys for pair in alignment.certain]
+    for exact in (False, True):
+        learnt = learner.learn(pairs, allowed, exact=exact)
+        # The proof: the rules are applied to every key, and do what was found and nothing else.
+        renaming = apply_rules(learnt, checkpoint, strict=False)
+        moved = {old: new for old, new in renaming.moved.items() if new in model and model[new] == checkpoint[old]}
+        if (
+            not renaming.collisions
+            and all(renaming.mapping[key] == key for key in same)
+            and all(moved.get(old) == new for old, new in wanted.items())
+            and all(allowed.get(old) == new for old, new in moved.items() if old not in wanted)
+        ):
+            return _explained(learnt, checkpoint, alignment.certain, "certain"), moved
+    return [], {}
+
+
+def _likely_rules(
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    mapping: Mapping[str, str],
+    same: set[str],
+    templates: Sequence[Template],
+    likely: Sequence[Pair],
+    doubtful: Sequence[Pair],
+    rules: Sequence[Rule],
+) -> list[Rule]:
+    fixed = [*same, *mapping]
+    learner = Learner(templates, checkpoint, model, fixed)
+    wanted = {old: new for pair in likely for old, new in pair.keys.items()} | dict(mapping)
+    forbidden = {old: new for pair in doubtful for old, new in pair.keys.items()}
+    for exact in (False, True):
+        learnt = learner.learn([pair.keys for pair in likely], {}, exact=exact)
+        renaming = apply_rules([*learnt, *rules], checkpoint, strict=False)
+        if (
+            not renaming.collisions
+            and all(renaming.mapping[old] == new for old, new in wanted.items())
+            and not any(renaming.mapping[old] == new for old, new in forbidden.items())
+        ):
+            break
+    else:
+        return list(rules)
+    return [*_explained(learnt, checkpoint, likely, "likely"), *rules]
+
+
+def _explained(rules: Sequence[Rule], keys: Mapping[str, Shape], pairs: Sequence[Pair], confidence: str) -> list[Rule]:
+    """The rules with what they move and why."""
+    renaming = apply_rules(rules, keys, strict=False)
+    owner = {key: pair for pair in pairs for key in pair.keys}
+    members: dict[int, dict[int, Pair]] = {}
+    for key in renaming.moved:
+        if key in owner:
+            members.setdefault(renaming.by[key], {})[id(owner[key])] = owner[key]
+    return [
+        Rule(
+            rule.pattern,
+            rule.replacement,
+            confidence,
+            count,
+            _reason(list(members.get(number, {}).values()), count, confidence),
+        )
+        for number, (rule, count) in enumerate(zip(rules, renaming.counts, strict=True))
+        if count
+    ]
+
+
+def _reason(pairs: Sequence[Pair], count: int, confidence: str) -> str:
+    """One sentence of evidence for a rule that moves `count` keys of `pairs`."""
+    if not pairs:
+        return f"moves {count} {_keys(count)}"
+    if confidence == "likely":
+        pair = pairs[0]
+        return (
+            f"{count} {_keys(count)} fit, but the names share too little to be sure"
+            if pair.evidence
+            else f"{count} {_keys(count)} fit by shape and place alone"
+        )
+    layers = max(len(pair.keys) for pair in pairs)
+    tails = [pair for pair in pairs if pair.source.template.path[-2:] == pair.target.template.path[-2:]]
+    parts = [f"all {count} {_keys(count)} fit" if count > 1 else "the one key fits"]
+    if layers > 1:
+        parts.append(f"the same in every one of {layers} repetitions")
+    if len(tails) == len(pairs):
+        parts.append("what follows keeps its name")
+    else:
+        words = sorted({word for pair in pairs for word in pair.source.last & pair.target.names if word[0] != "#"})[:4]
+        if words:
+            parts.append("both sides speak of " + ", ".join(word.split(" ")[0] for word in words))
+    anchored = next((pair.anchor for pair in pairs if pair.anchor), "")
+    if anchored:
+        parts.append(f"its relatives lie in {anchored} too")
+    return ", ".join(parts)
+
+
+def _keys(count: int) -> str:
+    return "key" if count == 1 else "keys"
+
+
+def _ambiguities(
+    alignment: Alignment,
+    refused: Sequence[Pair],
+    mapping: Mapping[str, str],
+    used: set[str],
+    made: set[str],
+) -> tuple[Ambiguity, ...]:
+    out = []
+    taken = set(mapping.values()) | made
+    for pair in refused:
+        keys = tuple(key for key in pair.keys if key not in used)
+        if keys:
+            target = shown(pair.target.template.path)
+            why = pair.doubt or "that is likely, not certain"
+            sentence = f"{len(keys)} {_keys(len(keys))} would fit {target}, but {why}."
+            out.append(Ambiguity(shown(pair.source.template.path), keys, (target,), sentence))
+    for unit, candidates in alignment.open:
+        keys = tuple(key for key in unit.template.keys.values() if key not in used and key not in mapping)
+        left = [its for its in candidates if not taken.issuperset(its.template.keys.values())]
+        if keys and left:
+            names = tuple(shown(its.template.path) for its in left)
+            many = f"{len(names)} places fit alike and nothing tells them apart"
+            sentence = (
+                many if len(names) > 1 else f"the only place of its shape is {names[0]}, but {_unsaid(unit, left[0])}"
+            )
+            out.append(Ambiguity(shown(unit.template.path), keys, names, sentence + "."))
+    return tuple(out)
+
+
+def _unsaid(source: Unit, target: Unit) -> str:
+    """Why a place of the right shape is not taken: the names say nothing, or too little."""
+    mine, its = (
+        {word.lower() for part in unit.module for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)} | unit.names
+        for unit in (source, target)
+    )
+    shared = ", ".join(sorted(word for word in mine & its if word.isalpha()))
+    return f"that both speak of {shared} is too little to be sure" if shared else "nothing in the names says so"
+
+
+def _head(
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    rules: Sequence[Rule],
+    free_here: Mapping[str, Shape],
+    free_there: Mapping[str, Shape],
+    filled: set[str],
+) -> Head | None:
+    """A changed head: everything else of the model is filled, and the rest differs in size alone."""
+    renamed = apply_rules(rules, free_here, strict=False).mapping
+    # A renamed key lands on its own namesake, or the checkpoint's only leftover of that rank does.
+    mismatched = {
+        old: (new, checkpoint[old], model[new])
+        for old, new in renamed.items()
+        if new in free_there and len(checkpoint[old]) == len(model[new])
+    }
+    rest = free_there.keys() - {new for new, _, _ in mismatched.values()} - filled
+    if not mismatched or rest or len(mismatched) > max(4, len(model) // 10):
+        return None
+    if any(
+        sum(one != other for one, other in zip(here, there, strict=True)) != 1 or here[1:] != there[1:]
+        for _, here, there in mismatched.values()
+    ):
+        return None
+    _, here, there = next(iter(mismatched.values()))
+    count = len(mismatched)
+    return Head(
+        backbone=len(model) - count,
+        mismatched=mismatched,
+        sentence=(
+            f"backbone 100 %, head differs ({here[0]} → {there[0]}): `ckptdiff filter` drops {count} {_keys(count)}"
+        ),
+    )

@@ -1,0 +1,69 @@
+"""What the finder found, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ckptdiff.renaming.operations import TensorRule
+from ckptdiff.renaming.rename_rules import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """Keys the finder refuses to rename: a template (slots as `{i}`), how many keys it stands for, the templates of the
+    model that would take them, best first, and a sentence that says why none was chosen."""
+
+    template: str
+    keys: tuple[str, ...]
+    candidates: tuple[str, ...]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The checkpoint fits but for a few tensors of other sizes, as after a change of the number of classes.
+
+    `mismatched` maps each such key of the checkpoint to its key in the model and its shapes here and there.
+    """
+
+    backbone: int
+    """Keys of the model, heads apart, that the checkpoint fills."""
+    mismatched: Mapping[str, tuple[str, tuple[int, ...], tuple[int, ...]]]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFinding:
+    """A tensor operation that would supply what renaming cannot: the rule, its confidence, the tensors of the
+    checkpoint it takes, and a sentence of evidence."""
+
+    rule: TensorRule
+    confidence: str
+    keys: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """The repair `suggest_rules` proposes.
+
+    `rules` are in the order they apply. `mapping` holds what the certain rules rename, checkpoint key → model key, and
+    no key that keeps its name. `already` counts keys that fit as they are, `unfilled` keys of the model that nothing
+    fills when mapping and operations are applied, `unused` keys of the checkpoint that go nowhere.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    ambiguous: tuple[Ambiguity, ...] = ()
+    operations: tuple[OperationFinding, ...] = ()
+    head: Head | None = None
+    looks_like: str = ""
+    already: int = 0
+    unfilled: int = 0
+    unused: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether what is certain makes every key of both sides fit."""
+        return not self.unfilled and not self.unused

@@ -1,0 +1,184 @@
+"""`--keep-container`: the epoch, the optimizer and whatever else a .pth holds, written around the new state dict.
+
+The container is loaded by `torch.load(weights_only=True)` over a memory map, so that nothing in it runs, and pickled
+again with the new state dict in place of the old. Only the pickle is made in memory; storages go through one buffer.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import CheckpointError
+from ckptdiff.formats.pickles.constructors import element_size
+from ckptdiff.tensors import contiguous_stride
+from ckptdiff.writing.blocks import BlockWriter
+from ckptdiff.writing.byte_copying import BUFFER, Sink
+from ckptdiff.writing.layout import Block, Member, OutputFile
+from ckptdiff.writing.pickling import STORAGES
+from ckptdiff.writing.plan import Carry, FilterPlan
+from ckptdiff.writing.torch_file import write_archive
+
+
+def write_container(sink: Sink, writer: BlockWriter, file: OutputFile, plan: FilterPlan) -> dict[str, int]:
+    """The whole archive. Returns where each key's first element lies.
+
+    Raises CheckpointError where `torch.load` refuses the container.
+    """
+    path = plan.checkpoint.state_dict_key
+    writer.uses_whole_file(plan.checkpoint.path)
+    container = _loaded(plan.checkpoint)
+    entries = dict(_at(container, path))
+    given = OrderedDict((item.key, entries[item.source]) for item in plan.objects)
+    places = {
+        member.keep.key: (number, block, member) for number, block in enumerate(file.blocks) for member in block.members
+    }
+    state: OrderedDict[str, Any] = OrderedDict()
+    for item in plan.kept:
+        state[item.key] = given[item.key] if isinstance(item, Carry) else _Tensor(*places[item.key])
+    if plan.metadata is not None:
+        state._metadata = OrderedDict(plan.metadata)  # type: ignore[attr-defined]
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, len(file.blocks))
+    pickler.dump(_with(container, path, state))
+    others = [(storage.nbytes(), partial(_write_storage, storage)) for storage in pickler.storages]
+    return write_archive(sink, writer, file, buffer.getvalue(), others)
+
+
+def _loaded(checkpoint: Checkpoint) -> Any:
+    try:
+        mapped = checkpoint.format == "torch-zip"
+        return torch.load(checkpoint.path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} has a container that torch.load does not take with weights_only: {_reason(str(error))}",
+            "Leave --keep-container out, to write the state dict alone.",
+        ) from None
+
+
+def _reason(text: str) -> str:
+    """What torch objects to, out of the paragraphs of advice that it puts around it."""
+    _, mark, said = text.partition("WeightsUnpickler error: ")
+    line = (said if mark else text).strip().partition("\n")[0].partition(". Please use")[0]
+    return re.sub(r"\x1b\[\d*m", "", line).strip().rstrip(".")
+
+
+def _step(value: Any, path: str) -> tuple[Any, Any, str]:
+    """The child that a dotted path leads to first, its key, and the rest; names may hold dots, the longest counts."""
+    pairs: Iterator[tuple[Any, Any]]
+    pairs = iter(value.items()) if isinstance(value, dict) else iter(enumerate(value))
+    fitting = [(key, child) for key, child in pairs if path == str(key) or path.startswith(f"{key}.")]
+    key, child = max(fitting, key=lambda pair: len(str(pair[0])))
+    return child, key, path[len(str(key)) + 1 :]
+
+
+def _at(value: Any, path: str) -> Any:
+    while path:
+        value, _, path = _step(value, path)
+    return value
+
+
+def _with(value: Any, path: str, state: Any) -> Any:
+    """A copy of the container, as shallow as can be, with `state` at the path."""
+    if not path:
+        return state
+    child, key, rest = _step(value, path)
+    made = _with(child, rest, state)
+    if isinstance(value, dict):
+        copied = value.copy()
+        copied[key] = made
+        return copied
+    return type(value)(made if place == key else item for place, item in enumerate(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """A storage that is written from a block."""
+
+    number: int
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor that is written from a block."""
+
+    number: int
+    block: Block
+    member: Member
+
+
+class _Pickler(pickle.Pickler):
+    """As torch.serialization._save, but for the tensors that are not in memory.
+
+    `storages` are the container's own, numbered from `first` on.
+    """
+
+    def __init__(self, file: io.BytesIO, first: int) -> None:
+        super().__init__(file, protocol=2)
+        self.storages: list[torch.UntypedStorage] = []
+        self._first = first
+        self._numbers: dict[int, int] = {}
+
+    def persistent_id(self, obj: Any) -> object:
+        if isinstance(obj, _Storage):
+            dtype = obj.block.recipe.dtype
+            numel = prod(obj.block.recipe.shape)
+            if dtype in STORAGES:
+                return "storage", getattr(torch, STORAGES[dtype]), str(obj.number), "cpu", numel
+            return "storage", torch.UntypedStorage, str(obj.number), "cpu", numel * element_size(dtype)
+        if isinstance(obj, torch.storage.TypedStorage):
+            untyped = obj._untyped_storage
+            cls, numel = getattr(torch, obj._pickle_storage_type()), obj._size()  # type: ignore[no-untyped-call]
+        elif isinstance(obj, torch.UntypedStorage):
+            untyped = obj
+            cls, numel = torch.UntypedStorage, obj.nbytes()
+        else:
+            return None
+        number = self._numbers.get(untyped._cdata)
+        if number is None:
+            number = self._numbers[untyped._cdata] = self._first + len(self.storages)
+            self.storages.append(untyped)
+        return "storage", cls, str(number), "cpu", numel
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, _Tensor):
+            return NotImplemented
+        item = obj.member.keep
+        stride = obj.member.stride or contiguous_stride(item.shape)
+        arguments: tuple[Any, ...] = (
+            _Storage(obj.number, obj.block),
+            obj.member.offset,
+            item.shape,
+            stride,
+            False,
+            OrderedDict(),
+        )
+        if item.dtype in STORAGES:
+            return torch._utils._rebuild_tensor_v2, arguments
+        return torch._utils._rebuild_tensor_v3, (*arguments, getattr(torch, item.dtype))
+
+
+def _write_storage(storage: torch.UntypedStorage, sink: Sink) -> int:
+    """A storage's bytes, through one buffer; returns their CRC-32."""
+    crc = 0
+    data = torch.empty(0, dtype=torch.uint8).set_(storage)
+    buffer = bytearray(min(BUFFER, storage.nbytes()))
+    for start in range(0, storage.nbytes(), BUFFER):
+        part = data[start : start + BUFFER]
+        piece = memoryview(buffer)[: len(part)]
+        torch.frombuffer(piece, dtype=torch.uint8).copy_(part)
+        crc = zlib.crc32(piece, crc)
+        sink.write(piece)
+    return crc

@@ -1,5 +1,0 @@
-"""Shared by the tests of the walk."""
-
-import pytest
-
-pytest.register_assert_rewrite("tests.matching.oracle")
