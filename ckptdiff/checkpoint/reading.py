@@ -22,7 +22,8 @@ from ckptdiff.formats import signatures as sniff
 from ckptdiff.formats.opened import Unpickled
 from ckptdiff.formats.pickles.entries import entry, summary
 from ckptdiff.formats.pickles.globals import unsafe
-from ckptdiff.formats.pickles.inert import Instance, OddKey
+from ckptdiff.formats.pickles.inert import Instance, OddKey, Tensor
+from ckptdiff.formats.pickles.inert import Mapping as MappingValue
 from ckptdiff.formats.pickles.modules import is_module, module_state_dict
 from ckptdiff.formats.pickles.plain_values import metadata_of
 from ckptdiff.formats.reach import children
@@ -30,6 +31,7 @@ from ckptdiff.places import ByteSource, is_url, open_source
 from ckptdiff.tensors import Entry, TensorInfo
 
 MAX_CONTAINER = 1000
+_HOLDERS = (Tensor, Instance, dict, MappingValue, list, tuple)
 _GUARDED = ("torch-zip", "torch-legacy")
 """The formats that torch.load itself unpickles."""
 MAX_DIMENSIONS = 16_000_000
@@ -196,6 +198,8 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
                 )
     if unpickled.format == "pickle":
         raise _foreign(name)
+    if unpickled.value is not found.value and unpickled.format in _GUARDED:
+        _check_rest(name, unpickled, chosen)
     return Checkpoint(
         name,
         unpickled.format,
@@ -215,6 +219,25 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
         non_persistent=tuple(transient),
         byteorder=unpickled.byteorder,
     )
+
+
+def _check_rest(name: str, unpickled: Unpickled, chosen: Mapping[Any, object]) -> None:
+    """The tensors beside the state dict must be sound as well: torch.load builds them all, or none."""
+    done = {id(value) for value in chosen.values()}
+    rest = [unpickled.value]
+    while rest:
+        value = rest.pop()
+        if id(value) in done:
+            continue
+        done.add(id(value))
+        if type(value) is Tensor:
+            entry(name, "beside the state dict", value, unpickled.locate)
+        elif type(value) is Instance:
+            rest += [value.state, value.pairs, value.items]
+        elif isinstance(value, dict):
+            rest += [item for item in value.values() if type(item) in _HOLDERS]
+        elif type(value) in (list, tuple):
+            rest += [item for item in value if type(item) in _HOLDERS]
 
 
 def _foreign(name: str) -> CheckpointError:

@@ -42,6 +42,7 @@ def read(directory: str) -> tuple[Unpickled, int]:
         source.close()
     try:
         fields = _fields(unpickled.value)
+        _refuse_unknown_classes(name, unpickled)
         keys = fields["state_dict_metadata"]
         paths = fields.get("planner_data")
         value = _nested(name, keys, paths if isinstance(paths, dict) else {})
@@ -51,6 +52,22 @@ def read(directory: str) -> tuple[Unpickled, int]:
             f"{name} is not what torch.distributed.checkpoint writes", "Give the directory that it wrote."
         ) from None
     return Unpickled("torch-distributed", value, unpickled.unpickler, _locate), total
+
+
+# torch/distributed/checkpoint/metadata.py and filesystem.py
+_CLASSES = frozenset(
+    ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+     "TensorStorageMetadata", "_MEM_FORMAT_ENCODING", "_StorageInfo", "_StoragePrefix", "StorageMetadata")
+)  # fmt: skip
+
+
+def _refuse_unknown_classes(name: str, unpickled: Unpickled) -> None:
+    for found in unpickled.unpickler.globals.values():
+        if found.module.startswith("torch.distributed.checkpoint.") and found.name not in _CLASSES:
+            raise CheckpointError(
+                f"{name} names {shown(found.path)}, which torch.distributed.checkpoint does not have",
+                "It is damaged, or of another torch: load it with that one and save it with torch.save.",
+            )
 
 
 def _locate(_: StorageRef) -> Storage:
@@ -70,6 +87,8 @@ def _class_name(value: Any) -> str:
 def _tensor(value: Any) -> Tensor:
     fields = _fields(value)
     properties = fields["properties"].state
+    if type(properties) is tuple and len(properties) != 5:
+        raise ValueError("properties of another number")
     dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
     return Tensor(None, dtype_name(dtype), _sizes(fields["size"]))
 

@@ -101,7 +101,9 @@ def _check_script(archive: ZipArchive, root: str, data: Unpickler) -> None:
     constants = Unpickler(
         archive.source.name, _Reader(archive, root, True, "constants/").persistent, archive.source.size
     )
-    program = archive.read(archive.records[f"{root}constants.pkl"], MAX_PROGRAM)
+    record = archive.find(f"{root}constants.pkl")
+    assert record is not None
+    program = archive.read(record, MAX_PROGRAM)
     value, _ = constants.load(program)
     sound = type(value) is tuple and not any(one.refused or one.leftover for one in (data, constants))
     record = archive.find(f"{root}data.pkl")

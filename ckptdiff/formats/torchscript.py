@@ -29,8 +29,11 @@ MAX_CLASSES = 100_000
 MAX_NAME = 4096
 MAX_NAMES = 1_000_000
 
-_ATTRIBUTE = re.compile(r'  (?:(\w+)|__annotations__\["([^"]*)"\]) [:=] ([^=]+)')
+_ATTRIBUTE = re.compile(r'\s+(?:(\w+)\s*:|__annotations__\s*\[\s*"([^"]*)"\s*\]\s*=)\s*([^=]+)')
 """`name : Type`, or the other way for a name that is none of Python's; with a value behind it, it is a constant."""
+
+
+_LISTED = re.compile(r"\s+__(parameters|buffers)__\s*=\s*\[")
 
 
 class _Class:
@@ -174,10 +177,8 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
                 continue
             elif line.startswith("  def "):
                 current = None
-            elif line.startswith("  __parameters__ = ["):
-                current.parameters.extend(_names(line))
-            elif line.startswith("  __buffers__ = ["):
-                current.buffers.extend(_names(line))
+            elif (listed := _LISTED.match(line)) is not None:
+                (current.parameters if listed[1] == "parameters" else current.buffers).extend(_names(line))
             elif (found := _ATTRIBUTE.fullmatch(line)) is not None:
                 current.attributes.append(found[1] or found[2])
     return classes

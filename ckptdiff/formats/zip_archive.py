@@ -165,6 +165,8 @@ class ZipArchive:
             # 30 bytes of local header and at least the name before the bytes.
             if record.header + 30 + record.compressed > limit:
                 raise self._damaged("records in it overlap, or lie outside it")
+            if record.size and not record.compressed:
+                raise self._damaged("a record in it has no bytes and a size")
             if record.method == _STORED and record.compressed != record.size:
                 raise self._damaged("a record in it has two sizes")
             record.limit = limit

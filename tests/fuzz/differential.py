@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def compare(checkpoint: Checkpoint, path: Path, library: Library) -> str:
     kind = "sharded" if checkpoint.format.startswith("sharded") else checkpoint.format
     said = library.ask(kind, path, checkpoint.state_dict_key)
     if said.refused:
-        return _refusal(checkpoint, said)
+        return _refusal(checkpoint, said, path)
     if said.value is None:
         raise OtherReadingError(f"the library has no dict at {checkpoint.state_dict_key!r}")
     entries, metadata = said.value
@@ -72,7 +73,19 @@ def compare(checkpoint: Checkpoint, path: Path, library: Library) -> str:
     return "read as the library does"
 
 
-def _refusal(checkpoint: Checkpoint, said: Said) -> str:
+def _has_bad_ranges(path: Path) -> bool:
+    """Whether the source ranges of TorchScript's code, for its messages alone, are damaged."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".debug_pkl"):
+                try:
+                    archive.read(name)
+                except Exception:
+                    return True
+    return False
+
+
+def _refusal(checkpoint: Checkpoint, said: Said, path: Path) -> str:
     """Whether we say what the library refuses."""
     if checkpoint.weights_only or checkpoint.unsafe_globals:
         return "said what the library refuses"
@@ -83,8 +96,12 @@ def _refusal(checkpoint: Checkpoint, said: Said) -> str:
             return "names ordinary globals that the library refuses"
     if checkpoint.format == "torch-distributed" and said.refused.startswith("TypeError"):
         return "calls a class that is not followed"
-    if checkpoint.format == "torchscript" and ("code/" in said.refused or not _OF_PICKLE.search(said.refused)):
+    if checkpoint.format == "torchscript" and (
+        "code/" in said.refused or not _OF_PICKLE.search(said.refused) or _has_bad_ranges(path)
+    ):
         return "has code that TorchScript does not compile, which is not read"
+    if "unexpected decompressed size" in said.refused or "decompression failed" in said.refused:
+        return "damaged in a compressed record, which is seen when its values are read"
     if said.refused == "ended or hung":
         return "ended the library"
     raise OtherReadingError(f"the library refuses it: {said.refused}")

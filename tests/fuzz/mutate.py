@@ -117,8 +117,9 @@ def inside_zip(data: bytes, others: list[bytes], random: Random) -> bytes:
         return flip(data, others, random)
     if not contents:
         return data
+    contents_of_interest = [name for name in contents if not name.endswith(".debug_pkl")] or list(contents)
     programs = [name for name in contents if name.endswith((".pkl", ".py"))]
-    chosen = random.choice(programs if programs and random.random() < 0.9 else list(contents))
+    chosen = random.choice(programs if programs and random.random() < 0.9 else contents_of_interest)
     change = random.choice([flip, interesting, delete, duplicate, truncate, opcode, opcode, opcode])
     compression = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(out, "w", compression) as target:

@@ -141,17 +141,24 @@ def _tensor(args: Any) -> Any:
     offset, size, stride = args[1], sizes(args[2]), sizes(args[3])
     if type(offset) is not int or type(size) is not tuple or type(stride) is not tuple:
         raise TypeError("a tensor of no sizes")
-    tensor = Tensor(storage, storage.dtype, size, stride, offset)
-    return tensor if len(args) < 7 else _lazy(tensor, args)
+    if any(type(part) is not int for part in (*size, *stride)):
+        raise TypeError("a size that is no integer")
+    return Tensor(storage, storage.dtype, size, stride, offset)
 
 
-def _lazy(tensor: Tensor, args: Any) -> Tensor:
-    """The last argument of `_v2` and `_v3` says whether the values are still to be conjugated or negated: then they
-    are not in the file as such."""
-    bits = args[-1]
-    if bits is not None and type(bits) is not Global and not isinstance(bits, dict):
+def _tensor_v2(args: Any) -> Any:
+    """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])`."""
+    return _lazy(_tensor(args), args[6] if len(args) > 6 else None)
+
+
+def _lazy(tensor: Any, metadata: Any) -> Any:
+    """The metadata says whether the values are still to be conjugated or negated: then they are not in the file as
+    such."""
+    if not metadata:
+        return tensor
+    if not isinstance(metadata, dict):
         raise TypeError("metadata that is no dict")
-    if isinstance(bits, dict) and any(bits.values()):
+    if type(tensor) is Tensor and any(metadata.values()):
         return Tensor(None, tensor.dtype, tensor.shape, device=_device(tensor))
     return tensor
 
@@ -161,7 +168,7 @@ def _tensor_v3(args: Any) -> Any:
     tensor = _tensor(args)
     if type(tensor) is Tensor:
         tensor.dtype = dtype_name(args[6])
-    return tensor
+    return _lazy(tensor, args[7] if len(args) > 7 else None)
 
 
 def _parameter(args: Any) -> object:
@@ -400,7 +407,7 @@ def _taking(
 
 BUILDERS: dict[str, Callable[[Any], object]] = {
     "torch._utils._rebuild_tensor": _taking(_tensor, 4, 4),
-    "torch._utils._rebuild_tensor_v2": _taking(_tensor, 6, 7, 4),
+    "torch._utils._rebuild_tensor_v2": _taking(_tensor_v2, 6, 7, 4),
     "torch._utils._rebuild_tensor_v3": _taking(_tensor_v3, 7, 8, 4),
     "torch._utils._rebuild_qtensor": _taking(_quantized, 7, 7, 5),
     "torch._utils._rebuild_parameter": _taking(_parameter, 3, 3, 1),

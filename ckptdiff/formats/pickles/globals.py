@@ -85,6 +85,6 @@ def unsafe(named: Iterable[Global]) -> tuple[str, ...]:
         for item in named
         if item.path not in ORDINARY
         and not item.path.startswith(_OWN_CODE)
-        and not (item.module.split(".")[0] == "torch" and item.name in STORAGE_DTYPES)
+        and not (item.module in ("torch", "torch.storage", "torch.cuda") and item.name in STORAGE_DTYPES)
         and not (item.module.split(".")[0] == "torch" and item.path[len("torch.") :] in _TENSOR_TYPES)
     )

@@ -263,7 +263,9 @@ class Unpickler(Steps):
                     stack.append(self._long(data, position + 1, length, end))
                     position += 1 + length
                 elif op == 0x95:  # FRAME
-                    # A hint for buffered reading; the length is not needed.
+                    # A hint for buffered reading, whose bytes must be there.
+                    if position + 8 + int.from_bytes(data[position : position + 8], "little") > end:
+                        raise self._truncated()
                     position += 8
                     self.refused = self.refused or _UNSUPPORTED % op
                 elif op == 0x80:  # PROTO
