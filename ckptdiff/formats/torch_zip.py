@@ -25,6 +25,8 @@ FILE_VERSION = 10
 """The newest there is (caffe2/serialize/versions.h, kMaxSupportedFileFormatVersion)."""
 MAX_VERSION = 4096
 _PROTOCOL = b"\x80\x02"
+_SCRIPT_NAMES = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "build_tensor_from_id",
+                 "restore_type_tag")  # fmt: skip
 _SAVE_AGAIN = "Save it again with torch.save."
 
 
@@ -105,7 +107,9 @@ def _check_script(archive: ZipArchive, root: str, data: Unpickler) -> None:
     assert record is not None
     program = archive.read(record, MAX_PROGRAM)
     value, _ = constants.load(program)
-    sound = type(value) is tuple and not any(one.refused or one.leftover for one in (data, constants))
+    named = (found for one in (data, constants) for found in one.globals.values())
+    known = all(found.name in _SCRIPT_NAMES for found in named if found.module == "torch.jit._pickle")
+    sound = known and type(value) is tuple and not any(one.refused or one.leftover for one in (data, constants))
     record = archive.find(f"{root}data.pkl")
     assert record is not None
     heads = (program[:2], archive.read(record, MAX_PROGRAM)[:2] if archive.source.local else _PROTOCOL)

@@ -34,6 +34,7 @@ _ATTRIBUTE = re.compile(r'\s+(?:(\w+)\s*:|__annotations__\s*\[\s*"([^"]*)"\s*\]\
 
 
 _LISTED = re.compile(r"\s+__(parameters|buffers)__\s*=\s*\[")
+_WELL_LISTED = re.compile(r'[^\[]*\[\s*(?:"[^"]*"\s*,\s*)*(?:"[^"]*"\s*)?\]\s*')
 
 
 class _Class:
@@ -178,6 +179,8 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
             elif line.startswith("  def "):
                 current = None
             elif (listed := _LISTED.match(line)) is not None:
+                if _WELL_LISTED.fullmatch(line) is None:
+                    raise _refused(archive, f"{name} makes no sense")
                 (current.parameters if listed[1] == "parameters" else current.buffers).extend(_names(line))
             elif (found := _ATTRIBUTE.fullmatch(line)) is not None:
                 current.attributes.append(found[1] or found[2])

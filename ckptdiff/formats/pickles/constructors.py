@@ -405,6 +405,16 @@ def _taking(
     return checked
 
 
+_LAYOUTS = ("torch.strided", "torch.sparse_coo", "torch.sparse_csr", "torch.sparse_csc", "torch.sparse_bsr",
+            "torch.sparse_bsc", "torch._mkldnn", "torch.jagged")  # fmt: skip
+
+
+def _get_layout(args: Any) -> object:
+    if len(args) != 1 or args[0] not in _LAYOUTS:
+        raise ValueError("an unknown layout")
+    return args[0]
+
+
 BUILDERS: dict[str, Callable[[Any], object]] = {
     "torch._utils._rebuild_tensor": _taking(_tensor, 4, 4),
     "torch._utils._rebuild_tensor_v2": _taking(_tensor_v2, 6, 7, 4),
@@ -424,7 +434,7 @@ BUILDERS: dict[str, Callable[[Any], object]] = {
     "torch.tensor._rebuild_from_type_v2": _taking(_from_type_v2, 4, 4),
     "torch.autograd.variable.Variable": _first,
     "torch.Size": _size,
-    "torch.serialization._get_layout": _first,
+    "torch.serialization._get_layout": _get_layout,
     "collections.OrderedDict": _mapping("collections.OrderedDict"),
     "collections.defaultdict": _mapping("collections.defaultdict", 1),
     "collections.Counter": _mapping("collections.Counter"),

@@ -255,7 +255,7 @@ class Unpickler(Steps):
                 elif op == 0x81:  # NEWOBJ
                     made += 2
                     args = stack.pop()
-                    if type(stack[-1]) is not Global:
+                    if type(stack[-1]) is not Global or type(args) is not tuple:
                         raise TypeError("an object of no class")
                     stack[-1] = self._call(stack[-1], args)
                 elif op == 0x8A:  # LONG1
