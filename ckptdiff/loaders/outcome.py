@@ -1,11 +1,11 @@
-"""The outcome of walking a ModuleTree over a Checkpoint, as one plain value."""
+"""What one loader would do with a model and a checkpoint, as plain values: `Outcome` and what it is made of."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.model.tree import ModuleTree, Slot
@@ -78,6 +78,104 @@ class ValueFacts:
     """Keys into whose tensor another one is loaded later, from other memory → how many elements that changes."""
     unread: tuple[str, ...] = ()
     """Sentences on values that could not be read."""
+
+
+Source = tuple[str, str]
+"""A file and the key in it; the file is "" for a state dict in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """What loads: its name, its version, the call that is asked about, and how it was asked.
+
+    `walk`: its recursion was followed over headers. `rule`: a few lines that its library documents. `followed`: its own
+    code ran, on described tensors.
+    """
+
+    name: str
+    version: str
+    call: str
+    how: Literal["walk", "rule", "followed"]
+
+
+class Machine(NamedTuple):
+    """The machine that an outcome holds for."""
+
+    torch: str = ""
+    """The release of torch, as it calls itself."""
+    libraries: tuple[tuple[str, str], ...] = ()
+    """Name and version of each other library that took part."""
+    device: str = "cpu"
+    """The device that was claimed."""
+
+
+class Filled(NamedTuple):
+    """One key of the model and where its value comes from. A NamedTuple, since there are as many as keys.
+
+    `by` says what gave it: `file`, one or several tensors of the checkpoint; `tie`, another key of the model that is
+    the same tensor; `rule`, a version rule of the loader's; `code` of the model's that made it; `initial`, nothing, so
+    that it stays what it was; `meta`, nothing either, and it has no value at all.
+    """
+
+    key: str
+    by: Literal["file", "tie", "rule", "code", "initial", "meta"]
+    slot: Slot | None = None
+    """The parameter or buffer, as it was when it was filled; None where it is none, as extra state."""
+    entry: TensorInfo | None = None
+    """The tensor that is loaded into it, after all steps; None where there is none."""
+    sources: tuple[Source, ...] = ()
+    steps: tuple[str, ...] = ()
+    """What is done to the sources, in words, the first one first."""
+    rows: tuple[tuple[int, int], ...] | None = None
+    """Which part of the sources, start and stop in each dimension; None for the whole."""
+
+
+class Problem(NamedTuple):
+    """One thing that a loader would say is wrong."""
+
+    kind: Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "other"]
+    key: str
+    """The key it is about, as the loader calls it; for `other`, the key, module or class that the text names, or ""."""
+    text: str = ""
+    """In the loader's own words; "" where it only lists keys."""
+    given: tuple[int, ...] | tuple[str, ...] | str | None = None
+    """For `mismatched`, the shape in the checkpoint; for `not-a-tensor`, the dotted name of the value's class; for
+    `other`, the keys that the text names."""
+    wanted: tuple[int, ...] | None = None
+    """For `mismatched`, the shape in the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a loader would do with `checkpoint` and `model`.
+
+    Every key of the model is in `filled`, once. Every key of the checkpoint is once a source there or in `unused`.
+    """
+
+    loader: Loader
+    machine: Machine
+    model: ModuleTree
+    checkpoint: Checkpoint
+    filled: Mapping[str, Filled]
+    """Every key of the model, in its order, and then those that code of the model has made meanwhile."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """Every key of the checkpoint that fills nothing → why: the kind of its Problem, or `ignored`, `dropped` by code,
+    `unread` since the loader ended before it."""
+    problems: tuple[Problem, ...] = ()
+    """In the loader's own order, as far as it has one for a kind."""
+    raised: str | None = None
+    """`TypeName: text` of the exception that the call ends in, but for the error that a loader makes of problems."""
+    overwritten: Mapping[str, str] = field(default_factory=dict)
+    """Keys that are loaded into a tensor into which another key is loaded later → that key."""
+    changes: tuple[KeyChange, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Sentences on what could not be known, each naming the module or key; empty when the answer is exact."""
+    calls: tuple[str, ...] = ()
+    """The calls that the loader makes, where they are more than the one that is asked about."""
+    values: ValueFacts | None = None
+    """What the values are, where they were read; None where only headers were."""
+    assign: bool = False
+    """Whether tensors are put in the place of the model's, not copied into them."""
 
 
 @dataclass(frozen=True, slots=True)
