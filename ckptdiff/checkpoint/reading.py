@@ -22,7 +22,7 @@ from ckptdiff.formats import signatures as sniff
 from ckptdiff.formats.opened import Unpickled
 from ckptdiff.formats.pickles.entries import entry, summary
 from ckptdiff.formats.pickles.globals import unsafe
-from ckptdiff.formats.pickles.inert import Instance, OddKey, Tensor
+from ckptdiff.formats.pickles.inert import Collection, Instance, OddKey, Tensor
 from ckptdiff.formats.pickles.inert import Mapping as MappingValue
 from ckptdiff.formats.pickles.modules import is_module, module_state_dict
 from ckptdiff.formats.pickles.plain_values import metadata_of
@@ -31,7 +31,7 @@ from ckptdiff.places import ByteSource, is_url, open_source
 from ckptdiff.tensors import Entry, TensorInfo
 
 MAX_CONTAINER = 1000
-_HOLDERS = (Tensor, Instance, dict, MappingValue, list, tuple)
+_HOLDERS = (Tensor, Instance, Collection, dict, MappingValue, list, tuple)
 _GUARDED = ("torch-zip", "torch-legacy")
 """The formats that torch.load itself unpickles."""
 MAX_DIMENSIONS = 16_000_000
@@ -233,7 +233,9 @@ def _check_rest(name: str, unpickled: Unpickled, chosen: Mapping[Any, object]) -
         if type(value) is Tensor:
             entry(name, "beside the state dict", value, unpickled.locate)
         elif type(value) is Instance:
-            rest += [value.state, value.pairs, value.items]
+            rest += [value.args, value.state, value.pairs, value.items]
+        elif type(value) is Collection:
+            rest += value.items
         elif isinstance(value, dict):
             rest += [item for item in value.values() if type(item) in _HOLDERS]
         elif type(value) in (list, tuple):

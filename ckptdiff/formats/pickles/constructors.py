@@ -234,9 +234,9 @@ def _quantized(args: Any) -> Any:
     if type(tensor) is Tensor:
         scheme, scale, zero_point, *axis = args[4]
         name = scheme.name if type(scheme) is Global and scheme.module == "torch" else ""
-        if name == "per_tensor_affine" and type(scale) is float and type(zero_point) is int:
+        if name == "per_tensor_affine" and not axis and type(scale) is float and type(zero_point) is int:
             tensor.quantizer = Quantizer(name, scale, zero_point)
-        elif name in _PER_CHANNEL and axis and type(axis[0]) is int:
+        elif name in _PER_CHANNEL and len(axis) == 1 and type(axis[0]) is int:
             tensor.quantizer = Quantizer(name, axis=axis[0])
             tensor.parts = (scale, zero_point) if _is_dense(scale) and _is_dense(zero_point) else ()
         else:

@@ -80,6 +80,7 @@ class Unpickler(Steps):
         weighed = idle = 0
         skipped = position
         protocol = 0
+        again = False
         limit = position + _WINDOW
         take_phrase = Phrases(persistent).take if phrases and persistent is not None else None
         elided = False
@@ -269,12 +270,13 @@ class Unpickler(Steps):
                     position += 8
                     self.refused = self.refused or _UNSUPPORTED % op
                 elif op == 0x80:  # PROTO
+                    again = protocol != 0
                     protocol = data[position]
                     position += 1
                     if protocol > 5:
                         raise ValueError("an unknown pickle protocol")
                 elif op == 0x2E:  # STOP
-                    self.leftover = len(stack) != 1 or bool(marks)
+                    self.leftover = len(stack) != 1 or bool(marks) or again
                     return stack.pop(), position
                 else:
                     made += 3
