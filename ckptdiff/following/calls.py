@@ -1,0 +1,95 @@
+"""What an operation is called with, and by which line of the code that is followed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ckptdiff.following.memory import shape_of
+from ckptdiff.following.operations import Traits
+
+
+def line_of_code() -> str:
+    """File and line of the code that is being followed: the nearest that is neither torch's nor ours."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("torch.", "ckptdiff.")) and name != "torch":
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def collect(values: Iterable[Any], found: list[torch.Tensor]) -> None:
+    """Add every tensor among some values, in lists and dictionaries too, to a list."""
+    for item in values:
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif type(item) in (list, tuple):
+            collect(item, found)
+        elif isinstance(item, dict):
+            collect(item.values(), found)
+
+
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """Every tensor among some values, in lists and dictionaries too."""
+    found: list[torch.Tensor] = []
+    collect(values, found)
+    return found
+
+
+def written_by(found: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an operation writes to, of those it is called with."""
+    tensors: list[torch.Tensor] = []
+    for position, name in found.written:
+        value = args[position] if position < len(args) else kwargs.get(name)
+        collect([value], tensors)
+    return tensors
+
+
+def nbytes(tensor: torch.Tensor) -> int:
+    """Bytes a tensor's elements take."""
+    return tensor.numel() * tensor.element_size()
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a strided one in ordinary memory."""
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_conj()
+
+
+def makes_plain(kwargs: Mapping[str, Any]) -> bool:
+    """Whether what makes a tensor makes a strided one in ordinary memory."""
+    device, layout = kwargs.get("device"), kwargs.get("layout")
+    return (
+        (device is None or torch.device(device).type == "cpu")
+        and (layout is None or layout is torch.strided)
+        and not kwargs.get("pin_memory")
+        and kwargs.get("memory_format") in (None, torch.preserve_format, torch.contiguous_format)
+    )
+
+
+def is_whole(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is all that its storage holds."""
+    shape = shape_of(tensor)
+    low, high = shape.span
+    return shape.dense and high - low == tensor.untyped_storage().nbytes()
+
+
+def base_of_foreach(function: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """The operation that a `_foreach_` one does on each tensor of a list; None where it is another matter."""
+    name = function._schema.name.partition("::")[2].removeprefix("_foreach_")
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None or not args or not isinstance(args[0], (list, tuple)):
+        return None
+    overload = _OVERLOADS.get(function._overloadname, function._overloadname)
+    for candidate in (overload, "default"):
+        if candidate in packet.overloads():
+            return getattr(packet, candidate)  # type: ignore[no-any-return]
+    return None
+
+
+_OVERLOADS = {"List": "Tensor", "ScalarList": "Scalar"}

@@ -1,0 +1,128 @@
+"""A pickle module in which nothing that a file names runs: what is no plain data becomes an object that holds it."""
+
+from __future__ import annotations
+
+import pickle
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_HARMLESS: dict[str, tuple[str, ...]] = {
+    "collections": ("OrderedDict", "defaultdict", "deque", "Counter"),
+    "builtins": (
+        "set", "frozenset", "slice", "range", "complex", "bytearray", "int", "float", "str", "bool", "bytes", "list",
+        "dict", "tuple", "object",
+    ),
+    "__builtin__": (
+        "set", "frozenset", "slice", "range", "complex", "bytearray", "int", "float", "str", "bool", "bytes", "list",
+        "dict", "tuple", "object", "long", "unicode",
+    ),
+    "argparse": ("Namespace",),
+    "types": ("SimpleNamespace",),
+    "pathlib": ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "uuid": ("UUID",),
+    "copyreg": ("_reconstructor",),
+    "copy_reg": ("_reconstructor",),
+    "_codecs": ("encode",),
+    "numpy": ("ndarray", "dtype"),
+    "numpy.core.multiarray": ("_reconstruct", "scalar"),
+    "numpy._core.multiarray": ("_reconstruct", "scalar"),
+    "numpy.core.numeric": ("_frombuffer",),
+    "numpy._core.numeric": ("_frombuffer",),
+}  # fmt: skip
+"""Classes and functions of Python and numpy that only hold or rebuild plain data."""
+
+
+class Refused(BaseException):
+    """The code needs an object that only code named in the file could make. No Exception, lest it be caught."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class Held:
+    """An object of a class that the file names, as what it was made of; it is of that class in name only."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__new__(cls)
+        object.__setattr__(made, "_held", (args, kwargs))
+        return made
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """What it is called with is held since `__new__`."""
+
+    def __setstate__(self, state: Any) -> None:
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+        for part in parts:
+            if isinstance(part, dict):
+                self.__dict__.update({str(name): value for name, value in part.items()})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__.setdefault("_items", {})[key] = value
+
+    def append(self, value: Any) -> None:
+        """As a list of that class would."""
+        self.__dict__.setdefault("_values", []).append(value)
+
+    def extend(self, values: Any) -> None:
+        """As a list of that class would."""
+        self.__dict__.setdefault("_values", []).extend(values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        raise Refused(f"{type(self).__module__}.{type(self).__qualname__}")
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise Refused(f"{type(self).__module__}.{type(self).__qualname__}")
+
+
+def held_class(module: str, name: str) -> type:
+    """A class that stands for one that a file names."""
+    return type(name.rpartition(".")[2] or "object", (Held,), {"__module__": module, "__qualname__": name})
+
+
+def _allowed() -> dict[str, Any]:
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    return dict(_get_allowed_globals())
+
+
+class Unpickler(pickle.Unpickler):
+    """Python's own, finding only what torch's weights_only loading allows and what is harmless besides."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The thing itself where it only rebuilds data, else a class that holds what it is given."""
+        if name in _HARMLESS.get(module, ()) or (module.startswith("numpy.dtypes") and name.endswith("DType")):
+            return super().find_class(module, name)
+        allowed = _allowed().get(f"{module}.{name}")
+        if allowed is not None:
+            return allowed
+        rebuilds = module in ("torch._utils", "torch._tensor") and name.startswith("_rebuild_")
+        # `_load_from_bytes` calls torch.load, which is followed, and so inert, too.
+        if rebuilds or (module, name) == ("torch.storage", "_load_from_bytes"):
+            return getattr(import_module(module), name)
+        if module == "torch" and name.endswith("Storage"):
+            return getattr(import_module(module), name)
+        return held_class(module, name)
+
+
+def pickle_module() -> ModuleType:
+    """A stand-in for the module `pickle`, reading as above and writing as ever."""
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    def loads(data: Any, **options: Any) -> Any:
+        import io
+
+        return Unpickler(io.BytesIO(data), **options).load()
+
+    made = ModuleType("pickle")
+    made.__dict__.update(vars(pickle))
+    made.__dict__.update(Unpickler=Unpickler, load=load, loads=loads)
+    return made

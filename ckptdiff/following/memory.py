@@ -1,0 +1,148 @@
+"""One storage as it is followed: what was written to it and not yet carried out, and where its bytes come from.
+
+A storage's *version* counts the operations that wrote to it. The first `settled` of them are in its memory; the rest
+are noted in `writes`, and carried out when somebody looks, or on a copy when its values are wanted and the storage is
+to stay as it is. An operation that was noted remembers its inputs as *snapshots*: a storage at a version. Before memory
+moves on past a version that a snapshot still needs, the snapshot gets a copy of its own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from ckptdiff.following.origins import Origins, Shape
+
+
+class InitialValueNeeded(BaseException):
+    """A value was looked at that the model's constructor would have computed and did not. No Exception, lest the code
+    that is followed catch it."""
+
+
+class Snapshot:
+    """A tensor as it was at one version of its storage. `copy` holds the values once the memory has moved on."""
+
+    __slots__ = ("__weakref__", "conj", "copy", "dtype", "memory", "shape", "version")
+
+    def __init__(self, memory: Memory, tensor: torch.Tensor) -> None:
+        self.memory = memory
+        self.version = memory.version
+        self.shape = shape_of(tensor)
+        self.dtype = tensor.dtype
+        self.copy: torch.Tensor | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return id(self.memory), self.version
+
+
+class Operation(NamedTuple):
+    """An operation to be carried out. Tensors among its arguments are Snapshots, the one it writes is `TARGET`."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Target(NamedTuple):
+    """The place of the tensor that an operation writes to."""
+
+    shape: Shape
+    dtype: torch.dtype
+
+
+class Write(NamedTuple):
+    """One version of a storage: an operation, the tensor it writes, and whether it leaves nothing of what was there."""
+
+    operation: Operation
+    target: Target
+    covers: bool
+    fresh: bool
+    """Whether the operation returns the tensor, instead of writing into it."""
+
+
+class Memory:
+    """The log of one storage."""
+
+    __slots__ = (
+        "__weakref__", "address", "after_look", "foreign", "nbytes", "origins", "overwritten", "settled", "snapshots",
+        "storage", "unknown", "version", "writes",
+    )  # fmt: skip
+
+    def __init__(self, storage: Any, *, unknown: bool = False) -> None:
+        self.storage = storage
+        """Held, so that its address is nobody else's; None for the memory of an array, which may end with it."""
+        self.address: int = storage.data_ptr() if storage is not None else 0
+        self.nbytes: int = storage.nbytes() if storage is not None else 0
+        self.origins = Origins()
+        self.version = 0
+        self.settled = 0
+        self.writes: list[Write] = []
+        """Those not carried out: versions `settled` + 1 to `version`."""
+        self.snapshots: list[weakref.ref[Snapshot]] = []
+        self.unknown = unknown
+        """Whether what it held at first was left uncomputed."""
+        self.foreign = False
+        """Whether code outside torch holds the memory, numpy say, so that it must always be as it should."""
+        self.after_look = ""
+        """The line of code that wrote to it, from no file, after values of files had been looked at."""
+        self.overwritten: list[tuple[int, int, str]] = []
+        """First byte, end, and the line of code, of what came from a file and was replaced."""
+
+    @classmethod
+    def of_array(cls, array: Any) -> Memory:
+        """The log of the memory of a numpy array."""
+        made = cls(None)
+        made.address = array.__array_interface__["data"][0]
+        made.nbytes = array.nbytes
+        made.foreign = True
+        return made
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.writes)
+
+    def snapshot(self, tensor: torch.Tensor) -> Snapshot:
+        """`tensor`, of this storage, as it is now."""
+        taken = Snapshot(self, tensor)
+        if self.foreign:
+            taken.copy = tensor.detach().clone()
+        else:
+            if len(self.snapshots) > 64:
+                self.snapshots = [ref for ref in self.snapshots if ref() is not None]
+            self.snapshots.append(weakref.ref(taken))
+        return taken
+
+    def needed(self) -> Iterator[Snapshot]:
+        """The snapshots that still rely on this memory."""
+        for ref in self.snapshots:
+            taken = ref()
+            if taken is not None and taken.copy is None:
+                yield taken
+
+    def bytes(self) -> torch.Tensor:
+        """Its memory as it is, as a flat tensor."""
+        return torch.empty(0, dtype=torch.uint8).set_(self.storage, 0, (self.nbytes,), (1,))
+
+
+def shape_of(tensor: torch.Tensor) -> Shape:
+    """Where a tensor's elements lie in its storage."""
+    return Shape(
+        int(tensor.storage_offset()),
+        tuple(tensor.size()),
+        tensor.stride(),
+        tensor.element_size(),
+        tensor.numel(),
+        tensor.is_contiguous(),
+    )
+
+
+def placed(raw: torch.Tensor, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor at a place of a flat tensor's storage."""
+    return torch.empty(0, dtype=dtype).set_(raw.untyped_storage(), shape.offset, shape.size, shape.stride)
+
+
+TARGET: Any = object()

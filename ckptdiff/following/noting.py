@@ -1,0 +1,165 @@
+"""Operations put off: noted in the log of the storage they write to, to be carried out when somebody looks."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ckptdiff.following import provenance, replay
+from ckptdiff.following.calls import is_plain, makes_plain, nbytes, tensors_in, written_by
+from ckptdiff.following.draws import Draw
+from ckptdiff.following.memory import TARGET, Operation, Target, Write, shape_of
+from ckptdiff.following.operations import Traits, draws_into, on_meta
+from ckptdiff.following.origins import paint
+
+if TYPE_CHECKING:
+    from ckptdiff.following.engine import Engine
+
+LARGE = 1024 * 1024
+"""Bytes from which a new tensor's values are noted rather than computed, though they come from no file."""
+
+
+def draw(
+    engine: Engine,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: list[torch.Tensor],
+    found: Traits,
+) -> Any:
+    """Put off what draws random numbers; None where it has to be carried out."""
+    if kwargs.get("generator") is not None:
+        return None
+    fill = found.fill
+    target = tensors[0] if draws_into(function) else None
+    if fill is not None and makes_plain(kwargs) and all(is_plain(tensor) for tensor in tensors):
+        with replay.plainly():
+            like = on_meta(torch.ops.aten.empty_like.default, (args[0],), kwargs) if tensors else None
+            dtype = kwargs.get("dtype") or (like.dtype if like is not None else torch.get_default_dtype())
+            size = tuple(like.size() if like is not None else args[0])
+            if dtype.is_floating_point and (engine.draws.owed or prod(size) * dtype.itemsize > LARGE):
+                target = torch.empty(size, dtype=dtype)
+                if like is not None and like.stride() != target.stride():
+                    target = None
+        args, kwargs = (target,), {}
+        function = fill
+    elif fill is not None:
+        target = None
+    if target is not None and is_plain(target) and target.numel():
+        if any(isinstance(argument, torch.Tensor) for argument in (*args[1:], *kwargs.values())):
+            target = None
+        elif engine.draws.owed or nbytes(target) > LARGE:
+            return noted_draw(engine, function, args, kwargs, target)
+    with replay.plainly():
+        engine.draws.settle()
+    return None
+
+
+def noted_draw(
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.Tensor
+) -> Any:
+    """Put off what fills a tensor with random numbers; None where its memory is to be as it should at once."""
+    memory, shape = engine.memory(target), shape_of(target)
+    if memory is None or memory.foreign or not shape.dense:
+        with replay.plainly():
+            engine.draws.settle()
+        return None
+    kept = {name: item for name, item in kwargs.items() if name != "generator"}
+    with replay.plainly():
+        carry_out = engine.draws.note(
+            Draw(function, args[1:], kept, tuple(target.size()), target.stride(), target.dtype)
+        )
+    low, high = shape.span
+    covers = high - low == memory.nbytes
+    memory.writes.append(Write(Operation(carry_out, (TARGET,), {}), Target(shape, target.dtype), covers, fresh=False))
+    memory.version += 1
+    engine.paint(memory, target, [])
+    return target
+
+
+def note(
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits
+) -> tuple[bool, Any]:
+    """Put an operation off. False where it has to be carried out after all."""
+    written = written_by(found, args, kwargs)
+    if written:
+        return note_writing(engine, function, args, kwargs, written[0], found)
+    if found.makes and not makes_plain(kwargs):
+        return False, None
+    with replay.plainly():
+        try:
+            output = on_meta(function, args, kwargs)
+        except Exception:  # in the words of the real operation
+            return False, None
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "cpu":
+            return False, None
+        if found.makes and nbytes(output) <= LARGE:
+            return False, None
+        result = torch.empty_strided(output.size(), output.stride(), dtype=output.dtype)
+    memory = engine.memory(result)
+    if memory is None:
+        return False, None
+    shape = shape_of(result)
+    operation = Operation(function, kept(engine, args), {name: kept(engine, item) for name, item in kwargs.items()})
+    memory.writes.append(Write(operation, Target(shape, result.dtype), covers=True, fresh=True))
+    memory.version += 1
+    paint(memory.origins, shape, provenance.moved(engine, found, args, kwargs, result))
+    return True, result
+
+
+def note_writing(
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.Tensor, found: Traits
+) -> tuple[bool, Any]:
+    """Put off what writes into a tensor. False where it has to be carried out after all."""
+    size = tuple(target.size())
+    for other in tensors_in((args[1:], kwargs)):
+        try:
+            if torch.broadcast_shapes(tuple(other.size()), size) != size:  # type: ignore[no-untyped-call]
+                return False, None
+        except RuntimeError:
+            return False, None
+    shape = shape_of(target)
+    if any(stride == 0 and extent > 1 for stride, extent in zip(shape.stride, shape.size, strict=True)):
+        return False, None
+    if not shape.numel:
+        return False, None
+    if found.kind == "pointwise":
+        try:
+            with replay.plainly():
+                on_meta(function, args, kwargs)
+        except Exception:
+            return False, None
+    if found.kind == "copy" and not is_lazy(engine, args[1]):
+        return False, None
+    memory = engine.memory(target)
+    if memory is None:
+        return False, None
+    new = provenance.moved(engine, found, args, kwargs, target)
+    rest = kept(engine, args[1:])
+    operation = Operation(function, (TARGET, *rest), {name: kept(engine, item) for name, item in kwargs.items()})
+    low, high = shape.span
+    covers = found.kind in ("copy", "fill") and shape.dense and high - low == memory.nbytes
+    memory.writes.append(Write(operation, Target(shape, target.dtype), covers, fresh=False))
+    memory.version += 1
+    engine.paint(memory, target, new)
+    return True, target
+
+
+def is_lazy(engine: Engine, tensor: torch.Tensor) -> bool:
+    """Whether copying a tensor is put off: where it comes from a file, or is not computed yet."""
+    memory = engine.known(tensor)
+    return memory is not None and bool(memory.writes or memory.origins or memory.unknown)
+
+
+def kept(engine: Engine, argument: Any) -> Any:
+    """An argument, its tensors as snapshots."""
+    if isinstance(argument, torch.Tensor):
+        memory = engine.memory(argument)
+        if memory is not None:
+            return memory.snapshot(argument)
+        return argument.detach()
+    if type(argument) in (list, tuple):
+        return type(argument)(kept(engine, item) for item in argument)
+    return argument

@@ -1,0 +1,184 @@
+"""What is known of torch's operations: which may be noted and carried out later, and where their results come from.
+
+Only those stand here whose result's shape and whose errors follow from the shapes and dtypes of their inputs. All
+others are carried out at once, on real values, so that what they return and raise is torch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+
+Kind = Literal["copy", "fill", "clone", "cat", "pointwise", "whole", "nothing", "view", "placing", "other"]
+"""How an operation's result comes from its inputs: element by element as it stands (`copy`, `clone`, `cat`), element
+by element computed (`pointwise`), all of it from all of them (`whole`), not at all (`fill`; `nothing`: from the shape
+alone); `view` gives another view of its input; `placing` puts elements where indices say; `other` is not known."""
+
+DATA = frozenset(("self", "values", "src", "source", "input", "tensor", "weight", "other", "value"))
+"""The arguments of a `placing` operation whose elements it places; the others say where."""
+_PLACING = frozenset((
+    "index", "index_select", "gather", "take", "flip", "roll", "masked_fill", "masked_scatter", "scatter", "index_copy",
+    "index_put", "index_fill", "repeat", "repeat_interleave", "tril", "triu", "constant_pad_nd", "embedding", "where",
+    "put", "take_along_dim", "rot90", "_index_put_impl", "masked_select", "diag_embed",
+))  # fmt: skip
+
+_POINTWISE = (
+    "add", "sub", "rsub", "mul", "div", "true_divide", "neg", "abs", "sign", "sqrt", "rsqrt", "square", "reciprocal",
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tanh", "sigmoid", "relu", "erf", "erfinv",
+    "clamp", "clamp_min", "clamp_max", "lerp", "addcmul", "addcdiv", "maximum", "minimum", "floor", "ceil", "round",
+    "trunc", "sgn", "pow",
+)  # fmt: skip
+_WHOLE = ("mm", "bmm", "addmm", "baddbmm", "sum", "mean", "amax", "amin", "linalg_vector_norm", "outer")
+_CLONES = ("clone", "_to_copy", "lift_fresh_copy", "contiguous")
+_SHAPE_ONLY = (
+    "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_empty",
+    "new_zeros", "new_ones", "new_full", "new_empty_strided", "is_same_size",
+)  # fmt: skip
+_RANDOM_FILLS = (
+    "normal_", "uniform_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_", "bernoulli_",
+)  # fmt: skip
+
+_MAKERS = frozenset(
+    ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+)
+_DRAWING = {
+    "rand.default": torch.ops.aten.uniform_.default,
+    "randn.default": torch.ops.aten.normal_.default,
+    "rand_like.default": torch.ops.aten.uniform_.default,
+    "randn_like.default": torch.ops.aten.normal_.default,
+}
+
+STEPS = {
+    "_to_copy": "cast", "cat": "concat", "stack": "stack", "mm": "matmul", "bmm": "matmul", "addmm": "matmul",
+    "baddbmm": "matmul", "rsub": "sub", "true_divide": "div",
+}  # fmt: skip
+"""What an operation is called among the steps between a file and a model, where not by its own name."""
+_NO_STEP = frozenset(("copy", "clone", "contiguous", "lift_fresh_copy", "fill", "zero"))
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of one overload of one operation."""
+
+    name: str
+    kind: Kind
+    written: tuple[tuple[int, str], ...]
+    """Position and name of every argument it writes to."""
+    random: bool
+    moves_storage: bool
+    """Whether it may give a tensor another storage, or its storage another size."""
+    looks: bool
+    """Whether it hands a value to Python."""
+    makes: bool
+    """Whether it makes a tensor from a shape alone, filled with one value."""
+    fill: Any
+    """The operation that draws in place what this one draws into a new tensor; None for any other."""
+
+    @property
+    def step(self) -> str:
+        base = self.name.rstrip("_")
+        return "" if base in _NO_STEP else STEPS.get(self.name, STEPS.get(base, base))
+
+
+@cache
+def traits(function: Any) -> Traits:
+    """What is known of an operation, `torch.ops.aten.add.Tensor` say."""
+    schema = function._schema
+    name = schema.name.partition("::")[2]
+    written = tuple(
+        (position, argument.name)
+        for position, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+    tags = function.tags
+    return Traits(
+        name,
+        _kind(function, name, written),
+        written,
+        torch.Tag.nondeterministic_seeded in tags,
+        torch.Tag.inplace_view in tags or name in ("resize_", "set_", "resize_as_", "set_data"),
+        torch.Tag.data_dependent_output in tags or name in ("equal", "allclose", "is_nonzero"),
+        schema.name.partition("::")[0] == "aten" and not written and name in _MAKERS,
+        _DRAWING.get(str(function).removeprefix("aten.")),
+    )
+
+
+def _kind(function: Any, name: str, written: tuple[tuple[int, str], ...]) -> Kind:
+    schema = function._schema
+    if schema.name.partition("::")[0] != "aten":
+        return "other"
+    if name == "copy_":
+        return "copy"
+    if name in ("fill_", "zero_") or name in _RANDOM_FILLS:
+        return "fill"
+    if name == "_unsafe_view" or any(
+        result.alias_info is not None and not result.alias_info.is_write for result in schema.returns
+    ):
+        return "view"
+    if name in _SHAPE_ONLY:
+        return "nothing"
+    if any(argument.name in ("out",) for argument in schema.arguments if argument.alias_info is not None):
+        return "other"
+    if len(written) > 1 or len(schema.returns) != 1 or str(schema.returns[0].type) != "Tensor":
+        return "other"
+    base = name.rstrip("_") if written else name
+    if base in _PLACING:
+        return "placing"
+    if base in _POINTWISE:
+        return "pointwise"
+    if written:
+        return "other"
+    if name in _CLONES:
+        return "clone"
+    if name in ("cat", "stack"):
+        return "cat"
+    return "whole" if name in _WHOLE else "other"
+
+
+def draws_into(function: Any) -> bool:
+    """Whether an operation fills the tensor it is given with random numbers, whatever the tensor held."""
+    found = traits(function)
+    return found.random and found.kind == "fill" and len(found.written) == 1
+
+
+def may_be_noted(found: Traits, tensors: list[torch.Tensor]) -> bool:
+    """Whether carrying out an operation later gives the same as now, errors included."""
+    if found.kind in ("other", "view", "nothing", "placing") or found.random:
+        return False
+    if any(
+        tensor.layout is not torch.strided
+        or tensor.device.type != "cpu"
+        or tensor.is_conj()
+        or tensor.is_neg()
+        or tensor.is_quantized
+        for tensor in tensors
+    ):
+        return False
+    if found.kind in ("copy", "fill", "clone", "cat"):
+        return True
+    # float8 and the like have few kernels, integers raise where they are divided or sent through floating functions.
+    dtypes = {tensor.dtype for tensor in tensors}
+    if not dtypes <= _ORDINARY:
+        return False
+    return found.kind != "whole" or len(dtypes) == 1
+
+
+_ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
+
+
+def on_meta(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The shape, stride and dtype of an operation's result, as a tensor on the meta device."""
+
+    def twin(argument: Any) -> Any:
+        if isinstance(argument, torch.Tensor):
+            return torch.empty_strided(argument.size(), argument.stride(), dtype=argument.dtype, device="meta")
+        if type(argument) in (list, tuple):
+            return type(argument)(twin(item) for item in argument)
+        return torch.device("meta") if isinstance(argument, torch.device) else argument
+
+    result: torch.Tensor = function(*map(twin, args), **{name: twin(item) for name, item in kwargs.items()})
+    return result

@@ -1,0 +1,149 @@
+"""Functions and classes of libraries replaced for a while, under every name code may have for them, and put back."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+_MISSING: Any = object()
+_NUMBERS = itertools.count()
+
+
+class Kept:
+    """A class or function that is to be replaced everywhere but here."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Patches:
+    """What was replaced, to be undone in reverse order, name by name."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def attribute(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute of a module or class."""
+        before = vars(owner).get(name, _MISSING)
+        setattr(owner, name, value)
+
+        def undo() -> None:
+            if before is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+        self._undo.append(undo)
+
+    def function(self, function: Any, replacement: Callable[..., Any]) -> Callable[..., Any]:
+        """Have a Python function do what another does, whoever holds it; returns the function as it was.
+
+        Its code is what is replaced, so that a `partial` of it, a default argument or an imported name lead there too.
+        """
+        original = FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+        )
+        original.__kwdefaults__ = function.__kwdefaults__
+        original.__dict__.update(function.__dict__)
+        name = f"__ckptdiff_{next(_NUMBERS)}__"
+        signature = inspect.signature(function)
+        code = function.__code__
+        function.__globals__[name] = replacement
+        function.__code__ = _calling(name, code)
+        signed = "__signature__" in function.__dict__
+        if not signed:
+            function.__signature__ = signature
+
+        def undo() -> None:
+            function.__code__ = code
+            function.__globals__.pop(name, None)
+            if not signed:
+                function.__dict__.pop("__signature__", None)
+
+        self._undo.append(undo)
+        return original
+
+    def everywhere(self, kept: Kept, new: Any) -> None:
+        """Put `new` in the place of what is kept, which is not Python's to change, wherever modules, classes, partial
+        functions, defaults or containers hold it."""
+        old = kept.value
+        for holder in gc.get_referrers(old):
+            if isinstance(holder, dict) and holder is not self.__dict__:
+                for name, value in list(holder.items()):
+                    if value is old:
+                        self._item(holder, name, old, new)
+            elif isinstance(holder, list):
+                for index, value in enumerate(holder):
+                    if value is old:
+                        self._item(holder, index, old, new)
+            elif isinstance(holder, tuple):
+                self._tuple(holder, old, new)
+            elif isinstance(holder, type) or type(holder).__name__ == "cell":
+                self._cell(holder, old, new)
+            elif type(holder).__name__ == "partial":
+                state = holder.__reduce__()[2]
+                holder.__setstate__((new, *state[1:]))
+                self._undo.append(partial(holder.__setstate__, state))
+
+    def _item(self, holder: Any, name: Any, old: Any, new: Any) -> None:
+        holder[name] = new
+
+        def undo() -> None:
+            with contextlib.suppress(LookupError):
+                if holder[name] is new:
+                    holder[name] = old
+
+        self._undo.append(undo)
+
+    def _tuple(self, holder: tuple[Any, ...], old: Any, new: Any) -> None:
+        changed = tuple(new if value is old else value for value in holder)
+        for function in gc.get_referrers(holder):
+            if isinstance(function, FunctionType) and function.__defaults__ is holder:
+                function.__defaults__ = changed
+                self._undo.append(partial(setattr, function, "__defaults__", holder))
+
+    def _cell(self, holder: Any, old: Any, new: Any) -> None:
+        with contextlib.suppress(AttributeError, TypeError):
+            if holder.cell_contents is old:
+                holder.cell_contents = new
+                self._undo.append(lambda: setattr(holder, "cell_contents", old))
+
+    def undo(self) -> None:
+        """Put everything back."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def _calling(name: str, code: Any) -> Any:
+    """The code of a function that hands its arguments to a global, with as many free variables as `code` has."""
+    free = code.co_freevars
+    lines = [
+        "def outer():",
+        *(f"    {variable} = None" for variable in free),
+        "    def inner(*args, **kwargs):",
+        f"        return {name}(*args, **kwargs)",
+        *(f"        {variable}" for variable in free),
+        "    return inner",
+    ]
+    namespace: dict[str, Any] = {}
+    exec("\n".join(lines), namespace)  # noqa: S102 - the text is ours
+    made = namespace["outer"]().__code__
+    return made.replace(co_name=code.co_name, co_filename=__file__)
+
+
+@contextlib.contextmanager
+def patches() -> Iterator[Patches]:
+    """Replacements that hold inside the block."""
+    made = Patches()
+    try:
+        yield made
+    finally:
+        made.undo()

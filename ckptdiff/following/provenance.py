@@ -1,0 +1,136 @@
+"""Where the elements of an operation's result come from, by where those of its inputs do."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ckptdiff.following import replay
+from ckptdiff.following.calls import tensors_in
+from ckptdiff.following.memory import Memory, shape_of
+from ckptdiff.following.operations import DATA, Traits
+from ckptdiff.following.origins import (
+    Piece,
+    Shape,
+    broadcast,
+    combined,
+    decoded,
+    distinct_labels,
+    encoded,
+    paint,
+    pieces,
+    relabelled,
+    uniform,
+)
+
+if TYPE_CHECKING:
+    from ckptdiff.following.engine import Engine
+
+
+def after(engine: Engine, tensors: list[torch.Tensor], found: Traits) -> int:
+    """The label of what was made of all the elements of some tensors."""
+    labels: set[int] = set()
+    for tensor in tensors:
+        if tensor.layout is not torch.strided:
+            labels |= distinct_labels(engine.pieces(tensor))
+        elif (memory := engine.known(tensor)) is not None and memory.origins:
+            labels |= memory.origins.labels(*shape_of(tensor).span)
+    return engine.labels.after(engine.labels.union(labels), found.step)
+
+
+def placed_labels(
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits
+) -> list[Piece] | None:
+    """Where the elements of the result come from that places elements: by placing their labels as it does them."""
+    names = [argument.name for argument in function._schema.arguments]
+    given = dict(zip(names, args, strict=False), **kwargs)
+    if given.get("accumulate"):
+        return None
+
+    def labels_of(name: str, argument: Any) -> Any:
+        if name in DATA and isinstance(argument, torch.Tensor):
+            numbers = decoded(engine.pieces(argument), argument.numel())
+            return torch.from_numpy(numbers).reshape(argument.size())
+        if name == "value" and isinstance(argument, (int, float, bool, complex)):
+            return 0
+        return argument
+
+    try:
+        with replay.plainly():
+            placed = function(**{name: labels_of(name, argument) for name, argument in given.items()})
+    except Exception:
+        return None
+    step = found.step
+
+    def stepped(label: int) -> int:
+        return engine.labels.after(label, step)
+
+    return relabelled(encoded(placed.reshape(-1).numpy()), stepped)
+
+
+def moved(
+    engine: Engine,
+    found: Traits,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    result: torch.Tensor,
+    where: list[Piece] | None = None,
+) -> list[Piece]:
+    """Where the elements of a result come from, before it is noted that it was written."""
+    if where is not None:
+        return where
+    count, size = result.numel(), tuple(result.size())
+    step = found.step
+
+    def stepped(label: int) -> int:
+        return engine.labels.after(label, step)
+
+    if found.kind == "fill":
+        value = args[1] if len(args) > 1 else None
+        if isinstance(value, torch.Tensor):
+            return uniform(engine.labels.union(distinct_labels(engine.pieces(value))), count)
+        return []
+    if found.kind in ("copy", "clone"):
+        source = args[1] if found.kind == "copy" else args[0]
+        got = broadcast(engine.pieces(source), source.size(), size)
+        if found.kind == "copy" and source.dtype != result.dtype:
+            step = "cast"
+        if step and got:
+            got = relabelled(got, stepped)
+        return got
+    if found.kind == "cat":
+        return joined(engine, found, args, kwargs, result)
+    if found.kind == "pointwise":
+        parts = [broadcast(engine.pieces(tensor), tensor.size(), size) for tensor in tensors_in((args, kwargs))]
+        return relabelled(combined(parts, count, engine.labels), stepped, keep_start=False)
+    labels: set[int] = set()
+    for tensor in tensors_in((args, kwargs)):
+        labels |= distinct_labels(engine.pieces(tensor))
+    return uniform(stepped(engine.labels.union(labels)), count)
+
+
+def joined(
+    engine: Engine, found: Traits, args: tuple[Any, ...], kwargs: dict[str, Any], result: torch.Tensor
+) -> list[Piece]:
+    """Where the elements of several tensors go that are joined along a dimension, or stacked."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    dim = dim + result.dim() if dim < 0 else dim
+    stacked = found.name == "stack"
+    origins_of_result = Memory(result.untyped_storage()).origins
+    whole = shape_of(result)
+    at = 0
+    for tensor in args[0]:
+        if tensor.dim() == 1 and not tensor.numel() and result.dim() != 1:
+            continue  # torch lets empty vectors pass
+        extent = 1 if stacked else tensor.size(dim)
+        place = list(whole.size)
+        place[dim] = extent
+        first = whole.offset + at * whole.stride[dim]
+        alone = whole.contiguous and not any(extent != 1 for extent in place[:dim])
+        shape = Shape(first, tuple(place), whole.stride, whole.itemsize, prod(place), alone)
+        got = relabelled(engine.pieces(tensor), lambda label: engine.labels.after(label, found.step))
+        paint(origins_of_result, shape, got)
+        at += extent
+    return pieces(origins_of_result, whole)

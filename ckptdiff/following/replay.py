@@ -1,0 +1,197 @@
+"""Carrying out what was noted: in the memory itself when somebody looks at it, or on a copy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from ckptdiff.following.memory import (
+    TARGET,
+    InitialValueNeeded,
+    Memory,
+    Operation,
+    Snapshot,
+    Target,
+    Write,
+    placed,
+)
+from ckptdiff.following.origins import Shape
+
+_Contents = dict[tuple[int, int], torch.Tensor]
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """As torch is without the modes that follow it, without gradients, and without autocasting."""
+    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                yield
+        else:
+            yield
+
+
+def settle(memory: Memory) -> None:
+    """Carry out what was noted, in the memory itself.
+
+    Raises InitialValueNeeded where it takes values that were never computed.
+    """
+    if not memory.writes:
+        if memory.unknown:
+            raise InitialValueNeeded
+        return
+    with plainly():
+        contents = _evaluated([(memory, memory.version)])
+        _release(memory, memory.version)
+        content = contents[id(memory), memory.version]
+        memory.bytes().copy_(content)
+    memory.writes.clear()
+    memory.settled = memory.version
+    memory.unknown = False
+
+
+def before_writing(memory: Memory) -> None:
+    """Give the snapshots of settled memory, which is about to be written, copies of their own."""
+    with plainly():
+        for taken in memory.needed():
+            taken.copy = placed(memory.bytes(), taken.shape, taken.dtype).clone()
+    memory.snapshots.clear()
+
+
+def wrote(memory: Memory) -> None:
+    """Note that settled memory was written."""
+    memory.version += 1
+    memory.settled = memory.version
+
+
+def value(taken: Snapshot) -> torch.Tensor:
+    """The values of a snapshot. They may be the memory itself: to be read, not written."""
+    if taken.copy is not None:
+        return taken.copy
+    with plainly():
+        return placed(_content(taken, _evaluated([(taken.memory, taken.version)])), taken.shape, taken.dtype)
+
+
+def _release(memory: Memory, version: int) -> None:
+    """Before the memory holds `version`: copies for the snapshots of earlier ones."""
+    earlier = [taken for taken in memory.needed() if taken.version < version]
+    if not earlier:
+        return
+    contents = _evaluated([(taken.memory, taken.version) for taken in earlier])
+    for taken in earlier:
+        taken.copy = placed(_content(taken, contents), taken.shape, taken.dtype).clone()
+
+
+def _content(taken: Snapshot, contents: _Contents) -> torch.Tensor:
+    content = contents.get(taken.key)
+    return taken.memory.bytes() if content is None else content
+
+
+def _evaluated(wanted: Iterable[tuple[Memory, int]]) -> _Contents:
+    """The contents of storages at versions, without recursion: a chain of a thousand operations is an ordinary one."""
+    contents: _Contents = {}
+    stack = list(wanted)
+    while stack:
+        memory, version = stack[-1]
+        if (id(memory), version) in contents:
+            stack.pop()
+            continue
+        if version == memory.settled:
+            if memory.unknown:
+                raise InitialValueNeeded
+            contents[id(memory), version] = memory.bytes()
+            stack.pop()
+            continue
+        start, writes = _since(memory, version)
+        if needs := _needs(memory, start, writes, contents):
+            stack.extend(needs)
+            continue
+        contents[id(memory), version] = _played(memory, start, writes, contents)
+        stack.pop()
+    return contents
+
+
+def _since(memory: Memory, version: int) -> tuple[int, list[Write]]:
+    """The writes that make a version, from the last one that left nothing of what was there; and the version before."""
+    writes = memory.writes[: version - memory.settled]
+    for index in range(len(writes) - 1, -1, -1):
+        if writes[index].covers:
+            return memory.settled + index, writes[index:]
+    return memory.settled, writes
+
+
+def _needs(memory: Memory, start: int, writes: list[Write], contents: _Contents) -> list[tuple[Memory, int]]:
+    needs = []
+    if not writes[0].covers and memory.unknown:
+        raise InitialValueNeeded
+    for number, write in enumerate(writes):
+        for taken in inputs(write.operation):
+            if taken.copy is not None or taken.key in contents:
+                continue
+            itself = taken.memory is memory and taken.version == start + number
+            if itself and (number or not write.covers):
+                continue
+            needs.append((taken.memory, taken.version))
+    return needs
+
+
+def _played(memory: Memory, start: int, writes: list[Write], contents: _Contents) -> torch.Tensor:
+    first = writes[0]
+    if first.covers:
+        content = torch.empty(0 if first.fresh else memory.nbytes, dtype=torch.uint8)
+    else:
+        content = memory.bytes().clone()
+    for number, write in enumerate(writes):
+
+        def given(taken: Snapshot, version: int = start + number, content: torch.Tensor = content) -> torch.Tensor:
+            if taken.copy is not None:
+                return taken.copy
+            if taken.memory is memory and taken.version == version and taken.key not in contents:
+                return placed(content, taken.shape, taken.dtype)
+            return placed(_content(taken, contents), taken.shape, taken.dtype)
+
+        if write.fresh:
+            content = _laid_out(_run(write.operation, given, None), write.target, memory.nbytes)
+        else:
+            _run(write.operation, given, placed(content, write.target.shape, write.target.dtype))
+    return content
+
+
+def _laid_out(result: torch.Tensor, target: Target, nbytes: int) -> torch.Tensor:
+    """A result's memory, laid out as that of the tensor which stood for it."""
+    shape: Shape = target.shape
+    same = result.storage_offset() == shape.offset and result.stride() == shape.stride and result.is_contiguous()
+    if same and result.untyped_storage().nbytes() == nbytes:
+        return torch.empty(0, dtype=torch.uint8).set_(result.untyped_storage(), 0, (nbytes,), (1,))
+    content = torch.empty(nbytes, dtype=torch.uint8)
+    placed(content, shape, target.dtype).copy_(result)
+    return content
+
+
+def _run(operation: Operation, given: Any, target: torch.Tensor | None) -> Any:
+    def real(argument: Any) -> Any:
+        if argument is TARGET:
+            return target
+        if isinstance(argument, Snapshot):
+            return given(argument)
+        if type(argument) in (list, tuple):
+            return type(argument)(real(item) for item in argument)
+        return argument
+
+    return operation.function(
+        *map(real, operation.args), **{name: real(item) for name, item in operation.kwargs.items()}
+    )
+
+
+def inputs(operation: Operation) -> Iterator[Snapshot]:
+    """The snapshots among an operation's arguments."""
+    stack: list[Any] = [*operation.args, *operation.kwargs.values()]
+    while stack:
+        argument = stack.pop()
+        if isinstance(argument, Snapshot):
+            yield argument
+        elif type(argument) in (list, tuple):
+            stack.extend(argument)

@@ -1,1 +1,0 @@
-"""ModuleTree and Checkpoint to Comparison: the walk, and the code of custom modules."""

@@ -1,0 +1,157 @@
+"""Files of other kinds, and tensors taken out of them in other ways, are followed as well."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load, load_file, save_file
+
+from ckptdiff.following.run import ask
+from tests.following.oracle import Net, elements_from_file, followed, really, same_bits, state
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = []
+    for seed in (1, 2, 3):
+        folder = tmp_path_factory.mktemp(f"seed{seed}")
+        tensors = state(seed)
+        arrays = {key: value.numpy() for key, value in tensors.items()}
+        np.savez(folder / "w.npz", **arrays)
+        np.save(folder / "w.npy", arrays["second.weight"])
+        (folder / "w.pkl").write_bytes(pickle.dumps({"a": arrays, "t": tensors["norm.bias"]}))
+        save_file({key: value.clone() for key, value in tensors.items()}, folder / "w.safetensors")
+        model = Net()
+        model.load_state_dict(tensors)
+        torch.jit.trace(model.first, torch.ones(1, 8)).save(folder / "w.pt")
+        torch.save({"model": tensors, "ema": {"shadow": [tensors["second.weight"]]}}, folder / "w.pth")
+        made.append(folder)
+    return made
+
+
+def npz(model, folder):
+    file = np.load(folder / "w.npz")
+    model.load_state_dict({key: torch.from_numpy(np.asarray(file[key])) for key in file.files})
+
+
+def npy(model, folder):
+    model.second.weight.data.copy_(torch.from_numpy(np.load(folder / "w.npy")).t())
+
+
+def npy_mapped(model, folder):
+    model.second.weight.data[:3] = torch.from_numpy(np.load(folder / "w.npy", mmap_mode="r")[:3].copy())
+
+
+def pickled(model, folder):
+    with open(folder / "w.pkl", "rb") as file:
+        content = pickle.load(file)
+    model.load_state_dict({key: torch.as_tensor(value) for key, value in content["a"].items()})
+    model.norm.bias.data.copy_(content["t"] * 2)
+
+
+def torchscript(model, folder):
+    model.first.load_state_dict(torch.jit.load(folder / "w.pt").state_dict())
+
+
+def safe_opened(model, folder):
+    with safe_open(filename=folder / "w.safetensors", framework="pt", device="cpu") as file:
+        model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+
+
+def safe_sliced(model, folder):
+    with safe_open(folder / "w.safetensors", "pt") as file:
+        part = file.get_slice("second.weight")
+        assert part.get_shape() == [16, 16]
+        model.second.weight.data[:4] = part[4:8]
+        model.second.weight.data[8:, :2] = part[:8, 3:5]
+
+
+def safe_numpy(model, folder):
+    with safe_open(folder / "w.safetensors", framework="np") as file:
+        model.second.weight.data.copy_(torch.from_numpy(file.get_tensor("second.weight")))
+
+
+def loaded_file(model, folder):
+    model.load_state_dict(load_file(folder / "w.safetensors"))
+
+
+def loaded_bytes(model, folder):
+    model.load_state_dict(load((folder / "w.safetensors").read_bytes()))
+
+
+def closed_handle(model, folder):
+    with safe_open(folder / "w.safetensors", "pt") as file:
+        pass
+    file.get_tensor("second.weight")
+
+
+def no_such_key(model, folder):
+    with safe_open(folder / "w.safetensors", "pt") as file:
+        file.get_tensor("third.weight")
+
+
+def nested(model, folder):
+    content = torch.load(folder / "w.pth")
+    model.load_state_dict(content["model"])
+    model.second.weight.data.copy_(content["ema"]["shadow"][0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "load",
+    [
+        npz, npy, npy_mapped, pickled, torchscript, safe_opened, safe_sliced, safe_numpy, loaded_file, loaded_bytes,
+        closed_handle, no_such_key, nested,
+    ],
+)  # fmt: skip
+def test_it_is_followed(load, folders):
+    model = Net()
+    truth = really(load, model, *folders)
+    found, left = followed(load, model, folders[0])
+    assert found.raised == truth.raised
+    masks = elements_from_file(found, left)
+    assert {key for key, mask in masks.items() if not torch.equal(mask, truth.from_file[key])} == set()
+    for key, value in left.state_dict().items():
+        assert same_bits(found.engine.value(value), truth.values[key]).all(), key
+
+
+def test_a_source_is_the_file_and_the_path_in_it(folders):
+    model = Net()
+    fills = ask(nested, model, folders[0]).fills(model)
+    assert fills["first.bias"].sources == (("w.pth", "model/first.bias"),)
+    assert fills["second.weight"].sources == (("w.pth", "model/second.weight"),)  # the same memory, named first
+
+
+def test_what_the_file_names_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    torch.save({"w": torch.ones(2), "config": Evil()}, tmp_path / "w.pth")
+    model = torch.nn.Linear(2, 1, bias=False)
+
+    def load(module, path):
+        module.weight.data.copy_(torch.load(path, weights_only=False)["w"][None])
+
+    assert ask(load, model, tmp_path / "w.pth").raised is None
+    assert not (tmp_path / "written").exists()
+
+
+def test_torch_is_as_before(folders):
+    before = (
+        torch.load,
+        torch.load.__code__,
+        torch.Tensor.numpy,
+        safe_open,
+        np.load.__code__,
+        torch._C.PyTorchFileReader,
+    )
+    ask(nested, Net(), folders[0])
+    after = torch.load, torch.load.__code__, torch.Tensor.numpy, safe_open, np.load.__code__, torch._C.PyTorchFileReader
+    assert before == after
+    assert "__signature__" not in vars(torch.load)
+    assert not [name for name in vars(torch.serialization) if name.startswith("__ckptdiff")]
