@@ -198,7 +198,8 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
                 )
     if unpickled.format == "pickle":
         raise _foreign(name)
-    if unpickled.value is not found.value and unpickled.format in _GUARDED:
+    nested = unpickled.value is not found.value or any(type(value) in _HOLDERS[1:] for value in chosen.values())
+    if nested and unpickled.format in _GUARDED:
         _check_rest(name, unpickled, chosen)
     return Checkpoint(
         name,

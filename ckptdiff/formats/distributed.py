@@ -43,6 +43,8 @@ def read(directory: str) -> tuple[Unpickled, int]:
     try:
         fields = _fields(unpickled.value)
         _refuse_unknown_classes(name, unpickled)
+        if unpickled.unpickler.leftover:
+            raise ValueError("more than one value")
         keys = fields["state_dict_metadata"]
         paths = fields.get("planner_data")
         value = _nested(name, keys, paths if isinstance(paths, dict) else {})
@@ -87,7 +89,7 @@ def _class_name(value: Any) -> str:
 def _tensor(value: Any) -> Tensor:
     fields = _fields(value)
     properties = fields["properties"].state
-    if type(properties) is tuple and len(properties) != 5:
+    if type(properties) is tuple and (len(properties) != 5 or _class_name(properties[3]) != "_MEM_FORMAT_ENCODING"):
         raise ValueError("properties of another number")
     dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
     return Tensor(None, dtype_name(dtype), _sizes(fields["size"]))

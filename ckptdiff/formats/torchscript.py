@@ -156,6 +156,8 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
     read = 0
     for name, record in archive.records.items():
         if not name.startswith(folder) or not name.endswith(".py"):
+            if name.lower().startswith(folder.lower()) and name.lower().endswith(".py"):
+                raise _refused(archive, f"{name} is found by a name of other case")
             continue
         read += record.size
         module = name[len(folder) : -len(".py")].replace("/", ".")

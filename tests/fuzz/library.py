@@ -144,7 +144,8 @@ def described(value: Any) -> Any:
         return None
     entries = []
     storages: dict[int, int] = {}
-    for key, item in value.items():
+    for name, item in value.items():
+        key = name if name is None or type(name) in (str, int, float, bool, bytes) else repr(name)
         if not isinstance(item, torch.Tensor):
             entries.append((key, type(item).__name__, item if type(item) in (bool, int, float, str, bytes) else None))
             continue
