@@ -18,6 +18,7 @@ from ckptdiff.following.origins import (
     Origin,
     Piece,
     Source,
+    covered,
     distinct_labels,
     paint,
     pieces,
@@ -79,7 +80,7 @@ class Engine:
                     self._loose[id(tensor)] = tensor, label
                 return
             shape = shape_of(tensor)
-            if shape.numel:
+            if shape.numel and not (memory.origins and covered(self.pieces(tensor)) == shape.numel):
                 paint(memory.origins, shape, [(0, shape.numel, label, 0)])
 
     def pieces(self, tensor: torch.Tensor) -> list[Piece]:

@@ -34,6 +34,8 @@ class Files:
         self.trust = trust
         self.order: dict[str, list[str]] = {}
         """For every file, the keys it gave."""
+        self.aliases: dict[tuple[str, str], tuple[str, str]] = {}
+        """Tensors of a file that lie where another one lies, which stands for them."""
         self._names: dict[str, str] = {}
 
     def name(self, file: Any) -> str:
@@ -61,6 +63,9 @@ class Files:
         """Note that a file gave a tensor under a key."""
         self.order.setdefault(file, []).append(key)
         for part in parts(tensor):
+            before = self.engine.sources(part)
+            if before and all(source[0] == file for source in before):
+                self.aliases[file, key] = min(before)  # the same memory under another name
             self.engine.describe(part, (file, key))
 
     def gave_all(self, value: Any, file: str) -> None:

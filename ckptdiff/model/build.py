@@ -84,7 +84,7 @@ def build(reference: Reference | str, args: Mapping[str, object] | None = None, 
         raise UsageError(
             f"{reference.text} is a snapshot, not a model's code.", "It is read without building anything."
         )
-    home = _home(reference)
+    home = home_of(reference)
     notes: list[str] = []
     failures: list[_Failure] = []
     for way in _WAYS[-1:] if with_values else _WAYS:
@@ -169,7 +169,8 @@ class _Stage:
         self.doing = doing
 
 
-def _home(reference: Reference) -> user_code.Home | None:
+def home_of(reference: Reference) -> user_code.Home | None:
+    """Where the user's code that a reference names is imported from; None where a library defines the model."""
     if reference.kind == "module":
         return user_code.Home(Path.cwd(), reference.target)
     if reference.kind != "file":

@@ -1,0 +1,244 @@
+"""Any function that loads weights: it runs as it stands, followed, and what it leaves in the model is the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import CkptdiffError, ModelError, UsageError
+from ckptdiff.following.inert import Refused
+from ckptdiff.following.mode import parts
+from ckptdiff.following.run import Fill, Followed, following
+from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem
+from ckptdiff.model import user_code
+from ckptdiff.model.build import home_of
+from ckptdiff.model.extract import extract, tensor_info
+from ckptdiff.model.reference import parse_reference
+from ckptdiff.model.sandbox import contained
+from ckptdiff.model.tree import Slot
+
+Load = Callable[..., Any]
+MAX_DOUBTS = 20
+
+
+def ask(
+    loader: str | Load,
+    model: Callable[[], nn.Module] | nn.Module | None,
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    reference: str = "",
+) -> Outcome:
+    """What a function, `load(model, path)` or `load(path)` where it takes one argument, would leave in a model.
+
+    `model` is a live module, which stays as it is, or a function that builds one, or None where `load` returns it. With
+    `trust`, objects that the file names are rebuilt by the code it names.
+
+    Raises UsageError where `load` leaves no model to look at, CkptdiffError where it needs what the file may not make.
+    """
+    load: Load = ask
+    try:
+        with following(trust=trust) as followed:
+            given = _given(followed, model)
+            with resolved(loader) as load:
+                result = _called(followed, load, given, path)
+        left = _model_of(result) or given
+        if left is None:
+            if followed.raised is not None:
+                raise ModelError(
+                    f"{_name(load)} raised before there was a model to look at: {followed.raised}",
+                    "Pass the model it fills, or see what it needs.",
+                )
+            raise UsageError(
+                f"{_name(load)} returned {type(result).__name__}, no module, and was given none.",
+                "Let it return the model, or pass the model as the first argument.",
+            )
+        return _outcome(followed, load, left, result, path, reference)
+    except Refused as refused:
+        raise CkptdiffError(
+            f"{_name(load)} needs an object of the class {refused.name}, which the file names and nothing here makes.",
+            "If you trust the file, pass trust_checkpoint.",
+        ) from None
+
+
+@contextlib.contextmanager
+def resolved(loader: str | Load) -> Iterator[Load]:
+    """The function that `file.py:function` or `package.module:function` names, with room for its code to run; a
+    function as it is.
+
+    Raises UsageError for a text of neither form, ModelError where there is no such file or function.
+    """
+    if not isinstance(loader, str):
+        yield loader
+        return
+    reference = parse_reference(loader)
+    home = home_of(reference) if reference.attr else None
+    if home is None:
+        raise UsageError(f"{loader} names no function.", "Write for example load.py:load_weights.")
+    with contained(reference.target), user_code.importing(home):
+        load = user_code.take(sys.modules.get(home.name) or home.load(), reference.attr, reference.target)
+        if not callable(load):
+            raise UsageError(f"{loader} is a {type(load).__name__}, not a function.", "Name a function that loads.")
+        yield load
+
+
+def _given(followed: Followed, model: Callable[[], nn.Module] | nn.Module | None) -> nn.Module | None:
+    """The model to run on: built, or a copy of a live one, whose values are copied when somebody looks at them."""
+    if model is None or not isinstance(model, nn.Module):
+        return None if model is None else model()
+    for tensor in (*model.parameters(), *model.buffers()):
+        for part in parts(tensor):
+            followed.engine.memory(part)
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"A copy of the {type(model).__name__} to try it on cannot be made: {type(error).__name__}: {error}",
+            "Pass a reference such as model.py:Net, or a function that returns the model.",
+        ) from None
+
+
+def _called(followed: Followed, load: Load, model: nn.Module | None, path: Any) -> Any:
+    arguments = (path,) if model is None or _takes_one(load) else (model, path)
+    try:
+        followed.result = load(*arguments)
+    except Refused:
+        raise
+    except (Exception, SystemExit) as error:
+        followed.error = error
+        followed.raised = f"{type(error).__name__}: {error}"
+    return followed.result
+
+
+def _takes_one(load: Load) -> bool:
+    try:
+        parameters = inspect.signature(load).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [one for one in parameters if one.kind in kinds and one.default is one.empty]
+    return len(required) == 1
+
+
+def _model_of(result: Any) -> nn.Module | None:
+    """The module that a loader returned, alone or first among other things."""
+    if isinstance(result, nn.Module):
+        return result
+    if isinstance(result, (tuple, list)):
+        return next((item for item in result if isinstance(item, nn.Module)), None)
+    return None
+
+
+def _name(load: Load) -> str:
+    return getattr(load, "__name__", None) or type(load).__name__
+
+
+def _outcome(followed: Followed, load: Load, module: nn.Module, result: Any, path: Any, reference: str) -> Outcome:
+    tree = extract(module, reference)
+    slots = tree.keys()
+    with torch._C._DisableTorchDispatch():
+        tensors = {
+            key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)
+        }
+    fills = {key: followed.fill(value) for key, value in tensors.items()}
+    filled = {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()}
+    sources = {source for entry in filled.values() for source in entry.sources}
+    unused = {
+        key: "unread" if (file, key) not in followed.engine.read else "unused"
+        for file, keys in followed.files.order.items()
+        for key in keys
+        if (file, key) not in sources and followed.files.aliases.get((file, key)) not in sources
+    }
+    taken = "path" if _takes_one(load) else "model, path"
+    return Outcome(
+        Loader("function", "", f"{_name(load)}({taken})", "followed"),
+        Machine(torch.__version__),
+        tree,
+        _checkpoint(path),
+        filled,
+        unused,
+        tuple(_problems(fills, result)),
+        followed.raised,
+        {key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"},
+        doubts=tuple(_doubts(followed, fills)),
+    )
+
+
+def _filled(key: str, fill: Fill, slot: Slot | None, tensor: torch.Tensor) -> Filled:
+    if fill.by == "initial":
+        if tensor.is_meta:
+            return Filled(key, "meta", slot)
+        return Filled(key, "code" if fill.overwritten or fill.doubt else "initial", slot)
+    rows = _rows(fill, tensor) if fill.by == "part" else None
+    return Filled(key, "file", slot, tensor_info(tensor), fill.sources, fill.steps, rows)
+
+
+def _rows(fill: Fill, tensor: torch.Tensor) -> tuple[tuple[int, int], ...]:
+    """The stretches of the first dimension that were filled whole."""
+    width = max(tensor.numel() // max(tensor.size(0), 1), 1) if tensor.dim() else 1
+    rows = []
+    for first, end in fill.filled:
+        start, stop = -(-first // width), end // width
+        if start < stop:
+            rows.append((start, stop))
+    return tuple(rows)
+
+
+def _problems(fills: Mapping[str, Fill], result: Any) -> Iterator[Problem]:
+    missing, unexpected = _lists(result)
+    for key in missing if missing is not None else [key for key, fill in fills.items() if fill.by == "initial"]:
+        yield Problem("missing", key)
+    for key in unexpected or ():
+        yield Problem("unexpected", key)
+    for key, fill in fills.items():
+        if fill.by == "part":
+            count = sum(end - first for first, end in fill.filled)
+            yield Problem("other", key, f"{key} is filled in part: {count:,} of {fill.numel:,} elements", (key,))
+        elif fill.by == "initial" and missing is not None and key not in missing:
+            yield Problem("other", key, f"{key} keeps its initial value, which the loader does not say", (key,))
+
+
+def _lists(result: Any) -> tuple[list[str] | None, list[str] | None]:
+    """The missing and unexpected keys that a loader returned, as `load_state_dict` and `from_pretrained` do."""
+    for item in (result, *(result if isinstance(result, (tuple, list)) else ())):
+        lists = item if isinstance(item, dict) else {name: getattr(item, name, None) for name in _LISTS}
+        missing, unexpected = (lists.get(name) for name in _LISTS)
+        if isinstance(missing, (list, set, tuple)) and isinstance(unexpected, (list, set, tuple)):
+            return _ordered(missing), _ordered(unexpected)
+    return None, None
+
+
+_LISTS = ("missing_keys", "unexpected_keys")
+
+
+def _ordered(keys: Any) -> list[str]:
+    return sorted(map(str, keys)) if isinstance(keys, set) else [str(key) for key in keys]
+
+
+def _doubts(followed: Followed, fills: Mapping[str, Fill]) -> Iterator[str]:
+    looked = [f"{key} of {file}" for file, key in followed.engine.looked][:3]
+    doubted = [(key, fill.doubt) for key, fill in fills.items() if fill.doubt and fill.by != "file"]
+    for key, line in doubted[:MAX_DOUBTS]:
+        yield f"{key}: {line} wrote to it after the code had looked at values ({', '.join(looked)})."
+    yield from followed.doubts
+
+
+def _checkpoint(path: Any) -> Checkpoint:
+    from ckptdiff.checkpoint.reading import read
+
+    shown = os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(path)
+    try:
+        return read(shown)
+    except CkptdiffError:
+        return Checkpoint(shown, "unknown", {})

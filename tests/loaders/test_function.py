@@ -1,0 +1,170 @@
+"""A function of the user's as the loader: what it fills, keeps, raises and returns, and that nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ckptdiff.errors import CkptdiffError
+from ckptdiff.loaders.function import ask
+from tests.following.oracle import Net, state
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.save({"model": state(1), "epoch": 3}, tmp_path / "w.pth")
+    return tmp_path / "w.pth"
+
+
+def whole(model, path):
+    model.load_state_dict(torch.load(path)["model"])
+
+
+def rows(model, path):
+    loaded = torch.load(path)["model"]
+    model.second.weight.data[4:8] = loaded["second.weight"][:4]
+    model.embed.weight.data[:, 2:].copy_(loaded["embed.weight"][:, 2:])
+
+
+def test_what_was_filled_from_where(weights):
+    outcome = ask(whole, Net(), weights)
+    assert outcome.raised is None
+    assert outcome.problems == ()
+    assert {entry.by for entry in outcome.filled.values()} == {"file"}
+    assert outcome.filled["first.weight"].sources == (("w.pth", "model/first.weight"),)
+    assert outcome.filled["first.weight"].rows is None
+    assert outcome.loader.how == "followed"
+    assert outcome.loader.call == "whole(model, path)"
+    assert outcome.unused == {}
+
+
+def test_a_part_is_not_the_whole(weights):
+    outcome = ask(rows, Net(), weights)
+    assert outcome.filled["second.weight"].rows == ((4, 8),)
+    assert outcome.filled["embed.weight"].rows == ()
+    assert outcome.filled["first.weight"].by == "initial"
+    told = {problem.key: problem for problem in outcome.problems}
+    assert told["second.weight"].text == "second.weight is filled in part: 64 of 256 elements"
+    assert told["first.weight"].kind == "missing"
+    assert "model/first.weight" in outcome.unused
+
+
+def test_a_live_model_stays_as_it_is(weights):
+    model = Net()
+    before = copy.deepcopy(model.state_dict())
+    versions = [value._version for value in model.parameters()]
+    generator = torch.get_rng_state()
+
+    def replaced(module, path):
+        module.second = nn.Linear(3, 3)
+        module.norm.weight.data = torch.load(path)["model"]["norm.weight"]
+        nn.init.normal_(module.first.weight)
+
+    ask(replaced, model, weights)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [value._version for value in model.parameters()] == versions
+    assert type(model.second) is nn.Linear
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_function_that_makes_the_model(weights):
+    def made(path):
+        model = Net()
+        whole(model, path)
+        return model, "more"
+
+    outcome = ask(made, None, weights)
+    assert {entry.by for entry in outcome.filled.values()} == {"file"}
+    assert outcome.loader.call == "made(path)"
+
+
+def test_the_lists_that_a_loader_returns(weights):
+    def partly(model, path):
+        loaded = torch.load(path)["model"]
+        del loaded["first.bias"], loaded["scale"]
+        loaded["other"] = loaded.pop("norm.bias")
+        result = model.load_state_dict(loaded, strict=False)
+        result.missing_keys.remove("scale")
+        return result
+
+    problems = [(problem.kind, problem.key) for problem in ask(partly, Net(), weights).problems]
+    assert ("missing", "first.bias") in problems
+    assert ("unexpected", "other") in problems
+    assert ("other", "scale") in problems, "the loader does not say that it keeps its initial value"
+
+
+def test_what_it_raises(weights):
+    def raising(model, path):
+        model.first.load_state_dict(torch.load(path)["model"])
+
+    outcome = ask(raising, Net(), weights)
+    assert outcome.raised is not None
+    assert outcome.raised.startswith("RuntimeError: Error(s) in loading state_dict for Linear:\n\tMissing key(s)")
+
+
+def test_numbers_that_were_looked_at_are_a_doubt(weights):
+    def looking(model, path):
+        loaded = torch.load(path)["model"]
+        model.load_state_dict({key: value for key, value in loaded.items() if key != "scale"}, strict=False)
+        model.scale.fill_(loaded["norm.bias"][0].item())
+
+    outcome = ask(looking, Net(), weights)
+    assert outcome.filled["scale"].by == "code"
+    (doubt,) = outcome.doubts
+    assert doubt.startswith("scale: ")
+    assert "norm.bias of w.pth" in doubt.replace("model/", "")
+
+
+@pytest.mark.parametrize(
+    ("load", "model", "said"),
+    [
+        (lambda path: 3, None, "returned int, no module"),
+        (lambda path: [][0], None, "raised before there was a model to look at: IndexError"),
+        ("load_weights", None, "is no model reference"),
+        ("load.py", None, "names no function"),
+        ("nowhere.py:load", None, "there is no such file"),
+        ("torch.nn:functional", None, "not a function"),
+    ],
+)
+def test_what_has_no_answer_is_said(load, model, said, weights):
+    with pytest.raises(CkptdiffError, match=said):
+        ask(load, model, weights)
+
+
+def test_a_function_in_a_file(tmp_path, weights):
+    (tmp_path / "helpers.py").write_text("def chosen(content):\n    return content['model']\n")
+    (tmp_path / "train.py").write_text(
+        "import torch\nfrom helpers import chosen\n\n"
+        "def load(model, path):\n    model.load_state_dict(chosen(torch.load(path)))\n"
+    )
+    outcome = ask(f"{tmp_path}/train.py:load", Net(), weights)
+    assert {entry.by for entry in outcome.filled.values()} == {"file"}
+    assert outcome.loader.call == "load(model, path)"
+
+
+def test_an_object_that_only_the_file_could_make(tmp_path):
+    class Config:
+        dim = 3
+
+    Config.__module__ = "somewhere"
+    import sys
+    import types
+
+    module = types.ModuleType("somewhere")
+    module.Config = Config
+    Config.__qualname__ = "Config"
+    sys.modules["somewhere"] = module
+    try:
+        torch.save({"config": Config(), "w": torch.ones(3, 3)}, tmp_path / "w.pth")
+    finally:
+        del sys.modules["somewhere"]
+
+    def load(path):
+        content = torch.load(path, weights_only=False)
+        return nn.Linear(content["config"].dim, 3)
+
+    with pytest.raises(CkptdiffError, match=r"needs an object of the class somewhere\.Config"):
+        ask(load, None, tmp_path / "w.pth")
