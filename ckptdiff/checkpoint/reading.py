@@ -224,7 +224,7 @@ def _from_pickle(name: str, nbytes: int, unpickled: Unpickled, key: str | None) 
 
 def _check_rest(name: str, unpickled: Unpickled, chosen: Mapping[Any, object]) -> None:
     """The tensors beside the state dict must be sound as well: torch.load builds them all, or none."""
-    done = {id(value) for value in chosen.values()}
+    done = {id(value) for value in chosen.values() if type(value) is Tensor}
     rest = [unpickled.value]
     while rest:
         value = rest.pop()

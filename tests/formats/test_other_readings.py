@@ -359,3 +359,15 @@ def test_a_model_with_spectral_norm_loads_its_own_file(tmp_path: Path) -> None:
     confirm(comparison)
     ckptdiff_filter(module, tmp_path / "w.pth", tmp_path / "out.pth")
     assert torch.load(tmp_path / "out.pth")._metadata == module.state_dict()._metadata
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_tensor_beside_the_state_dict_that_lies_outside_its_storage(key: str | None, tmp_path: Path) -> None:
+    """torch.load builds all tensors, or none."""
+    contents = records({"state_dict": {"a": torch.ones(2), "b": torch.ones(2)}, "optimizer": {"m": torch.arange(4.0)}})
+    contents["data.pkl"] = contents["data.pkl"].replace(b"K\4\x85q", b"K\5\x85q")
+    (tmp_path / "w.pth").write_bytes(packed(contents))
+    with pytest.raises(RuntimeError, match="resiz"):
+        torch.load(tmp_path / "w.pth", weights_only=True)
+    with pytest.raises(CheckpointError, match="needs 20 bytes of a storage of 16"):
+        read(tmp_path / "w.pth", key=key)

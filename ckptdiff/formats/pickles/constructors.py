@@ -172,6 +172,8 @@ def _tensor_v3(args: Any) -> Any:
 
 
 def _parameter(args: Any) -> object:
+    if type(args[0]) is not Tensor and type(args[0]) is not Instance:
+        raise TypeError("a parameter of no tensor")
     return _retyped(args[0], "torch.nn.parameter.Parameter")
 
 
@@ -219,6 +221,8 @@ def _sparse(args: Any) -> Tensor:
     parts, size = (data[:2], data[2]) if layout == "sparse_coo" else (data[:3], data[3])
     if not all(map(_is_dense, parts)):
         raise ValueError("a sparse tensor of no dense tensors")
+    if layout == "sparse_coo" and parts[0].shape[1:] != parts[1].shape[:1]:
+        raise ValueError("another number of indices than of values")
     return Tensor(None, parts[-1].dtype, size, layout=layout, parts=tuple(parts), device=_device(parts[-1]))
 
 
