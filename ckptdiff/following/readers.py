@@ -59,6 +59,10 @@ class Files:
             self._names[path] = name
         return self._names[path]
 
+    def knows(self, path: str) -> bool:
+        """Whether a reader has read a file."""
+        return os.path.realpath(path) in self._names
+
     def gave(self, tensor: torch.Tensor, file: str, key: str) -> None:
         """Note that a file gave a tensor under a key."""
         self.order.setdefault(file, []).append(key)

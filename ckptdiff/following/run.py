@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from ckptdiff.following.inert import Refused
 from ckptdiff.following.looking import watch_looks
 from ckptdiff.following.memory import InitialValueNeeded
 from ckptdiff.following.mode import Following, parts
+from ckptdiff.following.opened import watched
 from ckptdiff.following.origins import Source, covered, distinct_labels
 from ckptdiff.following.patches import Patches
 from ckptdiff.following.readers import READERS, Files
@@ -125,8 +127,12 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
             watch_arrays(patched, engine)
         _follow_threads(patched, engine)
         engine.draws.watch(patched, plainly)
-        with Following(engine):
+        with watched() as opened, Following(engine):
             yield followed
+        for path in opened:
+            if not files.knows(path):
+                text = f"{Path(path).name} was opened by the code itself, and what it took from it is not known."
+                followed.doubts[text] = None
     finally:
         patched.undo()
         torch.set_rng_state(generators)
@@ -155,6 +161,3 @@ def _follow_threads(patched: Patches, engine: Engine) -> None:
             run(self)
 
     patched.attribute(threading.Thread, "run", followed_run)
-
-
-__all__ = ["Fill", "Followed", "ask", "following", "sys"]

@@ -8,13 +8,16 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
+from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
 from ckptdiff.following.run import Fill, Followed, following
@@ -30,6 +33,31 @@ Load = Callable[..., Any]
 MAX_DOUBTS = 20
 
 
+class State(Mapping[str, torch.Tensor]):
+    """A state dict that a loader left, whose values are computed one by one when they are asked for."""
+
+    def __init__(self, engine: Engine, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._engine = engine
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._engine.value(self._tensors[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a loader left: the answer, and the model's state dict as a Checkpoint in memory."""
+
+    outcome: Outcome
+    checkpoint: Checkpoint
+
+
 def ask(
     loader: str | Load,
     model: Callable[[], nn.Module] | nn.Module | None,
@@ -38,6 +66,18 @@ def ask(
     trust: bool = False,
     reference: str = "",
 ) -> Outcome:
+    """The answer alone of `left_by`."""
+    return left_by(loader, model, path, trust=trust, reference=reference).outcome
+
+
+def left_by(
+    loader: str | Load,
+    model: Callable[[], nn.Module] | nn.Module | None,
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    reference: str = "",
+) -> Left:
     """What a function, `load(model, path)` or `load(path)` where it takes one argument, would leave in a model.
 
     `model` is a live module, which stays as it is, or a function that builds one, or None where `load` returns it. With
@@ -62,7 +102,7 @@ def ask(
                 f"{_name(load)} returned {type(result).__name__}, no module, and was given none.",
                 "Let it return the model, or pass the model as the first argument.",
             )
-        return _outcome(followed, load, left, result, path, reference)
+        return _left(followed, load, left, result, path, reference)
     except Refused as refused:
         raise CkptdiffError(
             f"{_name(load)} needs an object of the class {refused.name}, which the file names and nothing here makes.",
@@ -144,35 +184,40 @@ def _name(load: Load) -> str:
     return getattr(load, "__name__", None) or type(load).__name__
 
 
-def _outcome(followed: Followed, load: Load, module: nn.Module, result: Any, path: Any, reference: str) -> Outcome:
+def _left(followed: Followed, load: Load, module: nn.Module, result: Any, path: Any, reference: str) -> Left:
+    with torch._C._DisableTorchDispatch():
+        state_dict = module.state_dict(keep_vars=True)
+    tensors = {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
+    fills = {key: followed.fill(value) for key, value in tensors.items()}
     tree = extract(module, reference)
     slots = tree.keys()
-    with torch._C._DisableTorchDispatch():
-        tensors = {
-            key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)
-        }
-    fills = {key: followed.fill(value) for key, value in tensors.items()}
     filled = {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()}
-    sources = {source for entry in filled.values() for source in entry.sources}
-    unused = {
-        key: "unread" if (file, key) not in followed.engine.read else "unused"
-        for file, keys in followed.files.order.items()
-        for key in keys
-        if (file, key) not in sources and followed.files.aliases.get((file, key)) not in sources
-    }
-    taken = "path" if _takes_one(load) else "model, path"
-    return Outcome(
-        Loader("function", "", f"{_name(load)}({taken})", "followed"),
+    outcome = Outcome(
+        Loader("function", "", f"{_name(load)}({'path' if _takes_one(load) else 'model, path'})", "followed"),
         Machine(torch.__version__),
         tree,
         _checkpoint(path),
         filled,
-        unused,
+        dict(_unused(followed, filled)),
         tuple(_problems(fills, result)),
         followed.raised,
         {key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"},
         doubts=tuple(_doubts(followed, fills)),
     )
+    described = checkpoint_of(tensors)
+    metadata = getattr(state_dict, "_metadata", None)
+    state = cast("Mapping[object, object]", State(followed.engine, tensors))
+    return Left(outcome, replace(described, path=outcome.checkpoint.path, metadata=metadata, live=state))
+
+
+def _unused(followed: Followed, filled: Mapping[str, Filled]) -> Iterator[tuple[str, str]]:
+    """The keys that files gave and that fill nothing; the same memory under another name counts for both."""
+    used = {source for entry in filled.values() for source in entry.sources}
+    for file, keys in followed.files.order.items():
+        for key in keys:
+            source = followed.files.aliases.get((file, key), (file, key))
+            if source not in used and (file, key) not in used:
+                yield key, "unused"
 
 
 def _filled(key: str, fill: Fill, slot: Slot | None, tensor: torch.Tensor) -> Filled:

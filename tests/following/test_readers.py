@@ -155,3 +155,36 @@ def test_torch_is_as_before(folders):
     assert before == after
     assert "__signature__" not in vars(torch.load)
     assert not [name for name in vars(torch.serialization) if name.startswith("__ckptdiff")]
+
+
+def read_by_hand(model, folder):
+    header = (folder / "w.safetensors").read_bytes()
+    size = int.from_bytes(header[:8], "little")
+    model.second.weight.data.copy_(
+        torch.frombuffer(bytearray(header[8 + size :][:1024]), dtype=torch.float32).view(16, 16)
+    )
+
+
+def from_file_of_numbers(model, folder):
+    numbers = np.fromfile(folder / "w.npy", dtype=np.float32)[-256:]
+    model.second.weight.data.copy_(torch.from_numpy(numbers).view(16, 16))
+
+
+@pytest.mark.parametrize("load", [read_by_hand, from_file_of_numbers])
+def test_a_file_that_is_read_in_another_way_is_a_doubt(load, folders):
+    found, left = followed(load, Net(), folders[0])
+    assert found.raised is None
+    assert found.fills(left)["second.weight"].by == "initial"
+    (doubt,) = found.doubts
+    assert "was opened by the code itself" in doubt
+
+
+def test_a_look_into_a_file_that_a_reader_reads_too_is_none(folders):
+    def looking(model, folder):
+        with open(folder / "w.pth", "rb") as file:
+            assert file.read(2) == b"PK"
+        nested(model, folder)
+
+    found, _ = followed(looking, Net(), folders[0])
+    assert found.raised is None
+    assert not found.doubts
