@@ -48,11 +48,12 @@ torch.save(state, sys.argv[1] + "/in.pth")
 REWRITE = """
 import sys
 from ckptdiff.checkpoint import read
-from ckptdiff.sides import renames_of, rewrite_plan
+from ckptdiff.requests import renames_of
+from ckptdiff.writing.rewriting import plan_renamed
 from ckptdiff.writing.execute import execute, output_of, prepare
 source, out, fsync, verify = sys.argv[1:]
 output = output_of(out)
-plan = rewrite_plan(read(source), renames_of("model", None), format=output.format, drop=["lm_head.weight"],
+plan = plan_renamed(read(source), renames_of("model", None), format=output.format, drop=["lm_head.weight"],
                     dtype="float16" if verify == "convert" else "")
 job = prepare(plan, output)
 execute(job, force=True, fsync=fsync == "fsync", verify_bytes=verify == "verify")

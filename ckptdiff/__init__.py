@@ -5,25 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptdiff.api import compare as compare
-    from ckptdiff.api import filter as filter  # noqa: A004 - the command's own name
-    from ckptdiff.api import inspect as inspect
-    from ckptdiff.api import load as load
-    from ckptdiff.api import rewrite as rewrite
-    from ckptdiff.api import snapshot as snapshot
-    from ckptdiff.api import suggest as suggest
     from ckptdiff.checkpoint.checkpoint import Checkpoint as Checkpoint
     from ckptdiff.errors import CkptdiffError as CkptdiffError
     from ckptdiff.judging.report import Report as Report
+    from ckptdiff.verbs.check import check as check
+    from ckptdiff.verbs.compare import compare as compare
+    from ckptdiff.verbs.filter import filter as filter  # noqa: A004 - the command's own name
+    from ckptdiff.verbs.inspect import inspect as inspect
+    from ckptdiff.verbs.load import load as load
+    from ckptdiff.verbs.rewrite import rewrite as rewrite
+    from ckptdiff.verbs.snapshot import snapshot as snapshot
+    from ckptdiff.verbs.suggest import suggest as suggest
 
 __version__ = "0.1.0"
 
 # Names are imported when they are first used (PEP 562), so that importing the package costs nothing.
+_VERBS = ("check", "compare", "filter", "inspect", "load", "rewrite", "snapshot", "suggest")
 _PUBLIC = {
     "Checkpoint": "ckptdiff.checkpoint.checkpoint",
     "CkptdiffError": "ckptdiff.errors",
     "Report": "ckptdiff.judging.report",
-    **dict.fromkeys(("compare", "filter", "inspect", "load", "rewrite", "snapshot", "suggest"), "ckptdiff.api"),
+    **{verb: f"ckptdiff.verbs.{verb}" for verb in _VERBS},
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "CkptdiffError",
     "Report",
     "__version__",
+    "check",
     "compare",
     "filter",
     "inspect",

@@ -12,16 +12,18 @@ def test_the_state_dict_stays(state_dict_snapshot):
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from ckptdiff.judging.report import Report
-    from ckptdiff.sides import File, Model
+    from ckptdiff.judging.rules import Level
+    from ckptdiff.requests import File, Model
 
 FOLDER = "__snapshots__"
 _SHOWN = 40
@@ -34,33 +36,48 @@ def assert_loads(
     *,
     allow_missing: str | Sequence[str] = (),
     allow_unexpected: str | Sequence[str] = (),
-    **options: Any,
+    key: str | None = None,
+    strip_prefix: str | Sequence[str] | None = None,
+    add_prefix: str | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
+    args: Mapping[str, object] | None = None,
+    assign: bool = False,
+    check_values: bool = False,
+    fail_on: Level = "error",
 ) -> Report:
     """Assert that a checkpoint loads into a model, but for missing and unexpected keys that match a glob.
 
-    `model`, `checkpoint` and `options` (`key`, `strip_prefix`, `rename`, `args`, `fail_on`, …) are those of
-    `ckptdiff.compare`. A size mismatch is never allowed. Raises AssertionError with a report on what does not fit, and
-    CkptdiffError where there is no answer. Returns the report, whose findings are without what was allowed.
+    `model`, `checkpoint` and the other keywords are those of `ckptdiff.compare`. A size mismatch is never allowed.
+    Raises AssertionError with a report on what does not fit, and CkptdiffError where there is no answer. Returns the
+    report, whose findings are without what was allowed.
     """
     __tracebackhide__ = True
-    from dataclasses import replace
-
     import ckptdiff
     import ckptdiff.torch_import  # the project's warnings may be errors
     from ckptdiff.gate.policy import Ignore, Policy
     from ckptdiff.render import render_report
+    from ckptdiff.requests import several
 
-    report = ckptdiff.compare(model, checkpoint, **options)
-    allowed = (("missing-key", allow_missing), ("unexpected-key", allow_unexpected))
-    policy = Policy(ignores=tuple(Ignore("allowed", rule, key) for rule, globs in allowed for key in _several(globs)))
-    report = replace(report, findings=policy.apply(report.findings)[0])
+    report = ckptdiff.compare(
+        model,
+        checkpoint,
+        key=key,
+        strip_prefix=strip_prefix,
+        add_prefix=add_prefix,
+        rename=rename,
+        rules=rules,
+        args=args,
+        assign=assign,
+        check_values=check_values,
+        fail_on=fail_on,
+    )
+    allowed = {"missing-key": allow_missing, "unexpected-key": allow_unexpected}
+    ignores = (Ignore("allowed", rule, glob) for rule, globs in allowed.items() for glob in several(rule, globs))
+    report, _ = Policy(ignores=tuple(ignores)).judged(report)
     if report.outcome != "pass":
         raise AssertionError(render_report("text", report))
     return report
-
-
-def _several(globs: str | Sequence[str]) -> Sequence[str]:
-    return (globs,) if isinstance(globs, str) else globs
 
 
 @pytest.fixture(name="assert_loads")

@@ -116,11 +116,11 @@ def test_public_names() -> None:
 def test_advice_is_not_looked_for_among_hundreds_of_thousands_of_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptdiff import api
+    from ckptdiff.verbs import compare
 
     file, snapshot = tmp_path / "a.pth", tmp_path / "m.json"
     torch.save({"a.x": torch.ones(2, 2), "b.y": torch.ones(2)}, file)
-    snapshot.write_text(api.snapshot(torch.nn.Linear(2, 2)))
-    monkeypatch.setattr(api, "_MOST_ADVISED", 3)
-    (sentence,) = api.compare(snapshot, file).advice
+    snapshot.write_text(ckptdiff.snapshot(torch.nn.Linear(2, 2)))
+    monkeypatch.setattr(compare, "_MOST_ADVISED", 3)
+    (sentence,) = compare.compare(snapshot, file).advice
     assert sentence.startswith("Whether renaming helps was not looked for among 4 keys: see `ckptdiff suggest ")

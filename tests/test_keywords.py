@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "rewrite": lambda path, out, **options: ckptdiff.rewrite(path, out, **options),
     "load": lambda path, out, **options: ckptdiff.load(net(), path, **options),
     "snapshot": lambda path, out, **options: ckptdiff.snapshot(net(), **options),
+    "check": lambda path, out, **options: ckptdiff.check(path.with_name("c.toml"), **options),
 }
 SLIPS: list[Mapping[str, object]] = [
     {"strip_prefx": "module."}, {"dtpye": "bfloat16"}, {"dryrun": True}, {"dry-run": True}, {"Drop": "bias"},

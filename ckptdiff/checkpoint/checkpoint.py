@@ -59,3 +59,7 @@ class Checkpoint:
     def tensors(self) -> dict[str, TensorInfo]:
         """The entries that are tensors, in order."""
         return {key: entry for key, entry in self.entries.items() if isinstance(entry, TensorInfo)}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Key → shape of its tensors, in its order."""
+        return {key: entry.shape for key, entry in self.tensors.items() if isinstance(key, str)}

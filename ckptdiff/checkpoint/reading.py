@@ -28,6 +28,7 @@ from ckptdiff.formats.pickles.modules import is_module, module_state_dict
 from ckptdiff.formats.pickles.plain_values import metadata_of
 from ckptdiff.formats.reach import children
 from ckptdiff.places import ByteSource, is_url, open_source
+from ckptdiff.suffixes import is_index
 from ckptdiff.tensors import Entry, TensorInfo
 
 MAX_CONTAINER = 1000
@@ -61,7 +62,7 @@ def _read(name: str, key: str | None) -> Checkpoint:
         return _read_url(name, key)
     if os.path.isdir(name):  # noqa: PTH112 - pathlib takes 3 ms to import
         return _read_directory(name, key)
-    return _read_index(name, key) if name.endswith(".index.json") else _read_file(name, key)
+    return _read_index(name, key) if is_index(name) else _read_file(name, key)
 
 
 def _read_file(name: str, key: str | None) -> Checkpoint:
@@ -85,7 +86,7 @@ def _read_url(url: str, key: str | None) -> Checkpoint:
         return _read(remote.local_path(url), key)
     if not remote.is_folder(url):
         path = url.partition("?")[0]
-        return _read_index(url, key) if path.endswith(".index.json") else _read_file(url, key)
+        return _read_index(url, key) if is_index(path) else _read_file(url, key)
     names = list(remote.sizes(url))
     if ".metadata" in names:
         return _read_distributed(url, key)

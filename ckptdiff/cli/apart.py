@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdiff.cli.streams import positive
-from ckptdiff.model.reference import parse_reference
+from ckptdiff.requests import ModelRequest
 
 
-def answered(work: Callable[..., Any], model: str, *arguments: Any, timeout: str, **options: Any) -> Any:
+def answered(work: Callable[..., Any], model: ModelRequest, *arguments: Any, timeout: str, **options: Any) -> Any:
     """What `work(model, *arguments, **options)` returns, and raises. `timeout` is the option's text."""
     seconds = positive("--timeout", timeout)
-    if parse_reference(model).kind == "snapshot":
+    if not model.runs_code:
         return work(model, *arguments, **options)
     from ckptdiff.running.apart import run_apart
 
-    return run_apart(work, model, *arguments, about=model, timeout=seconds, **options)
+    return run_apart(work, model, *arguments, about=model.shown, timeout=seconds, **options)

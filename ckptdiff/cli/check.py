@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
+from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.report_files import parse_reports, write_reports
-from ckptdiff.cli.streams import chosen_format, emit, one_of, positive, tell, view_of
+from ckptdiff.cli.streams import chosen_format, emit, positive, tell, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.judging.rules import LEVELS, Level
-from ckptdiff.replacing import open_descriptor, write_whole
-from ckptdiff.small_files import text_of
 
 EXAMPLES = """\
   ckptdiff check
@@ -67,61 +65,28 @@ def command(
     count, seconds = _count("--jobs", jobs), positive("--timeout", timeout)
     reports = parse_reports(report or [])
 
-    from ckptdiff.gate.baseline import Baseline, dumps, loads, recorded
-    from ckptdiff.gate.config import find, hidden, load
-    from ckptdiff.running import run_targets
+    from ckptdiff.gate.config import find, hidden
+    from ckptdiff.verbs.check import check
 
     path = Path(config) if config else find(Path.cwd())
-    listed = {target.name: target for target in load(path).targets}
     if (other := hidden(path)) is not None:
         tell(f"warning: {other} has a table [tool.ckptdiff] that is not read, since {path.name} beside it is")
-    for name in names or []:
-        one_of("TARGET", name, tuple(listed))
-    targets = [target for target in listed.values() if not names or target.name in names]
-    # What is wrong with a baseline is said before the targets take their time.
-    if update_baseline is not None:
-        if baseline is not None:
-            raise UsageError("--baseline and --update-baseline exclude each other.", "Update first, then check.")
-        there = Path(update_baseline).is_file() and open_descriptor(update_baseline) is None
-        accepted = loads(text_of(update_baseline, _RECORD), update_baseline) if there else Baseline()
-        accepted = accepted.limited(listed)
-    elif baseline is not None:
-        accepted = loads(text_of(baseline, _RECORD), baseline)
-        unknown = sorted(accepted.targets.keys() - listed.keys())
-        if unknown and not allow_stale:
-            raise UsageError(
-                f"{baseline} accepts findings of {unknown[0]!r}, a target that {path} does not list.",
-                f"Record it again with --update-baseline {baseline}, or give --allow-stale.",
-            )
-    else:
-        accepted = Baseline()
-
-    run = run_targets(
-        targets,
-        level,
-        config=str(path),
-        jobs=count or _processors(),
+    run = check(
+        path,
+        names or (),
+        jobs=count,
         timeout=seconds,
+        baseline=baseline,
+        update_baseline=update_baseline,
+        allow_stale=allow_stale,
         scheduler=scheduler,
+        fail_on=level,
     )
-    if update_baseline is not None:
-        accepted = recorded(run, accepted)
-        write_whole(update_baseline, dumps(accepted))
-        tell(f"recorded {sum(map(len, accepted.targets.values()))} accepted findings in {update_baseline}")
-    run = accepted.applied(run)
-    if allow_stale:
-        run = run.without_stale()
+    if run.recorded is not None:
+        tell(f"recorded {run.recorded} accepted findings in {update_baseline}")
     emit(render_run(chosen, run, view), own=chosen in OWN)
     write_reports(reports, run, view)
     return run.exit_code
-
-
-_RECORD = "Record it first with --update-baseline."
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # what a container allows, where the system tells
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _count(option: str, text: str) -> int:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
 from ckptdiff.cli.report_files import parse_reports
-from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
+from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 from ckptdiff.errors import CheckpointError, ModelError
 from ckptdiff.judging.rules import LEVELS, Level
 from ckptdiff.render.view import View
 from ckptdiff.replacing import write_whole
+
+if TYPE_CHECKING:
+    from ckptdiff.requests import CheckpointRequest, ModelRequest
+    from ckptdiff.verbs.compare import CompareOptions
 
 EXAMPLES = """\
   ckptdiff compare model.py:Net weights.pth
@@ -66,22 +71,17 @@ def command(
     reports = parse_reports(report or [])
 
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.sides import renames_of
+    from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
+    from ckptdiff.verbs.compare import CompareOptions
 
     outcome, text, written, notes = answered(
         _compared,
-        model,
-        checkpoint,
+        ModelRequest.of(model, parse_args(arg or [])),
+        CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse)),
+        CompareOptions(assign=assign, check_values=check_values, verify=verify, fail_on=level),
         chosen,
         view,
         [name for name, _ in reports],
-        key=key,
-        renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
-        args=parse_args(arg or []),
-        assign=assign,
-        verify=verify,
-        check_values=check_values,
-        fail_on=level,
         timeout=timeout,
     )
     if verbose:
@@ -94,25 +94,32 @@ def command(
 
 
 def _compared(
-    model: str, checkpoint: str, chosen: str, view: View, reports: Sequence[str], **options: Any
+    model: ModelRequest,
+    checkpoint: CheckpointRequest,
+    options: CompareOptions,
+    chosen: str,
+    view: View,
+    reports: Sequence[str],
 ) -> tuple[str, str, list[str], tuple[str, ...]]:
     """The outcome, what is printed, the further reports and the notes: as text, which passes from process to process
     for less than the report on many keys would."""
-    from ckptdiff import api
     from ckptdiff.gate.run import single
     from ckptdiff.render import FORMATS, render_report, render_run
+    from ckptdiff.verbs.compare import compared
 
-    judged, notes = api.answer(model, checkpoint, **options)
+    answer = compared(model, checkpoint, options)
+    judged = answer.report
     if judged.empty_side == "model":
         raise ModelError(
-            f"{model} has no parameters or buffers, so there is nothing to compare.", "Name the model that holds them."
+            f"{model.shown} has no parameters or buffers, so there is nothing to compare.",
+            "Name the model that holds them.",
         )
     if judged.empty_side == "checkpoint":
         raise CheckpointError(
-            f"{checkpoint} holds no tensors, so there is nothing to compare.",
+            f"{checkpoint.checkpoint} holds no tensors, so there is nothing to compare.",
             "`ckptdiff inspect` shows what is in it; --key chooses another part.",
         )
     run = single(judged)
     # In the formats for people and programs a single comparison has a form of its own.
     text = render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, run, view)
-    return judged.outcome, text, [render_run(name, run, view) for name in reports], notes
+    return judged.outcome, text, [render_run(name, run, view) for name in reports], answer.notes

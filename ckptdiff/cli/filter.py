@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
-from ckptdiff.cli.streams import COLORS, emit, one_of
+from ckptdiff.cli.streams import COLORS, emit
 from ckptdiff.cli.write_options import (
     FORMATS,
     DropGlobs,
@@ -26,6 +27,10 @@ from ckptdiff.cli.write_options import (
     VerifyBytes,
     written,
 )
+
+if TYPE_CHECKING:
+    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
+    from ckptdiff.verbs.filter import FitOptions
 
 EXAMPLES = """\
   ckptdiff filter model.py:Net weights.pth -o fits.pth
@@ -80,43 +85,47 @@ def command(
     walked before it appears, so that it loads; an existing file is replaced only with --force, and only whole.
     """
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.sides import renames_of
+    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions, renames_of
+    from ckptdiff.verbs.filter import FitOptions
 
     one_of("--color", color, COLORS)
     one_of("--format", format, FORMATS)
     text = answered(
         _filtered,
-        model,
-        checkpoint,
-        out,
+        ModelRequest.of(model, parse_args(arg or [])),
+        CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse)),
+        FitOptions.of(adapt, fill_missing=fill_missing, seed=seed),
+        WriteOptions.of(
+            out,
+            drop=drop,
+            keep=keep,
+            drop_prefix=drop_prefix,
+            dtype=dtype,
+            keep_container=keep_container,
+            shared=shared,
+            max_shard_size=max_shard_size,
+            dry_run=dry_run,
+            force=force,
+            verify_bytes=verify_bytes,
+            fsync=not no_fsync,
+        ),
         show_all=show_all,
         format=format,
         timeout=timeout,
-        key=key,
-        args=parse_args(arg or []),
-        renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
-        drop=drop or (),
-        keep=keep or (),
-        drop_prefix=drop_prefix or (),
-        adapt=adapt or (),
-        fill_missing=fill_missing,
-        seed=seed,
-        dtype=dtype,
-        keep_container=keep_container,
-        shared=shared,
-        max_shard_size=max_shard_size,
-        dry_run=dry_run,
-        force=force,
-        verify_bytes=verify_bytes,
-        fsync=not no_fsync,
     )
     emit(text)
     return 0
 
 
-def _filtered(model: str, checkpoint: str, out: str, *, show_all: bool, format: str, **how: Any) -> str:  # noqa: A002
-    from ckptdiff import api
+def _filtered(
+    model: ModelRequest,
+    checkpoint: CheckpointRequest,
+    fit: FitOptions,
+    how: WriteOptions,
+    *,
+    show_all: bool,
+    format: str,  # noqa: A002 - the option's own name
+) -> str:
+    from ckptdiff.verbs.filter import filtered
 
-    return written(
-        lambda progress: api.filter(model, checkpoint, out, progress=progress, **how), show_all=show_all, format=format
-    )
+    return written(lambda progress: filtered(model, checkpoint, fit, how, progress), show_all=show_all, format=format)

@@ -14,12 +14,14 @@ import typer
 from ckptdiff.cli.streams import tell
 from ckptdiff.errors import OutputError
 from ckptdiff.replacing import write_whole
+from ckptdiff.suffixes import INDEX, SAFETENSORS, SNAPSHOT, WEIGHTS, is_index
 
 EXAMPLES = """\
   ckptdiff init
   ckptdiff init --out ci/ckptdiff.toml"""
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", "model.bin", ".ckpt", ".ckptdiff.json", "s.index.json", "bin.index.json")
+_BINARY = ".bin"
+"""Of files of this suffix those called …model.bin are weights; there are many others."""
 _SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
 _MOST = 10_000
 """Files that are looked at."""
@@ -105,8 +107,16 @@ def _files() -> list[Path]:
 
 def _weights(files: list[Path]) -> list[str]:
     """Files of weights, where the shards of one checkpoint are one: its index."""
-    names = [path.as_posix() for path in files if path.name.lower().endswith(_SUFFIXES)]
+    names = [path.as_posix() for path in files if _is_weights(path.name.lower())]
     return [name for name in names if not _SHARD.search(name)]
+
+
+def _is_weights(name: str) -> bool:
+    if is_index(name):
+        return name.endswith((f"{SAFETENSORS}{INDEX}", f"{_BINARY}{INDEX}"))
+    if name.endswith(_BINARY):
+        return name.endswith(f"model{_BINARY}")
+    return name.endswith((*WEIGHTS, SNAPSHOT))
 
 
 def _models(files: list[Path]) -> list[str]:

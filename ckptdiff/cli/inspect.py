@@ -7,8 +7,9 @@ from typing import Annotated, cast
 
 import typer
 
+from ckptdiff.choices import one_of
 from ckptdiff.cli import options
-from ckptdiff.cli.streams import chosen_format, emit, one_of, tell, view_of
+from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 from ckptdiff.render import render_checkpoint
 from ckptdiff.render.view import Sort
 
@@ -47,10 +48,11 @@ def command(
         view = replace(view, sort=cast("Sort", one_of("--sort", sort, ("size", "name", "file"))))
     view = replace(view, tensors=tensors)
 
-    from ckptdiff.sides import read, renames_of
+    from ckptdiff.requests import renames_of
+    from ckptdiff.verbs.inspect import inspect
 
-    file = read(checkpoint, key)
-    renames = renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse)
+    file = inspect(checkpoint, key=key)
+    renames = renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse)
     if renames:
         from ckptdiff.renaming.applied import renamed
 

@@ -12,7 +12,7 @@ from ckptdiff.replacing import write_whole
 
 def parse_reports(items: Sequence[str]) -> list[tuple[str, str]]:
     """The (format, path) pairs of the option. Raises UsageError for a format there is not."""
-    from ckptdiff.cli.streams import one_of
+    from ckptdiff.choices import one_of
     from ckptdiff.render import REPORTS
 
     pairs = []

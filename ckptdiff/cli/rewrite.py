@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ckptdiff.choices import one_of
 from ckptdiff.cli import options
+from ckptdiff.cli.streams import COLORS, emit
 from ckptdiff.cli.write_options import (
+    FORMATS,
     DropGlobs,
     DropPrefix,
     DryRun,
@@ -17,7 +20,7 @@ from ckptdiff.cli.write_options import (
     Out,
     SharedChoice,
     VerifyBytes,
-    write,
+    written,
 )
 
 EXAMPLES = """\
@@ -55,29 +58,25 @@ def command(
 
     Needs no model, and no torch unless values are converted. Bytes are copied, never rebuilt.
     """
-    from ckptdiff import api
-    from ckptdiff.sides import renames_of
+    from ckptdiff.requests import CheckpointRequest, WriteOptions, renames_of
+    from ckptdiff.verbs.rewrite import rewritten
 
-    return write(
-        lambda progress: api.rewrite(
-            checkpoint,
-            out,
-            key=key,
-            renames=renames_of(strip_prefix, add_prefix, rename or (), rules, reverse=reverse),
-            drop=drop or (),
-            keep=keep or (),
-            drop_prefix=drop_prefix or (),
-            dtype=dtype,
-            keep_container=keep_container,
-            shared=shared,
-            max_shard_size=max_shard_size,
-            dry_run=dry_run,
-            force=force,
-            verify_bytes=verify_bytes,
-            fsync=not no_fsync,
-            progress=progress,
-        ),
-        show_all=show_all,
-        color=color,
-        format=format,
+    one_of("--color", color, COLORS)
+    one_of("--format", format, FORMATS)
+    request = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
+    how = WriteOptions.of(
+        out,
+        drop=drop,
+        keep=keep,
+        drop_prefix=drop_prefix,
+        dtype=dtype,
+        keep_container=keep_container,
+        shared=shared,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        force=force,
+        verify_bytes=verify_bytes,
+        fsync=not no_fsync,
     )
+    emit(written(lambda progress: rewritten(request, how, progress), show_all=show_all, format=format))
+    return 0

@@ -42,10 +42,11 @@ def command(
     """
     if (out is None) == (check is None):
         raise UsageError("`ckptdiff snapshot` takes either -o FILE or --check FILE.", "Write it first with -o.")
-    from ckptdiff import api
     from ckptdiff.model.reference import parse_args
+    from ckptdiff.requests import ModelRequest
+    from ckptdiff.verbs.snapshot import snapshot_of
 
-    text = answered(api.snapshot, model, args=parse_args(arg or []), timeout=timeout)
+    text = answered(snapshot_of, ModelRequest.of(model, parse_args(arg or [])), timeout=timeout)
     if check is not None:
         return _check(model, text, check)
     assert out is not None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from ckptdiff.choices import one_of
 from ckptdiff.errors import CkptdiffError, OutputError, UsageError
 from ckptdiff.printable import inert
 from ckptdiff.render.escape import lines, plain
@@ -81,17 +82,6 @@ def option(arguments: Sequence[str], name: str) -> str | None:
         elif argument.startswith(f"{name}="):
             value = argument.partition("=")[2]
     return value
-
-
-def one_of(name: str, value: str, choices: Sequence[str]) -> str:
-    """`value` if it is one of an option's choices. Raises UsageError otherwise."""
-    if value in choices:
-        return value
-    import difflib
-
-    close = difflib.get_close_matches(value, choices, n=1)
-    hint = f"Did you mean {name} {close[0]}?" if close else f"Choose one of: {', '.join(choices)}."
-    raise UsageError(f"{name} {value}: there is no such choice.", hint)
 
 
 def positive(name: str, text: str) -> float:

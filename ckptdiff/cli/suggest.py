@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,13 @@ from ckptdiff.cli import options
 from ckptdiff.cli.apart import answered
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 from ckptdiff.render.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.renaming.operations import TensorRule
+    from ckptdiff.renaming.rename_rules import Rule
+    from ckptdiff.requests import CheckpointRequest, ModelRequest
 
 EXAMPLES = """\
   ckptdiff suggest model.py:Net old.pth
@@ -41,32 +48,40 @@ def command(
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all)
 
-    from ckptdiff.cli.streams import one_of
+    from ckptdiff.choices import one_of
     from ckptdiff.model.reference import parse_args
+    from ckptdiff.requests import CheckpointRequest, ModelRequest
 
     if include is not None:
         one_of("--include", include, ("likely",))
-    args = parse_args(arg or [])
-    likely = include is not None
-    loads, text, found, operations = answered(
-        _proposed, model, checkpoint, chosen, view, key=key, args=args, include_likely=likely, timeout=timeout
+    loads, text, rules, operations = answered(
+        _proposed,
+        ModelRequest.of(model, parse_args(arg or [])),
+        CheckpointRequest(checkpoint, key),
+        chosen,
+        view,
+        include_likely=include is not None,
+        timeout=timeout,
     )
     emit(text)
-    if save is not None and not found and not operations:
+    if save is not None and not rules and not operations:
         tell(f"{save} is not written, since there are no rules to save")
     elif save is not None:
         from ckptdiff.renaming.rules_file import write_rules
 
-        write_rules(save, found, operations)
+        write_rules(save, rules, operations)
         tell(f"wrote {save}")
     return 0 if loads else 1
 
 
-def _proposed(model: str, checkpoint: str, chosen: str, view: View, **options: Any) -> tuple[bool, str, Any, Any]:
+def _proposed(
+    model: ModelRequest, checkpoint: CheckpointRequest, chosen: str, view: View, *, include_likely: bool
+) -> tuple[bool, str, Sequence[Rule], Sequence[TensorRule]]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
-    from ckptdiff import api
     from ckptdiff.render import suggested as render
+    from ckptdiff.verbs.suggest import proposed
 
-    found, report = api.proposal(model, checkpoint, **options)
-    text = render.json(found, report) if chosen == "json" else render.text(found, report, view)
-    return report.loads(), text, found.rules, [operation.rule for operation in found.operations]
+    file = checkpoint.read()
+    suggestion, report = proposed(model.describe(), file, include_likely=include_likely)
+    text = render.json(suggestion, report) if chosen == "json" else render.text(suggestion, report, view)
+    return report.loads(), text, suggestion.rules, [operation.rule for operation in suggestion.operations]

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptdiff.cli.streams import COLORS, emit, one_of
-
 if TYPE_CHECKING:
     from ckptdiff.writing.execute import Job, Progress, Written
 
@@ -50,20 +48,6 @@ FORMATS = ("text", "json")
 
 _QUIET = 1.0
 """Seconds of work that need no progress bar."""
-
-
-def write(
-    run: Callable[[Progress | None], Job | Written],
-    *,
-    show_all: bool,
-    color: str,
-    format: str,  # noqa: A002 - the option's own name
-) -> int:
-    """Run a writing command and print what came of it."""
-    one_of("--color", color, COLORS)
-    one_of("--format", format, FORMATS)
-    emit(written(run, show_all=show_all, format=format))
-    return 0
 
 
 def written(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ckptdiff.errors import CheckpointError
+from ckptdiff.suffixes import INDEX, WEIGHTS, is_index
 
 # As transformers and diffusers look for them, safetensors first.
 _WEIGHTS = (
@@ -18,7 +19,6 @@ _WEIGHTS = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".index.json")
 MAX_LISTED = 10
 _CORE_ML = "coremldata.bin"
 _ORBAX = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "_sharding"})
@@ -47,8 +47,8 @@ def choose(path: str, names: list[str]) -> str:
     for name in _WEIGHTS:
         if name in names:
             return name
-    candidates = [name for name in names if name.endswith(_SUFFIXES) and name != _CORE_ML]
-    indices = [name for name in candidates if name.endswith(".index.json")]
+    candidates = [name for name in names if name.endswith((*WEIGHTS, INDEX)) and name != _CORE_ML]
+    indices = [name for name in candidates if is_index(name)]
     if len(indices) == 1 or len(candidates) == 1:
         return (indices or candidates)[0]
     raise _unknown(path, names, candidates)

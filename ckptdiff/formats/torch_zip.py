@@ -19,6 +19,7 @@ from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import MAX_PROGRAM
 from ckptdiff.formats.zip_archive import Record, ZipArchive, is_stored
 from ckptdiff.places import ByteSource
+from ckptdiff.suffixes import WEIGHTS
 from ckptdiff.tensors import Storage
 
 FILE_VERSION = 10
@@ -238,7 +239,7 @@ def _not_torch(archive: ZipArchive) -> CheckpointError:
         )
     if any("/.data/extern_modules" in entry or entry.endswith("/.data/version") for entry in names):
         return _package(name, names)
-    packed = [entry for entry in names if entry.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors"))]
+    packed = [entry for entry in names if entry.endswith(WEIGHTS)]
     hint = f"Unpack it: it contains {packed[0][:100]!r}." if packed else "torch.save writes a data.pkl record."
     error = NotTorchError(f"{name} is a zip archive, but not one that torch.save wrote", hint)
     error.archive = archive

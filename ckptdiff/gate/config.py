@@ -14,8 +14,16 @@ model = "model.py:Net"
 checkpoint = "weights/v1.safetensors"                # or a snapshot
 args = { num_classes = 10 }
 key = "ema.state_dict"
+strip_prefix = "module."                             # a string or a list of them, as is rename
+rename = "encoder.{*} -> {*}"
 rules = "v1.rules.toml"
+add_prefix = "model."
+assign = true
+check_values = true
+fail_on = "warning"
 ```
+
+A target says what `ckptdiff.compare` takes, in its words.
 """
 
 from __future__ import annotations
@@ -31,7 +39,9 @@ from typing import Any, cast
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.policy import Ignore, Policy, PolicyLevel
-from ckptdiff.judging.rules import LEVELS, RULES
+from ckptdiff.judging.rules import LEVELS, RULES, Level
+from ckptdiff.model.reference import moved
+from ckptdiff.places import is_url
 from ckptdiff.small_files import text_of
 
 if sys.version_info >= (3, 11):
@@ -41,7 +51,22 @@ else:
 
 NAMES = ("ckptdiff.toml", "pyproject.toml")
 _TOP = ("targets", "levels", "ignore")
-_TARGET = ("name", "model", "checkpoint", "args", "key", "rules", "levels", "ignore")
+_TEXT, _TEXTS, _SWITCH = "a string", "a string or a list of strings", "true or false"
+_EXAMPLES = {_TEXT: '"..."', _TEXTS: '["..."]', _SWITCH: "true"}
+_OPTIONS = {
+    "name": _TEXT,
+    "model": _TEXT,
+    "checkpoint": _TEXT,
+    "key": _TEXT,
+    "strip_prefix": _TEXTS,
+    "add_prefix": _TEXT,
+    "rename": _TEXTS,
+    "rules": _TEXT,
+    "assign": _SWITCH,
+    "check_values": _SWITCH,
+    "fail_on": _TEXT,
+}
+_TARGET = (*_OPTIONS, "args", "levels", "ignore")
 _IGNORE = ("rule", "key", "reason")
 _POLICY_LEVELS = (*LEVELS, "off")
 
@@ -49,14 +74,21 @@ _POLICY_LEVELS = (*LEVELS, "off")
 @dataclass(frozen=True, slots=True)
 class Target:
     """One pair to check. Paths in `model`, `checkpoint` and `rules` are already relative to the current directory or
-    absolute; `policy` holds what the config says for all targets and what it says for this one."""
+    absolute; `policy` holds what the config says for all targets and what it says for this one. The rest is what
+    `compare` takes; `fail_on` is None where the target leaves it to the run."""
 
     name: str
     model: str
     checkpoint: str
     args: Mapping[str, object] = field(default_factory=dict)
     key: str | None = None
+    strip_prefix: tuple[str, ...] = ()
+    add_prefix: str = ""
+    rename: tuple[str, ...] = ()
     rules: str | None = None
+    assign: bool = False
+    check_values: bool = False
+    fail_on: Level | None = None
     policy: Policy = field(default_factory=Policy)
 
 
@@ -184,24 +216,49 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
     for name in ("name", "model", "checkpoint"):
         if name not in table:
             raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')
-    for name in ("name", "model", "checkpoint", "key", "rules"):
-        value = table.get(name, "-")
-        if not isinstance(value, str):
-            raise UsageError(f"{name!r} of the {place} is not a string.", f'Write `{name} = "..."`.')
-        if not value.strip() or "\0" in value:
-            raise UsageError(f"{name!r} of the {place} says nothing that can be.", f'Write `{name} = "..."`.')
+    for name, kind in _OPTIONS.items():
+        if name in table:
+            _ensure(kind, table[name], name, place)
+    if "fail_on" in table:
+        level = table["fail_on"]
+        _one_of(level, LEVELS, f"the level {level!r} in 'fail_on' of the {place}", f"Use {', '.join(LEVELS)}.")
     args = table.get("args", {})
     if not isinstance(args, dict):
         raise UsageError(f"'args' of the {place} is not a table.", "Write `args = { name = value }`.")
     return Target(
         name=table["name"],
-        model=_model_from(folder, table["model"]),
+        model=moved(table["model"], lambda path: _path_from(folder, path)),
         checkpoint=_path_from(folder, table["checkpoint"]),
         args=args,
         key=table.get("key"),
+        strip_prefix=_texts(table.get("strip_prefix", ())),
+        add_prefix=table.get("add_prefix", ""),
+        rename=_texts(table.get("rename", ())),
+        assign=table.get("assign", False),
+        check_values=table.get("check_values", False),
+        fail_on=table.get("fail_on"),
         rules=_path_from(folder, table["rules"]) if "rules" in table else None,
         policy=shared.refined(_policy(table, f"the {place}")),
     )
+
+
+def _ensure(kind: str, value: object, name: str, place: str) -> None:
+    """Raise UsageError for a value of a target's option that is not of its kind."""
+    hint = f"Write `{name} = {_EXAMPLES[kind]}`."
+    if kind is _SWITCH:
+        right = isinstance(value, bool)
+    elif kind is _TEXTS and isinstance(value, list):
+        right = all(isinstance(text, str) for text in value)
+    else:
+        right = isinstance(value, str)
+    if not right:
+        raise UsageError(f"{name!r} of the {place} is not {kind}.", hint)
+    if kind is not _SWITCH and any(not text.strip() or "\0" in text for text in _texts(value)):
+        raise UsageError(f"{name!r} of the {place} says nothing that can be.", hint)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _policy(table: Mapping[str, Any], where: str) -> Policy:
@@ -247,20 +304,7 @@ def _one_of(value: object, known: tuple[str, ...], what: str, hint: str) -> None
 
 def _path_from(folder: Path, text: str) -> str:
     """A path as seen from here that is written as seen from the config; URLs stay."""
-    if "://" in text:
+    if is_url(text):
         return text
     path = Path(text).expanduser()
     return str(path if path.is_absolute() else Path(os.path.relpath(folder / path)))
-
-
-def _model_from(folder: Path, text: str) -> str:
-    """A model reference with its path as seen from here; names of packages and libraries stay."""
-    scheme, colon, rest = text.partition(":")
-    if colon and scheme in ("torchvision", "timm"):
-        return text
-    if colon and scheme == "hf":
-        return f"hf:{_path_from(folder, rest)}"
-    target, colon, attr = text.rpartition(":")
-    if text.lower().endswith((".py", ".json")) or not colon:
-        return _path_from(folder, text)
-    return f"{_path_from(folder, target)}:{attr}" if target.lower().endswith(".py") else text

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ckptdiff.gate.run import Ignored
 from ckptdiff.judging.findings import Finding
+from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import Level
 from ckptdiff.keys import glob
 
@@ -33,6 +34,11 @@ class Policy:
     def refined(self, other: Policy) -> Policy:
         """This policy with another on top, whose levels win and whose ignores are added."""
         return Policy({**self.levels, **other.levels}, (*self.ignores, *other.ignores))
+
+    def judged(self, report: Report) -> tuple[Report, tuple[Ignored, ...]]:
+        """The report under this policy, and what of its findings is ignored."""
+        kept, ignored = self.apply(report.findings)
+        return replace(report, findings=kept), ignored
 
     def apply(self, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Ignored, ...]]:
         """(findings that remain, with their levels; findings that are ignored). Those switched off are in neither."""

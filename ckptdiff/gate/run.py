@@ -75,12 +75,14 @@ class Run:
     """The results of all targets, in the order they were declared.
 
     `config` is the path of the file that lists them, "" where none does. `started` is the UTC time as
-    `YYYY-MM-DDTHH:MM:SS`, "" where it does not matter.
+    `YYYY-MM-DDTHH:MM:SS`, "" where it does not matter. `recorded` is how many findings the baseline accepts that
+    the run has updated, None where it has not.
     """
 
     targets: tuple[TargetResult, ...]
     config: str = ""
     started: str = ""
+    recorded: int | None = None
 
     @property
     def outcome(self) -> Outcome:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ckptdiff.errors import UsageError
+from ckptdiff.suffixes import OLD, WEIGHTS
 
 Kind = Literal["file", "module", "hf", "torchvision", "timm", "snapshot"]
 
@@ -18,7 +19,6 @@ _FORMS = (
     "or a snapshot file."
 )
 _LIBRARIES: dict[str, Kind] = {"hf": "hf", "torchvision": "torchvision", "timm": "timm"}
-_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".th", ".tar")
 _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
 
 
@@ -64,6 +64,27 @@ def parse_reference(text: str) -> Reference:
     raise UsageError(f"`{text}` is no model reference.", _FORMS)
 
 
+def runs_code(text: str) -> bool:
+    """Whether a MODEL names code to run; what is none may, since nothing is known of it."""
+    try:
+        return parse_reference(text).kind != "snapshot"
+    except UsageError:
+        return True
+
+
+def moved(text: str, move: Callable[[str], str]) -> str:
+    """A MODEL with the path in it, where it has one, as `move` gives it. What is none is left to whoever parses it."""
+    try:
+        reference = parse_reference(text)
+    except UsageError:
+        return text if ":" in text else move(text)
+    if reference.kind == "hf":
+        return f"hf:{move(reference.target)}"
+    if reference.kind in ("file", "snapshot"):
+        return move(reference.target) + (f":{reference.attr}" if reference.attr else "")
+    return text
+
+
 def _is_dotted(text: str) -> bool:
     return all(part.isidentifier() for part in text.split("."))
 
@@ -71,7 +92,7 @@ def _is_dotted(text: str) -> bool:
 def _hint_without_colon(text: str) -> str:
     if not text:
         return _FORMS
-    if text.lower().endswith(_WEIGHTS):
+    if text.lower().endswith((*WEIGHTS, *OLD)):
         return "The model comes first and the checkpoint second."
     try:
         if Path(text).is_dir():

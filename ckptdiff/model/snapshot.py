@@ -14,7 +14,7 @@ from ckptdiff.errors import ModelError
 from ckptdiff.model.snapshot_rows import check, place
 from ckptdiff.model.tree import Dialect, ModuleNode, ModuleTree, Slot
 from ckptdiff.printable import json_text
-from ckptdiff.small_files import json_of
+from ckptdiff.small_files import json_of, text_of
 from ckptdiff.tensors import TensorInfo
 
 SCHEMA_VERSION = 1
@@ -61,6 +61,11 @@ def dumps(tree: ModuleTree) -> str:
         body = ",\n".join("  " + json_text(row, readable=True) for row in rows)
         lines.append(f' "{title}": [\n{body}\n ]{end}' if rows else f' "{title}": []{end}')
     return "\n".join(lines) + "\n}\n"
+
+
+def read_snapshot(path: str) -> ModuleTree:
+    """The model of a snapshot file. Raises CkptdiffError for what is none."""
+    return loads(text_of(path, "Write it with `ckptdiff snapshot MODEL -o`."), path)
 
 
 def loads(text: str, reference: str) -> ModuleTree:

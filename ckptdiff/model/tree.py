@@ -115,6 +115,10 @@ class ModuleTree:
         """Every key of the model's state dict that is a tensor, in state-dict order, with its slot."""
         return {prefix + name: slot for prefix, node in self.walk() for name, slot in node.local.items()}
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Key → shape of the model's state dict, in its order."""
+        return {key: slot.tensor.shape for key, slot in self.keys().items()}
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as a flat list of modules, since nested ones exceed the recursion limit; live modules stay behind."""
         numbers: dict[int, int] = {}

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what only a run needs is imported there
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ckptdiff.gate.config import Target
-    from ckptdiff.gate.run import Run
+    from ckptdiff.gate.run import Run, TargetResult
     from ckptdiff.judging.rules import Level
+
+    Work = Callable[[Target, Level], TargetResult]
 
 
 def run_targets(
+    work: Work,
     targets: Sequence[Target],
     fail_on: Level,
     *,
@@ -21,7 +24,9 @@ def run_targets(
     timeout: float,
     scheduler: str | None = None,
 ) -> Run:
-    """Judge all targets, `jobs` at a time with `timeout` seconds each; the results are in the targets' order.
+    """What `work(target, fail_on)` gives for all targets, `jobs` at a time with `timeout` seconds each, in their order.
+
+    `work` is a function of a module and never raises.
 
     `scheduler` is the address of a Dask scheduler whose workers do it instead; they decide how many run at a time.
     """
@@ -33,9 +38,9 @@ def run_targets(
     if scheduler is None:
         from ckptdiff.running.processes import run_in_processes
 
-        results = run_in_processes(targets, fail_on, jobs=jobs, timeout=timeout)
+        results = run_in_processes(work, targets, fail_on, jobs=jobs, timeout=timeout)
     else:
         from ckptdiff.running.cluster import run_on_cluster
 
-        results = run_on_cluster(targets, fail_on, scheduler=scheduler, timeout=timeout)
+        results = run_on_cluster(work, targets, fail_on, scheduler=scheduler, timeout=timeout)
     return Run(results, config, started)

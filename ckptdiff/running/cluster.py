@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.config import Target
@@ -14,7 +14,9 @@ from ckptdiff.judging.rules import Level
 from ckptdiff.running.apart import Call, spawned
 from ckptdiff.running.handing import unpacked
 from ckptdiff.running.processes import timed_out, without_answer
-from ckptdiff.running.target import run_target
+
+if TYPE_CHECKING:
+    from ckptdiff.running import Work
 
 _CONNECT = 10.0
 """Seconds to wait for the scheduler."""
@@ -23,7 +25,7 @@ _PATIENCE = 30.0
 
 
 def run_on_cluster(
-    targets: Sequence[Target], fail_on: Level, *, scheduler: str, timeout: float
+    work: Work, targets: Sequence[Target], fail_on: Level, *, scheduler: str, timeout: float
 ) -> tuple[TargetResult, ...]:
     """Judge the targets on the workers of a scheduler, each for at most `timeout` seconds; results in declared order.
 
@@ -44,14 +46,14 @@ def run_on_cluster(
         ) from None
     folder = os.getcwd()  # noqa: PTH109 - as text, for another machine
     with client:
-        futures = [client.submit(judged_apart, target, fail_on, timeout, folder, pure=False) for target in targets]
+        futures = [client.submit(done_apart, work, target, fail_on, timeout, folder, pure=False) for target in targets]
         return tuple(_collected(client, future, target) for future, target in zip(futures, targets, strict=True))
 
 
-def judged_apart(target: Target, fail_on: Level, timeout: float, folder: str) -> TargetResult:
+def done_apart(work: Work, target: Target, fail_on: Level, timeout: float, folder: str) -> TargetResult:
     """What a worker does: one target in a Python of its own, since workers may not use multiprocessing."""
     started = time.monotonic()
-    ended = spawned(Call(run_target, (target, fail_on)), timeout, cwd=folder)
+    ended = spawned(Call(work, (target, fail_on)), timeout, cwd=folder)
     if ended.exit_code is None:
         return timed_out(target, timeout)
     try:

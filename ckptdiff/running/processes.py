@@ -11,19 +11,22 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.gate.config import Target
 from ckptdiff.gate.run import NoVerdict, TargetResult
 from ckptdiff.judging.rules import Level
+from ckptdiff.model.reference import runs_code
 from ckptdiff.running import apart
 from ckptdiff.running.handing import packed, unpacked
-from ckptdiff.running.target import run_target
 
-_PRELOADED = ("ckptdiff.api", "ckptdiff.judging.report", "ckptdiff.loaders.torch.walk", "ckptdiff.running.target")
+if TYPE_CHECKING:
+    from ckptdiff.running import Work
+
 _FOR_MODELS = ("torch", "ckptdiff.model.build", "ckptdiff.model.extract", "ckptdiff.model.sandbox")
 _LOOK = 60.0
 """Seconds after which to look again even if nothing has happened; a longer wait may be more than the system counts."""
@@ -39,13 +42,13 @@ class _Running:
 
 
 def run_in_processes(
-    targets: Sequence[Target], fail_on: Level, *, jobs: int, timeout: float
+    work: Work, targets: Sequence[Target], fail_on: Level, *, jobs: int, timeout: float
 ) -> tuple[TargetResult, ...]:
     """Judge the targets, at most `jobs` at a time, each for at most `timeout` seconds; results in declared order.
 
     A process that crashes, ends without an answer or takes too long leaves a target without a verdict.
     """
-    context = _context(targets)
+    context = _context(work, targets)
     results: dict[int, TargetResult] = {}
     waiting = list(enumerate(targets))[::-1]
     running: list[_Running] = []
@@ -53,7 +56,7 @@ def run_in_processes(
         stack.callback(_end_all, running)
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(_start(context, *waiting.pop(), fail_on))
+                running.append(_start(context, work, *waiting.pop(), fail_on))
             left = min(item.started for item in running) + timeout - time.monotonic()
             # The end of a process counts as well: a process it left behind may keep its pipe open for ever.
             events = [event for item in running for event in (item.answer, item.process.sentinel)]
@@ -70,29 +73,41 @@ def run_in_processes(
     return tuple(results[position] for position in range(len(targets)))
 
 
-def _context(targets: Sequence[Target]) -> Any:
+def _context(work: Work, targets: Sequence[Target]) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    builds = any(not target.model.lower().endswith(".json") for target in targets)
-    context.set_forkserver_preload([*_PRELOADED, *(_FOR_MODELS if builds else ())])
+    builds = any(runs_code(target.model) for target in targets)
+    context.set_forkserver_preload(["ckptdiff.torch_import", work.__module__, *(_FOR_MODELS if builds else ())])
     return context
 
 
-def _start(context: Any, position: int, target: Target, fail_on: Level) -> _Running:
+def _start(context: Any, work: Work, position: int, target: Target, fail_on: Level) -> _Running:
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, target, fail_on))
-    process.start()
+    process = context.Process(target=_work, args=(theirs, work, target, fail_on))
+    with _without_main():
+        process.start()
     theirs.close()
     return _Running(position, target, process, ours, time.monotonic())
 
 
-def _work(answer: Any, target: Target, fail_on: Level) -> None:
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Have multiprocessing not run the caller's program again in the process: it may ask this very question."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _work(answer: Any, work: Work, target: Target, fail_on: Level) -> None:
     """What the process of one target does."""
     process, exit_ = os.getpid(), os._exit  # before the model's code can replace them
     try:
         apart.set_apart()
-        result = run_target(target, fail_on)
+        result = work(target, fail_on)
         try:
             content = packed(result)
         except Exception as error:  # pickling stops at whatever it likes

@@ -12,6 +12,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.tensor_bytes import TensorReader
 from ckptdiff.errors import CheckpointError, OutputError, UsageError
 from ckptdiff.places import is_url
+from ckptdiff.suffixes import SAFETENSORS, WEIGHTS
 from ckptdiff.writing.atomic import Staged, refuse, staged
 from ckptdiff.writing.blocks import BlockWriter
 from ckptdiff.writing.byte_copying import Sink, Sources
@@ -31,8 +32,6 @@ Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 Initial = Callable[[Sequence[str]], Mapping[str, Any]]
 """Gives the model's own initial values, torch tensors, for keys of its state dict."""
-
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +109,12 @@ def output_of(path: str, *, sharded: bool = False) -> Output:
     place = Path(path)
     suffix = place.suffix.lower()
     slash = path.endswith(("/", os.sep))
-    if not slash and (suffix == ".safetensors" or suffix in TORCH_SUFFIXES):
+    if not slash and suffix in WEIGHTS:
         if sharded:
             raise UsageError(
                 f"{path} is one file, which has no shards", "Give -o a directory, or leave --max-shard-size out."
             )
-        return Output(place, "safetensors" if suffix == ".safetensors" else "torch")
+        return Output(place, "safetensors" if suffix == SAFETENSORS else "torch")
     if suffix and not sharded and not slash and not place.is_dir():
         raise UsageError(
             f"{path} has an extension that says no format of weights: {place.suffix}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptdiff import sides
+from ckptdiff.checkpoint import from_any
 from ckptdiff.cli import main
 from ckptdiff.cli.app import COMMANDS
 from ckptdiff.cli.streams import option
@@ -20,7 +20,7 @@ def test_a_defect_of_our_own_is_no_answer_and_says_so(
     def broken(*args: object, **more: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(sides, "read", broken)
+    monkeypatch.setattr(from_any, "checkpoint_from", broken)
     assert main(["inspect", "good.safetensors", "--format", format]) == 2
     out, err = capsys.readouterr()
     assert err.startswith("error: internal error: ZeroDivisionError: a defect.\nhint: ")
@@ -37,7 +37,7 @@ def test_nothing_that_exits_passes_for_an_answer(
     def exits(*args: object, **more: object) -> None:
         raise error
 
-    monkeypatch.setattr(sides, "read", exits)
+    monkeypatch.setattr(from_any, "checkpoint_from", exits)
     assert main(["inspect", "good.safetensors"]) == 2
     assert "ended the program" in capsys.readouterr().err
 
@@ -46,7 +46,7 @@ def test_an_interrupt_is_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupted(*args: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sides, "read", interrupted)
+    monkeypatch.setattr(from_any, "checkpoint_from", interrupted)
     assert main(["inspect", "good.safetensors"]) == 130
 
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.checkpoint import read
-from ckptdiff.sides import renames_of, rewrite_plan
+from ckptdiff.requests import renames_of
 from ckptdiff.writing.execute import Written, execute, output_of, prepare
+from ckptdiff.writing.rewriting import plan_renamed
 
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5)
 """torch 2.4 saves no unsigned integers over 8 bits, and its weights_only loading takes no bytes."""
@@ -119,6 +120,6 @@ def rewrite(
     **options,
 ) -> Written:
     output = output_of(str(out), sharded=bool(shard_size))
-    plan = rewrite_plan(read(source), renames_of(strip_prefix, add_prefix), format=output.format, **options)
+    plan = plan_renamed(read(source), renames_of(strip_prefix, add_prefix), format=output.format, **options)
     job = prepare(plan, output, shared=shared, shard_size=shard_size)
     return execute(job, force=force, fsync=fsync, verify_bytes=verify_bytes, progress=progress)

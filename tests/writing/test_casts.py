@@ -81,7 +81,7 @@ def test_a_dtype_that_this_torch_lacks_is_one_sentence(tmp_path, monkeypatch):
     if not hasattr(torch, "float8_e8m0fnu"):
         pytest.skip("this torch lacks it indeed")
     from ckptdiff.checkpoint import read
-    from ckptdiff.loaders.torch.loading import load_into
+    from ckptdiff.verbs.load import load
 
     scale = torch.arange(24, dtype=torch.uint8).view(torch.float8_e8m0fnu)
     torch.save({"a": scale.reshape(4, 6).t(), "b": scale}, tmp_path / "in.pth")
@@ -92,5 +92,5 @@ def test_a_dtype_that_this_torch_lacks_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(CkptdiffError, match="has no dtype float8_e8m0fnu"):
         rewrite(tmp_path / "in.pth", tmp_path / "out.pth", drop=["b"], dtype="float16", shared="copy")
     with pytest.raises(CkptdiffError, match="float8_e8m0fnu"):
-        load_into(model, checkpoint)
+        load(model, checkpoint)
     rewrite(tmp_path / "in.pth", tmp_path / "copied.safetensors", drop=["a"])  # bytes are bytes

@@ -14,7 +14,6 @@ from torch import nn
 import ckptdiff
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError
-from ckptdiff.loaders.torch.loading import load_into
 from ckptdiff.model.extract import extract
 from ckptdiff.writing.execute import execute, output_of, prepare
 from ckptdiff.writing.planning import plan_filter, plan_rewrite
@@ -87,7 +86,7 @@ def test_nor_is_it_filtered_loaded_or_looked_into(tmp_path, change):
     with pytest.raises(CheckpointError, match="changed while it was being read"):
         ckptdiff.filter(model, checkpoint, tmp_path / "out.pth")
     with pytest.raises(CheckpointError, match="changed while it was being read"):
-        load_into(model, checkpoint)
+        ckptdiff.load(model, checkpoint)
     assert not model[0].weight.any()
     with pytest.raises(CheckpointError, match="changed while it was being read"):
         ckptdiff.compare(model, checkpoint, check_values=True)
@@ -118,7 +117,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_said(tmp_path):
     model = Slow(300, 300)
     checkpoint = read(write(model.state_dict(), tmp_path / "in.pth"))
     with pytest.raises(CheckpointError, match="changed while it was being read") as caught:
-        load_into(model, checkpoint)
+        ckptdiff.load(model, checkpoint)
     assert "load again" in caught.value.hint
 
 

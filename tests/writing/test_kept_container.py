@@ -9,8 +9,9 @@ import torch
 
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.sides import renames_of, rewrite_plan
+from ckptdiff.requests import renames_of
 from ckptdiff.writing.execute import execute, output_of, prepare
+from ckptdiff.writing.rewriting import plan_renamed
 
 from .support import same
 from .test_filter import Net
@@ -18,7 +19,7 @@ from .test_filter import Net
 
 def keep(path, out, key=None, strip_prefix=None, **options):
     output = output_of(str(out))
-    plan = rewrite_plan(read(path, key=key), renames_of(strip_prefix, None), format=output.format, **options)
+    plan = plan_renamed(read(path, key=key), renames_of(strip_prefix, None), format=output.format, **options)
     return execute(prepare(plan, output, keep_container=True), fsync=False, verify_bytes=True)
 
 

@@ -14,10 +14,11 @@ from torch import nn
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.value_check import check_values
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
-from ckptdiff.sides import model_side
+from ckptdiff.requests import ModelRequest
 from tests.loaders.torch.oracle import torch_says
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # deprecated and experimental kinds are meant
@@ -179,17 +180,17 @@ def test_models_whose_own_tensors_are_unusual_are_built_so_that_they_are(
 ) -> None:
     source = tmp_path / "model.py"
     source.write_text("from tests.loaders.torch.test_kinds import holder\n")
-    side = model_side(f"{source}:holder", {"kind": target, "parameter": False})
+    model = ModelRequest.of(f"{source}:holder", {"kind": target, "parameter": False}).describe()
     for kind in ("float32", "quint8", "qint8 per channel", "transposed", "coo torch.float32", "meta torch.float32"):
-        ours = side.compare(read(files[kind]))
+        ours = ask(model, read(files[kind]))
         assert agrees(ours, lambda: Holder(target, False), files[kind], False)
 
 
 def test_a_quantized_weight_is_said_not_to_be_looked_at(files: dict[str, Path]) -> None:
     for target in ("float32", "quint8"):
         for assign in (False, True):
-            side = model_side(Holder(target, False))
-            facts = check_values(side.compare(read(files["quint8"]), assign=assign))
+            model = ModelRequest.of(Holder(target, False)).describe()
+            facts = check_values(ask(model, read(files["quint8"]), assign=assign))
             assert all(text.startswith("The values of w were not checked: what quint8") for text in facts.unread)
 
 
@@ -200,10 +201,10 @@ def test_values_of_every_kind_are_looked_at_or_said_not_to_be(
     target: str, assign: bool, files: dict[str, Path]
 ) -> None:
     """torch ends the process where it is asked to compute with a quantized tensor that has no scale."""
-    side = model_side(Holder(target, False))
+    model = ModelRequest.of(Holder(target, False)).describe()
     for path in files.values():
         for checkpoint in (read(path), checkpoint_of(torch.load(path, weights_only=False))):
-            facts = check_values(side.compare(checkpoint, assign=assign))
+            facts = check_values(ask(model, checkpoint, assign=assign))
             assert all(text.startswith("The values of ") for text in facts.unread)
 
 
@@ -219,6 +220,6 @@ def test_a_model_that_is_on_meta_of_its_own_accord(put: str, assign: bool, tmp_p
     exec(source.read_text(), space)
     path = tmp_path / "w.pth"
     torch.save(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4)).to("meta").state_dict(), path)
-    ours = model_side(f"{source}:make").compare(read(path), assign=assign)
+    ours = ask(ModelRequest.of(f"{source}:make").describe(), read(path), assign=assign)
     assert not ours.uncertain
     assert ours.error_message() == torch_says(space["make"](), torch.load(path), True, assign).error

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+import ckptdiff
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import CheckpointError
-from ckptdiff.loaders.torch.loading import load_into
-
-from .support import everything, same, write
-from .test_filter import Net, Renaming, Tied
+from tests.writing.support import everything, same, write
+from tests.writing.test_filter import Net, Renaming, Tied
 
 FORMATS = ["in.safetensors", "in.pth", "in.tar"]
 
@@ -30,7 +29,7 @@ def test_what_fits_is_loaded_and_the_rest_reported(tmp_path, name, assign):
     head = state_of(model.fc)
     state = {**given.state_dict(), "junk": torch.ones(2)}
     checkpoint = checkpoint_of(state) if name == "memory" else read(write(state, tmp_path / name))
-    report = load_into(model, checkpoint, assign=assign)
+    report = ckptdiff.load(model, checkpoint, assign=assign)
     assert torch.equal(model.conv.weight, given.conv.weight)
     assert torch.equal(model.bn.running_mean, given.bn.running_mean)
     assert all(torch.equal(value, head[key]) for key, value in model.fc.state_dict().items())
@@ -48,7 +47,7 @@ def test_what_fits_is_loaded_and_the_rest_reported(tmp_path, name, assign):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_dtype_and_view_is_read_right(tmp_path, name):
-    from .support import for_format
+    from tests.writing.support import for_format
 
     state = for_format(everything(), name)
     write(state, tmp_path / name)
@@ -59,7 +58,7 @@ def test_every_dtype_and_view_is_read_right(tmp_path, name):
             for index, value in enumerate(state.values()):
                 self.register_buffer(f"b{index}", torch.zeros(value.shape, dtype=value.dtype))
 
-    from ckptdiff.loaders.torch.loading import materialised
+    from ckptdiff.writing.in_memory import materialised
     from ckptdiff.writing.planning import plan_rewrite
 
     found = materialised(plan_rewrite(read(tmp_path / name), format="torch"))
@@ -75,7 +74,7 @@ def test_a_refusal_changes_nothing(tmp_path, options, extra):
     before = state_of(model)
     torch.save({**given.state_dict(), **extra}, tmp_path / "in.pth")
     with pytest.raises(CheckpointError, match="does not load into Net") as caught:
-        load_into(model, read(tmp_path / "in.pth"), **options)
+        ckptdiff.load(model, read(tmp_path / "in.pth"), **options)
     with pytest.raises(RuntimeError) as torchs:
         copy.deepcopy(model).load_state_dict(
             torch.load(tmp_path / "in.pth", weights_only=True), strict=options.get("strict", False)
@@ -89,7 +88,7 @@ def test_nothing_that_fits_changes_nothing(tmp_path):
     before = state_of(model)
     torch.save({"x": torch.ones(1)}, tmp_path / "in.pth")
     with pytest.raises(CheckpointError, match="Nothing in"):
-        load_into(model, read(tmp_path / "in.pth"))
+        ckptdiff.load(model, read(tmp_path / "in.pth"))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -97,13 +96,13 @@ def test_hooks_of_the_model_do_their_work(tmp_path):
     model = Renaming()
     qkv = torch.randn(12, 4)
     torch.save({"qkv": qkv, "old_proj.weight": torch.randn(5, 5)}, tmp_path / "in.pth")
-    load_into(model, read(tmp_path / "in.pth"))
+    ckptdiff.load(model, read(tmp_path / "in.pth"))
     assert torch.equal(torch.cat([model.q.weight, model.k.weight, model.v.weight]), qkv)
 
 
 def test_ties_hold(tmp_path):
     given, model = Tied(), Tied()
     torch.save(given.state_dict(), tmp_path / "in.pth")
-    load_into(model, read(tmp_path / "in.pth"), strict=True)
+    ckptdiff.load(model, read(tmp_path / "in.pth"), strict=True)
     assert model.out.weight is model.embed.weight
     assert torch.equal(model.out.weight, given.out.weight)

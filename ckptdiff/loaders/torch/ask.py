@@ -1,0 +1,29 @@
+"""What torch's `load_state_dict` would do with a model and a checkpoint."""
+
+from __future__ import annotations
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import UsageError
+from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.torch.restarts import ModelValuesNeeded
+from ckptdiff.loaders.torch.walk import compare
+from ckptdiff.model.given import GivenModel
+
+
+def ask(model: GivenModel, checkpoint: Checkpoint, *, assign: bool = False) -> Comparison:
+    """The walk. Where code of the model's own looks at its weights, it is built with them first.
+
+    Raises UsageError where it does and the model that is there has none.
+    """
+    with model.running():
+        try:
+            return compare(model.tree, checkpoint, assign=assign)
+        except ModelValuesNeeded as needed:
+            valued = model.with_values()
+            if valued is model:
+                raise UsageError(
+                    f"Code of {needed} needs the model's own values, which this model does not have.",
+                    "Pass a reference such as model.py:Net, or the module with its values.",
+                ) from None
+            with valued.running():
+                return compare(valued.tree, checkpoint, assign=assign)

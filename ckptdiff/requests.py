@@ -1,0 +1,187 @@
+"""What a user asks, as values: which model, which checkpoint, under which names, written how. Parsed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import UsageError
+from ckptdiff.model.reference import Reference, parse_reference
+from ckptdiff.model.tree import ModuleTree
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ckptdiff.model.given import GivenModel
+    from ckptdiff.renaming.applied import Renames
+    from ckptdiff.writing.execute import Output
+    from ckptdiff.writing.layout import Shared
+
+    Model = nn.Module | ModuleTree | str | os.PathLike[str]
+    File = Checkpoint | Mapping[Any, Any] | str | os.PathLike[str]
+    Path_ = str | os.PathLike[str]
+    Texts = str | Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """The model that is asked about: one that is there, or a reference and the keyword arguments to build it with."""
+
+    model: Reference | ModuleTree | nn.Module
+    args: Mapping[str, object] = field(default_factory=dict)
+
+    @staticmethod
+    def of(model: Model, args: Mapping[str, object] | None = None) -> ModelRequest:
+        """Nothing is built or imported. Raises UsageError for what is no model, and for `args` where none are taken."""
+        given: object = model  # callers without a type checker pass anything
+        if isinstance(given, (str, os.PathLike)):
+            reference = parse_reference(os.fspath(given))
+            if args and reference.kind == "snapshot":
+                raise UsageError(f"{reference.text} is a snapshot, which takes no arguments.", "Leave them out.")
+            return ModelRequest(reference, args or {})
+        if not isinstance(given, ModuleTree):
+            from torch import nn
+
+            if not isinstance(given, nn.Module):
+                raise UsageError(
+                    f"A model is an nn.Module, a ModuleTree or a reference, not {type(given).__name__}.",
+                    "Pass the module itself, or a string such as 'model.py:Net'.",
+                )
+        if args:
+            raise UsageError("args is for a model that ckptdiff builds; this one is built.", "Leave args out.")
+        return ModelRequest(given)
+
+    @property
+    def shown(self) -> str:
+        """What the user called it, "" for a model that is there."""
+        return self.model.text if isinstance(self.model, Reference) else ""
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether to answer takes code that the reference names; a live model's has run already."""
+        return isinstance(self.model, Reference) and self.model.kind != "snapshot"
+
+    def describe(self) -> GivenModel:
+        """The model, described. Raises CkptdiffError where it does not build."""
+        from ckptdiff.model.given import describe
+
+        return describe(self.model, self.args)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRequest:
+    """The checkpoint that is asked about, the dotted path of the state dict in it, and what its keys are renamed to."""
+
+    checkpoint: File
+    key: str | None = None
+    renames: Renames | None = None
+
+    def read(self) -> Checkpoint:
+        """The checkpoint as it is. Raises UsageError for what is none, CheckpointError for what cannot be read."""
+        from ckptdiff.checkpoint.from_any import checkpoint_from
+
+        return checkpoint_from(self.checkpoint, self.key)
+
+    def renamed(self) -> tuple[Checkpoint, tuple[str, ...]]:
+        """The checkpoint under its new names, and a sentence on each rename that found nothing to do."""
+        checkpoint = self.read()
+        if not self.renames:
+            return checkpoint, ()
+        from ckptdiff.writing.rewriting import applied
+
+        return applied(checkpoint, self.renames)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """What of a checkpoint is written, where to and how."""
+
+    output: Output
+    drop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    drop_prefix: tuple[str, ...] = ()
+    dtype: str = ""
+    keep_container: bool = False
+    shared: Shared | None = None
+    shard_size: int = 0
+    dry_run: bool = False
+    force: bool = False
+    verify_bytes: bool = False
+    fsync: bool = True
+
+    @staticmethod
+    def of(
+        out: Path_,
+        *,
+        drop: Texts | None = (),
+        keep: Texts | None = (),
+        drop_prefix: Texts | None = (),
+        dtype: object = "",
+        keep_container: bool = False,
+        shared: str | None = None,
+        max_shard_size: int | str | None = None,
+        dry_run: bool = False,
+        force: bool = False,
+        verify_bytes: bool = False,
+        fsync: bool = True,
+    ) -> WriteOptions:
+        """Nothing is read or written. Raises UsageError for an option that says nothing that can be done."""
+        from ckptdiff.writing.execute import output_of
+        from ckptdiff.writing.layout import parse_size
+
+        if shared not in (None, "drop", "copy"):
+            raise UsageError(f"--shared {shared}: there is no such choice.", "Write drop or copy.")
+        return WriteOptions(
+            output=output_of(os.fspath(out), sharded=max_shard_size is not None),
+            drop=several("drop", drop),
+            keep=several("keep", keep),
+            drop_prefix=several("drop_prefix", drop_prefix),
+            dtype=str(dtype or "").removeprefix("torch."),
+            keep_container=keep_container,
+            shared=cast("Shared | None", shared),
+            shard_size=parse_size(str(max_shard_size)) if max_shard_size is not None else 0,
+            dry_run=dry_run,
+            force=force,
+            verify_bytes=verify_bytes,
+            fsync=fsync,
+        )
+
+
+def renames_of(
+    strip_prefix: Texts | None = None,
+    add_prefix: str | None = None,
+    rename: Texts | None = (),
+    rules: Path_ | None = None,
+    *,
+    reverse: bool = False,
+) -> Renames | None:
+    """The renames that options ask for; None, and nothing imported, without any. Raises UsageError for a bad rule."""
+    if not (strip_prefix or add_prefix or rename or rules):
+        return None
+    from ckptdiff.renaming.applied import Renames
+    from ckptdiff.renaming.rename_rules import parse_rule
+    from ckptdiff.renaming.rules_file import RulesFile, read_rules
+
+    saved = RulesFile() if rules is None else read_rules(Path(rules))
+    every = RulesFile((*(parse_rule(text) for text in several("rename", rename)), *saved.rules), saved.operations)
+    if reverse:
+        every = every.reversed()
+    prefixes = several("strip_prefix", strip_prefix)
+    return Renames(prefixes, every.rules, add_prefix or "", every.operations)
+
+
+def several(name: str, given: object) -> tuple[str, ...]:
+    """What an option that takes several texts was given: None is none, a text is one. Raises UsageError."""
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (given,)
+    texts: list[object] = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else [given]
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise UsageError(f"{name} takes a text, or a list of them, not {type(wrong[0]).__name__}.", "")
+    return tuple(map(str, texts))

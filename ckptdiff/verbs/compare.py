@@ -1,0 +1,130 @@
+"""Will this checkpoint load into this model?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.judging.report import Report, judge
+from ckptdiff.loaders.torch.ask import ask
+from ckptdiff.loaders.torch.walk import refused
+from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
+
+if TYPE_CHECKING:
+    from ckptdiff.judging.rules import Level
+    from ckptdiff.model.given import GivenModel
+    from ckptdiff.requests import File, Model
+
+
+def compare(
+    model: Model,
+    checkpoint: File,
+    *,
+    key: str | None = None,
+    strip_prefix: str | Sequence[str] | None = None,
+    add_prefix: str | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
+    args: Mapping[str, object] | None = None,
+    assign: bool = False,
+    check_values: bool = False,
+    fail_on: Level = "error",
+) -> Report:
+    """What `model.load_state_dict` would do with a checkpoint, without loading it.
+
+    `model` is a live module, which is left untouched, a reference such as `model.py:Net` or `torchvision:resnet50`,
+    built with the keyword arguments `args` and without its memory, or a snapshot file. `checkpoint` is a file, of which
+    only headers are read, a state dict, or the snapshot of the model that saved it. `key` is the dotted path of the
+    state dict inside its file. Its keys are renamed first: `strip_prefix`, then `rename` ("A -> B") and the rules of a
+    file, then `add_prefix`. `assign` is that of `load_state_dict`. `check_values` reads the tensors too, a piece at a
+    time, and reports NaN, values that a cast loses and tied tensors that really differ.
+
+    Raises CkptdiffError where no answer can be given: a file that cannot be read, a model that does not build.
+    """
+    asked = ModelRequest.of(model, args)
+    given: object = checkpoint  # callers without a type checker pass anything, as they do to load_state_dict
+    if not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
+        return _refused(asked, given, fail_on)
+    options = CompareOptions(assign=assign, check_values=check_values, fail_on=fail_on)
+    renames = renames_of(strip_prefix, add_prefix, rename, rules)
+    return compared(asked, CheckpointRequest(checkpoint, key, renames), options).report
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """How they are compared. `verify` asks torch's own loader as well."""
+
+    assign: bool = False
+    check_values: bool = False
+    verify: bool = False
+    fail_on: Level = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The report on a model and a checkpoint, and notes on how it came about."""
+
+    report: Report
+    notes: tuple[str, ...] = ()
+
+
+def compared(model: ModelRequest, checkpoint: CheckpointRequest, options: CompareOptions) -> Compared:
+    """`compare`, as it was asked.
+
+    Raises CkptdiffError with both answers where `verify` finds torch's to be another, and UsageError where values are
+    to be checked that are not at hand.
+    """
+    file, idle = checkpoint.renamed()
+    if options.check_values:
+        from ckptdiff.loaders.torch.value_check import ensure_readable
+
+        ensure_readable(file)
+    given = model.describe()
+    comparison = ask(given, file, assign=options.assign)
+    if options.verify:
+        from ckptdiff.loaders.torch.witness import confirm
+
+        with given.running():
+            confirm(comparison)
+    if options.check_values:
+        from ckptdiff.loaders.torch.value_check import check_values
+
+        comparison = replace(comparison, values=check_values(comparison))
+    report = judge(comparison, fail_on=options.fail_on)
+    return Compared(replace(report, advice=_advice(report, given)), (*idle, *given.notes))
+
+
+def _refused(model: ModelRequest, checkpoint: object, fail_on: Level) -> Report:
+    """What torch says of a state dict that is none: the first lines of torch's `Module.load_state_dict`."""
+    error = f"TypeError: Expected state_dict to be dict-like, got {type(checkpoint)}."
+    return judge(refused(model.describe().tree, Checkpoint("", "no state dict", {}), error), fail_on=fail_on)
+
+
+_MOST_ADVISED = 200_000
+"""Keys of both sides; more take longer to look through for renames than to compare."""
+
+
+def _advice(report: Report, model: GivenModel) -> tuple[str, ...]:
+    """What would make a failing comparison load, as far as renaming goes; a prefix alone has been found already."""
+    comparison = report.comparison
+    file = comparison.checkpoint
+    prefix_alone = any(finding.rule == "prefix" for finding in report.findings)
+    if report.loads() or not model.shown or not file.path or prefix_alone or report.empty_side or comparison.raised:
+        return ()
+    # Only what fails pays for the engine that infers renames.
+    from ckptdiff.render.suggested import advice
+    from ckptdiff.verbs.suggest import proposed
+
+    keys = len(file.entries) + len(comparison.model.keys())
+    if keys > _MOST_ADVISED:
+        what = f"ckptdiff suggest {model.shown} {file.path}"
+        return (f"Whether renaming helps was not looked for among {keys:,} keys: see `{what}`.",)
+    suggestion, repaired = proposed(model, file)
+    sentences = advice(suggestion, repaired, f"{model.shown} {file.path}")
+    if comparison.mismatched and comparison.matched and suggestion.head is None:
+        kept = f"`ckptdiff filter` writes the {len(comparison.matched)} tensors that load, without the mismatched ones."
+        sentences = (*sentences, kept)
+    return sentences

@@ -1,0 +1,125 @@
+"""Write what of a checkpoint will load into a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.errors import UsageError
+from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions, renames_of, several
+from ckptdiff.verbs.rewrite import carried_out, planned
+from ckptdiff.writing.adaptations import Adaptation, parse_adaptation
+from ckptdiff.writing.execute import Initial, Job, Progress, Written
+from ckptdiff.writing.planning import plan_filter
+
+if TYPE_CHECKING:
+    from ckptdiff.model.given import GivenModel
+    from ckptdiff.requests import File, Model, Texts
+
+
+def filter(  # noqa: A001 - the command's own name
+    model: Model,
+    checkpoint: File,
+    out: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    args: Mapping[str, object] | None = None,
+    strip_prefix: str | Sequence[str] | None = None,
+    add_prefix: str | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
+    drop: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    drop_prefix: str | Sequence[str] = (),
+    adapt: str | Sequence[str] = (),
+    fill_missing: bool = False,
+    seed: int | str = 0,
+    dtype: object = "",
+    keep_container: bool = False,
+    shared: str | None = None,
+    max_shard_size: int | str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    verify_bytes: bool = False,
+    fsync: bool = True,
+    progress: Progress | None = None,
+) -> Job | Written:
+    """Write what of a checkpoint will load into a model; a Job that was not carried out with `dry_run=True`.
+
+    Keys are renamed as in `compare`; the other options are those of `rewrite`. `adapt` holds `GLOB=HOW` texts. With
+    `fill_missing`, the model's own initial values after `torch.manual_seed(seed)` complete the result. Tied tensors are
+    written under each of their names, since `load_state_dict` asks for all of them; `shared="drop"` leaves that to
+    whoever loads.
+
+    Raises CkptdiffError where nothing fits, an option does not, or it cannot be written; `out` is then what it was.
+    """
+    asked = ModelRequest.of(model, args)  # what is cheap to get wrong is looked at first
+    fit = FitOptions.of(adapt, fill_missing=fill_missing, seed=seed)
+    options = WriteOptions.of(
+        out,
+        drop=drop,
+        keep=keep,
+        drop_prefix=drop_prefix,
+        dtype=dtype,
+        keep_container=keep_container,
+        shared=shared,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        force=force,
+        verify_bytes=verify_bytes,
+        fsync=fsync,
+    )
+    renames = renames_of(strip_prefix, add_prefix, rename, rules)
+    return filtered(asked, CheckpointRequest(checkpoint, key, renames), fit, options, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How it is made to fit: shapes adapted, and what is missing filled with initial values."""
+
+    adaptations: tuple[Adaptation, ...] = ()
+    fill_missing: bool = False
+    seed: int = 0
+
+    @staticmethod
+    def of(adapt: Texts | None, *, fill_missing: bool, seed: int | str) -> FitOptions:
+        """Raises UsageError for an adaptation there is not, and for what is no seed."""
+        try:
+            number = int(seed)
+        except ValueError:
+            raise UsageError(f"--seed {seed}: this is not a whole number.", "Write for example --seed 0.") from None
+        if not -(1 << 63) <= number < 1 << 64:
+            raise UsageError(f"--seed {seed}: torch takes seeds of 64 bits only.", "Write for example --seed 0.")
+        return FitOptions(tuple(parse_adaptation(text) for text in several("adapt", adapt)), fill_missing, number)
+
+
+def filtered(
+    model: ModelRequest,
+    checkpoint: CheckpointRequest,
+    fit: FitOptions,
+    options: WriteOptions,
+    progress: Progress | None = None,
+) -> Job | Written:
+    """`filter`, as it was asked."""
+    file = checkpoint.read()
+    given = model.describe()
+    with given.running():
+        plan = plan_filter(
+            planned(file, checkpoint.renames, options),
+            given.tree,
+            adapt=fit.adaptations,
+            fill_missing=fit.fill_missing,
+        )
+        return carried_out(plan, options, _initial(given, fit.seed) if plan.filled else None, progress)
+
+
+def _initial(model: GivenModel, seed: int) -> Initial | None:
+    """What gives the model's own initial values: built plainly, seeded; of a live module the present ones."""
+    from ckptdiff.writing.initial_values import seeded, values_of
+
+    if model.built is not None:
+        return seeded(lambda: model.with_values().tree.root.live, seed)
+    module = model.tree.root.live
+    return None if module is None else lambda keys: values_of(module, keys)

@@ -1,0 +1,48 @@
+"""A checkpoint under other names, tensor operations included: as a plan to write, or as the Checkpoint it would be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.renaming.applied import Renames, new_names, renamed
+from ckptdiff.renaming.operations import plan_operations
+from ckptdiff.writing.plan import FilterPlan, Format
+from ckptdiff.writing.planning import plan_rewrite
+
+
+def plan_renamed(
+    checkpoint: Checkpoint,
+    renames: Renames | None,
+    *,
+    format: Format = "safetensors",  # noqa: A002 - the option's own name
+    keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    drop_prefix: Sequence[str] = (),
+    dtype: str = "",
+) -> FilterPlan:
+    """What is written without a model: `plan_rewrite` under new names. Raises UsageError where two keys get one."""
+    if not renames:
+        return plan_rewrite(checkpoint, format=format, keep=keep, drop=drop, drop_prefix=drop_prefix, dtype=dtype)
+    operations = renames.operations
+    names, idle = new_names(checkpoint, renames)
+    plan = plan_rewrite(
+        checkpoint,
+        format=format,
+        keep=keep,
+        drop=drop,
+        drop_prefix=drop_prefix,
+        names=names,
+        operations=(lambda shapes: plan_operations(operations, shapes)) if operations else None,
+        dtype=dtype,
+    )
+    return replace(plan, notes=(*idle, *plan.notes))
+
+
+def applied(checkpoint: Checkpoint, renames: Renames) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint as it is after all of it, and a sentence on each rename that found nothing to do."""
+    if not renames.operations:
+        return renamed(checkpoint, renames)
+    plan = plan_renamed(checkpoint, renames, format="torch")
+    return plan.result(), plan.notes
