@@ -48,7 +48,7 @@ format: .venv/.dev
 	@touch $@
 
 test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
-	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/loaders tests/model tests/zoo
+	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/test_torch_private.py tests/loaders tests/model tests/zoo
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
@@ -63,7 +63,7 @@ zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transfor
 	@touch $@
 
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest -n 2 tests/loaders tests/model tests/formats tests/checkpoint
+	.venv-oldest/bin/python -m pytest -n 2 tests/test_torch_private.py tests/loaders tests/model tests/formats tests/checkpoint
 
 fuzz: .venv/.dev ## 300,000 damaged files, held against torch and safetensors: hours
 	for seed in 1 2 3; do $(BIN)/python -m tests.fuzz --mutants 100000 --seed $$seed --go-on || exit 1; done

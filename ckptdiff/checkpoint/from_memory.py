@@ -12,6 +12,7 @@ from torch.overrides import is_tensor_like
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.model.extract import class_name, dtype_name, has_names, tensor_info
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo
+from ckptdiff.torch_private import metadata_of
 
 _PLAIN_DATA = (bool, int, float, str, bytes, type(None))
 
@@ -25,7 +26,7 @@ def checkpoint_of(state_dict: Mapping[Any, Any]) -> Checkpoint:
         path="",
         format="state dict in memory",
         entries=entries,
-        metadata=getattr(state_dict, "_metadata", None),
+        metadata=metadata_of(state_dict),
         nbytes=sum(entry.nbytes for entry in entries.values() if isinstance(entry, TensorInfo)),
         live=values,
     )

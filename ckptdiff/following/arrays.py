@@ -31,6 +31,7 @@ from ckptdiff.following.origins import (
     uniform,
 )
 from ckptdiff.following.patches import Patches
+from ckptdiff.torch_private import without_torch_function
 
 _LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__", "__int__", "__bool__", "__index__",
             "__complex__")  # fmt: skip
@@ -345,7 +346,7 @@ def watch_arrays(patched: Patches, engine: Engine) -> None:
 
     def to_numpy(method: Callable[..., Any]) -> Callable[..., Any]:
         def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            with torch._C.DisableTorchFunction(), engine.lock:
+            with without_torch_function(), engine.lock:
                 for part in parts(self):
                     engine.memory(part)
                 engine.settle(parts(self), foreign=True)
@@ -364,7 +365,7 @@ def watch_arrays(patched: Patches, engine: Engine) -> None:
             found = _pieces(arrays[0]) if len(arrays) == 1 else _all_of(engine, arrays)
             tensor = function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
             if isinstance(tensor, torch.Tensor) and tensor.numel():
-                with torch._C.DisableTorchFunction():
+                with without_torch_function():
                     _adopt(engine, tensor, found)
             return tensor
 

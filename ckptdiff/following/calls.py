@@ -11,6 +11,7 @@ import torch
 
 from ckptdiff.following.memory import shape_of
 from ckptdiff.following.operations import Traits
+from ckptdiff.torch_private import schema_of
 
 
 def line_of_code() -> str:
@@ -81,7 +82,7 @@ def is_whole(tensor: torch.Tensor) -> bool:
 
 def base_of_foreach(function: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
     """The operation that a `_foreach_` one does on each tensor of a list; None where it is another matter."""
-    name = function._schema.name.partition("::")[2].removeprefix("_foreach_")
+    name = schema_of(function).name.partition("::")[2].removeprefix("_foreach_")
     packet = getattr(torch.ops.aten, name, None)
     if packet is None or not args or not isinstance(args[0], (list, tuple)):
         return None

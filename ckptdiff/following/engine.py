@@ -24,6 +24,7 @@ from ckptdiff.following.origins import (
     pieces,
     uniform,
 )
+from ckptdiff.torch_private import schema_of, without_torch_function
 
 SMALL = 16 * 1024
 """Bytes up to which an operation on settled memory is rather carried out than noted."""
@@ -72,7 +73,7 @@ class Engine:
     def describe(self, tensor: torch.Tensor, source: Source) -> None:
         """Note that a tensor's values are those of a file's tensor."""
         self.read[source] = None
-        with torch._C.DisableTorchFunction():
+        with without_torch_function():
             label = self.labels.of(Origin(frozenset((source,))))
             memory = self.memory(tensor)
             if memory is None:
@@ -215,7 +216,7 @@ class Engine:
         for position, first in enumerate(args[0]):
             rest = [argument[position] if isinstance(argument, (list, tuple)) else argument for argument in args[1:]]
             results.append(self.run(base, (first, *rest), kwargs))
-        return results if function._schema.returns else None
+        return results if schema_of(function).returns else None
 
     def _carry_out(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], found: Traits

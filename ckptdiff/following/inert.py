@@ -7,6 +7,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from ckptdiff.torch_private import allowed_globals
+
 _HARMLESS: dict[str, tuple[str, ...]] = {
     "collections": ("OrderedDict", "defaultdict", "deque", "Counter"),
     "builtins": (
@@ -86,12 +88,6 @@ def held_class(module: str, name: str) -> type:
     return type(name.rpartition(".")[2] or "object", (Held,), {"__module__": module, "__qualname__": name})
 
 
-def _allowed() -> dict[str, Any]:
-    from torch._weights_only_unpickler import _get_allowed_globals
-
-    return dict(_get_allowed_globals())
-
-
 class Unpickler(pickle.Unpickler):
     """Python's own, finding only what torch's weights_only loading allows and what is harmless besides."""
 
@@ -99,7 +95,7 @@ class Unpickler(pickle.Unpickler):
         """The thing itself where it only rebuilds data, else a class that holds what it is given."""
         if name in _HARMLESS.get(module, ()) or (module.startswith("numpy.dtypes") and name.endswith("DType")):
             return super().find_class(module, name)
-        allowed = _allowed().get(f"{module}.{name}")
+        allowed = allowed_globals().get(f"{module}.{name}")
         if allowed is not None:
             return allowed
         rebuilds = module in ("torch._utils", "torch._tensor") and name.startswith("_rebuild_")

@@ -10,6 +10,7 @@ import torch
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
 from ckptdiff.following.patches import Patches
+from ckptdiff.torch_private import without_torch_function
 
 
 def watch_looks(patched: Patches, engine: Engine) -> None:
@@ -18,7 +19,7 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
 
     def settled(method: Callable[..., Any], *, foreign: bool) -> Callable[..., Any]:
         def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            with torch._C.DisableTorchFunction(), engine.lock:
+            with without_torch_function(), engine.lock:
                 consists = parts(self)
                 engine.look(consists)
                 engine.settle(consists, foreign=foreign)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckptdiff.following.engine import Engine
+from ckptdiff.torch_private import DispatchMode, without_torch_function
 
 
-class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Following(DispatchMode):  # type: ignore[no-untyped-call]
     """Hands every operation on ordinary tensors to an Engine; those on wrapper subclasses are let through to them."""
 
     def __init__(self, engine: Engine) -> None:
@@ -27,7 +27,7 @@ class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if any(_wraps(kind) for kind in types):
             return NotImplemented
-        with torch._C.DisableTorchFunction(), self.engine.lock:
+        with without_torch_function(), self.engine.lock:
             return self.engine.run(func, args, dict(kwargs) if kwargs else {})
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from ckptdiff.torch_private import schema_of
+
 Kind = Literal["copy", "fill", "clone", "cat", "pointwise", "whole", "nothing", "view", "placing", "other"]
 """How an operation's result comes from its inputs: element by element as it stands (`copy`, `clone`, `cat`), element
 by element computed (`pointwise`), all of it from all of them (`whole`), not at all (`fill`; `nothing`: from the shape
@@ -87,7 +89,7 @@ class Traits:
 @cache
 def traits(function: Any) -> Traits:
     """What is known of an operation, `torch.ops.aten.add.Tensor` say."""
-    schema = function._schema
+    schema = schema_of(function)
     name = schema.name.partition("::")[2]
     written = tuple(
         (position, argument.name)
@@ -108,7 +110,7 @@ def traits(function: Any) -> Traits:
 
 
 def _kind(function: Any, name: str, written: tuple[tuple[int, str], ...]) -> Kind:
-    schema = function._schema
+    schema = schema_of(function)
     if schema.name.partition("::")[0] != "aten":
         return "other"
     if name == "copy_":

@@ -24,6 +24,7 @@ from ckptdiff.following.origins import (
     relabelled,
     uniform,
 )
+from ckptdiff.torch_private import schema_of
 
 if TYPE_CHECKING:
     from ckptdiff.following.engine import Engine
@@ -44,7 +45,7 @@ def placed_labels(
     engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits
 ) -> list[Piece] | None:
     """Where the elements of the result come from that places elements: by placing their labels as it does them."""
-    names = [argument.name for argument in function._schema.arguments]
+    names = [argument.name for argument in schema_of(function).arguments]
     given = dict(zip(names, args, strict=False), **kwargs)
     if given.get("accumulate"):
         return None

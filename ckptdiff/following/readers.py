@@ -21,6 +21,7 @@ from ckptdiff.following.inert import Held, pickle_module
 from ckptdiff.following.mode import parts
 from ckptdiff.following.patches import Kept, Patches
 from ckptdiff.following.replay import plainly
+from ckptdiff.torch_private import FILE_READER, children_of, own_buffers, own_parameters
 
 _GENERATOR_STATES = (5056, 16)
 """Bytes of the state of a CPU and a CUDA generator: code of torch reads these past any operation."""
@@ -94,7 +95,7 @@ def named_tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
             continue
         children: list[tuple[Any, Any]]
         if isinstance(item, nn.Module):
-            children = [*item._parameters.items(), *item._buffers.items(), *item._modules.items()]
+            children = [*own_parameters(item).items(), *own_buffers(item).items(), *children_of(item).items()]
         elif isinstance(item, dict):
             children = list(item.items())
         elif isinstance(item, (list, tuple)):
@@ -242,7 +243,7 @@ def read_torchscript(patches: Patches, files: Files) -> None:
 
 def read_records(patches: Patches, files: Files) -> None:
     """`torch._C.PyTorchFileReader`, by which some take single records out of a torch file."""
-    kept = Kept(torch._C.PyTorchFileReader)
+    kept = Kept(getattr(*FILE_READER))
     named = files
 
     class PyTorchFileReader:
@@ -267,7 +268,7 @@ def read_records(patches: Patches, files: Files) -> None:
         caller = sys._getframe(1).f_globals.get("__name__", "")
         return (kept.value if caller.startswith("torch.") else PyTorchFileReader)(*args)
 
-    patches.attribute(torch._C, "PyTorchFileReader", open_reader)
+    patches.attribute(*FILE_READER, open_reader)
 
 
 def read_numpy(patches: Patches, files: Files) -> None:

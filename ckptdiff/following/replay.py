@@ -19,6 +19,7 @@ from ckptdiff.following.memory import (
     placed,
 )
 from ckptdiff.following.origins import Shape
+from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
 
 _Contents = dict[tuple[int, int], torch.Tensor]
 
@@ -26,7 +27,7 @@ _Contents = dict[tuple[int, int], torch.Tensor]
 @contextlib.contextmanager
 def plainly() -> Iterator[None]:
     """As torch is without the modes that follow it, without gradients, and without autocasting."""
-    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
+    with without_torch_dispatch(), without_torch_function(), torch.no_grad():
         if torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 yield

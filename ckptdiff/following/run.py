@@ -23,6 +23,7 @@ from ckptdiff.following.origins import Source, covered, distinct_labels
 from ckptdiff.following.patches import Patches
 from ckptdiff.following.readers import READERS, Files
 from ckptdiff.following.replay import plainly
+from ckptdiff.torch_private import without_torch_dispatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Followed:
     def fills(self, module: nn.Module) -> Mapping[str, Fill]:
         """For every tensor of a module's state dict, where its values come from."""
         found: dict[str, Fill] = {}
-        with torch._C._DisableTorchDispatch():
+        with without_torch_dispatch():
             state_dict = module.state_dict(keep_vars=True)
         for key, value in state_dict.items():
             if isinstance(value, torch.Tensor):

@@ -28,6 +28,7 @@ from ckptdiff.model.extract import extract, tensor_info
 from ckptdiff.model.reference import parse_reference
 from ckptdiff.model.sandbox import contained
 from ckptdiff.model.tree import Slot
+from ckptdiff.torch_private import without_torch_dispatch
 
 Load = Callable[..., Any]
 MAX_DOUBTS = 20
@@ -185,7 +186,7 @@ def _name(load: Load) -> str:
 
 
 def _left(followed: Followed, load: Load, module: nn.Module, result: Any, path: Any, reference: str) -> Left:
-    with torch._C._DisableTorchDispatch():
+    with without_torch_dispatch():
         state_dict = module.state_dict(keep_vars=True)
     tensors = {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
     fills = {key: followed.fill(value) for key, value in tensors.items()}

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ckptdiff.torch_private import COMPUTING, PICKLING
+
 # Libraries whose models are made to be built on meta (transformers loads every model that way).
 _MADE_FOR_META = ("torchvision", "transformers", "timm")
 # Parts of torch that ask in order to compute, and tell nobody. (`torch.typename` and `torch.save` do.)
@@ -20,13 +22,7 @@ _COMPUTING = (
     "torch.fx.",
     "torch.func.",
     "torch.library",
-    "torch._decomp",
-    "torch._functorch",
-    "torch._library",
-    "torch._meta_registrations",
-    "torch._prims",
-    "torch._refs",
-    "torch._subclasses",
+    *COMPUTING,
 )
 # torch's own methods of Tensor and Storage, which ask on behalf of whoever calls them.
 _ON_BEHALF = (
@@ -39,7 +35,6 @@ _ON_BEHALF = (
     "ckptdiff.model.uncommitted",
 )
 _CALLING_BACK = {torch.Tensor.backward, torch.autograd.grad}
-_PICKLING = ("__reduce_ex__", "_reduce_ex_internal")
 # What a library's function is called that makes or changes a model and gives nothing else back.
 _MAKERS = {"__init__", "post_init", "init_weights", "initialize_weights", "tie_weights", "from_config", "_from_config"}
 
@@ -50,9 +45,9 @@ def asker() -> str:
     frame: FrameType | None = sys._getframe(1)
     pickled = False
     while frame is not None and _module(frame) in _ON_BEHALF:
-        if _module(frame) == "torch.nn.parameter" and frame.f_code.co_name not in _PICKLING:
+        if _module(frame) == "torch.nn.parameter" and frame.f_code.co_name not in PICKLING:
             return ""  # a lazy parameter takes its shape
-        pickled |= frame.f_code.co_name in _PICKLING
+        pickled |= frame.f_code.co_name in PICKLING
         frame = frame.f_back
     if frame is None:
         return "a thread"

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import inspect
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from ckptdiff.errors import ModelError
@@ -30,12 +25,24 @@ from ckptdiff.model.tree import (
 )
 from ckptdiff.model.user_code import display_name
 from ckptdiff.tensors import TensorInfo
+from ckptdiff.torch_private import (
+    BASE_LOADER,
+    BATCH_NORM_LOADER,
+    INSTANCE_NORM_LOADER,
+    LOAD_METHOD,
+    POST_HOOKS,
+    PRE_HOOKS,
+    children_of,
+    module_version,
+    non_persistent_buffers,
+    own_buffers,
+    own_parameters,
+)
 
-BASE_LOADER = nn.Module._load_from_state_dict
 _LOADERS: dict[Any, Loader] = {
     BASE_LOADER: "plain",
-    _NormBase._load_from_state_dict: "batchnorm",
-    _InstanceNorm._load_from_state_dict: "instancenorm",
+    BATCH_NORM_LOADER: "batchnorm",
+    INSTANCE_NORM_LOADER: "instancenorm",
 }
 _HAD_TORCHS = getattr(BASE_LOADER, "__code__", None) is not None and (
     BASE_LOADER.__code__.co_filename == nn.Module.register_buffer.__code__.co_filename
@@ -89,7 +96,7 @@ def _unusual_tensor_info(tensor: torch.Tensor, type_name: str) -> TensorInfo:
 
 def registered(module: nn.Module, name: str) -> Any:
     """A module's own parameter or buffer of that name, or None. Those of a ScriptModule are in no ordinary dict."""
-    for members in (module._parameters, module._buffers):
+    for members in (own_parameters(module), own_buffers(module)):
         if name in members:
             return members[name]
     return None
@@ -108,7 +115,7 @@ def extract(module: nn.Module, reference: str = "", built: str = "live") -> Modu
         current, children_done = stack.pop()
         if id(current) in nodes:
             continue
-        children = [child for child in current._modules.values() if child is not None]
+        children = [child for child in children_of(current).values() if child is not None]
         for child in children:
             if not isinstance(child, nn.Module):
                 raise ModelError(
@@ -137,13 +144,14 @@ def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int,
     none: list[str] = []
     non_persistent: dict[str, TensorInfo] = {}
     custom: list[str] = []
-    for name, parameter in module._parameters.items():
+    not_saved, children = non_persistent_buffers(module), children_of(module)
+    for name, parameter in own_parameters(module).items():
         if parameter is None:
             none.append(name)
         else:
             local[name] = _slot(parameter, "parameter", identities)
-    for name, buffer in module._buffers.items():
-        if name in module._non_persistent_buffers_set:
+    for name, buffer in own_buffers(module).items():
+        if name in not_saved:
             if isinstance(buffer, torch.Tensor):
                 non_persistent[name] = tensor_info(buffer)
         elif buffer is None:
@@ -159,9 +167,9 @@ def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int,
     loader = _loader(module)
     if loader == "custom":
         custom.append(OVERRIDE)
-    if getattr(module, "_load_state_dict_pre_hooks", None):
+    if getattr(module, PRE_HOOKS, None):
         custom.append(PRE_HOOK)
-    if getattr(module, "_load_state_dict_post_hooks", None):
+    if getattr(module, POST_HOOKS, None):
         custom.append(POST_HOOK)
     extra_state = getattr(cls, "set_extra_state", nn.Module.set_extra_state) is not nn.Module.set_extra_state
     if extra_state:
@@ -170,16 +178,14 @@ def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int,
         class_name=cls.__name__,
         qualified_name=f"{display_name(cls.__module__)}.{cls.__qualname__}",
         local=local,
-        children={name: _child(child, nodes, name, cls) for name, child in module._modules.items()},
+        children={name: _child(child, nodes, name, cls) for name, child in children.items()},
         none_parameters=tuple(none),
         non_persistent=non_persistent,
-        version=getattr(module, "_version", None),
+        version=module_version(module),
         loader=loader,
         custom=tuple(custom),
         odd_names=any(
-            not isinstance(name, str) or "." in name
-            for names in (local.keys(), module._modules.keys())
-            for name in names
+            not isinstance(name, str) or "." in name for names in (local.keys(), children.keys()) for name in names
         ),
         track_running_stats=bool(getattr(module, "track_running_stats", False)),
         live=module,
@@ -187,7 +193,7 @@ def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int,
 
 
 def _loader(module: nn.Module) -> Loader:
-    if "_load_from_state_dict" in vars(module):
+    if LOAD_METHOD in vars(module):
         return "custom"
     loader = _class_loader(type(module))
     if loader in ("batchnorm", "instancenorm") and not counts_batches_as_usual(module):
@@ -201,8 +207,7 @@ def _class_loader(cls: type) -> Loader:
 
     Somebody may have put a method of their own into one of torch's classes, before this module was imported or after.
     """
-    name = "_load_from_state_dict"
-    methods = [vars(parent)[name] for parent in cls.__mro__ if name in vars(parent)]
+    methods = [vars(parent)[LOAD_METHOD] for parent in cls.__mro__ if LOAD_METHOD in vars(parent)]
     if not _HAD_TORCHS or methods[-1] is not BASE_LOADER:
         return "custom"
     if any(_LOADERS.get(_hashable(method)) is None for method in methods):
@@ -217,9 +222,10 @@ def _hashable(method: object) -> object:
 def counts_batches_as_usual(module: nn.Module) -> bool:
     """Whether a norm's `num_batches_tracked`, where it has one, is the scalar buffer it was made with."""
     name = "num_batches_tracked"
-    if name not in module._buffers or not hasattr(module, "track_running_stats"):
+    buffers = own_buffers(module)
+    if name not in buffers or not hasattr(module, "track_running_stats"):
         return False
-    counter = module._buffers[name]
+    counter = buffers[name]
     return counter is None or (type(counter) is torch.Tensor and counter.dim() == 0)
 
 
@@ -263,11 +269,3 @@ def installed_dialect() -> Dialect:
     errors: list[str] = []
     BASE_LOADER(module, {"scalar": torch.zeros(2)}, "", {}, True, [], [], errors)
     return Dialect(vector_into_scalar=not errors)
-
-
-@functools.cache
-def post_hook_error() -> str:
-    """What the installed torch says of a post-hook that returns something, which it has worded in several ways."""
-    source = ast.parse(Path(inspect.getfile(nn.Module)).read_text("utf-8"))
-    texts = (str(node.value) for node in ast.walk(source) if isinstance(node, ast.Constant))
-    return next(text for text in texts if text.startswith("Hooks registered with ``register_load_state_dict_post_hook"))

@@ -8,15 +8,16 @@ from typing import Any, TypeGuard
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils import _device
 
 from ckptdiff.model.askers import asker, hidden_code
 from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded
+from ckptdiff.torch_private import VERSION_COUNTER, chosen_device, tensor_makers, without_torch_function
 
 _META = torch.device("meta")
 # Attributes and methods whose answer on the meta device differs from the CPU's without an error.
 _TELLING = {
-    *(getattr(torch.Tensor, name).__get__ for name in ("device", "is_meta", "is_cpu", "_version")),
+    *(getattr(torch.Tensor, name).__get__ for name in ("device", "is_meta", "is_cpu")),
+    VERSION_COUNTER,
     torch.Tensor.storage_type,
     torch.Tensor.is_shared,
     torch.Tensor.__repr__,
@@ -65,8 +66,8 @@ class MetaWatch(TorchFunctionMode):
         """Whether a call named the meta device, so that its tensor may be there however the model is built."""
         self.skipped_random = True
         self._drawn = False
-        self._makers = _device._device_constructors()
-        self._outer = _device.CURRENT_DEVICE
+        self._makers = tensor_makers()
+        self._outer = chosen_device()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -75,7 +76,7 @@ class MetaWatch(TorchFunctionMode):
         makes = func in self._makers
         if _is_meta_device(kwargs.get("device")) or (func is torch.Tensor.to and any(map(_is_meta_device, args[1:]))):
             self.names_meta = True
-        if makes and kwargs.get("device") is None and _device.CURRENT_DEVICE is self._outer:
+        if makes and kwargs.get("device") is None and chosen_device() is self._outer:
             kwargs["device"] = _META
         elif (filled := _normal(func, args, kwargs)) is not None:
             return filled
@@ -161,7 +162,7 @@ def on_meta() -> Iterator[tuple[MetaWatch, Pause]]:
 
     @contextlib.contextmanager
     def pause() -> Iterator[None]:
-        with torch._C.DisableTorchFunction(), past.paused():
+        with without_torch_function(), past.paused():
             yield
 
     with past.watching(), watch:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-import torch.utils.dlpack
 
 from ckptdiff.model.askers import asker
+from ckptdiff.torch_private import DLPACK_EXPORTERS
 
 
 class ValueNeeded(BaseException):
@@ -78,9 +78,8 @@ class PastModes:
             self._stand_in(os, name, self._leaving("the process is forked"))
         for holder in (torch, torch.random):
             self._stand_in(holder, "get_rng_state", self._telling_random)
-        for holder in (torch, torch._C, torch.utils.dlpack):
-            for name in ("to_dlpack", "_to_dlpack", "_to_dlpack_versioned"):
-                self._stand_in(holder, name, self._exporting)
+        for holder, name in DLPACK_EXPORTERS:
+            self._stand_in(holder, name, self._exporting)
         self._stand_in(torch.jit, "script", self._scripting)
         if self._default_device is not None:
             self._stand_in(torch, "get_default_device", self._telling_device)

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckptdiff.model.askers import asker, hidden_code
 from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded, Watch
+from ckptdiff.torch_private import VERSION_COUNTER, DispatchMode, schema_of
 
 _LARGE = 64 * 1024
 """Bytes from which a tensor counts as large: above the tables that constructors read values from (schedules,
@@ -40,11 +40,10 @@ _CONVERTERS = {torch.tensor, torch.as_tensor, torch.asarray, *_NEW}
 # These give away where the memory lies, so that it can be read at any time after.
 _EXPORTERS = {torch.Tensor.data_ptr, torch.Tensor.untyped_storage, torch.Tensor.storage, torch.Tensor.__dlpack__}
 # Changes when an operation is carried out in place, and not when that is left out.
-_VERSION: Any = getattr(torch.Tensor, "_version").__get__  # noqa: B009
 _IS_META: Any = getattr(torch.Tensor, "is_meta").__get__  # noqa: B009 - to mypy it is a bool
 
 
-class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Uncommitted(DispatchMode):  # type: ignore[no-untyped-call]
     """Leaves large tensors untouched.
 
     A storage is *unknown* once it is large or was to be computed from an unknown one; `_unknown` maps the address of
@@ -94,7 +93,7 @@ class _Uncommitted(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs = self._on_meta(func, args, kwargs)
         for tensor in written:
             self._forget(tensor)
-        returns, targets = func._schema.returns, iter(written)
+        returns, targets = schema_of(func).returns, iter(written)
         results = [
             next(targets) if returned.alias_info is not None else _map(output, self._untouched)
             for returned, output in zip(returns, outputs if len(returns) > 1 else [outputs], strict=False)
@@ -178,7 +177,7 @@ class _Readers(TorchFunctionMode):
         elif func in _EXPORTERS:
             if sys._getframe(1).f_globals.get("__name__") != __name__:
                 self._export(func, args[0])
-        elif func == _VERSION:
+        elif func == VERSION_COUNTER:
             if self._mode.is_unknown(args[0]) and asker():
                 raise self._mode.needed("_version")
         elif func in _READERS or func in _CONVERTERS:
@@ -229,13 +228,13 @@ def _is_view(func: Any) -> bool:
     """Whether an operation gives another view of its input, or changes a tensor's own shape, and writes no value."""
     if torch.Tag.inplace_view in func.tags:
         return True
-    return any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns)
+    return any(result.alias_info is not None and not result.alias_info.is_write for result in schema_of(func).returns)
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors an operation writes into (its `self`, its `out`), in the order of its signature."""
     written: list[torch.Tensor] = []
-    for position, argument in enumerate(func._schema.arguments):
+    for position, argument in enumerate(schema_of(func).arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
             written.extend(_tensors([value]))
@@ -244,7 +243,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[t
 
 def _run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     meta_kwargs = {name: _map(value, _twin) for name, value in kwargs.items()}
-    for argument in func._schema.arguments:
+    for argument in schema_of(func).arguments:
         if argument.name == "device":
             meta_kwargs["device"] = torch.device("meta")
         elif argument.name in ("generator", "pin_memory"):

@@ -13,6 +13,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.tensor_bytes import TensorReader
 from ckptdiff.places import is_url
 from ckptdiff.tensors import TensorInfo, contiguous_stride
+from ckptdiff.torch_private import set_metadata
 from ckptdiff.writing.byte_copying import Sources
 from ckptdiff.writing.compute import dtype_of, mapped
 from ckptdiff.writing.entry_values import plain_objects
@@ -38,7 +39,7 @@ def materialised(plan: FilterPlan) -> OrderedDict[str, Any]:
             else:
                 state[item.key] = _tensor(item, checkpoint, sources, reader, storages)
     if plan.metadata is not None:
-        state._metadata = OrderedDict(plan.metadata)  # type: ignore[attr-defined]
+        set_metadata(state, OrderedDict(plan.metadata))
     return state
 
 

@@ -23,6 +23,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import element_size
 from ckptdiff.tensors import contiguous_stride
+from ckptdiff.torch_private import set_metadata, storage_identity, tensor_rebuilder, typed_storage_parts
 from ckptdiff.writing.blocks import BlockWriter
 from ckptdiff.writing.byte_copying import BUFFER, Sink
 from ckptdiff.writing.layout import Block, Member, OutputFile
@@ -48,7 +49,7 @@ def write_container(sink: Sink, writer: BlockWriter, file: OutputFile, plan: Fil
     for item in plan.kept:
         state[item.key] = given[item.key] if isinstance(item, Carry) else _Tensor(*places[item.key])
     if plan.metadata is not None:
-        state._metadata = OrderedDict(plan.metadata)  # type: ignore[attr-defined]
+        set_metadata(state, OrderedDict(plan.metadata))
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, len(file.blocks))
     pickler.dump(_with(container, path, state))
@@ -139,16 +140,17 @@ class _Pickler(pickle.Pickler):
                 return "storage", getattr(torch, STORAGES[dtype]), str(obj.number), "cpu", numel
             return "storage", torch.UntypedStorage, str(obj.number), "cpu", numel * element_size(dtype)
         if isinstance(obj, torch.storage.TypedStorage):
-            untyped = obj._untyped_storage
-            cls, numel = getattr(torch, obj._pickle_storage_type()), obj._size()  # type: ignore[no-untyped-call]
+            untyped, name, numel = typed_storage_parts(obj)
+            cls = getattr(torch, name)
         elif isinstance(obj, torch.UntypedStorage):
             untyped = obj
             cls, numel = torch.UntypedStorage, obj.nbytes()
         else:
             return None
-        number = self._numbers.get(untyped._cdata)
+        identity = storage_identity(untyped)
+        number = self._numbers.get(identity)
         if number is None:
-            number = self._numbers[untyped._cdata] = self._first + len(self.storages)
+            number = self._numbers[identity] = self._first + len(self.storages)
             self.storages.append(untyped)
         return "storage", cls, str(number), "cpu", numel
 
@@ -165,9 +167,8 @@ class _Pickler(pickle.Pickler):
             False,
             OrderedDict(),
         )
-        if item.dtype in STORAGES:
-            return torch._utils._rebuild_tensor_v2, arguments
-        return torch._utils._rebuild_tensor_v3, (*arguments, getattr(torch, item.dtype))
+        typed = item.dtype in STORAGES
+        return tensor_rebuilder(typed=typed), arguments if typed else (*arguments, getattr(torch, item.dtype))
 
 
 def _write_storage(storage: torch.UntypedStorage, sink: Sink) -> int:

@@ -27,6 +27,7 @@ from ckptdiff.loaders.torch.restarts import CodeFailed, ModelValuesNeeded, TakeL
 from ckptdiff.loaders.torch.trust import Trust, failed_on, replaced_loader, takes_part, trust
 from ckptdiff.loaders.torch.walk import Walk
 from ckptdiff.model.tree import ModuleTree
+from ckptdiff.torch_private import own_buffers, own_parameters
 
 VALUELESS = ("meta", "uninitialized")
 """Ways of building a model that leave it without its values."""
@@ -175,6 +176,6 @@ class _Attempts:
 
 def _tensors(tree: ModuleTree, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
     for _, node in tree.walk():
-        for members in (node.live._parameters, node.live._buffers):
+        for members in (own_parameters(node.live), own_buffers(node.live)):
             yield from (tensor for tensor in members.values() if isinstance(tensor, torch.Tensor))
     yield from (value for value in (checkpoint.live or {}).values() if isinstance(value, torch.Tensor))

@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ckptdiff.torch_private import process_groups, without_torch_function
+
 T = TypeVar("T")
 
 _LENGTH = struct.Struct("<q")
@@ -149,8 +151,7 @@ def _has_ranks() -> bool:
     group: Any = sys.modules.get("torch.distributed")
     if group is None or not group.is_available() or not group.is_initialized():
         return False
-    groups = list(group.distributed_c10d._world.pg_map)
-    return any(each.size() > 1 and group.get_backend(each) != "fake" for each in groups)
+    return any(each.size() > 1 and group.get_backend(each) != "fake" for each in process_groups())
 
 
 def _shared_memory() -> list[tuple[int, int]]:
@@ -166,7 +167,7 @@ def _shared_memory() -> list[tuple[int, int]]:
 
 def _address(tensor: torch.Tensor) -> int:
     try:
-        with torch._C.DisableTorchFunction():
+        with without_torch_function():
             return tensor.untyped_storage().data_ptr()
     except Exception:  # sparse, lazy, without memory: nothing that could be shared with others unseen
         return 0

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
+
+from ckptdiff.torch_private import without_modes
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def generators_kept() -> Iterator[None]:
 
     Who drew cannot be told, so that numbers which another thread drew meanwhile from one of these are drawn again.
     """
-    with _disable_current_modes():
+    with without_modes():
         before = torch.get_rng_state()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     python = random.getstate()
@@ -28,7 +29,7 @@ def generators_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        with _disable_current_modes():
+        with without_modes():
             if not torch.equal(before, torch.get_rng_state()):
                 torch.set_rng_state(before)
             for device, state in enumerate(cuda):

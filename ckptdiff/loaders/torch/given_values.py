@@ -14,6 +14,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.loaders.torch.shadows import twin
 from ckptdiff.places import ensure_same, is_url
 from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, TensorInfo, contiguous_stride
+from ckptdiff.torch_private import empty_affine_quantized, empty_per_channel_affine_quantized
 
 
 class Values:
@@ -158,7 +159,7 @@ def empty_quantized(
     dtype = getattr(torch, info.dtype)
     if quantizer is None or quantizer.scheme == "per_tensor_affine":
         scale, zero_point = (1.0, 0) if quantizer is None else (quantizer.scale, quantizer.zero_point)
-        return torch._empty_affine_quantized(
+        return empty_affine_quantized(
             info.shape, scale=scale, zero_point=zero_point, dtype=dtype, device=torch.device(device)
         )
     if not scales:
@@ -166,7 +167,7 @@ def empty_quantized(
         floats = info.parts[1].dtype.startswith("float") if info.parts else quantizer.scheme.endswith("qparams")
         size = info.shape[quantizer.axis]
         scales = [torch.ones(size).to(device), torch.zeros(size, dtype=torch.float32 if floats else torch.int64)]
-    return torch._empty_per_channel_affine_quantized(
+    return empty_per_channel_affine_quantized(
         info.shape,
         scales=scales[0],
         zero_points=scales[1].to(device),

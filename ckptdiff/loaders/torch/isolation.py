@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _WrappedHook
+
+from ckptdiff.torch_private import WrappedHook
 
 _ATOMIC = frozenset((
     type(None), bool, int, float, complex, str, bytes, type, range, slice, type(Ellipsis), type(NotImplemented),
@@ -105,7 +106,7 @@ class Copies:
         elif kind is weakref.ref:
             target = value()
             made = self._remember(value, value if target is None else weakref.ref(self.of(target)))
-        elif kind is _WrappedHook or _is_simple(kind):
+        elif kind is WrappedHook or _is_simple(kind):
             made = self._remember(value, object.__new__(kind))
             attributes = vars(made)
             attributes.update((name, self.of(item)) for name, item in vars(value).items())

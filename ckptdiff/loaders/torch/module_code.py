@@ -14,8 +14,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 from torch.overrides import is_tensor_like
 
@@ -27,11 +25,23 @@ from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
 from ckptdiff.loaders.torch.restarts import CodeFailed, ModelValuesNeeded, TakeLiterally
 from ckptdiff.loaders.torch.shadows import Shadows, is_plain
 from ckptdiff.loaders.torch.subtree import LiteralScope, Scope
-from ckptdiff.model.extract import counts_batches_as_usual, extract, post_hook_error, registered
+from ckptdiff.model.extract import counts_batches_as_usual, extract, registered
 from ckptdiff.model.meta_building import MetaWatch
 from ckptdiff.model.past_modes import ValueNeeded
 from ckptdiff.model.tree import OVERRIDE, PRE_HOOK, ModuleNode, ModuleTree
 from ckptdiff.tensors import Entry, ObjectInfo
+from ckptdiff.torch_private import (
+    LOAD_METHOD,
+    BatchNormBase,
+    IncompatibleKeys,
+    children_of,
+    load_post_hooks,
+    load_pre_hooks,
+    own_buffers,
+    own_parameters,
+    post_hook_error,
+    set_metadata,
+)
 
 # An error that says so was made by the meta device.
 _OF_META = re.compile(r"\bmeta\b")
@@ -76,12 +86,12 @@ class Runner:
             self._mind_unusual(prefix, node, given)
         state_dict: dict[Any, Any] = dict(given) if prefix else OrderedDict(given)
         if not prefix and all_metadata is not None:
-            state_dict._metadata = all_metadata  # type: ignore[attr-defined]
+            set_metadata(state_dict, all_metadata)
         known = len(lists[2])
         if whole:
-            self._run(prefix, node, shadow._load_from_state_dict, state_dict, prefix, metadata, True, *lists)
+            self._run(prefix, node, getattr(shadow, LOAD_METHOD), state_dict, prefix, metadata, True, *lists)
         else:
-            for hook in shadow._load_state_dict_pre_hooks.values():
+            for hook in load_pre_hooks(shadow).values():
                 self._run(prefix, node, hook, state_dict, prefix, metadata, True, *lists)
 
         if (not self.real or self._valueless) and any(_OF_META.search(str(error)) for error in lists[2][known:]):
@@ -138,8 +148,8 @@ class Runner:
     def run_post_hooks(self, prefix: str, node: ModuleNode, missing: list[Any], unexpected: list[Any]) -> None:
         """Run a module's post-hooks, which may change both lists in place."""
         shadow = self._shadows.of(node.live)
-        for hook in shadow._load_state_dict_post_hooks.values():
-            result = self._run(prefix, node, hook, shadow, _IncompatibleKeys(missing, unexpected))
+        for hook in load_post_hooks(shadow).values():
+            result = self._run(prefix, node, hook, shadow, IncompatibleKeys(missing, unexpected))
             if result is not None:
                 raise Raised(f"AssertionError: {post_hook_error()}")
 
@@ -165,7 +175,7 @@ class Runner:
         """The children of a module as they are now, by name: modules, ModuleNodes or None."""
         if node.live is None or not self._shadows.exists(node.live):
             return node.children
-        return self._shadows.of(node.live)._modules
+        return children_of(self._shadows.of(node.live))
 
     def children_of(self, node: ModuleNode) -> Iterator[tuple[str, ModuleNode]]:
         """The children to visit, looked up one by one, since code of one may change those that come after it."""
@@ -209,7 +219,7 @@ class Runner:
         """Unusual tensors are copied like others on the meta device, and may not be in truth."""
         if self.real and not self._valueless:
             return
-        if isinstance(node.live, _NormBase) and not counts_batches_as_usual(node.live):
+        if isinstance(node.live, BatchNormBase) and not counts_batches_as_usual(node.live):
             # What it puts into the state dict depends on where its counter is.
             raise ModelValuesNeeded(prefix, node.qualified_name) if self.real else CodeFailed
         for name, slot in node.local.items():
@@ -267,7 +277,7 @@ def _sets_attributes(node: ModuleNode) -> bool:
         or node.odd_names
         or "" in node.local
         or not node.local.keys().isdisjoint(node.children.keys())
-        or not node.live._parameters.keys().isdisjoint(node.live._buffers.keys())
+        or not own_parameters(node.live).keys().isdisjoint(own_buffers(node.live).keys())
     )
 
 
@@ -289,9 +299,9 @@ def _load(shadow: nn.Module, items: list[tuple[str, Any, bool]]) -> None:
                 target.copy_(value)
             elif isinstance(target, nn.Parameter):
                 made = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
-                shadow._parameters[name] = cast("nn.Parameter", made.requires_grad_(target.requires_grad))
+                own_parameters(shadow)[name] = cast("nn.Parameter", made.requires_grad_(target.requires_grad))
             else:
-                shadow._buffers[name] = value
+                own_buffers(shadow)[name] = value
 
 
 def _changes(prefix: str, before: dict[Any, Any], after: dict[Any, Any]) -> list[KeyChange]:

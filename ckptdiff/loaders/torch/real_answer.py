@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from ckptdiff.loaders.torch.forked import Lost
 from ckptdiff.loaders.torch.given_values import Values
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
 from ckptdiff.model.tree import ModuleTree
+from ckptdiff.torch_private import lists_of_failed_call, set_metadata
 
 _OTHERWISE = (
     "Code of the model does otherwise on the model itself than on a copy of it. What is said of loading is what "
@@ -43,7 +43,7 @@ def ask_torch(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Told
         with no_meta_warning():
             result = nn.Module.load_state_dict(tree.root.live, state_dict, strict=False, assign=assign)
     except (Exception, SystemExit) as error:
-        missing, unexpected, errors = _collected(error)
+        missing, unexpected, errors = lists_of_failed_call(error)
         text = str(error)
         if type(error) is RuntimeError and text.startswith(_TORCHS_OWN):
             return Told(tuple(missing), tuple(unexpected), tuple(errors), None)
@@ -86,16 +86,5 @@ def _state_dict(checkpoint: Checkpoint) -> Any:
     if values.unknown:
         raise Lost(f"{next(iter(values.unknown))}: {next(iter(values.unknown.values()))}")
     if checkpoint.metadata is not None:
-        state_dict._metadata = checkpoint.metadata
+        set_metadata(state_dict, checkpoint.metadata)
     return state_dict
-
-
-def _collected(error: BaseException) -> tuple[list[Any], list[Any], list[Any]]:
-    """The lists of the call of torch's loader that an exception came out of."""
-    trace: types.TracebackType | None = error.__traceback__
-    while trace is not None:
-        local = trace.tb_frame.f_locals
-        if trace.tb_frame.f_code is nn.Module.load_state_dict.__code__ and "error_msgs" in local:
-            return local["missing_keys"], local["unexpected_keys"], local["error_msgs"]
-        trace = trace.tb_next
-    return [], [], []

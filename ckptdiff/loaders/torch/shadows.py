@@ -19,15 +19,24 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from ckptdiff.loaders.torch.isolation import Copies
 from ckptdiff.model.extract import has_names
 from ckptdiff.model.tree import ModuleTree
+from ckptdiff.torch_private import (
+    BUFFERS,
+    CHILDREN,
+    LOAD_METHOD,
+    OTHER_HOOKS,
+    PARAMETERS,
+    POST_HOOKS,
+    PRE_HOOKS,
+    children_of,
+    load_post_hooks,
+    load_pre_hooks,
+    non_persistent_buffers,
+    own_buffers,
+    own_parameters,
+)
 
-_LOADING_HOOKS = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
-_REGISTERED = ("_parameters", "_buffers", "_modules", *_LOADING_HOOKS)
-# They take no part in loading, so that what they hold on to need not be copied.
-_OTHER_HOOKS = frozenset((
-    "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-))  # fmt: skip
+_LOADING_HOOKS = (PRE_HOOKS, POST_HOOKS)
+_REGISTERED = (PARAMETERS, BUFFERS, CHILDREN, *_LOADING_HOOKS)
 
 
 class Shadows:
@@ -84,7 +93,7 @@ class Shadows:
             if structure is None or not structure.is_of(module):
                 return False
             if below:
-                todo.extend(child for child in module._modules.values() if child is not None)
+                todo.extend(child for child in children_of(module).values() if child is not None)
         return True
 
     def all_unchanged(self) -> bool:
@@ -97,7 +106,7 @@ class Shadows:
             for _, node in self._tree.walk():
                 module = node.live
                 self._known[id(module)] = module
-                for tensors in (module._parameters, module._buffers):
+                for tensors in (own_parameters(module), own_buffers(module)):
                     self._known.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
         return self._known
 
@@ -114,7 +123,7 @@ class Shadows:
             shadow: nn.Module = object.__new__(type(current))
             self._adopt_one(current, shadow)
             fresh.append((current, shadow))
-            todo.extend(child for child in current._modules.values() if child is not None)
+            todo.extend(child for child in children_of(current).values() if child is not None)
         for original, shadow in fresh:
             self._fill(original, shadow)
         for original, shadow in fresh:
@@ -130,7 +139,7 @@ class Shadows:
         made: dict[int, nn.Parameter] = {}
         for original, copied in zip(module.modules(), shadow.modules(), strict=True):
             self._adopt_one(original, copied)
-            for name, parameter in original._parameters.items():
+            for name, parameter in own_parameters(original).items():
                 if isinstance(parameter, nn.Parameter):  # of which the copy is a plain tensor
                     twin_of = made.setdefault(
                         id(parameter), nn.Parameter(getattr(copied, name), parameter.requires_grad)
@@ -144,17 +153,17 @@ class Shadows:
     def _fill(self, module: nn.Module, shadow: nn.Module) -> None:
         attributes = vars(shadow)
         for name, value in vars(module).items():
-            if name in _OTHER_HOOKS:
+            if name in OTHER_HOOKS:  # what they hold on to need not be copied
                 attributes[name] = type(value)(value) if value else type(value)()
             elif name not in _REGISTERED:
                 attributes[name] = self._copies.of(value)
-        for name in ("_parameters", "_buffers"):
+        for name in (PARAMETERS, BUFFERS):
             members = getattr(module, name)
             attributes[name] = type(members)(
                 (key, None if value is None else self._tensor(value)) for key, value in members.items()
             )
-        attributes["_modules"] = type(module._modules)(
-            (key, None if child is None else self.of(child)) for key, child in module._modules.items()
+        attributes[CHILDREN] = type(children_of(module))(
+            (key, None if child is None else self.of(child)) for key, child in children_of(module).items()
         )
         for name in _LOADING_HOOKS:
             hooks = getattr(module, name, None) or {}
@@ -187,7 +196,7 @@ class _Structure:
 
     @staticmethod
     def _tensors(module: nn.Module) -> int:
-        return 2 * (len(module._parameters) + len(module._buffers))
+        return 2 * (len(own_parameters(module)) + len(own_buffers(module)))
 
     def is_of(self, module: nn.Module) -> bool:
         members = _members(module)
@@ -202,20 +211,20 @@ class _Structure:
 
 def _members(module: nn.Module) -> list[Any]:
     members: list[Any] = []
-    for registered in (module._parameters, module._buffers, module._modules, *_hooks(module)):
+    for registered in (own_parameters(module), own_buffers(module), children_of(module), *_hooks(module)):
         for pair in registered.items():
             members.extend(pair)
     return members
 
 
 def _hooks(module: nn.Module) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
-    return module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks
+    return load_pre_hooks(module), load_post_hooks(module)
 
 
 def _counts(module: nn.Module) -> tuple[Any, ...]:
     return (
-        len(module._parameters), len(module._buffers), len(module._modules), *map(len, _hooks(module)),
-        tuple(module._non_persistent_buffers_set), "_load_from_state_dict" in vars(module),
+        len(own_parameters(module)), len(own_buffers(module)), len(children_of(module)), *map(len, _hooks(module)),
+        tuple(non_persistent_buffers(module)), LOAD_METHOD in vars(module),
         vars(module).get("track_running_stats"),
     )  # fmt: skip
 

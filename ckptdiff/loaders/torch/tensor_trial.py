@@ -14,9 +14,10 @@ from ckptdiff.loaders.outcome import Raised
 from ckptdiff.loaders.torch.given_values import copied, empty_quantized
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
 from ckptdiff.loaders.torch.shadows import is_plain, twin
-from ckptdiff.model.extract import BASE_LOADER, class_name, registered
+from ckptdiff.model.extract import class_name, registered
 from ckptdiff.model.tree import Slot
 from ckptdiff.tensors import DTYPES, TensorInfo
+from ckptdiff.torch_private import BASE_LOADER, own_buffers, own_parameters, reference_count
 
 _PLAIN_NAMES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 
@@ -84,11 +85,11 @@ def _tried(
     original: Any,
 ) -> list[str]:
     holder = nn.Module()
-    members: Any = holder._parameters if slot.kind == "parameter" else holder._buffers
+    members = own_parameters(holder) if slot.kind == "parameter" else own_buffers(holder)
     members[name] = target
     # torch refuses to swap a tensor that something else refers to.
     watched = weakref.ref(target) if original is not None and weakref.getweakrefs(original) else None
-    if original is not None and watched is None and original._use_count() > 1:
+    if original is not None and watched is None and reference_count(original) > 1:
         raise Unknown("whether torch can swap a tensor that something else refers to is only known when it does.")
     errors: list[str] = []
     with no_meta_warning():

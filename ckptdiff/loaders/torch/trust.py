@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as torchs_module
 
 from ckptdiff.loaders.torch.code_facts import Facts, facts_of
 from ckptdiff.loaders.torch.trusted_names import (
@@ -48,6 +47,17 @@ from ckptdiff.loaders.torch.trusted_names import (
 )
 from ckptdiff.model.extract import class_name
 from ckptdiff.model.tree import OVERRIDE, ModuleNode, ModuleTree
+from ckptdiff.torch_private import (
+    LOAD_METHOD,
+    POST_HOOKS,
+    PRE_HOOKS,
+    WrappedHook,
+    modes_active,
+    module_source,
+    own_buffers,
+    own_parameters,
+    registration_hooks,
+)
 
 BASE_LOAD = nn.Module.load_state_dict
 
@@ -125,17 +135,17 @@ class _Scan:
 
     def patches(self, *, assign: bool) -> None:
         """What somebody has put in the place of torch's own for all modules and tensors."""
-        for name in ("_load_from_state_dict", "__getattribute__", "__getattr__", "__setattr__", "__delattr__"):
+        for name in (LOAD_METHOD, "__getattribute__", "__getattr__", "__setattr__", "__delattr__"):
             if name in vars(nn.Module) and not is_torchs(vars(nn.Module)[name]):
                 self.telling[f"replaces nn.Module.{name}"] = None
         for cls in (torch.Tensor, nn.Parameter, nn.Buffer, type(nn.Parameter)):
             for name, value in vars(cls).items():
                 if not is_torchs(value):
                     self.telling[f"replaces {class_name(cls).removeprefix('torch.')}.{name}"] = None
-        for function in (BASE_LOAD, nn.Module._load_from_state_dict):
+        for function in (BASE_LOAD, getattr(nn.Module, LOAD_METHOD)):
             code = getattr(function, "__code__", None)
             for name in facts_of(code).names if code is not None else ():
-                value = vars(torchs_module).get(name)
+                value = vars(module_source).get(name)
                 if isinstance(value, (types.FunctionType, type)) and not is_torchs(value):
                     self.telling[f"replaces {name} in torch.nn.modules.module"] = None
         for place, name in (
@@ -146,10 +156,10 @@ class _Scan:
             if not is_torchs(vars(place).get(name)):
                 self.telling[f"replaces {place.__name__}.{name}"] = None
         if assign:
-            for name, hooks in vars(torchs_module).items():
-                if name.startswith("_global_") and name.endswith("_registration_hooks") and hooks:
+            for hooks in registration_hooks():
+                if hooks:
                     self.doubtful["registers a hook for all modules"] = None
-        if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
+        if modes_active():
             self.doubtful["runs under a mode"] = None
 
     def access(self, cls: type) -> None:
@@ -175,14 +185,14 @@ class _Scan:
         module = node.live
         cls = type(module)
         self.access(cls)
-        for hooks in ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"):
+        for hooks in (PRE_HOOKS, POST_HOOKS):
             for hook in (vars(module).get(hooks) or {}).values():
                 self.value(hook)
         names = ["set_extra_state"] if node.custom else []
         if OVERRIDE in node.custom:
-            names.append("_load_from_state_dict")
-            if "_load_from_state_dict" in vars(module):
-                self.value(vars(module)["_load_from_state_dict"])
+            names.append(LOAD_METHOD)
+            if LOAD_METHOD in vars(module):
+                self.value(vars(module)[LOAD_METHOD])
         if assign:
             names += ["__setattr__"]
         for name in names:
@@ -224,7 +234,7 @@ class _Scan:
             self.value(value.__func__)
         elif kind is property:
             self.value((value.fget, value.fset, value.fdel))
-        elif kind is torchs_module._WrappedHook:
+        elif kind is WrappedHook:
             self.value(value.hook)
         elif kind is weakref.ref:
             if not isinstance(value(), (nn.Module, torch.Tensor)):
@@ -341,7 +351,7 @@ class _Scan:
             self._parts = {}
             for _, node in self._tree.walk():
                 self._parts[id(node.live)] = node.live
-                for tensors in (node.live._parameters, node.live._buffers):
+                for tensors in (own_parameters(node.live), own_buffers(node.live)):
                     self._parts.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
         return self._parts
 

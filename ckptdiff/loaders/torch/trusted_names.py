@@ -17,13 +17,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as torchs_module
+
+from ckptdiff.torch_private import (
+    BUFFERS,
+    CHECKPOINT_WRAPPERS,
+    CHILDREN,
+    DISPATCH_MODES,
+    NON_PERSISTENT,
+    PARAMETERS,
+    POST_HOOKS,
+    PRE_HOOKS,
+    IncompatibleKeys,
+)
 
 # Whose code is not looked into: it has been compared with real loading, and deals in keys and tensors.
 TRUSTED = ("torch", "torchvision", "timm", "transformers", "accelerate")
-NOT_TRUSTED = ("torch.distributed", "torch.utils._python_dispatch", "torch.multiprocessing")
-# It takes a prefix from keys, and nothing else.
-TRUSTED_AFTER_ALL = "torch.distributed.algorithms._checkpoint."
+NOT_TRUSTED = ("torch.distributed", DISPATCH_MODES, "torch.multiprocessing")
+TRUSTED_AFTER_ALL = CHECKPOINT_WRAPPERS
 PLAIN_MODULES = frozenset((
     "re", "math", "collections", "itertools", "functools", "operator", "warnings", "logging", "typing", "string",
     "copy", "numpy", "numbers", "textwrap", "einops", "packaging", "__future__",
@@ -60,10 +70,7 @@ PAST_COPIES = frozenset((
 ))  # fmt: skip
 LEGACY_REASON = "asks for a legacy tensor type"
 # What torch's loader consults of a module by name.
-CONSULTED = (
-    "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks", "__class__",
-)  # fmt: skip
+CONSULTED = (PARAMETERS, BUFFERS, CHILDREN, NON_PERSISTENT, PRE_HOOKS, POST_HOOKS, "__class__")
 OF_METACLASSES = {"__getattribute__", "__getattr__", "__instancecheck__", "__name__", "__qualname__"}
 MOST_VALUES = 2000
 
@@ -77,12 +84,11 @@ def harmless() -> frozenset[str]:
     kinds = (
         str, bytes, dict, list, set, tuple, int, float, slice, range, collections.OrderedDict, collections.Counter,
         collections.defaultdict, re.Pattern, re.Match, torch.Tensor, nn.Module, nn.Parameter, torch.Size,
-        logging.Logger, torchs_module._IncompatibleKeys, Exception,
+        logging.Logger, IncompatibleKeys, Exception,
     )  # fmt: skip
     names = {name for kind in kinds for name in dir(kind)}
     names |= {
-        "_metadata", "_parameters", "_buffers", "_modules", "training", "_load_state_dict_pre_hooks",
-        "_load_state_dict_post_hooks", "_non_persistent_buffers_set", "missing_keys", "unexpected_keys", "warning_once",
+        "_metadata", *CONSULTED, "training", "missing_keys", "unexpected_keys", "warning_once",
         "__name__", "args", "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
     }  # fmt: skip
     return frozenset(names - OF_MEMORY)

@@ -22,6 +22,7 @@ from ckptdiff.loaders.torch.given_values import Values
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
 from ckptdiff.loaders.torch.shadows import Shadows
 from ckptdiff.model.meta_building import MetaWatch
+from ckptdiff.torch_private import set_metadata
 
 _TORCHS_OWN = "Error(s) in loading state_dict for "
 _FAILED_COPY = re.compile(
@@ -93,7 +94,7 @@ def _load(comparison: Comparison, strict: bool, *, real_values: bool, real_model
     values = Values(checkpoint, real=real_values)
     state_dict: Any = OrderedDict((key, values.of(key, entry)) for key, entry in checkpoint.entries.items())
     if checkpoint.metadata is not None:
-        state_dict._metadata = copy.deepcopy(checkpoint.metadata)
+        set_metadata(state_dict, copy.deepcopy(checkpoint.metadata))
     try:
         with no_meta_warning():
             result = nn.Module.load_state_dict(model, state_dict, strict=strict, assign=comparison.assign)
