@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ckptdiff.formats.opened import Opened
+from ckptdiff.formats.table import Format, format_named
 from ckptdiff.places import Identity
 from ckptdiff.tensors import Entry, TensorInfo
 
@@ -54,6 +56,14 @@ class Checkpoint:
     """Local file → which one it was when its header was read: whoever reads its bytes later holds it to that."""
     live: Mapping[object, object] | None = field(default=None, compare=False, repr=False)
     """The caller's own state dict when this Checkpoint describes one in memory."""
+
+    opened: Opened | None = field(default=None, compare=False, repr=False)
+    """All that the file holds, the state dict and what is beside it; None where no file was read in this process."""
+
+    @property
+    def kind(self) -> Format:
+        """What can be done with a checkpoint of this format."""
+        return format_named(self.format)
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckptdiff.formats.hf_shards import INFO
 from ckptdiff.formats.reach import is_numpy
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
 
 MAX_LISTED = 5
+CONSOLIDATE = "torch.distributed.checkpoint._consolidate_hf_safetensors.consolidate_safetensors_files"
 
 
 def notices(name: str, root: object, chosen: Mapping[Any, object], entries: Mapping[str, Entry]) -> list[str]:
@@ -60,6 +62,17 @@ def foreign(name: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """A warning where a safetensors file says that another framework wrote it: names and layouts are its own."""
     framework = _FRAMEWORKS.get(metadata.get("format", ""))
     return (f"{name} says that it was written for {framework}",) if framework else ()
+
+
+def part_of_tensors(name: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """What to know of one such file by itself."""
+    if INFO not in metadata:
+        return ()
+    text = (
+        f"{name} is one rank's part of a checkpoint of torch.distributed.checkpoint ({INFO}), and the sizes of its "
+        f"tensors are those of their parts: give its directory, or consolidate it with {CONSOLIDATE}"
+    )
+    return (text,)
 
 
 def _is_flat(key: str) -> bool:

@@ -6,17 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdiff.errors import CheckpointError
+from ckptdiff.formats.signatures import LEGACY_MAGIC
 
 HEAD = 1 << 20
 """Bytes of what is inside that are looked at, and the most that is read for them: a block of bzip2 and more."""
 JOBLIB = "Load it with joblib.load, if you trust the file, and save its state dict with torch.save."
-LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The magic number at the beginning of what torch.save wrote before 1.6."""
 
 
 def is_joblib(data: bytes) -> bool:
     """Whether a pickle names what joblib puts before every array (joblib/numpy_pickle.py)."""
     return b"joblib.numpy_pickle" in data
+
+
+def joblib(name: str) -> CheckpointError:
+    """The error for a file that joblib wrote."""
+    return CheckpointError(f"{name} is a joblib file, which torch.load cannot read", JOBLIB)
 
 
 def compressed(name: str, data: bytes) -> CheckpointError | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from ckptdiff.errors import CheckpointError
+from ckptdiff.formats.opened import Opened
+from ckptdiff.places import Place
 from ckptdiff.suffixes import INDEX, WEIGHTS, is_index
 
 # As transformers and diffusers look for them, safetensors first.
@@ -24,22 +24,19 @@ _CORE_ML = "coremldata.bin"
 _ORBAX = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "_sharding"})
 
 
-def is_distributed(path: str) -> bool:
-    """Whether torch.distributed.checkpoint wrote the directory."""
-    return os.path.isfile(os.path.join(path, ".metadata"))  # noqa: PTH113, PTH118
+def read(folder: Place, key: str | None) -> Opened:
+    """The checkpoint that a folder is, or that it holds. Raises CheckpointError, listing the choice, if none."""
+    from ckptdiff.formats import hf_shards, opening
 
+    names = folder.list()
+    if ".metadata" in names:
+        from ckptdiff.formats import distributed
 
-def weights_in(path: str) -> str:
-    """The file in a directory that transformers would read. Raises CheckpointError, listing the choice, if none."""
-    return os.path.join(path, choose(path, names_in(path)))  # noqa: PTH118
-
-
-def names_in(path: str) -> list[str]:
-    """What a directory holds, sorted."""
-    try:
-        return sorted(os.listdir(path))  # noqa: PTH208
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be listed: {error.strerror}", "Check its permissions.") from None
+        return distributed.read(folder)
+    parts = hf_shards.files_in(names)
+    if parts:
+        return hf_shards.read(folder, parts)
+    return opening.open_checkpoint(folder.within(choose(folder.name, names)), key)
 
 
 def choose(path: str, names: list[str]) -> str:

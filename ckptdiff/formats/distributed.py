@@ -7,53 +7,47 @@ size, chunks) or a `BytesStorageMetadata`; `planner_data` the path each key had 
 
 from __future__ import annotations
 
-import os
 from math import prod
 from typing import Any
 
-from ckptdiff import remote
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats import torch_legacy
-from ckptdiff.formats.opened import Unpickled
+from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import dtype_name
 from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
 from ckptdiff.formats.pickles.inert import Global, Instance, Mapping, OddKey, StorageRef, Tensor
-from ckptdiff.places import is_url, open_source, truncated
+from ckptdiff.places import Place, truncated
 from ckptdiff.tensors import Storage
 
 MAX_PATH = 64
 
 
-def read(directory: str) -> tuple[Unpickled, int]:
-    """The object that was saved, with its nesting, as inert values; and the total size of the directory's files.
+def read(folder: Place) -> Opened:
+    """The object that was saved, with its nesting, as inert values; `nbytes` is the total size of the folder's files.
 
     Raises CheckpointError where a file is missing or too short, or a tensor's chunks do not make up the tensor.
     """
-    if is_url(directory):
-        source = open_source(f"{directory.rstrip('/')}/.metadata")
-    else:
-        # No pathlib on the way to a quick answer.
-        source = open_source(os.path.join(directory, ".metadata"))  # noqa: PTH118
-    name = source.name
+    index = folder.within(".metadata")
+    source = index.open()
     try:
         unpickled = torch_legacy.read(source)
-        total = source.size
     finally:
         source.close()
+    name = index.name
     try:
-        fields = _fields(unpickled.value)
+        fields = _fields(unpickled.content)
         _refuse_unknown_classes(name, unpickled)
-        if unpickled.unpickler.leftover:
+        if unpickled.leftover:
             raise ValueError("more than one value")
         keys = fields["state_dict_metadata"]
         paths = fields.get("planner_data")
         value = _nested(name, keys, paths if isinstance(paths, dict) else {})
-        total += _check_files(directory, name, keys, fields.get("storage_data"))
+        total = unpickled.nbytes + _check_files(index, keys, fields.get("storage_data"))
     except (TypeError, ValueError, KeyError, AttributeError, IndexError):
         raise CheckpointError(
             f"{name} is not what torch.distributed.checkpoint writes", "Give the directory that it wrote."
         ) from None
-    return Unpickled("torch-distributed", value, unpickled.unpickler, _locate), total
+    return Opened(folder.name, "torch-distributed", value, total, _locate, unpickled.globals)
 
 
 # torch/distributed/checkpoint/metadata.py and filesystem.py
@@ -63,8 +57,8 @@ _CLASSES = frozenset(
 )  # fmt: skip
 
 
-def _refuse_unknown_classes(name: str, unpickled: Unpickled) -> None:
-    for found in unpickled.unpickler.globals.values():
+def _refuse_unknown_classes(name: str, unpickled: Opened) -> None:
+    for found in unpickled.globals.values():
         if found.module.startswith("torch.distributed.checkpoint.") and found.name not in _CLASSES:
             raise CheckpointError(
                 f"{name} names {shown(found.path)}, which torch.distributed.checkpoint does not have",
@@ -139,10 +133,10 @@ def _mapping() -> Mapping:
     return mapping
 
 
-def _check_files(directory: str, name: str, keys: dict[Any, Any], storage: Any) -> int:
+def _check_files(metadata: Place, keys: dict[Any, Any], storage: Any) -> int:
     """Every chunk must lie in its file, and a tensor's chunks must be as many elements as the tensor."""
+    name = metadata.name
     sizes: dict[str, int] = {}
-    listed = remote.sizes(directory) if is_url(directory) else None
     placed: set[Any] = set()
     for index, info in (storage or {}).items():
         fields = _fields(info)
@@ -150,10 +144,11 @@ def _check_files(directory: str, name: str, keys: dict[Any, Any], storage: Any) 
         if type(file) is not str or type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
             raise TypeError("no place")
         if file not in sizes:
-            sizes[file] = _size_of(directory, name, file) if listed is None else listed.get(file, 0)
+            sizes[file] = _size_of(metadata, file)
         if offset + length > sizes[file]:
-            path = os.path.join(remote.shown(directory), file)  # noqa: PTH118
-            raise truncated(path, f"{name} places a chunk at byte {offset + length} of {sizes[file]}")
+            raise truncated(
+                metadata.named(file).name, f"{name} places a chunk at byte {offset + length} of {sizes[file]}"
+            )
         key = _fields(index.value if type(index) is OddKey else index)["fqn"]
         if type(key) is str:
             placed.add(key)
@@ -173,13 +168,12 @@ def _check_files(directory: str, name: str, keys: dict[Any, Any], storage: Any) 
     return sum(sizes.values())
 
 
-def _size_of(directory: str, name: str, file: str) -> int:
-    from ckptdiff.formats.sharded import inside
-
-    path = inside(directory, file, name)
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError:
+def _size_of(metadata: Place, file: str) -> int:
+    chunks = metadata.named(file)
+    size = chunks.size()
+    if size is None:
         raise CheckpointError(
-            f"{path} does not exist, and {name} says that tensors are in it", "Copy the whole directory."
-        ) from None
+            f"{chunks.name} does not exist, and {metadata.name} says that tensors are in it",
+            "Copy the whole directory.",
+        )
+    return size

@@ -1,22 +1,79 @@
-"""What every pickle-based format hands on: the root value and the means to locate storages."""
+"""Everything that a checkpoint holds, before anything is chosen from it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from ckptdiff.formats.pickles.entries import Locate
-from ckptdiff.formats.pickles.machine import Unpickler
+from ckptdiff.errors import CheckpointError
+from ckptdiff.formats.table import Format, format_named
+from ckptdiff.places import Identity
+from ckptdiff.tensors import Entry, TensorInfo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ckptdiff.formats.pickles.entries import Locate
+    from ckptdiff.formats.pickles.inert import Global
 
 
 @dataclass(frozen=True, slots=True)
-class Unpickled:
-    """The inert value of a file's pickle, before a state dict has been looked for in it."""
+class Opened:
+    """The whole inert content of a file, a folder or several files that belong together.
 
+    `content` is what the format's `content` says: the object that was saved, of inert values
+    (`formats/pickles/inert.py`), optimizer and epoch and whatever else included; the tensors by key; or what an index
+    says of the `parts`. A part is None where it was not looked at, an error where it cannot be read.
+
+    An Opened stays in its process: to another it is handed as None, which then reads the file again.
+    """
+
+    name: str
+    """What messages and reports call it."""
     format: str
-    value: Any
-    unpickler: Unpickler
-    locate: Locate
+    content: Any = None
+    nbytes: int = 0
+    locate: Locate | None = None
+    """Finds the bytes of a storage that the content names."""
+    globals: Mapping[Any, Global] = field(default_factory=dict)
+    """What the pickles name, in order."""
+    weights_only: str = ""
+    """Why `torch.load(weights_only=True)` refuses it for another reason than a global, in torch's own words."""
+    leftover: bool = False
+    """Whether its pickle leaves more behind than the one value."""
     byteorder: str = "little"
-    remarks: tuple[str, ...] = ()
+    file_metadata: Mapping[str, str] = field(default_factory=dict)
+    """safetensors' `__metadata__`."""
+    warnings: tuple[str, ...] = ()
     """What a user should know of the file: one sentence each."""
+    identities: Mapping[str, Identity] = field(default_factory=dict)
+    """Local file → which one it was before anything of it was read."""
+    parts: Mapping[str, Opened | CheckpointError | None] = field(default_factory=dict)
+    """The files it is made of, or that lie in it, by their names in it."""
+    start: int = 0
+    """Of a file that lies in another: where in that its bytes begin."""
+
+    @property
+    def kind(self) -> Format:
+        """The row of its format."""
+        return format_named(self.format)
+
+    def entry(self, key: object, value: object) -> Entry:
+        """The plain value of one that the content holds, checked. Raises CheckpointError for a damaged tensor."""
+        if isinstance(value, TensorInfo):
+            return value
+        from ckptdiff.formats.pickles.entries import entry
+
+        assert self.locate is not None
+        return entry(self.name, key, value, self.locate)
+
+    def opened_parts(self) -> dict[str, Opened]:
+        """The parts that could be read."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, Opened)}
+
+    def __reduce__(self) -> Any:
+        return nothing, ()
+
+
+def nothing() -> None:
+    """What another process gets of an Opened."""

@@ -14,6 +14,7 @@ from typing import Any
 from ckptdiff import bounded_json as bounded
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats import strict_json
+from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, make_storage, make_tensor_info, shown
 from ckptdiff.places import ByteSource, truncated
 from ckptdiff.tensors import BY_SAFETENSORS_CODE, TensorInfo
@@ -25,7 +26,7 @@ MAX_HEADER = 100_000_000
 _FOREIGN = ("F6_E2M3", "F6_E3M2")
 
 
-def read(source: ByteSource) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read(source: ByteSource) -> Opened:
     """The tensors, in the order of their bytes as the library lists them, and `__metadata__`.
 
     Raises CheckpointError where the header is not sound or the file is not exactly as long as it says.
@@ -55,7 +56,8 @@ def read(source: ByteSource) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         metadata = {}
     if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
         raise CheckpointError(f"{source.name} is damaged: its __metadata__ is not text")
-    return _tensors(source, header, 8 + size), metadata
+    tensors = _tensors(source, header, 8 + size)
+    return Opened(source.name, "safetensors", tensors, source.size, file_metadata=metadata)
 
 
 def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str, TensorInfo]:

@@ -10,12 +10,15 @@ import mmap
 from typing import Any
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.opened import Unpickled
+from ckptdiff.formats import compressed
+from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.entries import make_storage
 from ckptdiff.formats.pickles.inert import Global, StorageRef
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import TruncatedError
+from ckptdiff.formats.signatures import has_magic
+from ckptdiff.formats.table import format_named
 from ckptdiff.places import ByteSource, truncated
 from ckptdiff.tensors import Storage
 
@@ -28,7 +31,7 @@ _FIRST_REMOTE_WINDOW = 1 << 16
 _COPY_LIMIT = 256 << 20
 
 
-def read(source: ByteSource) -> Unpickled:
+def read(source: ByteSource) -> Opened:
     """Runs the pickles of a legacy checkpoint, or the only one of a file that is just a pickle."""
     window = _FIRST_WINDOW if source.local else _FIRST_REMOTE_WINDOW
     while True:
@@ -37,18 +40,22 @@ def read(source: ByteSource) -> Unpickled:
         data = source.whole() if in_place else source.read(0, min(window, source.size))
         try:
             return _read(source, data)
-        except TruncatedError:
-            if complete or in_place:
+        except CheckpointError as error:
+            # joblib puts the bytes of arrays between the steps of its pickle.
+            head = bytes(data[: compressed.HEAD])
+            if compressed.is_joblib(head) and not has_magic(head):
+                raise compressed.joblib(source.name) from None
+            if complete or in_place or not isinstance(error, TruncatedError):
                 raise
         window *= 16 if source.local else 2
 
 
-def _read(source: ByteSource, data: bytes | mmap.mmap) -> Unpickled:
+def _read(source: ByteSource, data: bytes | mmap.mmap) -> Opened:
     storages = _Storages(source)
     unpickler = Unpickler(source.name, storages.persistent, source.size)
     value, position = unpickler.load(data)
     if value != MAGIC if type(value) is int else True:
-        return Unpickled("pickle", value, unpickler, storages.locate)
+        return _only_pickle(source, value, unpickler, storages)
     protocol, position = unpickler.load(data, position)
     if protocol != PROTOCOL if type(protocol) is int else True:
         raise CheckpointError(
@@ -61,7 +68,28 @@ def _read(source: ByteSource, data: bytes | mmap.mmap) -> Unpickled:
         raise CheckpointError(f"{source.name} is damaged: its list of storages is missing")
     storages.place(keys, position)
     # Whatever machine wrote it, and whatever the system info says: storages are little-endian.
-    return Unpickled("torch-legacy", value, unpickler, storages.locate)
+    return Opened(
+        source.name, "torch-legacy", value, source.size, storages.locate, unpickler.globals, unpickler.refused
+    )
+
+
+def _only_pickle(source: ByteSource, value: object, unpickler: Unpickler, storages: _Storages) -> Opened:
+    """What pickle.dump wrote. Raises CheckpointError where its tensors are beyond reading."""
+    if any(module == "joblib.numpy_pickle" for module, _ in unpickler.globals):
+        raise compressed.joblib(source.name)
+    if ("torch.storage", "_load_from_bytes") in unpickler.globals:
+        refusal = format_named("pickle").refused
+        assert refusal is not None
+        raise CheckpointError(f"{source.name} {refusal[0]}", refusal[1])
+    return Opened(
+        source.name,
+        "pickle",
+        value,
+        source.size,
+        storages.locate,
+        unpickler.globals,
+        leftover=unpickler.leftover,
+    )
 
 
 class _Storages:

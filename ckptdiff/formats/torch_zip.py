@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.opened import Unpickled
+from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.entries import make_storage
 from ckptdiff.formats.pickles.inert import Global, StorageRef
@@ -46,7 +46,7 @@ class NotTorchError(CheckpointError):
 _COPY_LIMIT = 64 << 20
 
 
-def read(source: ByteSource) -> Unpickled:
+def read(source: ByteSource) -> Opened:
     """Runs the archive's pickle. Raises CheckpointError where the archive is no checkpoint of torch's, or damaged."""
     archive = ZipArchive(source)
     root = _root(archive)
@@ -81,7 +81,17 @@ def read(source: ByteSource) -> Unpickled:
         constants = _Reader(archive, root, True, "constants/")
         form, value = "torchscript", torchscript.state_dict(archive, root, value)
         remarks = torchscript.remarks(archive, root, value, constants.persistent)
-    return Unpickled(form, value, unpickler, reader.locate, byteorder=byteorder, remarks=remarks)
+    return Opened(
+        source.name,
+        form,
+        value,
+        source.size,
+        reader.locate,
+        unpickler.globals,
+        "" if script else unpickler.refused,
+        byteorder=byteorder,
+        warnings=remarks,
+    )
 
 
 def _check_names(archive: ZipArchive, root: str) -> None:

@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 
-from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
-from ckptdiff.checkpoint.no_state_dict import EXISTS
-from ckptdiff.checkpoint.survey import is_other
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.compressed import LEGACY_MAGIC
+from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.entries import printable
-from ckptdiff.formats.reach import many
-from ckptdiff.formats.signatures import HEAD, is_pickle
+from ckptdiff.formats.signatures import HEAD, has_magic, is_pickle
+from ckptdiff.formats.table import Read, reader_of
 from ckptdiff.formats.zip_archive import Record, ZipArchive, is_stored
 from ckptdiff.places import ByteSource, Identity, truncated
-from ckptdiff.tensors import Entry, Storage, TensorInfo
 
 MAX_MEMBERS = 1000
 MAX_READ = 20
 """Members that are read where none is named."""
 MAX_LISTED = 20
-PREFIX = "zip of "
-"""Before the format of the member, in `Checkpoint.format`."""
-
-ReadMember = Callable[[ByteSource, str | None], Checkpoint]
 
 
 class Slice:
@@ -68,88 +60,60 @@ class Slice:
         """Nothing: the whole is closed by who opened it."""
 
 
-def read(
-    source: ByteSource, archive: ZipArchive, key: str | None, readers: Callable[[bytes], ReadMember | None]
-) -> Checkpoint | None:
-    """The checkpoint of the member that `key` names, or of the only one that is a model's. None if none is one.
+def read(source: ByteSource, archive: ZipArchive, key: str | None) -> Opened | None:
+    """The checkpoints in an archive, None if there are none; of `key`, that whose name it begins with alone.
 
-    `readers` gives what reads a file that begins with some bytes. Raises CheckpointError, listing the members, where
-    none is named and several could be meant.
+    Raises CheckpointError where `key` leads to none.
     """
     if isinstance(source, Slice):
         return None  # a zip in a zip in a zip has no end
-    members: dict[str, ReadMember] = {}
+    members: dict[str, Read] = {}
     for record in archive.records.values():
         head = _head(archive, record) if record.size and len(members) < MAX_MEMBERS else b""
-        reader = readers(head)
+        reader = reader_of(head)
         # A bare pickle is a part of something; whole files have a format.
-        if reader is not None and (not is_pickle(head) or LEGACY_MAGIC in head[:64]):
+        if reader is not None and (not is_pickle(head) or has_magic(head)):
             members[record.name] = reader
     if not members:
         return None
+    wanted = list(members)[:MAX_READ]
     if key:
-        name, inner = _named(source, archive, key, list(members))
+        wanted = [split(archive.records, key)[0]]
+        if wanted[0] not in members:
+            names = ", ".join(repr(member[:200]) for member in list(members)[:MAX_LISTED])
+            what = f"{source.name} has no checkpoint at the key {key[:200]!r}"
+            raise CheckpointError(what, f"Checkpoints in it, for --key: {names}.")
+    parts: dict[str, Opened | CheckpointError | None] = dict.fromkeys(members)
+    for name in wanted:
         try:
-            checkpoint = members[name](member(source, archive, name), inner)
+            opened = members[name](_member(source, archive, name), None)
+            parts[name] = replace(opened, start=archive.start(archive.records[name]))
         except CheckpointError as error:
-            if error.hint.startswith(EXISTS):
-                raise CheckpointError(
-                    error.message, f"{error.hint[:-1]}, each after {name[:200]!r} and a dot."
-                ) from None
-            raise
-        return _placed(source, archive, name, checkpoint, ())
-    found: dict[str, Checkpoint] = {}
-    problems: dict[str, str] = {}
-    for number, (name, reader) in enumerate(members.items()):
-        if number == MAX_READ:
-            problems.update(dict.fromkeys(list(members)[number:], "not looked at"))
-            break
-        try:
-            found[name] = reader(member(source, archive, name), None)
-        except CheckpointError as error:
-            problems[name] = error.message.removeprefix(f"{_called(source, name)} ")
-    held = {name: checkpoint for name, checkpoint in found.items() if checkpoint.tensors}
-    likely = [name for name in held if not any(is_other(part) for part in name.replace("/", ".").split("."))]
-    if not found and len(members) == 1:
-        ((name, only),) = members.items()
-        only(member(source, archive, name), None)  # says why it cannot be read
-    if len(likely) != 1:
-        raise _several(source, held, problems)
-    (name,) = likely
-    others = tuple(Alternative(other, len(held[other].tensors)) for other in held if other != name)
-    beside = {other: problems[other] for other in members if other in problems}
-    return _placed(source, archive, name, found[name], others, beside)
+            parts[name] = error
+    return Opened(source.name, "zip of", None, source.size, parts=parts)
 
 
-def member(source: ByteSource, archive: ZipArchive, name: str) -> ByteSource:
+def _member(source: ByteSource, archive: ZipArchive, name: str) -> ByteSource:
     """The source of a member's own bytes. Raises CheckpointError where they are compressed."""
     record = archive.records[name]
     if not is_stored(record):
         raise CheckpointError(
-            f"{_called(source, name)} is compressed in its zip archive, and its parts cannot be read by themselves",
+            f"{called(source.name, name)} is compressed in its zip archive, and its parts cannot be read by themselves",
             "Unpack it first.",
         )
-    return Slice(source, _called(source, name), archive.start(record), record.size)
+    return Slice(source, called(source.name, name), archive.start(record), record.size)
 
 
-def split(archive: ZipArchive, key: str) -> tuple[str, str]:
+def split(names: Iterable[str], key: str) -> tuple[str, str]:
     """A key as the name of a member, the longest that fits, and what follows it; "" for no member."""
-    fits = [name for name in archive.records if key == name or key.startswith(f"{name}.")]
+    fits = [name for name in names if key == name or key.startswith(f"{name}.")]
     name = max(fits, key=len, default="")
     return name, key[len(name) + 1 :]
 
 
-def _named(source: ByteSource, archive: ZipArchive, key: str, members: list[str]) -> tuple[str, str | None]:
-    name, inner = split(archive, key)
-    if name not in members:
-        listed = ", ".join(repr(member[:200]) for member in members[:MAX_LISTED])
-        what = f"{source.name} has no checkpoint at the key {key[:200]!r}"
-        raise CheckpointError(what, f"Checkpoints in it, for --key: {listed}.")
-    return name, inner or None
-
-
-def _called(source: ByteSource, name: str) -> str:
-    return f"{source.name}: {printable(name)}"
+def called(archive: str, name: str) -> str:
+    """What messages call a member."""
+    return f"{archive}: {printable(name)}"
 
 
 def _head(archive: ZipArchive, record: Record) -> bytes:
@@ -162,47 +126,3 @@ def _head(archive: ZipArchive, record: Record) -> bytes:
         return zlib.decompressobj(-15).decompress(data, HEAD)
     except zlib.error:
         return b""
-
-
-def _placed(
-    source: ByteSource,
-    archive: ZipArchive,
-    name: str,
-    checkpoint: Checkpoint,
-    others: tuple[Alternative, ...],
-    beside: dict[str, str] | None = None,
-) -> Checkpoint:
-    """A member's checkpoint as one of the whole file: where bytes lie, what `--key` would name."""
-    base = archive.start(archive.records[name])
-    moved: dict[int, Storage] = {}
-    entries: dict[str, Entry] = {}
-    for key, entry in checkpoint.entries.items():
-        if isinstance(entry, TensorInfo) and entry.storage is not None:
-            storage = moved.get(id(entry.storage))
-            if storage is None:
-                start = None if entry.storage.start is None else base + entry.storage.start
-                storage = replace(entry.storage, id=f"{name}:{entry.storage.id}", file=source.name, start=start)
-                moved[id(entry.storage)] = storage
-            entry = replace(entry, storage=storage)
-        entries[key] = entry
-    inside = tuple(Alternative(f"{name}.{other.key}", other.tensors) for other in checkpoint.alternatives if other.key)
-    return replace(
-        checkpoint,
-        path=source.name,
-        format=f"{PREFIX}{checkpoint.format}",
-        entries=entries,
-        state_dict_key=f"{name}.{checkpoint.state_dict_key}".rstrip("."),
-        alternatives=(*inside, *others),
-        container={**checkpoint.container, **(beside or {})},
-        nbytes=source.size,
-    )
-
-
-def _several(source: ByteSource, held: dict[str, Checkpoint], problems: dict[str, str]) -> CheckpointError:
-    listed = [f"{name[:200]!r} ({many(len(checkpoint.tensors), 'tensor')})" for name, checkpoint in held.items()]
-    listed += [f"{name[:200]!r} ({problem[:200]})" for name, problem in problems.items()]
-    more = f" and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
-    return CheckpointError(
-        f"{source.name} is a zip archive of {many(len(listed), 'checkpoint')}",
-        f"Choose one with --key: {', '.join(listed[:MAX_LISTED])}{more}.",
-    )

@@ -1,21 +1,18 @@
-"""The plain values of entries that are no tensors: read again from the pickle, whole, when a .pth is to hold them."""
+"""The plain values of entries that are no tensors, whole, for a .pth that is to hold them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from ckptdiff.checkpoint import choosing as container
-from ckptdiff.checkpoint import survey
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.formats import torch_legacy, torch_zip
-from ckptdiff.formats import zip_members as archives
-from ckptdiff.formats.zip_archive import ZipArchive
-from ckptdiff.places import open_again
+from ckptdiff.checkpoint.choosing import find
+from ckptdiff.checkpoint.survey import items
+from ckptdiff.formats.opening import open_checkpoint
+from ckptdiff.formats.zip_members import split
+from ckptdiff.places import changed, place_of
 from ckptdiff.tensors import ObjectInfo
 from ckptdiff.writing.pickling import is_plain
-
-_READERS = {"torch-zip": torch_zip.read, "torch-legacy": torch_legacy.read}
 
 
 def plain_objects(checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, object]:
@@ -40,19 +37,16 @@ def plain_objects(checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, obje
 def _values(checkpoint: Checkpoint) -> dict[Any, object]:
     if checkpoint.live is not None:
         return dict(checkpoint.live)
-    reader = _READERS.get(checkpoint.format.removeprefix(archives.PREFIX))
-    if reader is None:
+    if checkpoint.kind.content not in ("object", "members"):
         return {}
-    source = open_again(checkpoint.path, checkpoint.identities.get(checkpoint.path))
-    key = checkpoint.state_dict_key
-    try:
-        if checkpoint.format.startswith(archives.PREFIX):
-            archive = ZipArchive(source)
-            name, key = archives.split(archive, key)
-            unpickled = reader(archives.member(source, archive, name))
-        else:
-            unpickled = reader(source)
-    finally:
-        source.close()
-    chosen = container.find(checkpoint.path, unpickled.value, key)
-    return survey.items(chosen.value)
+    opened, key = checkpoint.opened, checkpoint.state_dict_key
+    if opened is None:  # it was read in another process
+        opened = open_checkpoint(place_of(checkpoint.path), key)
+        if opened.identities != checkpoint.identities:
+            raise changed(checkpoint.path)
+    if opened.kind.content == "members":
+        name, key = split(opened.parts, key)
+        opened = opened.opened_parts()[name]
+    if opened.kind.content != "object":
+        return {}
+    return items(find(opened.name, opened.content, key).value)

@@ -164,7 +164,12 @@ def _check_container(plan: FilterPlan, output: Output) -> None:
         raise UsageError(
             f"{output.path} is safetensors, which holds tensors alone", "Write a .pth, or leave --keep-container out."
         )
-    if checkpoint.format not in ("torch-zip", "torch-legacy"):
+    if checkpoint.kind.content == "members":
+        raise UsageError(
+            f"{checkpoint.path} is a zip archive of several files, which are not written again",
+            "Unpack it and give the file alone, or leave --keep-container out.",
+        )
+    if not checkpoint.kind.by_torch_load:
         raise UsageError(f"{checkpoint.path} has nothing around its tensors to keep", "Leave --keep-container out.")
     unsafe = checkpoint.unsafe_globals
     if unsafe:

@@ -59,7 +59,7 @@ def write_container(sink: Sink, writer: BlockWriter, file: OutputFile, plan: Fil
 
 def _loaded(checkpoint: Checkpoint) -> Any:
     try:
-        mapped = checkpoint.format == "torch-zip"
+        mapped = checkpoint.kind.mapped
         return torch.load(checkpoint.path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise CheckpointError(

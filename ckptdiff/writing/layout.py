@@ -200,7 +200,7 @@ def _recipe(plan: FilterPlan, item: Keep) -> Recipe:
 
 
 def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
-    if plan.checkpoint.format == "torch-distributed":
+    if plan.checkpoint.kind.values == "in pieces":
         raise CheckpointError(
             f"{plan.checkpoint.path} is a distributed checkpoint, whose tensors lie in pieces",
             "Join them first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR FILE.",

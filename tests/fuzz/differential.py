@@ -8,11 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ckptdiff.checkpoint import Checkpoint, reading
+from ckptdiff.checkpoint import Checkpoint, read
 from ckptdiff.contents.tensor_bytes import TensorReader
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.formats.pickles.globals import ORDINARY
-from ckptdiff.places import FileSource
+from ckptdiff.places import FileSource, LocalPlace
 from ckptdiff.tensors import DTYPES, ObjectInfo, TensorInfo, contiguous_stride
 from tests.fuzz.library import MAX_BYTES, Library, Said
 
@@ -147,14 +147,14 @@ class _FarSource(FileSource):
 
 def read_from_afar(path: Path, key: str | None, checkpoint: Checkpoint) -> None:
     """Over a network less is read, and what is read must be the same."""
-    opened = reading.open_source
-    reading.open_source = _FarSource  # type: ignore[assignment]
+    opened = LocalPlace.open
+    LocalPlace.open = lambda place: _FarSource(place.path)  # type: ignore[method-assign]
     try:
-        far = reading.read(path, key=key)
+        far = read(path, key=key)
     except CkptdiffError:
         return
     finally:
-        reading.open_source = opened
+        LocalPlace.open = opened  # type: ignore[method-assign]
     if [_facts(item) for item in far.entries.items()] != [_facts(item) for item in checkpoint.entries.items()]:
         raise OtherReadingError("from afar it reads otherwise")
 

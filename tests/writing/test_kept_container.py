@@ -12,6 +12,7 @@ from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.requests import renames_of
 from ckptdiff.writing.execute import execute, output_of, prepare
 from ckptdiff.writing.rewriting import plan_renamed
+from tests.formats.test_archives import baselines
 
 from .support import same
 from .test_filter import Net
@@ -97,7 +98,7 @@ class Config:
 
 def test_classes_of_others_are_refused(tmp_path):
     torch.save({"model": Net().state_dict(), "config": Config()}, tmp_path / "in.pth")
-    with pytest.raises(CheckpointError, match=r"classes that must not be loaded: .*test_container\.Config"):
+    with pytest.raises(CheckpointError, match=r"classes that must not be loaded: .*test_kept_container\.Config"):
         keep(tmp_path / "in.pth", tmp_path / "out.pth")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.pth"]
 
@@ -117,3 +118,8 @@ def test_only_a_pth_has_a_container(tmp_path):
     torch.save({"model": Net().state_dict(), "epoch": 1}, tmp_path / "in.pth")
     with pytest.raises(UsageError, match="holds tensors alone"):
         keep(tmp_path / "in.pth", tmp_path / "out.safetensors")
+
+
+def test_the_other_files_of_an_archive_are_not_said_to_be_nothing(tmp_path):
+    with pytest.raises(UsageError, match="is a zip archive of several files, which are not written again"):
+        keep(baselines(tmp_path), tmp_path / "out.pth")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Quantizer, Storage, Tens
 
 MAX_DIMENSIONS = 1000
 MAX_SUMMARY = 200
+MAX_LISTED = 5
 MAX_CONTENT = 1000
 """Values in the content of one entry."""
 MAX_DEPTH = 10
@@ -184,6 +185,12 @@ def shown(key: object) -> str:
     """A key for a message: printable and not too long."""
     text = key if type(key) is str else type_name(key)
     return repr(text if len(text) <= MAX_SUMMARY else text[:MAX_SUMMARY] + "…")
+
+
+def listed(keys: Sequence[object]) -> str:
+    """The first few of several keys, for a message."""
+    more = f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
+    return ", ".join(shown(key) for key in keys[:MAX_LISTED]) + more
 
 
 def printable(text: str) -> str:

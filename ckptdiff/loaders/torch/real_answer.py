@@ -76,7 +76,7 @@ def corrected(comparison: Comparison, told: Told) -> Comparison:
 
 
 def _state_dict(checkpoint: Checkpoint) -> Any:
-    if checkpoint.format == "snapshot":
+    if checkpoint.kind.values == "none":
         raise Lost("a snapshot has no values")
     values = Values(checkpoint, real=True)
     live = checkpoint.live

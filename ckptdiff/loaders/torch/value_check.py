@@ -46,9 +46,9 @@ _NO_VALUES = "it is on the meta device and has none"
 def ensure_readable(checkpoint: Checkpoint) -> None:
     """Raises UsageError for a checkpoint whose values are not at hand: remote, distributed, or none at all."""
     name = checkpoint.path
-    if checkpoint.format == "snapshot":
+    if checkpoint.kind.values == "none":
         raise UsageError(f"--check-values: {name} is a snapshot, which holds no values.", "Give the checkpoint itself.")
-    if checkpoint.format == "torch-distributed":
+    if checkpoint.kind.values == "in pieces":
         raise UsageError(
             f"--check-values: {name} is a distributed checkpoint, whose tensors are in pieces.",
             "Convert it to one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save.",

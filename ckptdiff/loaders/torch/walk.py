@@ -98,7 +98,7 @@ class Walk:
             self.uncertain.append(
                 f"{self.tree.root.qualified_name} has a load_state_dict of its own; this is what torch's would do."
             )
-        if self.checkpoint.format == "snapshot":  # which says what is not known of it
+        if self.checkpoint.kind.predicted:  # which says what is not known of it
             self.uncertain.extend(self.checkpoint.warnings)
         try:
             self._visit_all()

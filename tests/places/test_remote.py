@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from ckptdiff import remote
-from ckptdiff import remote_errors as excuses
 from ckptdiff.checkpoint import Checkpoint, read
 from ckptdiff.contents.tensor_bytes import tensor_bytes
 from ckptdiff.errors import CheckpointError
-from ckptdiff.places import is_url
+from ckptdiff.places import is_url, remote, remote_errors
 from tests.loopback import Server, layers, serving, write_legacy, write_safetensors, write_zip
 
 fsspec = pytest.importorskip("fsspec")
@@ -141,6 +139,16 @@ def test_a_foreign_format_is_named(server: Server, tmp_path: Path) -> None:
     assert "GGUF" in failure(f"{server.url}/a.gguf").message
     assert "web page" in failure(f"{server.url}/a.html").message
     assert "empty" in failure(f"{server.url}/a.pth").message
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_joblib_file_is_called_so(local: bool, server: Server, tmp_path: Path) -> None:
+    """Its first array is in the first block, and what comes behind it is no pickle: neither damaged nor fetched."""
+    content = b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\n)R" + bytes(range(256)) * 4000
+    (tmp_path / "a.joblib").write_bytes(content)
+    error = failure(str(tmp_path / "a.joblib") if local else f"{server.url}/a.joblib")
+    assert "is a joblib file" in error.message
+    assert server.bytes <= remote.BLOCK
 
 
 # Sharded checkpoints, directories.
@@ -316,7 +324,7 @@ def test_a_byte_now_and_then_does_not_go_on_for_ever(
     way: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes that come, but too slowly, are given up after the time that the file may take in all."""
-    for module in (remote, excuses):
+    for module in (remote, remote_errors):
         monkeypatch.setattr(module, "PATIENCE", 0.3)
     monkeypatch.setattr(remote, "SLOWEST", 1 << 20)
     write_zip(tmp_path / "a.pth", layers(1, 200))

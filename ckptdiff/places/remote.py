@@ -17,10 +17,9 @@ from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.places import truncated
-from ckptdiff.remote_errors import DOWNLOAD, RETRY, changed, explained, status_error
-from ckptdiff.remote_errors import shown as shown
-from ckptdiff.remote_patience import PATIENCE, SLOWEST, Deadline, SlowError, within
+from ckptdiff.places.patience import PATIENCE, SLOWEST, Deadline, SlowError, within
+from ckptdiff.places.remote_errors import DOWNLOAD, RETRY, explained, replaced, status_error
+from ckptdiff.places.source import outside, shown, truncated
 
 BLOCK = 64 << 10
 """What a read is rounded to: holds the header of most files, and is about what a round trip costs."""
@@ -54,10 +53,7 @@ def beside(url: str, name: str) -> str:
     Raises CheckpointError where `name` leads elsewhere. A query, such as a token, is for the same server and stays.
     """
     if any(part in ("", ".", "..") for part in name.split("/")) or re.search(r"[\\?#:\x00-\x1f\ud800-\udfff]", name):
-        raise CheckpointError(
-            f"{shown(url)} names {name[:200]!r}, which is outside its directory",
-            "Do not trust this index: it may be hostile.",
-        )
+        raise outside(shown(url), name)
     link, chained, rest = url.partition("::")
     if chained:
         return f"{beside(link, name)}::{rest}" if "://" in link else f"{link}::{beside(rest, name)}"
@@ -69,23 +65,67 @@ def beside(url: str, name: str) -> str:
     return f"{path.rpartition('/')[0]}/{name}{mark}{query}"
 
 
-def is_folder(url: str) -> bool:
-    """Whether the URL is of a folder. The web has none: there it is a file or nothing."""
-    if url.startswith(_WEB):
-        return False
-    with explained(url):
-        system, path = _file_system(url)
-        system.invalidate_cache()  # what was listed earlier in this process may be gone
-        kind = within(PATIENCE, lambda: system.info(path)["type"])
-    return bool(kind == "directory")
+class RemotePlace:
+    """A Place by its URL."""
 
+    __slots__ = ("_folder", "_sizes", "name", "path")
+    local = False
 
-def sizes(url: str) -> dict[str, int]:
-    """The files directly in a folder: name → bytes."""
-    with explained(url):
-        system, path = _file_system(url)
-        listed = within(PATIENCE, lambda: system.ls(path, detail=True))
-    return {item["name"].rpartition("/")[2]: item["size"] or 0 for item in listed if item["type"] == "file"}
+    def __init__(self, url: str, folder: RemotePlace | None = None) -> None:
+        self.path = url
+        self.name = shown(url)
+        self._folder = folder
+        self._sizes: dict[str, int] | None = None
+
+    def is_folder(self) -> bool:
+        """The web has no folders: there it is a file or nothing."""
+        if self.path.startswith(_WEB):
+            return False
+        with explained(self.path):
+            system, path = _file_system(self.path)
+            system.invalidate_cache()  # what was listed earlier in this process may be gone
+            kind = within(PATIENCE, lambda: system.info(path)["type"])
+        return bool(kind == "directory")
+
+    def list(self) -> list[str]:
+        """The files alone."""
+        return sorted(self._files())
+
+    def _files(self) -> dict[str, int]:
+        """The files directly in the folder: name → bytes."""
+        if self._sizes is None:
+            with explained(self.path):
+                system, path = _file_system(self.path)
+                listed = within(PATIENCE, lambda: system.ls(path, detail=True))
+            files = (item for item in listed if item["type"] == "file")
+            self._sizes = {item["name"].rpartition("/")[2]: item["size"] or 0 for item in files}
+        return self._sizes
+
+    def ends_with(self, suffix: str) -> bool:
+        """Before a query, such as a token."""
+        return self.path.partition("?")[0].endswith(suffix)
+
+    def open(self) -> RemoteSource:
+        return RemoteSource(self.path)
+
+    def within(self, name: str) -> RemotePlace:
+        return RemotePlace(f"{self.path.rstrip('/')}/{name}", self)
+
+    def named(self, name: str) -> RemotePlace:
+        return RemotePlace(beside(self.path, name), self._folder)
+
+    def size(self) -> int | None:
+        """As the listing of its folder says it, where it was found in one: that is one request for all."""
+        name = self.path.rpartition("/")[2]
+        if self._folder is not None and self.path == self._folder.within(name).path:
+            return self._folder._files().get(name)
+        with explained(self.path):
+            system, path = _file_system(self.path)
+            try:
+                found = within(PATIENCE, lambda: system.info(path))
+            except FileNotFoundError:
+                return None
+        return found["size"] if found["type"] == "file" else None
 
 
 def in_parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
@@ -322,7 +362,7 @@ class _WebFile:
             return
         pairs = [(old, new) for old, new in zip(self._version, version, strict=True) if old and new]
         if size != self.size or (pairs and all(old != new for old, new in pairs)):
-            raise changed(self._name)
+            raise replaced(self._name)
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.places import is_url
-from ckptdiff.remote_patience import PATIENCE, SLOWEST, SlowError
+from ckptdiff.places.patience import PATIENCE, SLOWEST, SlowError
+from ckptdiff.places.source import shown
 
 DOWNLOAD = "Download the file and give its path."
 RETRY = "Try again; if it stays so, download the file and give its path."
@@ -19,15 +19,6 @@ _PACKAGES = {
     "ssh": "paramiko", "smb": "smbprotocol", "oci": "ocifs", "oss": "ossfs", "webdav": "webdav4", "dbfs": "requests",
     "github": "requests",
 }  # fmt: skip
-
-
-def shown(path: str) -> str:
-    """The URL as messages and reports may print it: without passwords, signatures and tokens. A path stays."""
-    if not is_url(path):
-        return path
-    text = re.sub(r"[?#].*", lambda rest: rest[0][0] + "…", path, count=1, flags=re.DOTALL)
-    # These two write a revision before an @, and no password.
-    return text if text.startswith(("hf://", "github://")) else re.sub(r"://[^/@]*@", "://…@", text)
 
 
 @contextmanager
@@ -84,7 +75,7 @@ def _explain(url: str, error: Exception) -> CheckpointError:
             f"{name} cannot be read: the server does not answer", "Check the connection, or try later."
         )
     if kind == "FileExpired":
-        return changed(name)
+        return replaced(name)
     if kind in ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"):
         hint = "Set the credentials as for the provider's own tools"
         public = "; for a public bucket set FSSPEC_S3_ANON=true." if scheme in ("s3", "s3a") else "."
@@ -113,7 +104,7 @@ def status_error(name: str, status: int) -> CheckpointError:
             f"{name} may not be read: access is denied", "Check the credentials; a signed URL may have expired."
         )
     if status in (412, 416):
-        return changed(name)
+        return replaced(name)
     if status == 429:
         return CheckpointError(f"{name} cannot be read: the server asks to slow down", "Try later.")
     if status >= 500:
@@ -121,7 +112,7 @@ def status_error(name: str, status: int) -> CheckpointError:
     return CheckpointError(f"{name} cannot be read: the server answers with status {status}", "Check the address.")
 
 
-def changed(name: str) -> CheckpointError:
+def replaced(name: str) -> CheckpointError:
     """The error for two answers that are not of one file."""
     return CheckpointError(f"{name} was replaced by another file while it was read", "Run again.")
 
