@@ -41,7 +41,7 @@ def beside_modules(value: object) -> Iterator[tuple[str, object]]:
     elif type(value) in (list, tuple):
         yield from ((str(index), item) for index, item in enumerate(value))  # type: ignore[arg-type, var-annotated]
     elif type(value) is Instance:
-        attributes = attributes_of(value)
+        attributes = {name: item for name, item in attributes_of(value).items() if type(name) is str}
         if is_module(value):
             yield from ((name, item) for name, item in attributes.items() if name not in _MODULES_OWN)
             return

@@ -169,6 +169,7 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
         for line in text.split("\n"):
             if line.startswith("class "):
                 current = None
+                line = line.rstrip()
                 if line.endswith("(Module):"):
                     if len(classes) > MAX_CLASSES or len(line) > MAX_NAME:
                         raise _refused(archive, "it has more classes than any module")

@@ -348,6 +348,8 @@ def _mapping(type_name: str, first: int = 0) -> Callable[[Any], Mapping]:
             elif type(source) is list:
                 for key, value in source:
                     mapping[key if type(key) is str else OddKey(key)] = value
+            elif source != ():
+                raise TypeError("a dict of what has no pairs")
         return mapping
 
     return build

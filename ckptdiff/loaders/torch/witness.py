@@ -20,6 +20,7 @@ from ckptdiff.loaders.outcome import Comparison
 from ckptdiff.loaders.torch.generators import generators_kept
 from ckptdiff.loaders.torch.given_values import Values
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
+from ckptdiff.loaders.torch.rereading import disagreement
 from ckptdiff.loaders.torch.shadows import Shadows
 from ckptdiff.model.meta_building import MetaWatch
 from ckptdiff.torch_private import set_metadata
@@ -60,6 +61,12 @@ def confirm(comparison: Comparison) -> None:
     """
     if comparison.model.root.live is None:
         raise UsageError("--verify asks the model itself, and a snapshot has none.", "Name the model's code instead.")
+    differs = disagreement(comparison.checkpoint)
+    if differs:
+        raise Disagreement(
+            f"torch itself reads {comparison.checkpoint.path} otherwise: {differs}.",
+            "This is a defect, please report it.",
+        )
     with generators_kept():
         for strict in (True, False):
             ours = _Answer(comparison.error_message(strict), comparison.missing_keys, comparison.unexpected_keys)
