@@ -66,7 +66,7 @@ _OPTIONS = {
     "check_values": _SWITCH,
     "fail_on": _TEXT,
 }
-_TARGET = (*_OPTIONS, "args", "levels", "ignore")
+TARGET = (*_OPTIONS, "args", "levels", "ignore")
 _IGNORE = ("rule", "key", "reason")
 _POLICY_LEVELS = (*LEVELS, "off")
 
@@ -212,7 +212,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, shared: Policy) -> Target:
     place = f"target {table.get('name', position)!r} of {where}"
-    _known(table, _TARGET, place)
+    _known(table, TARGET, place)
     for name in ("name", "model", "checkpoint"):
         if name not in table:
             raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')

@@ -52,6 +52,19 @@ def test_the_nearest_config_upwards_governs(tmp_path: Path) -> None:
     assert find(below) == nearer
 
 
+def test_a_target_says_what_compare_takes(tmp_path: Path) -> None:
+    text = TARGET + 'strip_prefix = "m."\nrename = ["a -> b", "c -> d"]\nadd_prefix = "x."\n'
+    first, second = load(config(tmp_path, text + "assign = true\n" + TARGET.replace('"a"', '"b"'))).targets
+    assert (first.strip_prefix, first.rename, first.add_prefix, first.assign) == (
+        ("m.",),
+        ("a -> b", "c -> d"),
+        "x.",
+        True,
+    )
+    assert (second.strip_prefix, second.rename, second.add_prefix, second.assign) == ((), (), "", False)
+    assert (first.check_values, first.fail_on) == (False, None)
+
+
 def test_no_config_at_all_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no ckptdiff\.toml") as caught:
         find(tmp_path)
@@ -99,6 +112,16 @@ def test_levels_and_ignores_of_a_target_refine_those_of_all(tmp_path: Path) -> N
         (TARGET + 'ignore = [{ reason = "because" }]', "neither a rule nor a key", "what it ignores"),
         (TARGET + "args = 3", "'args'", "args = {"),
         (TARGET + "key = 3", "'key'", "key = "),
+        (TARGET + 'key = " "', "'key' of the target 'a'", 'key = "..."'),
+        (TARGET + "strip_prefix = 3", "'strip_prefix' of the target 'a'", 'strip_prefix = ["..."]'),
+        (TARGET + 'rename = ["a -> b", 3]', "a string or a list of strings", 'rename = ["..."]'),
+        (TARGET + 'rename = [""]', "says nothing that can be", 'rename = ["..."]'),
+        (TARGET + 'add_prefix = ["a."]', "'add_prefix' of the target 'a'", 'add_prefix = "..."'),
+        (TARGET + 'assign = "yes"', "is not true or false", "assign = true"),
+        (TARGET + "check_values = 1", "is not true or false", "check_values = true"),
+        (TARGET + 'fail_on = "off"', "the level 'off' in 'fail_on'", "error"),
+        (TARGET + 'fail_on = "warnin"', "'warnin'", "Did you mean 'warning'?"),
+        (TARGET + 'strip_prefx = "a."', "'strip_prefx'", "Did you mean 'strip_prefix'?"),
         (TARGET + TARGET, "two targets named 'a'", "name of its own"),
         ("a = [", "not valid TOML", "Mend"),
     ],

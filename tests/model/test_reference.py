@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptdiff.errors import UsageError
-from ckptdiff.model.reference import parse_args, parse_reference
+from ckptdiff.model.reference import moved, parse_args, parse_reference, runs_code
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,29 @@ def test_reading_a_reference_imports_no_torch() -> None:
     code = "import sys, ckptdiff.model.reference; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ("m.py", "../m.py"),
+        ("a/m.py:Net.inner", "../a/m.py:Net.inner"),
+        ("C:/m.py:Net", "../C:/m.py:Net"),
+        ("m.ckptdiff.json", "../m.ckptdiff.json"),
+        ("hf:bert", "hf:../bert"),
+        ("torchvision:resnet50", "torchvision:resnet50"),
+        ("timm:vit", "timm:vit"),
+        ("package.module:factory", "package.module:factory"),
+        ("weights.pth", "../weights.pth"),
+        ("what is:this", "what is:this"),
+    ],
+)
+def test_the_path_in_a_reference_moves_and_nothing_else_does(text: str, there: str) -> None:
+    assert moved(text, lambda path: f"../{path}") == there
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("m.json", False), ("M.JSON", False), ("m.py", True), ("hf:x", True), ("?", True)]
+)
+def test_all_but_a_snapshot_runs_code(text: str, code: bool) -> None:
+    assert runs_code(text) == code
