@@ -1,4 +1,4 @@
-"""Dotted state-dict keys: whole-component prefixes, globs, and the folding of repeated indices.
+"""Dotted state-dict keys: globs, and the folding of repeated indices.
 
 Keys are untrusted text and any string is a key, the empty one and `a..b` included. Two notations are defined here:
 
@@ -11,7 +11,7 @@ Keys are untrusted text and any string is a key, the empty one and `a..b` includ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -24,67 +24,6 @@ _MAX_NUMBERS = 16
 _Box = tuple[tuple[int, ...], ...]
 
 _GROUP = re.compile(r"\{([0-9]{1,18}(?:\.\.[0-9]{1,18})?(?:,[0-9]{1,18}(?:\.\.[0-9]{1,18})?)*)\}")
-
-
-def has_prefix(key: str, prefix: str) -> bool:
-    """Whether the leading dotted components of `key` are those of `prefix` and at least one more follows."""
-    return not prefix or key.startswith(_dotted(prefix))
-
-
-WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
-"""Components that torch.compile, FSDP and activation checkpointing put between a module and what they wrap. No module
-is called so for another reason, so stripping one strips it wherever in a key it stands."""
-
-
-def strip_prefix(key: str, prefix: str) -> str:
-    """`key` without the leading components `prefix`; a key that does not begin with them is returned as it is.
-
-    Only whole components go: stripping `module` leaves `modulelist.0` alone. WRAPPERS go wherever they stand, but for
-    the last component, which is a tensor's own name.
-    """
-    components = [component for component in prefix.split(".") if component]
-    if components and WRAPPERS.issuperset(components):
-        *path, name = key.split(".")
-        return ".".join([*(component for component in path if component not in components), name])
-    return key[len(_dotted(prefix)) :] if prefix and has_prefix(key, prefix) else key
-
-
-def add_prefix(key: str, prefix: str) -> str:
-    """`key` below the components `prefix`."""
-    return _dotted(prefix) + key if prefix else key
-
-
-def _dotted(prefix: str) -> str:
-    return prefix if prefix.endswith(".") else prefix + "."
-
-
-def moved_metadata(
-    metadata: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
-) -> dict[str, Mapping[str, object]]:
-    """A state dict's `_metadata` whose module prefixes moved as their keys did; `names` maps every key to its new name.
-
-    A module without keys (a ReLU) follows its parent. Where two modules get one name, the entry that moved there wins
-    over one that was there: stripping `module` leaves the root of what was below it.
-    """
-    moved: dict[str, str] = {}
-    for old, new in names.items():
-        before, after = old.split(".")[:-1], new.split(".")[:-1]
-        while ".".join(before) not in moved:
-            moved[".".join(before)] = ".".join(after)
-            if not before or not after or before[-1] != after[-1]:
-                break
-            before, after = before[:-1], after[:-1]
-    arrived: dict[str, Mapping[str, object]] = {}
-    stayed: dict[str, Mapping[str, object]] = {}
-    for module, entry in metadata.items():
-        parent, rest = module, ""
-        while parent and parent not in moved:
-            parent, _, last = parent.rpartition(".")
-            rest = f"{last}.{rest}" if rest else last
-        name = ".".join(filter(None, (moved.get(parent, parent), rest)))
-        (stayed if name == module else arrived).setdefault(name, entry)
-    merged = {**stayed, **arrived}
-    return {name: merged[name] for name in sorted(merged, key=lambda name: name != "")}
 
 
 def glob(pattern: str) -> Callable[[str], bool]:

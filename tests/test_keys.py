@@ -68,22 +68,6 @@ def test_deepseek_sized_folding() -> None:
     ]
 
 
-def test_prefixes_are_whole_components() -> None:
-    assert keys.strip_prefix("module.conv.weight", "module") == "conv.weight"
-    assert keys.strip_prefix("module.conv.weight", "module.") == "conv.weight"
-    assert keys.strip_prefix("modulelist.0", "module") == "modulelist.0"
-    assert keys.strip_prefix("module", "module") == "module"
-    assert keys.strip_prefix("a.b", "") == "a.b"
-    assert keys.add_prefix("a.b", "x.y") == "x.y.a.b"
-    assert keys.add_prefix("a.b", "x.") == "x.a.b"
-    assert keys.add_prefix("a", "") == "a"
-
-
-@given(STRUCTURED, STRUCTURED)
-def test_stripping_undoes_adding(key: str, prefix: str) -> None:
-    assert keys.strip_prefix(keys.add_prefix(key, prefix), prefix) == key
-
-
 @pytest.mark.parametrize(
     ("pattern", "matching", "other"),
     [
@@ -125,30 +109,3 @@ def test_a_fold_pasted_as_a_glob_matches_its_keys_and_no_others(names: list[str]
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_no_glob_is_an_error(pattern: str, key: str) -> None:
     assert keys.glob(pattern)(key) in (True, False)
-
-
-def test_metadata_moves_with_its_modules() -> None:
-    names = {
-        "module.encoder.layer.0.bn.weight": "blocks.0.bn.weight",
-        "module.head.weight": "head.weight",
-        "module.a.w": "b.w",
-        "module.b.w": "a.w",
-    }
-    old = ("", "module", "module.encoder.layer.0.bn", "module.encoder.layer.0.relu", "module.head", "module.a",
-           "module.b", "module.act")  # fmt: skip
-    moved = keys.moved_metadata({name: {"of": name} for name in old}, names)
-    assert {name: entry["of"] for name, entry in moved.items()} == {
-        "": "module",  # the wrapper's own entry gives way to what it wrapped
-        "blocks.0.bn": "module.encoder.layer.0.bn",
-        "blocks.0.relu": "module.encoder.layer.0.relu",
-        "head": "module.head",
-        "b": "module.a",
-        "a": "module.b",
-        "act": "module.act",
-    }
-    assert next(iter(moved)) == ""
-
-
-def test_metadata_moves_below_a_prefix() -> None:
-    moved = keys.moved_metadata({"": {"v": 0}, "norm": {"v": 2}, "act": {}}, {"norm.weight": "net.norm.weight"})
-    assert moved == {"net": {"v": 0}, "net.norm": {"v": 2}, "net.act": {}}

@@ -7,7 +7,7 @@ have passed? The rules, in order:
 2. The top level is the state dict if it holds tensors, unless one nested state dict (not the optimizer's, and not
    some module's `_extra_state`) holds more tensors than it does. So `{"weight": T, …, "epoch": 3}` is a state dict,
    and `{"model": {…300 tensors}, "epoch": T, "rng_state": T}` is a container.
-3. Inside a container the first name of `WRAPPERS` that leads to a state dict is taken, again and again
+3. Inside a container the first name of `STATE_DICT_NAMES` that leads to a state dict is taken, again and again
    (`classy_state_dict.base_model.model`); a single entry that leads to one needs no known name.
 4. If only unknown names are left, the one with the most tensors is taken and a warning says so.
 
@@ -31,14 +31,14 @@ from ckptdiff.formats.pickles.entries import printable
 from ckptdiff.formats.reach import children, is_optimizer, what
 
 # Names under which state dicts are found in the wild, the usual first.
-WRAPPERS = (
+STATE_DICT_NAMES = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "base_model", "classy_state_dict",
     "net", "network", "weights", "params", "network_weights", "net_state_dict", "network_state_dict", "model_weights",
     "pytorch_model", "backbone", "encoder", "generator", "netG", "G", "g", "g_state_dict", "student", "teacher",
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "g_ema", "G_ema",
     "model_ema_state_dict", "shadow_params", "averaged_model",
 )  # fmt: skip
-_RANK = {name: rank for rank, name in enumerate(WRAPPERS)}
+_RANK = {name: rank for rank, name in enumerate(STATE_DICT_NAMES)}
 
 
 MAX_ALTERNATIVES = 1000

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.renaming.operations import TensorRule
-    from ckptdiff.renaming.rename_rules import Rule
+    from ckptdiff.renaming.rename_rules import RenameRule
     from ckptdiff.requests import CheckpointRequest, ModelRequest
 
 EXAMPLES = """\
@@ -76,7 +76,7 @@ def command(
 
 def _proposed(
     model: ModelRequest, checkpoint: CheckpointRequest, chosen: str, view: View, *, include_likely: bool
-) -> tuple[bool, str, Sequence[Rule], Sequence[TensorRule]]:
+) -> tuple[bool, str, Sequence[RenameRule], Sequence[TensorRule]]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
     from ckptdiff.render import suggested as render
     from ckptdiff.verbs.suggest import proposed

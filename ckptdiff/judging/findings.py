@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ckptdiff.judging import dtypes, prefixes
+from ckptdiff.judging import dtypes
 from ckptdiff.judging.rules import RULES, Level
 from ckptdiff.loaders.outcome import Comparison, KeyChange, memory
 from ckptdiff.model.tree import ModuleNode, Slot
+from ckptdiff.renaming.prefixes import prefix_change
 from ckptdiff.tensors import DTYPES, Entry, TensorInfo
 
 Value = str | int | tuple[int, ...]
@@ -268,20 +269,20 @@ def _prefix(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Findi
     def shape(entry: Entry) -> tuple[int, ...] | None:
         return entry.shape if isinstance(entry, TensorInfo) else None
 
-    advice = prefixes.advise(
+    change = prefix_change(
         {key: shape(entry) for key, entry in comparison.checkpoint.entries.items() if isinstance(key, str)},
         {key: slot.tensor.shape for key, slot in model.items()},
     )
-    if advice is not None:
+    if change is not None:
         yield _finding(
             "prefix",
-            advice.prefix,
+            change.prefix,
             {
-                "operation": advice.operation,
-                "side": advice.side,
-                "matched": advice.matched,
-                "same_shape": advice.same_shape,
-                **({"wrappers": " ".join(advice.wrappers)} if advice.wrappers else {}),
+                "operation": change.operation,
+                "side": change.side,
+                "matched": change.matched,
+                "same_shape": change.same_shape,
+                **({"wrappers": " ".join(change.wrappers)} if change.wrappers else {}),
             },
             module="",
         )

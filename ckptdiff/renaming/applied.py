@@ -8,9 +8,9 @@ from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
-from ckptdiff.keys import add_prefix, moved_metadata, strip_prefix
 from ckptdiff.renaming.operations import TensorRule, plan_operations
-from ckptdiff.renaming.rename_rules import Rule, apply_rules
+from ckptdiff.renaming.prefixes import add_prefix, moved_metadata, strip_prefix
+from ckptdiff.renaming.rename_rules import RenameRule, apply_rules
 from ckptdiff.tensors import TensorInfo
 
 
@@ -22,7 +22,7 @@ class Renames:
     """
 
     strip_prefix: tuple[str, ...] = ()
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RenameRule, ...] = ()
     add_prefix: str = ""
     operations: tuple[TensorRule, ...] = ()
 

@@ -167,7 +167,7 @@ def check_sides(source: tuple[Part, ...], target: tuple[Part, ...], whole: str) 
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RenameRule:
     """One rename rule as its two texts. `confidence`, `keys` and `reason` are the finder's, empty for a user's rule.
 
     `keys` is how many keys of the checkpoint it was learnt to move.
@@ -188,7 +188,7 @@ class Rule:
         found = regex.fullmatch(key)
         return None if found is None else fill(target, found.groupdict())
 
-    def reversed(self) -> Rule:
+    def reversed(self) -> RenameRule:
         """The rule that undoes this one. Raises UsageError where it forgets a capture."""
         whole = str(self)
         source, target = _sides(self.pattern, self.replacement)
@@ -219,8 +219,8 @@ def _compiled(pattern: str, replacement: str) -> tuple[re.Pattern[str], tuple[Pa
     return re.compile(pattern_regex(source), re.DOTALL), target
 
 
-def parse_rule(text: str) -> Rule:
-    """`A -> B` as a Rule. Raises UsageError with what is wrong."""
+def parse_rule(text: str) -> RenameRule:
+    """`A -> B` as a RenameRule. Raises UsageError with what is wrong."""
     arrows = list(_ARROW.finditer(text))
     if len(arrows) != 1:
         problem = "has no arrow" if not arrows else "has more than one arrow"
@@ -229,7 +229,7 @@ def parse_rule(text: str) -> Rule:
     if not pattern or not replacement:
         raise UsageError(f"the rule {text!r} has an empty side.", _HINT)
     _sides(pattern, replacement)
-    return Rule(pattern, replacement)
+    return RenameRule(pattern, replacement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ class Renaming:
         return {old: new for old, new in self.mapping.items() if old != new}
 
 
-def apply_rules(rules: Sequence[Rule], keys: Iterable[str], *, strict: bool = True) -> Renaming:
+def apply_rules(rules: Sequence[RenameRule], keys: Iterable[str], *, strict: bool = True) -> Renaming:
     """Rename `keys`: the first rule that matches a key decides, once, and never sees its own output.
 
     With `strict`, two keys under one name raise UsageError; else they are listed in `collisions`.

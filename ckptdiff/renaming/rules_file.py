@@ -23,7 +23,7 @@ from typing import Any
 
 from ckptdiff.errors import UsageError
 from ckptdiff.renaming.operations import TensorRule, is_operation, parse_tensor_rule
-from ckptdiff.renaming.rename_rules import Rule, parse_rule
+from ckptdiff.renaming.rename_rules import RenameRule, parse_rule
 from ckptdiff.replacing import write_whole
 from ckptdiff.small_files import text_of
 
@@ -43,7 +43,7 @@ _CONFIDENCES = ("", "certain", "likely")
 class RulesFile:
     """What a rules file says: the renames in their order, the tensor operations in theirs."""
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RenameRule, ...] = ()
     operations: tuple[TensorRule, ...] = ()
 
     def reversed(self) -> RulesFile:
@@ -75,7 +75,7 @@ def parse_rules(data: dict[str, Any], name: str) -> RulesFile:
     tables = data.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"{name}: 'rule' is not a list of [[rule]] tables.", _FORM)
-    rules: list[Rule] = []
+    rules: list[RenameRule] = []
     operations: list[TensorRule] = []
     for number, table in enumerate(tables, 1):
         where = f"{name}: rule {number}"
@@ -94,13 +94,13 @@ def parse_rules(data: dict[str, Any], name: str) -> RulesFile:
                 if is_operation(texts[0]):
                     raise UsageError("a tensor operation stands under 'rename'.", 'Write it as tensors = "…".')
                 rule = parse_rule(texts[0])
-                rules.append(Rule(rule.pattern, rule.replacement, confidence, keys, note))
+                rules.append(RenameRule(rule.pattern, rule.replacement, confidence, keys, note))
         except UsageError as error:
             raise UsageError(f"{where}: {error.message}", error.hint) from error
     return RulesFile(tuple(rules), tuple(operations))
 
 
-def format_rules(rules: Sequence[Rule], operations: Sequence[TensorRule] = ()) -> str:
+def format_rules(rules: Sequence[RenameRule], operations: Sequence[TensorRule] = ()) -> str:
     """The text of a rules file that `read_rules` reads back."""
     out = ["# Rename rules for ckptdiff. The first rule that matches a key renames it, once.", f"version = {VERSION}"]
     for rule in rules:
@@ -116,7 +116,7 @@ def format_rules(rules: Sequence[Rule], operations: Sequence[TensorRule] = ()) -
     return "\n".join(out) + "\n"
 
 
-def write_rules(path: str | Path, rules: Sequence[Rule], operations: Sequence[TensorRule] = ()) -> None:
+def write_rules(path: str | Path, rules: Sequence[RenameRule], operations: Sequence[TensorRule] = ()) -> None:
     """Write a rules file, complete or not at all. Raises OutputError."""
     write_whole(path, format_rules(rules, operations))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from ckptdiff.judging import prefixes
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, Level, reaches
 from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.renaming.prefixes import PrefixChange
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
 from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, quoted, size
@@ -234,16 +235,11 @@ def _advice(report: Report) -> list[str]:
 
 
 def _prefix_advice(finding: Finding) -> str:
-    facts = finding.arguments
-    matched, same_shape = facts["matched"], facts["same_shape"]
-    assert isinstance(matched, int)
-    assert isinstance(same_shape, int)
-    other = matched - same_shape
-    wrappers = str(facts.get("wrappers", "")).split()
-    options = [
-        f"{option} {quoted(value)}"
-        for option, value in prefixes.options(str(facts["operation"]), finding.key, wrappers)
-    ]
-    return f"All {count(matched, 'key')} of the {facts['side']} match after {' '.join(options)}" + (
-        f" ({number(other)} of them with another shape)." if other else ""
+    facts: dict[str, Any] = dict(finding.arguments)
+    wrappers = tuple(str(facts.pop("wrappers", "")).split())
+    change = PrefixChange(prefix=finding.key, wrappers=wrappers, **facts)
+    options = [f"--{option.replace('_', '-')} {quoted(value)}" for option, value in change.steps()]
+    reshaped = change.matched - change.same_shape
+    return f"All {count(change.matched, 'key')} of the {change.side} match after {' '.join(options)}" + (
+        f" ({number(reshaped)} of them with another shape)." if reshaped else ""
     )

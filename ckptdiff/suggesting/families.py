@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ckptdiff.renaming.prefixes import has_prefix, strip_prefix
 from ckptdiff.suggesting.key_patterns import LONGEST
 
 _LIMIT = 20_000
@@ -67,7 +68,7 @@ _NOTHING_ELSE = {
     r"|blocks\.\d+\.(gamma_\d|attn\.(q_bias|v_bias)))",
     "torchvision's VGG or AlexNet": r"(features|classifier)\.\d+\.\w+",
 }
-_WRAPPERS = (("module.", "saved from DataParallel"), ("_orig_mod.", "saved from torch.compile"))
+_WRAPPERS = (("module", "saved from DataParallel"), ("_orig_mod", "saved from torch.compile"))
 
 
 def looks_like(keys: Iterable[str]) -> str:
@@ -75,8 +76,8 @@ def looks_like(keys: Iterable[str]) -> str:
     seen = [key for key, _ in zip(keys, range(_LIMIT), strict=False) if len(key) <= LONGEST]
     notes = []
     for prefix, note in _WRAPPERS:
-        if seen and all(key.startswith(prefix) for key in seen):
-            seen = [key.removeprefix(prefix) for key in seen]
+        if seen and all(has_prefix(key, prefix) for key in seen):
+            seen = [strip_prefix(key, prefix) for key in seen]
             notes.append(note)
     for name, expressions in _LAYOUTS:
         if all(any(expression.search(key) for key in seen) for expression in map(re.compile, expressions)) and (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ckptdiff.judging.prefixes import advise, prefixes_between
-from ckptdiff.renaming.rename_rules import Rule, apply_rules, escape
+from ckptdiff.renaming.prefixes import prefix_change, prefixes_between
+from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
 from ckptdiff.suggesting.families import looks_like
 from ckptdiff.suggesting.generalising import Learner
 from ckptdiff.suggesting.key_features import Unit
@@ -66,24 +66,20 @@ def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -
 
     A head of another size and tensors that the model has no use for (an optimizer's) do not speak against it.
     """
-    advice = advise(dict(checkpoint), dict(model))
-    if advice is None or advice.wrappers or advice.side != "model":
+    change = prefix_change(dict(checkpoint), dict(model))
+    if change is None or change.wrappers or change.side != "model":
         return None
-    stripping = advice.operation == "stripping"
-    if stripping:
-        names = {key: key.removeprefix(advice.prefix) for key in checkpoint if key.startswith(advice.prefix)}
-    else:
-        names = {key: advice.prefix + key for key in checkpoint}
-    if len(set(names.values())) < len(names) or (stripping and _has_another_copy(checkpoint, model, advice.prefix)):
+    names, stripping = change.new_names(checkpoint), change.operation == "stripping"
+    if len(set(names.values())) < len(names) or (stripping and _has_another_copy(checkpoint, model, change.prefix)):
         return None
     mapping = {old: new for old, new in names.items() if model.get(new) == checkpoint[old]}
     free_here = {key: shape for key, shape in checkpoint.items() if key not in mapping}
     filled = set(mapping.values())
     free_there = {key: shape for key, shape in model.items() if key not in filled}
-    prefix = escape(advice.prefix.removesuffix("."))
+    prefix = escape(change.prefix.removesuffix("."))
     pattern, replacement = (f"{prefix}.{{*}}", "{*}") if stripping else ("{*}", f"{prefix}.{{*}}")
     reason = f"every one of the model's {len(model)} keys has its namesake, and under no other prefix"
-    rules = [Rule(pattern, replacement, "certain", len(names), reason)]
+    rules = [RenameRule(pattern, replacement, "certain", len(names), reason)]
     head = _head(checkpoint, model, rules, free_here, free_there, filled)
     if free_there and head is None:
         return None
@@ -109,7 +105,7 @@ def _rules(
     same: set[str],
     templates: Sequence[Template],
     alignment: Alignment,
-) -> tuple[list[Rule], dict[str, str]]:
+) -> tuple[list[RenameRule], dict[str, str]]:
     """The rules for the certain pairs, and what they rename."""
     wanted = {old: new for pair in alignment.certain for old, new in pair.keys.items()}
     if not wanted:
@@ -140,8 +136,8 @@ def _likely_rules(
     templates: Sequence[Template],
     likely: Sequence[Pair],
     doubtful: Sequence[Pair],
-    rules: Sequence[Rule],
-) -> list[Rule]:
+    rules: Sequence[RenameRule],
+) -> list[RenameRule]:
     fixed = [*same, *mapping]
     learner = Learner(templates, checkpoint, model, fixed)
     wanted = {old: new for pair in likely for old, new in pair.keys.items()} | dict(mapping)
@@ -160,7 +156,9 @@ def _likely_rules(
     return [*_explained(learnt, checkpoint, likely, "likely"), *rules]
 
 
-def _explained(rules: Sequence[Rule], keys: Mapping[str, Shape], pairs: Sequence[Pair], confidence: str) -> list[Rule]:
+def _explained(
+    rules: Sequence[RenameRule], keys: Mapping[str, Shape], pairs: Sequence[Pair], confidence: str
+) -> list[RenameRule]:
     """The rules with what they move and why."""
     renaming = apply_rules(rules, keys, strict=False)
     owner = {key: pair for pair in pairs for key in pair.keys}
@@ -169,7 +167,7 @@ def _explained(rules: Sequence[Rule], keys: Mapping[str, Shape], pairs: Sequence
         if key in owner:
             members.setdefault(renaming.by[key], {})[id(owner[key])] = owner[key]
     return [
-        Rule(
+        RenameRule(
             rule.pattern,
             rule.replacement,
             confidence,
@@ -255,7 +253,7 @@ def _unsaid(source: Unit, target: Unit) -> str:
 def _head(
     checkpoint: Mapping[str, Shape],
     model: Mapping[str, Shape],
-    rules: Sequence[Rule],
+    rules: Sequence[RenameRule],
     free_here: Mapping[str, Shape],
     free_there: Mapping[str, Shape],
     filled: set[str],

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ckptdiff.renaming.rename_rules import Part, Rule, parse_parts, parse_rule
+from ckptdiff.renaming.rename_rules import Part, RenameRule, parse_parts, parse_rule
 from ckptdiff.suggesting.key_patterns import SLOT, Shape, Template
 
 _SAMPLE = 24
@@ -45,12 +45,12 @@ class Learner:
 
     def learn(
         self, pairs: Sequence[Mapping[str, str]], allowed: Mapping[str, str], *, exact: bool = False
-    ) -> list[Rule]:
+    ) -> list[RenameRule]:
         """Rules for `pairs`, one mapping old → new a template, first rule first. `allowed` maps further keys to a name
         they may get, should a rule that holds for others give it to them. With `exact`, no rule says more than a pair.
         """
         wanted = {old: new for pair in pairs for old, new in pair.items()}
-        candidates: dict[str, tuple[Rule, list[tuple[str, str | None]]]] = {}
+        candidates: dict[str, tuple[RenameRule, list[tuple[str, str | None]]]] = {}
         for pair in pairs:
             for rule in _candidates(pair, exact):
                 if str(rule) not in candidates:
@@ -60,7 +60,7 @@ class Learner:
         }
         outcome = {old: old for old, new in wanted.items() if old != new}
         residual = set(outcome)
-        chosen: list[Rule] = []
+        chosen: list[RenameRule] = []
         while residual:
             best, best_rank = None, (0.0, 0.0)
             for text, (_, moves) in usable.items():
@@ -100,7 +100,7 @@ class Learner:
                 return False
         return True
 
-    def _matched(self, rule: Rule) -> list[str]:
+    def _matched(self, rule: RenameRule) -> list[str]:
         """Keys the pattern can match, a sample of each template's."""
         nodes = [self._trie]
         keys: list[str] = []
@@ -139,15 +139,15 @@ def _sample(template: Template) -> list[str]:
     return keys if len(keys) <= 2 * _SAMPLE else keys[:_SAMPLE] + keys[-_SAMPLE:]
 
 
-def _literal(old: str, new: str) -> Rule:
+def _literal(old: str, new: str) -> RenameRule:
     sides = (".".join(str(Part(text=part)) for part in key.split(".")) for key in (old, new))
     return parse_rule(" -> ".join(sides))
 
 
-def _candidates(pair: Mapping[str, str], exact: bool) -> list[Rule]:
+def _candidates(pair: Mapping[str, str], exact: bool) -> list[RenameRule]:
     """Rules that say what `pair` says, from the most general to the most literal; with `exact`, the latter alone."""
     rows = [(old.split("."), new.split(".")) for old, new in pair.items()]
-    out: list[Rule] = []
+    out: list[RenameRule] = []
     for group in _groups(rows):
         out.extend(_generalise(group)[-1:] if exact else _generalise(group))
     return list({str(rule): rule for rule in out}.values())
@@ -221,7 +221,7 @@ def _varying(column: Sequence[str]) -> tuple[str, str, list[int]] | None:
     return head, tail, [int(match.group(2)) for match in matches]
 
 
-def _generalise(rows: Sequence[tuple[list[str], list[str]]]) -> list[Rule]:
+def _generalise(rows: Sequence[tuple[list[str], list[str]]]) -> list[RenameRule]:
     found = _columns(rows)
     if found is None:
         return []

@@ -8,7 +8,7 @@ from math import prod
 
 from ckptdiff.errors import UsageError
 from ckptdiff.renaming.operations import TensorOp, TensorRule, parse_tensor_rule, plan_operations
-from ckptdiff.renaming.rename_rules import Rule, apply_rules, escape
+from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
 from ckptdiff.suggesting.key_features import Unit
 from ckptdiff.suggesting.key_patterns import SLOT, Path, Shape, slots
 from ckptdiff.suggesting.pairing import Aligner
@@ -31,7 +31,7 @@ class Recognised:
 def recognise(
     here: Mapping[str, Shape],
     there: Mapping[str, Shape],
-    rules: Sequence[Rule],
+    rules: Sequence[RenameRule],
     aligner: Aligner,
     fitting: Mapping[str, str],
     checkpoint: Mapping[str, Shape],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ckptdiff.renaming.operations import TensorRule
-from ckptdiff.renaming.rename_rules import Rule
+from ckptdiff.renaming.rename_rules import RenameRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Suggestion:
     fills when mapping and operations are applied, `unused` keys of the checkpoint that go nowhere.
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RenameRule, ...] = ()
     mapping: Mapping[str, str] = field(default_factory=dict)
     ambiguous: tuple[Ambiguity, ...] = ()
     operations: tuple[OperationFinding, ...] = ()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.keys import glob, has_prefix, moved_metadata
+from ckptdiff.keys import glob
+from ckptdiff.renaming.prefixes import has_prefix, moved_metadata, prefix_change
 from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.adaptations import Adaptation, steps_for
 from ckptdiff.writing.pickling import is_plain
@@ -219,17 +220,12 @@ def _refuse_empty(plan: FilterPlan, what: str, hint: Callable[[], str] = str) ->
 
 def _prefix_hint(plan: FilterPlan, tree: ModuleTree) -> str:
     """What to add where a prefix alone is in the way."""
-    from ckptdiff.judging.prefixes import advise, options
-
     slots = {key: slot.tensor.shape for key, slot in tree.keys().items()}
-    found = advise({str(key): info.shape for key, info in plan.checkpoint.tensors.items()}, dict(slots))
-    if found is None:
+    change = prefix_change({str(key): info.shape for key, info in plan.checkpoint.tensors.items()}, dict(slots))
+    if change is None:
         return ""
-    given = (
-        f"{option} {shlex.quote(value.removesuffix('.'))}"
-        for option, value in options(found.operation, found.prefix, found.wrappers)
-    )
-    return f"With {' '.join(given)} {found.matched} keys have the names of the model's."
+    given = (f"--{option.replace('_', '-')} {shlex.quote(value.removesuffix('.'))}" for option, value in change.steps())
+    return f"With {' '.join(given)} {change.matched} keys have the names of the model's."
 
 
 def _operated(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptdiff.errors import UsageError
-from ckptdiff.renaming.rename_rules import Rule, apply_rules, escape, parse_rule
+from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape, parse_rule
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_reversing_undoes(rule: str, key: str) -> None:
 
 
 def test_a_rule_is_plain_text() -> None:
-    assert str(Rule("a.{i}", "b.{i}")) == "a.{i} -> b.{i}"
+    assert str(RenameRule("a.{i}", "b.{i}")) == "a.{i} -> b.{i}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ckptdiff.errors import OutputError, UsageError
 from ckptdiff.renaming.operations import parse_tensor_rule
-from ckptdiff.renaming.rename_rules import Rule, escape, parse_rule
+from ckptdiff.renaming.rename_rules import RenameRule, escape, parse_rule
 from ckptdiff.renaming.rules_file import format_rules, parse_rules, read_rules, write_rules
 
 if sys.version_info >= (3, 11):
@@ -21,7 +21,7 @@ else:
 
 
 def test_written_rules_are_read_back(tmp_path: Path) -> None:
-    rules = (Rule("a.{i}", "b.{i}", "certain", 3, 'because "x"\n'), parse_rule(r"a\{.b -> c"))
+    rules = (RenameRule("a.{i}", "b.{i}", "certain", 3, 'because "x"\n'), parse_rule(r"a\{.b -> c"))
     operations = (parse_tensor_rule("concat(0): {p}.a, {p}.b -> {p}.c"),)
     path = tmp_path / "x.rules.toml"
     write_rules(path, rules, operations)
@@ -35,7 +35,7 @@ def test_written_rules_are_read_back(tmp_path: Path) -> None:
 def test_any_key_survives_the_file(key: str, note: str) -> None:
     key, note = (text.encode("utf-8", "replace").decode() for text in (key, note))
     rule = parse_rule(f"{escape(key)} -> x")
-    rule = Rule(rule.pattern, rule.replacement, reason=note)
+    rule = RenameRule(rule.pattern, rule.replacement, reason=note)
     assert parse_rules(tomllib.loads(format_rules([rule])), "f").rules == (rule,)
 
 
