@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree.ElementTree import Element, SubElement, indent, tostring  # written with, and never read by
 
 from ckptdiff.gate.run import Run, TargetResult, single
 from ckptdiff.judging.report import Report
@@ -39,40 +39,41 @@ def report(report: Report, view: View) -> str:
 
 def run(run: Run, view: View) -> str:
     """All targets as one document, ending with a newline."""
-    suites = [line for place, target in enumerate(run.targets) for line in _suite(place, target, run.started, view)]
-    return "\n".join(['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>", *suites, "</testsuites>"]) + "\n"
+    root = Element("testsuites")
+    for place, target in enumerate(run.targets):
+        root.append(_suite(place, target, run.started, view))
+    indent(root)
+    document: bytes = tostring(root, "UTF-8", xml_declaration=True)
+    return document.decode() + "\n"
 
 
-def _suite(place: int, target: TargetResult, started: str, view: View) -> list[str]:
+def _suite(place: int, target: TargetResult, started: str, view: View) -> Element:
     words = target_words(target, view)
     cases = _cases(target, words)
     seconds = f"{target.seconds or 0:.3f}"
-    attributes = {
-        "name": words.name,
-        "package": "ckptdiff",
-        "id": str(place),
-        **({"timestamp": started} if started else {}),
-        "hostname": "localhost",
-        "tests": str(len(cases)),
-        "failures": str(sum(case.kind == "failure" for case in cases)),
-        "errors": str(sum(case.kind == "error" for case in cases)),
-        "skipped": "0",
-        "time": seconds,
-    }
+    suite = Element("testsuite", name=words.name, package="ckptdiff", id=str(place))
+    if started:
+        suite.set("timestamp", started)
+    suite.attrib.update(
+        hostname="localhost",
+        tests=str(len(cases)),
+        failures=str(sum(case.kind == "failure" for case in cases)),
+        errors=str(sum(case.kind == "error" for case in cases)),
+        skipped="0",
+        time=seconds,
+    )
+    properties = SubElement(suite, "properties")
+    for name, value in _properties(target):
+        SubElement(properties, "property", name=name, value=value)
+    for case in cases:
+        suite.append(_case(words.name, case, seconds if len(cases) == 1 else "0.000"))
     output = [words.verdict]
     for section in words.outline.sections if words.outline else ():
         if not _fails(target, section):
             output += ["", *_section(section)]
-    return [
-        f"  <testsuite{_attributes(attributes)}>",
-        "    <properties>",
-        *(f"      <property{_attributes({'name': name, 'value': value})}/>" for name, value in _properties(target)),
-        "    </properties>",
-        *(line for case in cases for line in _case(words.name, case, seconds if len(cases) == 1 else "0.000")),
-        f"    <system-out>{escape(chr(10).join(output))}</system-out>",
-        "    <system-err></system-err>",
-        "  </testsuite>",
-    ]
+    SubElement(suite, "system-out").text = "\n".join(output)
+    SubElement(suite, "system-err")
+    return suite
 
 
 def _cases(target: TargetResult, words: TargetWords) -> list[_Case]:
@@ -133,13 +134,8 @@ def _properties(target: TargetResult) -> list[tuple[str, str]]:
     return properties
 
 
-def _case(suite: str, case: _Case, seconds: str) -> list[str]:
-    start = f"    <testcase{_attributes({'name': case.name, 'classname': f'ckptdiff.{suite}', 'time': seconds})}"
-    if not case.kind:
-        return [f"{start}/>"]
-    attributes = _attributes({"message": case.message, "type": case.name})
-    return [f"{start}>", f"      <{case.kind}{attributes}>{escape(case.text)}</{case.kind}>", "    </testcase>"]
-
-
-def _attributes(attributes: dict[str, str]) -> str:
-    return "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
+def _case(suite: str, case: _Case, seconds: str) -> Element:
+    element = Element("testcase", name=case.name, classname=f"ckptdiff.{suite}", time=seconds)
+    if case.kind:
+        SubElement(element, case.kind, message=case.message, type=case.name).text = case.text
+    return element
