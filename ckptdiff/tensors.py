@@ -126,6 +126,11 @@ class TensorInfo:
         return prod(self.shape)
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """The stride in each dimension, of a contiguous tensor too."""
+        return contiguous_stride(self.shape) if self.stride is None else self.stride
+
+    @property
     def nbytes(self) -> int:
         """Bytes the elements take, were they contiguous."""
         return (self.numel * DTYPES[self.dtype].bits + 7) // 8

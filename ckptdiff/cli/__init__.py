@@ -12,7 +12,7 @@ from ckptdiff.cli.streams import emit, hush, option, report_error, show
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.render.escape import lines
 
-PASSED, FAILED, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
+NO_ANSWER, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

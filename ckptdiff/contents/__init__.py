@@ -1,1 +1,1 @@
-"""A checkpoint's bytes: one owner of where they lie and how they are read."""
+"""A checkpoint's contents: where the bytes of its tensors lie, and the bytes, tensors and numbers that they are."""

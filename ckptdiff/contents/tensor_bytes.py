@@ -8,38 +8,23 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from types import TracebackType
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.contents.files import Files
+from ckptdiff.contents.pieces import span
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.zip_archive import ZipArchive, checksum
-from ckptdiff.places import ByteSource, is_url, open_again
+from ckptdiff.formats.zip_archive import checksum
 from ckptdiff.tensors import DTYPES, Storage, TensorInfo
 
 CHUNK = 8 << 20
 
 
-class TensorReader:
-    """Reads tensors of one checkpoint; keeps its files open until closed. Use it with `with`."""
+class TensorBytes:
+    """The bytes of one checkpoint's tensors, out of its files."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, files: Files) -> None:
         self._checkpoint = checkpoint
-        self._sources: dict[str, ByteSource] = {}
-        self._archives: dict[str, ZipArchive] = {}
-
-    def __enter__(self) -> TensorReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for source in self._sources.values():
-            source.close()
-        self._sources.clear()
-        self._archives.clear()
+        self._files = files
 
     def read(self, tensor: TensorInfo) -> bytes:
         """All of the tensor's span. Raises CheckpointError for a tensor whose bytes are not in one place."""
@@ -47,48 +32,41 @@ class TensorReader:
 
     def chunks(self, tensor: TensorInfo, size: int = CHUNK) -> Iterator[bytes]:
         """The same in pieces of at most about `size` bytes, each of whole elements."""
-        storage = tensor.storage
-        if storage is None and tensor.is_meta:
-            raise CheckpointError(
-                f"A tensor of {self._checkpoint.path} is on the meta device, so the file has no values of it",
-                "Save the model after its weights were loaded or initialised.",
-            )
-        if storage is None:
-            raise CheckpointError(
-                f"{self._checkpoint.path} does not hold the values of this {tensor.layout} tensor in one place",
-                "Load the checkpoint with torch and save it with torch.save.",
-            )
+        storage = self.storage(tensor)
         begin, count = span(tensor)
-        width = _swap_width(tensor.dtype) if self._checkpoint.byteorder == "big" else 1
+        width = swap_width(tensor.dtype) if self._checkpoint.byteorder == "big" else 1
         size = max(size // 16 * 16, 16)
         for piece in self._pieces(storage, begin, count, size):
             yield piece if width == 1 else _swapped(piece, width)
 
+    def storage(self, tensor: TensorInfo) -> Storage:
+        """Where its bytes are. Raises CheckpointError for a tensor whose bytes are not in one place."""
+        if tensor.storage is None and tensor.is_meta:
+            raise CheckpointError(
+                f"A tensor of {self._checkpoint.path} is on the meta device, so the file has no values of it",
+                "Save the model after its weights were loaded or initialised.",
+            )
+        if tensor.storage is None:
+            raise CheckpointError(
+                f"{self._checkpoint.path} does not hold the values of this {tensor.layout} tensor in one place",
+                "Load the checkpoint with torch and save it with torch.save.",
+            )
+        return tensor.storage
+
     def _pieces(self, storage: Storage, begin: int, count: int, size: int) -> Iterator[bytes]:
-        if begin + count > storage.nbytes:
-            raise CheckpointError(f"{storage.file} is damaged: a tensor ends outside its storage")
-        source = self._source(storage.file)
         if storage.start is not None:
             for offset in range(0, count, size):
+                # Asked for each time: it may have been closed meanwhile for another.
+                source = self._files.source(storage.file)
                 yield source.read(storage.start + begin + offset, min(size, count - offset))
         elif count:
-            yield from self._inflated(source, storage, begin, count, size)
+            yield from self._inflated(storage, begin, count, size)
 
-    def _source(self, path: str) -> ByteSource:
-        if is_url(path):
-            raise CheckpointError(
-                f"{path} is remote: its headers were read, and its tensors' values are not",
-                "Download it and give its path.",
-            )
-        if path not in self._sources:
-            self._sources[path] = open_again(path, self._checkpoint.identities.get(path))
-        return self._sources[path]
-
-    def _inflated(self, source: ByteSource, storage: Storage, begin: int, count: int, size: int) -> Iterator[bytes]:
+    def _inflated(self, storage: Storage, begin: int, count: int, size: int) -> Iterator[bytes]:
         """A compressed record, from its beginning, since deflate cannot be entered in the middle."""
-        archive = self._archives.get(storage.file)
-        if archive is None:
-            archive = self._archives[storage.file] = ZipArchive(source)
+        # A remote file says so here, before it is asked for its records.
+        self._files.source(storage.file)
+        archive = self._files.archive(storage.file)
         # A shard's storage is called FILE:RECORD.
         record = archive.records.get(storage.id) or archive.records.get(storage.id.partition(":")[2])
         if record is None:
@@ -103,7 +81,7 @@ class TensorReader:
         # To its end if it has a checksum, which is of all of it.
         while done < (begin + count if wanted is None else record.size):
             if not pending and position < end:
-                pending = source.read(position, min(CHUNK, end - position))
+                pending = self._files.source(storage.file).read(position, min(CHUNK, end - position))
                 position += len(pending)
             try:
                 piece = inflater.decompress(pending, size)
@@ -131,27 +109,7 @@ def _not_inflated(storage: Storage) -> CheckpointError:
     )
 
 
-def tensor_bytes(checkpoint: Checkpoint, key: str) -> bytes:
-    """The span of the tensor at `key`. For several tensors a `TensorReader` opens the file only once."""
-    entry = checkpoint.entries[key]
-    if not isinstance(entry, TensorInfo):
-        raise CheckpointError(f"{checkpoint.path} has no tensor at {key!r}")
-    with TensorReader(checkpoint) as reader:
-        return reader.read(entry)
-
-
-def span(tensor: TensorInfo) -> tuple[int, int]:
-    """Offset of the tensor's first byte in its storage, and the bytes from there to its last element's end."""
-    bits = DTYPES[tensor.dtype].bits
-    if tensor.numel == 0:
-        return 0, 0
-    elements = tensor.numel
-    if tensor.stride is not None:
-        elements = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride, strict=True))
-    return tensor.offset * bits // 8, (elements * bits + 7) // 8
-
-
-def _swap_width(dtype: str) -> int:
+def swap_width(dtype: str) -> int:
     """Bytes that are reversed together: an element, or each half of a complex one."""
     known = DTYPES[dtype]
     width = max(known.bits // 8, 1)

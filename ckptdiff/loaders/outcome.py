@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.model.tree import ModuleTree, Slot
 from ckptdiff.tensors import TensorInfo
 
@@ -51,22 +52,6 @@ class KeyChange:
     """The key as it was in the checkpoint; for `added`, the new key."""
     new_key: str = ""
     """For `renamed`, what it became."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorValues:
-    """What the values of one matched tensor are.
-
-    `lost` counts those that do not survive the cast to the model's dtype: between floating-point dtypes the finite ones
-    that are out of its range, elsewhere those that become another number. `first_…` is the place of the first one in
-    row-major order, -1 where there is none.
-    """
-
-    nan: int = 0
-    inf: int = 0
-    first_non_finite: int = -1
-    lost: int = 0
-    first_lost: int = -1
 
 
 @dataclass(frozen=True, slots=True)

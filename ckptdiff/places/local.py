@@ -107,6 +107,24 @@ class FileSource:
             done += len(data)
         return b"".join(parts)
 
+    def fill(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset` on. Raises CheckpointError where the file ends before."""
+        done = 0
+        while done < len(buffer):
+            if hasattr(os, "preadv"):
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            else:  # Windows
+                data = self.read(offset + done, min(len(buffer) - done, max(self.size - offset - done, 0)))
+                buffer[done : done + len(data)] = data
+                count = len(data)
+            if not count:
+                raise changed(self.name)
+            done += count
+
+    def fileno(self) -> int:
+        """The file's descriptor, for what only the system can do."""
+        return self._descriptor
+
     def whole(self) -> bytes | mmap.mmap:
         if self._map is None:
             self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)

@@ -140,12 +140,12 @@ def in_parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
 
 
 class RemoteSource:
-    """A file behind a URL, as a ByteSource. `traffic` is how many of its bytes were fetched, in `requests` parts.
+    """A file behind a URL, as a ByteSource. `traffic` is how many of its bytes were fetched.
 
     What was fetched is kept until `close`, and is never more than `MAX_TRAFFIC`.
     """
 
-    __slots__ = ("_blocks", "_file", "_spent", "_url", "name", "requests", "size", "traffic")
+    __slots__ = ("_blocks", "_file", "_spent", "_url", "name", "size", "traffic")
     local = False
     identity = None
 
@@ -153,7 +153,7 @@ class RemoteSource:
         self._url = url
         self.name = shown(url)
         self._blocks: dict[int, bytes] = {}
-        self.requests = self.traffic = 0
+        self.traffic = 0
         self._spent = 0.0
         with explained(url), self._timed():
             system, path = _file_system(url)
@@ -211,7 +211,6 @@ class RemoteSource:
 
     def _keep(self, first: int, data: bytes) -> None:
         if data:
-            self.requests += 1
             self.traffic += len(data)
         for position in range(0, len(data), BLOCK):
             self._blocks[first + position // BLOCK] = data[position : position + BLOCK]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.contents.tensor_bytes import TensorReader
-from ckptdiff.writing.byte_copying import Sink, Sources
-from ckptdiff.writing.checksums import Checksums
+from ckptdiff.contents.checksums import Checksums
+from ckptdiff.contents.files import Files
+from ckptdiff.writing.byte_copying import Sink
 from ckptdiff.writing.layout import Block
 
 if TYPE_CHECKING:
@@ -25,15 +25,13 @@ class BlockWriter:
 
     def __init__(
         self,
-        sources: Sources,
-        reader: TensorReader,
+        files: Files,
         checksums: Checksums,
         checkpoint: Checkpoint,
         initial: Mapping[str, Any],
     ) -> None:
-        self._sources = sources
+        self._files = files
         self._checksums = checksums
-        self._reader = reader
         self._checkpoint = checkpoint
         self._initial = initial
         self._computer: Computer | None = None
@@ -86,7 +84,7 @@ class BlockWriter:
         if self._computer is None:
             from ckptdiff.writing.compute import Computer
 
-            self._computer = Computer(self._sources, self._reader, self._checksums, self._checkpoint, self._initial)
+            self._computer = Computer(self._files, self._checksums, self._checkpoint, self._initial)
         key = block.members[0].keep.key
         files = {info.storage.file for info in block.recipe.tensors if info.storage is not None}
         crc = 0

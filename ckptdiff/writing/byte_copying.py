@@ -8,20 +8,17 @@ kernel alone can do is not to copy at all (XFS, Btrfs), and that is asked for.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
-from pathlib import Path
 from struct import pack
 from types import TracebackType
 
-from ckptdiff.errors import CheckpointError
-from ckptdiff.places import Identity, changed, ensure_same, identity_of
-from ckptdiff.writing.checksums import Checksums
+from ckptdiff.contents.checksums import Checksums
+from ckptdiff.contents.files import Files
 
 BUFFER = 256 << 10
 """Bytes in flight: few enough to stay in the processor's cache on their way."""
@@ -33,105 +30,8 @@ LARGE = 1 << 20
 _ZEROS = memoryview(bytes(1 << 20))
 _FLUSH = 64 << 20
 _NEAR = 64
-_MAX_OPEN = 64
 _FICLONERANGE = 0x4020940D
 """linux/fs.h; the architectures that count ioctls otherwise answer with an error, which is an answer."""
-
-
-class Sources:
-    """The input files, watched from the time their headers were read to the end: nobody may write to them meanwhile.
-
-    `identities` says which files they were then; where it does not, they are watched from now on. Raises
-    CheckpointError for one that cannot be opened, or is another.
-    """
-
-    def __init__(self, paths: Iterable[str] = (), identities: Mapping[str, Identity] | None = None) -> None:
-        self._open: dict[str, FileIO] = {}
-        self._sparse: dict[str, bool] = {}
-        known = identities or {}
-        self._before = {path: known.get(path) or _state_of(path) for path in paths}
-        self.check_unchanged()
-
-    def __enter__(self) -> Sources:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._open.values():
-            file.close()
-
-    def file(self, path: str) -> FileIO:
-        """The file at `path`, open for reading until others are asked for."""
-        if path not in self._open:
-            if len(self._open) == _MAX_OPEN:
-                self._open.pop(next(iter(self._open))).close()
-            try:
-                self._open[path] = FileIO(path)
-            except OSError as error:
-                raise _gone(path, error) from None
-            ensure_same(path, self._open[path].fileno(), self._before.get(path))
-        return self._open[path]
-
-    def check_unchanged(self) -> None:
-        """Raise CheckpointError if an input is not what it was in the beginning."""
-        for path, before in self._before.items():
-            if _state_of(path) != before:
-                raise changed(path)
-
-    def segments(self, path: str, start: int, end: int) -> Iterator[tuple[int, bool]]:
-        """Where the parts of a stretch of the file end that hold data or are holes, each with whether it is a hole."""
-        if not self.is_sparse(path):
-            yield end, False
-            return
-        descriptor = self.file(path).fileno()
-        if os.fstat(descriptor).st_size < end:
-            raise changed(path)
-        while start < end:
-            try:
-                data = min(os.lseek(descriptor, start, os.SEEK_DATA), end)
-            except OSError as error:
-                # Nothing but a hole up to the end; or a file system that cannot tell.
-                data = end if error.errno == errno.ENXIO else start
-            if data > start:
-                yield data, True
-            if data < end:
-                try:
-                    data = min(os.lseek(descriptor, data, os.SEEK_HOLE), end)
-                except OSError:
-                    data = end
-                yield data, False
-            start = data
-
-    def is_sparse(self, path: str) -> bool:
-        """Whether the file takes less of its disk than it has bytes."""
-        if path not in self._sparse:
-            found = os.fstat(self.file(path).fileno())
-            blocks = getattr(found, "st_blocks", None)
-            self._sparse[path] = blocks is not None and blocks * 512 < found.st_size and hasattr(os, "SEEK_DATA")
-        return self._sparse[path]
-
-    def read(self, path: str, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes from `start` on. Raises CheckpointError where the file ends before."""
-        file = self.file(path)
-        file.seek(start)
-        done = 0
-        while done < len(buffer):
-            count = file.readinto(buffer[done:])
-            if not count:
-                raise changed(path)
-            done += count
-
-
-def _state_of(path: str) -> Identity:
-    try:
-        return identity_of(Path(path).stat())
-    except OSError as error:
-        raise _gone(path, error) from None
-
-
-def _gone(path: str, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be opened any more: {error.strerror}", "Was it moved or deleted meanwhile?")
 
 
 class Buffer:
@@ -164,13 +64,13 @@ class Sink:
     def __init__(
         self,
         path: str,
-        sources: Sources,
+        files: Files,
         told: Callable[[int], None],
         *,
         to_disk: bool = False,
         checksums: Checksums | None = None,
     ) -> None:
-        self._sources = sources
+        self._files = files
         self._checksums = checksums
         self._told = told
         self._flushed = 0 if to_disk and hasattr(os, "posix_fadvise") else None
@@ -200,7 +100,7 @@ class Sink:
 
     def write_of(self, paths: Iterable[str], data: memoryview) -> None:
         """Write what was made of files; zeros made of sparse ones are left out, so that there is a hole."""
-        zeros = not any(data[:_NEAR]) and any(map(self._sources.is_sparse, paths)) and not data.tobytes().strip(b"\0")
+        zeros = not any(data[:_NEAR]) and any(map(self._files.is_sparse, paths)) and not data.tobytes().strip(b"\0")
         if zeros:
             self._skip(len(data))
         else:
@@ -256,13 +156,13 @@ class Sink:
         """The bytes by way of a buffer, cut where the output's own multiples of its size are; of a hole, `_ZEROS`."""
         if self._checksums is not None and count:
             self._checksums.use(path, start)
-        for end, hole in self._sources.segments(path, start, start + count):
+        for end, hole in self._files.segments(path, start, start + count):
             while start < end:
                 length = min(BUFFER - self.position % BUFFER, end - start)
                 piece = _ZEROS[:length]
                 if not hole:
                     piece = self._buffer.for_bytes(length, start, self.position)
-                    self._sources.read(path, start, piece)
+                    self._files.read(path, start, piece)
                 start += length
                 yield piece
 
@@ -270,7 +170,7 @@ class Sink:
         """Let this file have blocks of the other; returns `count`, or 0 where the file system does not do that."""
         import fcntl
 
-        request = pack("=qQQQ", self._sources.file(path).fileno(), start, count, self.position)
+        request = pack("=qQQQ", self._files.source(path).fileno(), start, count, self.position)
         try:
             fcntl.ioctl(self._file.fileno(), _FICLONERANGE, request)
         except OSError:

@@ -6,9 +6,6 @@ map. Nothing here is imported where bytes are merely copied.
 
 from __future__ import annotations
 
-import mmap
-import os
-import warnings
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -16,13 +13,12 @@ from typing import Any
 import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.contents.tensor_bytes import TensorReader
+from ckptdiff.contents.checksums import Checksums
+from ckptdiff.contents.counting import beyond_range
+from ckptdiff.contents.files import Files
+from ckptdiff.contents.torch_tensors import StoredTensors, parts, torch_dtype
 from ckptdiff.errors import CheckpointError
-from ckptdiff.loaders.torch.value_check import beyond_range
-from ckptdiff.places import changed
-from ckptdiff.tensors import Storage, TensorInfo, contiguous_stride
-from ckptdiff.writing.byte_copying import Sources
-from ckptdiff.writing.checksums import Checksums
+from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.layout import Recipe
 from ckptdiff.writing.steps import JOINS, Step
 
@@ -35,16 +31,13 @@ class Computer:
 
     def __init__(
         self,
-        sources: Sources,
-        reader: TensorReader,
+        files: Files,
         checksums: Checksums,
         checkpoint: Checkpoint,
         initial: Mapping[str, torch.Tensor],
     ) -> None:
-        self._sources = sources
         self._checksums = checksums
-        self._reader = reader
-        self._checkpoint = checkpoint
+        self._stored = StoredTensors(checkpoint, files)
         self._live: Mapping[Any, Any] | None = checkpoint.live
         self._initial = initial
         self.overflowed: dict[str, int] = {}
@@ -64,34 +57,21 @@ class Computer:
     def _converted(self, key: str, info: TensorInfo, dtype: torch.dtype) -> Iterator[memoryview]:
         """A contiguous tensor of the file, a chunk at a time."""
         given = dtype_of(info.dtype)
-        buffer = bytearray(min(CHUNK, info.nbytes) // given.itemsize * dtype.itemsize)
-        done = 0
+        size = CHUNK // given.itemsize
+        buffer = bytearray(min(size, info.numel) * dtype.itemsize)
         if info.storage is not None and info.storage.start is not None:
             self._checksums.use(info.storage.file, info.storage.start)
-        for piece in self._reader.chunks(info, CHUNK):
-            done += len(piece)
-            target = memoryview(buffer)[: len(piece) // given.itemsize * dtype.itemsize]
-            self._convert(key, _tensor_of(piece, given), torch.frombuffer(target, dtype=dtype))
+        for piece in self._stored.pieces(info, given, size):
+            target = memoryview(buffer)[: len(piece) * dtype.itemsize]
+            self._convert(key, piece, torch.frombuffer(target, dtype=dtype))
             yield target
-        if done != info.nbytes:
-            raise changed(info.storage.file if info.storage else self._checkpoint.path)
 
     def _pieces(self, key: str, value: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
         """Any tensor, made contiguous a few rows at a time."""
-        if not value.numel():
-            return
-        if not value.dim():
-            value = value.reshape(1)
-        row = value[0].numel() * dtype.itemsize
-        if row > CHUNK and value.dim() > 1:
-            for part in value:
-                yield from self._pieces(key, part, dtype)
-            return
-        rows = max(1, CHUNK // max(row, 1))
-        buffer = bytearray(min(rows, len(value)) * row)
-        for start in range(0, len(value), rows):
-            part = value[start : start + rows]
-            target = memoryview(buffer)[: len(part) * row]
+        size = max(CHUNK // dtype.itemsize, 1)
+        buffer = bytearray(min(size, value.numel()) * dtype.itemsize)
+        for part in parts(value, size):
+            target = memoryview(buffer)[: part.numel() * dtype.itemsize]
             self._convert(key, part, torch.frombuffer(target, dtype=dtype).reshape(part.shape))
             yield target
 
@@ -121,49 +101,25 @@ class Computer:
         return value
 
     def _tensor(self, key: str, info: TensorInfo) -> torch.Tensor:
-        stride = info.stride or contiguous_stride(info.shape)
         if self._live is not None:
             value: torch.Tensor = self._live[key].detach().to("cpu")
-            return value.as_strided(info.shape, stride, value.storage_offset() + info.offset)
+            return value.as_strided(info.shape, info.strides, value.storage_offset() + info.offset)
         dtype = dtype_of(info.dtype)
-        storage = info.storage
-        if storage is None or not info.numel:
+        if info.storage is None or not info.numel:
             return torch.empty(info.shape, dtype=dtype)
-        if storage.start is not None:
-            self._checksums.use(storage.file, storage.start)
-        if storage.start is None or (self._checkpoint.byteorder != "little" and dtype.itemsize > 1):
-            return _tensor_of(self._reader.read(info), dtype).as_strided(info.shape, stride)
-        data, offset = mapped(self._sources.file(storage.file).fileno(), storage)
-        flat = torch.frombuffer(data, dtype=dtype, count=storage.nbytes // dtype.itemsize, offset=offset)
-        return flat.as_strided(info.shape, stride, info.offset)
+        if info.storage.start is not None:
+            self._checksums.use(info.storage.file, info.storage.start)
+        return self._stored.tensor(info, dtype)
 
 
 def dtype_of(name: str) -> torch.dtype:
     """torch's dtype of that name. Raises CheckpointError where the installed torch has none."""
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+    dtype = torch_dtype(name)
+    if dtype is None:
         raise CheckpointError(
             f"torch {torch.__version__} has no dtype {name}, to compute values of it", "Use a newer torch."
         )
     return dtype
-
-
-def _tensor_of(data: bytes, dtype: torch.dtype) -> torch.Tensor:
-    """Bytes as a tensor that is only read; torch warns of every buffer it must not write to."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.frombuffer(data, dtype=dtype)
-
-
-def mapped(descriptor: int, storage: Storage) -> tuple[mmap.mmap, int]:
-    """A storage's bytes as a private memory map, and where in the map they begin. Raises CheckpointError."""
-    assert storage.start is not None
-    begin = storage.start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    length = storage.start + storage.nbytes - begin
-    if os.fstat(descriptor).st_size < begin + length:
-        # Touching a page behind the end of the file would end the process.
-        raise changed(storage.file)
-    return mmap.mmap(descriptor, length, access=mmap.ACCESS_COPY, offset=begin), storage.start - begin
 
 
 def _narrower(given: torch.dtype, target: torch.dtype) -> bool:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.contents.tensor_bytes import TensorReader
+from ckptdiff.contents.checksums import Checksums
+from ckptdiff.contents.files import Files
 from ckptdiff.errors import CheckpointError, OutputError, UsageError
 from ckptdiff.places import is_url
 from ckptdiff.suffixes import SAFETENSORS, WEIGHTS
 from ckptdiff.writing.atomic import Staged, refuse, staged
 from ckptdiff.writing.blocks import BlockWriter
-from ckptdiff.writing.byte_copying import Sink, Sources
-from ckptdiff.writing.checksums import Checksums
+from ckptdiff.writing.byte_copying import Sink
 from ckptdiff.writing.entry_values import plain_objects
 from ckptdiff.writing.layout import INDEX, Layout, OutputFile, Shared, lay_out
 from ckptdiff.writing.plan import Drop, FilterPlan, Format
@@ -214,35 +214,34 @@ def execute(
         staged(
             output.path, inputs=_inputs(plan.checkpoint), directory=output.directory, force=force, fsync=fsync
         ) as stage,
-        Sources(_files(plan.checkpoint), plan.checkpoint.identities) as sources,
+        Files(plan.checkpoint.identities, watched=_files(plan.checkpoint)) as files,
         Checksums(plan.checkpoint) as checksums,
-        TensorReader(plan.checkpoint) as reader,
     ):
-        writer = BlockWriter(sources, reader, checksums, plan.checkpoint, values)
+        writer = BlockWriter(files, checksums, plan.checkpoint, values)
         starts: dict[str, dict[str, int]] = {}
         for file in layout.files:
             path = stage.path / file.name if file.name else stage.path
             if file.name:
                 path.touch(exist_ok=False)
-            with Sink(str(path), sources, told, to_disk=fsync, checksums=checksums) as sink:
+            with Sink(str(path), files, told, to_disk=fsync, checksums=checksums) as sink:
                 starts[file.name] = _write(sink, writer, file, job)
         if len(layout.files) > 1:
             (stage.path / INDEX).write_bytes(index(layout))
         checksums.finish()
         if fsync:
             stage.sync()
-        sources.check_unchanged()
+        files.check_unchanged()
         key = None if output.format != "torch" else plan.checkpoint.state_dict_key if job.keep_container else ""
         result = verify(layout, output.path, stage.path, starts, key)
         if verify_bytes:
-            compare_bytes(layout, output.path, stage.path, starts, sources, writer.crcs, told)
-            sources.check_unchanged()
+            compare_bytes(layout, output.path, stage.path, starts, files, writer.crcs, told)
+            files.check_unchanged()
         comparison = _proved(job, result)
-        files = _sizes(stage, layout)
+        sizes = _sizes(stage, layout)
     if progress is not None:
         progress(total, total)
     checkpoint = replace(result, path=str(output.path))
-    return Written(job, files, checkpoint, comparison, dict(writer.overflowed))
+    return Written(job, sizes, checkpoint, comparison, dict(writer.overflowed))
 
 
 def _write(sink: Sink, writer: BlockWriter, file: OutputFile, job: Job) -> dict[str, int]:

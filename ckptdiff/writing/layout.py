@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ckptdiff.contents.pieces import Piece, extent, piece
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.tensors import DTYPES, TensorInfo, contiguous_stride
+from ckptdiff.tensors import DTYPES, TensorInfo
 from ckptdiff.writing.plan import FilterPlan, Keep
 from ckptdiff.writing.steps import JOINS, Shape, Step, view
 
@@ -23,15 +24,6 @@ DEFAULT_SHARD_SIZE = 5_000_000_000
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _PLAIN_TYPES = ("torch.Tensor", "torch.nn.parameter.Parameter")
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Bytes of an input file."""
-
-    file: str
-    start: int
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +65,7 @@ class Block:
 
     recipe: Recipe
     members: tuple[Member, ...]
-    ranges: tuple[Range, ...] | None
+    ranges: tuple[Piece, ...] | None
 
     @property
     def nbytes(self) -> int:
@@ -116,11 +108,6 @@ class Layout:
     @property
     def blocks(self) -> Iterator[Block]:
         return (block for file in self.files for block in file.blocks)
-
-    @property
-    def needs_torch(self) -> bool:
-        """Whether values must be computed, so that torch is imported."""
-        return any(block.ranges is None for block in self.blocks)
 
     @property
     def copied(self) -> int:
@@ -252,11 +239,10 @@ def _block(plan: FilterPlan, item: Keep, recipe: Recipe) -> Block:
     return Block(recipe, (Member(item),), _ranges(plan, recipe))
 
 
-def _ranges(plan: FilterPlan, recipe: Recipe) -> tuple[Range, ...] | None:
+def _ranges(plan: FilterPlan, recipe: Recipe) -> tuple[Piece, ...] | None:
     """The input's bytes that are the block's, if there are such."""
     if recipe.fill or plan.checkpoint.live is not None:
         return None
-    swapped = plan.checkpoint.byteorder != "little"
     joins = recipe.steps and recipe.steps[0].name in JOINS and recipe.steps[0].numbers[0] == 0
     if len(recipe.steps) > bool(joins):
         return None
@@ -264,11 +250,10 @@ def _ranges(plan: FilterPlan, recipe: Recipe) -> tuple[Range, ...] | None:
     for info in recipe.tensors:
         if not info.numel:
             continue
-        size = DTYPES[info.dtype].bits // 8
-        plain = info.dtype == recipe.dtype and info.stride is None and (not swapped or size == 1)
-        if not plain or info.storage is None or info.storage.start is None:
+        found = piece(info, plan.checkpoint.byteorder)
+        if found is None or info.dtype != recipe.dtype:
             return None
-        ranges.append(Range(info.storage.file, info.storage.start + info.offset * size, info.nbytes))
+        ranges.append(found)
     return tuple(ranges)
 
 
@@ -329,12 +314,6 @@ def _filled_twins(plan: FilterPlan) -> list[tuple[str, ...]]:
     return [tuple(keys) for keys in groups.values() if len(keys) > 1]
 
 
-def _extent(info: TensorInfo) -> tuple[int, int]:
-    """The first element of the storage that the tensor touches, and the one behind the last."""
-    stride = info.stride or contiguous_stride(info.shape)
-    return info.offset, info.offset + 1 + sum((size - 1) * step for size, step in zip(info.shape, stride, strict=True))
-
-
 def _overlapping(recipes: Mapping[str, Recipe]) -> Iterator[tuple[str, ...]]:
     """Groups of keys whose tensors overlap in a storage, in order; only those that are copied or converted alike."""
     storages: dict[object, list[tuple[int, int, str]]] = {}
@@ -342,7 +321,7 @@ def _overlapping(recipes: Mapping[str, Recipe]) -> Iterator[tuple[str, ...]]:
         info = recipe.tensors[0] if len(recipe.tensors) == 1 and not recipe.steps else None
         if info is not None and info.storage is not None and info.numel:
             storage = (info.storage.file, info.storage.id, info.dtype, recipe.dtype)
-            storages.setdefault(storage, []).append((*_extent(info), key))
+            storages.setdefault(storage, []).append((*extent(info), key))
     order = {key: place for place, key in enumerate(recipes)}
     for spans in storages.values():
         if len(spans) < 2:
@@ -361,8 +340,8 @@ def _overlapping(recipes: Mapping[str, Recipe]) -> Iterator[tuple[str, ...]]:
 def _span(items: Sequence[Keep], recipes: Mapping[str, Recipe], parameters: set[str]) -> tuple[Recipe, list[Member]]:
     """One stretch of a storage, and the tensors in it as they lie there."""
     infos = [recipes[item.key].tensors[0] for item in items]
-    start = min(_extent(info)[0] for info in infos)
-    end = max(_extent(info)[1] for info in infos)
+    start = min(extent(info)[0] for info in infos)
+    end = max(extent(info)[1] for info in infos)
     whole = replace(infos[0], shape=(end - start,), stride=None, offset=start)
     members = [
         Member(item, info.offset - start, info.stride, item.key in parameters)

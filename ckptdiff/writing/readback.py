@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.contents.files import Files
 from ckptdiff.errors import CheckpointError, OutputError
-from ckptdiff.writing.byte_copying import BUFFER, Buffer, Sources
+from ckptdiff.writing.byte_copying import BUFFER, Buffer
 from ckptdiff.writing.layout import INDEX, Block, Layout
 
 Starts = Mapping[str, int]
@@ -69,7 +70,7 @@ def verify_bytes(
     out: Path,
     path: Path,
     starts: Mapping[str, Starts],
-    sources: Sources,
+    files: Files,
     crcs: Mapping[str, int],
     told: Callable[[int], None],
 ) -> None:
@@ -79,14 +80,14 @@ def verify_bytes(
     """
     for file in layout.files:
         place = path / file.name if file.name else path
-        with Sources() as written:
-            descriptor = written.file(str(place)).fileno()
+        with Files() as written:
+            descriptor = written.source(str(place)).fileno()
             if hasattr(os, "posix_fadvise"):
                 # Forget what was just written, so that it is the disk that is asked.
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             for block in file.blocks:
                 key = block.members[0].keep.key
-                if not _same(block, str(place), starts[file.name][key], written, sources, crcs.get(key), told):
+                if not _same(block, str(place), starts[file.name][key], written, files, crcs.get(key), told):
                     raise _differs(out, f"the bytes of {key!r}")
 
 
@@ -94,8 +95,8 @@ def _same(
     block: Block,
     path: str,
     start: int,
-    written: Sources,
-    sources: Sources,
+    written: Files,
+    files: Files,
     crc: int | None,
     told: Callable[[int], None],
 ) -> bool:
@@ -114,7 +115,7 @@ def _same(
             here = ours.for_bytes(count, start + place)
             there = theirs.for_bytes(count, one.start + place)
             written.read(path, start + place, here)
-            sources.read(one.file, one.start + place, there)
+            files.read(one.file, one.start + place, there)
             # As bytes, which are compared at once; views are compared element by element.
             if here.tobytes() != there.tobytes():
                 return False

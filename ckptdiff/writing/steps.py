@@ -102,7 +102,7 @@ def joined(name: str, dim: int, parts: Sequence[tuple[int, Sequence[Step]]]) -> 
 def view(info: TensorInfo, steps: Sequence[Step]) -> tuple[TensorInfo, tuple[Step, ...]]:
     """`info` with as many of the leading steps carried out as are views of its bytes, and the steps that remain."""
     for done, step in enumerate(steps):
-        shape, stride = info.shape, info.stride or contiguous_stride(info.shape)
+        shape, stride = info.shape, info.strides
         offset = info.offset
         if step.name == "narrow":
             dim, start, length = step.numbers

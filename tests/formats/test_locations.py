@@ -11,7 +11,7 @@ import torch
 
 from ckptdiff import CkptdiffError, rewrite
 from ckptdiff.checkpoint import read
-from ckptdiff.contents.tensor_bytes import tensor_bytes
+from tests.contents.reading import tensor_bytes
 from tests.formats.oracle import assert_same, load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is old

@@ -14,7 +14,8 @@ from torch import nn
 import ckptdiff
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.reading import choose
-from ckptdiff.contents.tensor_bytes import TensorReader
+from ckptdiff.contents.files import Files
+from ckptdiff.contents.tensor_bytes import TensorBytes
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.opening import open_checkpoint
 from ckptdiff.formats.table import FORMATS, format_named, reader_of
@@ -51,7 +52,8 @@ def test_the_optimizer_and_all_else_beside_the_state_dict_are_there(legacy: bool
     checkpoint = choose(opened)
     assert checkpoint.opened is opened
     assert list(checkpoint.entries) == ["weight", "bias"]
-    with TensorReader(checkpoint) as reader:
+    with Files(checkpoint.identities) as files:
+        reader = TensorBytes(checkpoint, files)
         for number, state in saved["optimizer"]["state"].items():
             moment = opened.entry("exp_avg", opened.content["optimizer"]["state"][number]["exp_avg"])
             assert isinstance(moment, TensorInfo)

@@ -17,9 +17,9 @@ import torch
 from ckptdiff import compare
 from ckptdiff import filter as ckptdiff_filter
 from ckptdiff.checkpoint import Checkpoint, read
-from ckptdiff.contents.tensor_bytes import tensor_bytes
 from ckptdiff.errors import CheckpointError
 from ckptdiff.loaders.torch.witness import confirm
+from tests.contents.reading import tensor_bytes
 
 REFUSED = (RuntimeError, ValueError, IndexError, AssertionError, pickle.UnpicklingError)
 

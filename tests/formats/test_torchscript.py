@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ckptdiff.checkpoint import Checkpoint, read
-from ckptdiff.contents.tensor_bytes import tensor_bytes
 from ckptdiff.errors import CheckpointError
+from tests.contents.reading import tensor_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is old
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from types import FrameType
 
 from ckptdiff.checkpoint import Checkpoint, read
-from ckptdiff.contents.tensor_bytes import TensorReader
+from ckptdiff.contents.files import Files
+from ckptdiff.contents.tensor_bytes import TensorBytes
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.formats.pickles import machine as pickle_vm
 from tests.fuzz.differential import compare, read_from_afar
@@ -76,7 +77,8 @@ def _read(path: Path, key: str | None, phrases_from: int) -> tuple[str, str, Che
     try:
         checkpoint = read(path, key=key)
         told = repr(checkpoint)
-        with TensorReader(checkpoint) as reader:
+        with Files(checkpoint.identities) as files:
+            reader = TensorBytes(checkpoint, files)
             for tensor in list(checkpoint.tensors.values())[:3]:
                 for _, _ in zip(range(4), reader.chunks(tensor), strict=False):
                     pass

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptdiff.checkpoint import Checkpoint, read
-from ckptdiff.contents.tensor_bytes import TensorReader
+from ckptdiff.contents.files import Files
+from ckptdiff.contents.tensor_bytes import TensorBytes
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.formats.pickles.globals import ORDINARY
 from ckptdiff.places import FileSource, LocalPlace
@@ -41,7 +42,8 @@ def compare(checkpoint: Checkpoint, path: Path, library: Library) -> str:
         if ours != metadata:
             raise OtherReadingError(f"_metadata {ours[:500]} for {metadata[:500]}")
     storages: dict[str, int] = {}
-    with TensorReader(checkpoint) as reader:
+    with Files(checkpoint.identities) as files:
+        reader = TensorBytes(checkpoint, files)
         for key, facts, content in entries:
             entry = checkpoint.entries[key]
             if not isinstance(facts, tuple):
@@ -124,7 +126,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items() if type(key) is str} if isinstance(value, dict) else value
 
 
-def _elements(reader: TensorReader, info: TensorInfo) -> bytes:
+def _elements(reader: TensorBytes, info: TensorInfo) -> bytes:
     """The elements in order, picked out of the span."""
     span = reader.read(info)
     if info.stride is None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from ckptdiff.checkpoint import Checkpoint, read
-from ckptdiff.contents.tensor_bytes import tensor_bytes
 from ckptdiff.errors import CheckpointError
 from ckptdiff.places import is_url, remote, remote_errors
+from tests.contents.reading import tensor_bytes
 from tests.loopback import Server, layers, serving, write_legacy, write_safetensors, write_zip
 
 fsspec = pytest.importorskip("fsspec")

@@ -123,3 +123,8 @@ def rewrite(
     plan = plan_renamed(read(source), renames_of(strip_prefix, add_prefix), format=output.format, **options)
     job = prepare(plan, output, shared=shared, shard_size=shard_size)
     return execute(job, force=force, fsync=fsync, verify_bytes=verify_bytes, progress=progress)
+
+
+def computed(layout) -> bool:
+    """Whether anything of the output is computed, rather than copied."""
+    return any(block.ranges is None for block in layout.blocks)

@@ -20,7 +20,7 @@ from ckptdiff.writing.execute import execute, output_of, prepare
 from ckptdiff.writing.initial_values import seeded
 from ckptdiff.writing.planning import plan_filter, plan_rewrite
 
-from .support import load, same
+from .support import computed, load, same
 
 OUTPUTS = ["out.safetensors", "out.pth", "out/"]
 
@@ -245,7 +245,7 @@ def test_rows_are_sliced_and_padded(tmp_path, out):
     given = Net(20)
     checkpoint = save(given, tmp_path / "in.pth")
     written = filtered(checkpoint, Net(7), tmp_path / out, adapt=["fc.*=slice"])
-    assert not written.job.layout.needs_torch
+    assert not computed(written.job.layout)
     assert written.job.plan.adapted == (
         ("fc.weight", "sliced to the first 7 of 20 in dimension 0"),
         ("fc.bias", "sliced to the first 7 of 20 in dimension 0"),
@@ -331,7 +331,7 @@ def test_a_convolution_of_one_pixel_and_a_linear_layer(tmp_path):
     given = nn.Sequential(nn.Conv2d(4, 6, 1))
     checkpoint = save(given, tmp_path / "in.pth")
     written = filtered(checkpoint, nn.Sequential(nn.Linear(4, 6)), tmp_path / "out.pth", adapt=["*=squeeze"])
-    assert not written.job.layout.needs_torch
+    assert not computed(written.job.layout)
     model = nn.Sequential(nn.Linear(4, 6))
     model.load_state_dict(load(tmp_path / "out.pth"))
     assert torch.equal(model[0].weight, given[0].weight[:, :, 0, 0])

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from ckptdiff.checkpoint import read
+from ckptdiff.contents.files import Files
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.writing.byte_copying import Sink, Sources
+from ckptdiff.writing.byte_copying import Sink
 from ckptdiff.writing.execute import output_of
 from ckptdiff.writing.planning import DTYPE_CHOICES
 from ckptdiff.writing.zipping import ZipWriter
@@ -319,7 +320,7 @@ def test_any_state_dict_survives_any_pair(tmp_path, data):
 
 def test_more_records_than_a_plain_zip_can_count(tmp_path):
     (tmp_path / "many.zip").touch()
-    with Sources() as sources, Sink(str(tmp_path / "many.zip"), sources, lambda _: None) as sink:
+    with Files() as files, Sink(str(tmp_path / "many.zip"), files, lambda _: None) as sink:
         archive = ZipWriter(sink)
         for number in range(65_600):
             archive.add(f"{number}", b"")

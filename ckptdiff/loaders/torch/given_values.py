@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-import mmap
+import weakref
 from typing import Any
 
 import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.contents.files import Files
+from ckptdiff.contents.torch_tensors import StoredTensors, torch_dtype
 from ckptdiff.errors import CheckpointError
 from ckptdiff.loaders.torch.shadows import twin
-from ckptdiff.places import ensure_same, is_url
+from ckptdiff.places import is_url
 from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, TensorInfo, contiguous_stride
 from ckptdiff.torch_private import empty_affine_quantized, empty_per_channel_affine_quantized
 
@@ -27,7 +29,10 @@ class Values:
         self._checkpoint = checkpoint
         self._real = real
         self._made: dict[int, Any] = {}
-        self._maps: dict[str, mmap.mmap] = {}
+        files = Files(checkpoint.identities)
+        # Code of the model may hold its tensors as long as it likes; they need no open file.
+        weakref.finalize(self, files.close)
+        self._stored = StoredTensors(checkpoint, files, together=True)
         self.unknown: dict[Any, str] = {}
 
     def has(self, entry: ObjectInfo) -> bool:
@@ -72,7 +77,7 @@ class Values:
             # What code does with these on the meta device, or without their values, says nothing.
             value = self.whole(entry)
         elif self._real and entry.storage is not None:
-            value = self._real_tensor(entry, dtype)
+            value = self._stored.tensor(entry, dtype)
         if value is None:
             if not (usual and (entry.is_meta or not self._real)):
                 self.unknown[key] = f"its values ({entry.layout}, {entry.dtype}) are not rebuilt from the file"
@@ -89,46 +94,20 @@ class Values:
             return None
         if self._checkpoint.byteorder == "big" and entry.quantizer is not None and DTYPES[entry.dtype].bits > 8:
             return None
-        parts = [self._real_tensor(info, self._dtype(info.dtype)) for info in infos]
+        parts = [self._stored.tensor(info, self._dtype(info.dtype)) for info in infos]
         try:
             return _sparse(entry, parts) if entry.quantizer is None else _quantized(entry, entry.quantizer, parts)
         except RuntimeError:  # they contradict each other
             return None
 
     def _dtype(self, name: str) -> torch.dtype:
-        dtype: torch.dtype | None = getattr(torch, name, None)
+        dtype = torch_dtype(name)
         if dtype is None:
             raise CheckpointError(
                 f"{self._checkpoint.path} has a tensor of dtype {name}, which torch {torch.__version__} lacks",
                 "Use a newer torch.",
             )
         return dtype
-
-    def _real_tensor(self, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
-        assert entry.storage is not None
-        stride = entry.stride or contiguous_stride(entry.shape)
-        if not entry.numel:
-            return torch.empty_strided(entry.shape, stride, dtype=dtype)
-        from ckptdiff.contents.tensor_bytes import TensorReader, span
-
-        start, count = span(entry)
-        at = entry.storage.start
-        elsewhere = at is None or is_url(entry.storage.file) or self._checkpoint.byteorder == "big"
-        if at is None or elsewhere or (at + start) % max(dtype.itemsize, 1):
-            with TensorReader(self._checkpoint) as reader:
-                raw: Any = bytearray(reader.read(entry))
-            flat = torch.frombuffer(raw, dtype=torch.uint8)
-        else:
-            # Pages are read when touched, and written to in memory only. Tied tensors share them, as they should.
-            flat = torch.frombuffer(self._map(entry.storage.file), dtype=torch.uint8, count=count, offset=at + start)
-        return flat.view(dtype).as_strided(entry.shape, stride)
-
-    def _map(self, path: str) -> mmap.mmap:
-        if path not in self._maps:
-            with open(path, "rb") as file:  # noqa: PTH123 - the map outlives the file object
-                ensure_same(path, file.fileno(), self._checkpoint.identities.get(path))
-                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return self._maps[path]
 
 
 def copied(value: Any, *, real: bool) -> Any:
@@ -148,7 +127,7 @@ def _quantized(entry: TensorInfo, quantizer: Quantizer, parts: list[torch.Tensor
     made = empty_quantized(entry, quantizer, scales)
     if raw.data_ptr() % 8:
         raw = raw.clone()
-    made.set_(raw.untyped_storage(), entry.offset, entry.shape, entry.stride or contiguous_stride(entry.shape))
+    made.set_(raw.untyped_storage(), entry.offset, entry.shape, entry.strides)
     return made
 
 

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ckptdiff
+from ckptdiff.contents import counting
 from ckptdiff.errors import UsageError
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
-from ckptdiff.loaders.torch import value_check
 
 INF, NAN = float("inf"), float("nan")
 
@@ -190,7 +190,7 @@ FILES = ["file.safetensors", "file.pth", "deflated.pth", "legacy.pth"]
 
 @pytest.mark.parametrize("name", [*FILES, "memory"])
 def test_every_format_tells_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_check, "CHUNK", 32)  # many pieces, and a last one that is not full
+    monkeypatch.setattr(counting, "CHUNK", 32)  # many pieces, and a last one that is not full
     weight = torch.arange(300.0).reshape(20, 15)
     weight[3, 7], weight[19, 14], weight[11, 0] = NAN, INF, 1e20
     state_dict = {"value": weight.clone()}
@@ -208,7 +208,7 @@ def test_every_format_tells_the_same(name: str, tmp_path: Path, monkeypatch: pyt
 def test_views_are_read_in_their_own_order(
     name: str, view: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(value_check, "CHUNK", 32)
+    monkeypatch.setattr(counting, "CHUNK", 32)
     whole = torch.arange(400.0).reshape(20, 20)
     whole[3, 8] = NAN
     value = {"transposed": whole.T, "gaps": whole[1:, 2:18:2], "expanded": whole[3].expand(20, 20)}[view]

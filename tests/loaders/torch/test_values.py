@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
-from ckptdiff.loaders.torch import walk
+from ckptdiff.loaders.torch import usual_copies
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 from tests.loaders.torch.oracle import assert_agrees
@@ -198,7 +198,7 @@ def test_swapping_what_something_else_holds_on_to() -> None:
 
 
 def test_any_dtype_into_any_other_is_known_without_trying() -> None:
-    names = [name for name in walk._COPYABLE_DTYPES if hasattr(torch, name)]
+    names = [name for name in usual_copies._COPYABLE_DTYPES if hasattr(torch, name)]
     for source, target in itertools.product(names, names):
         for size in (0, 2):
             into = torch.empty(size, dtype=getattr(torch, target))
