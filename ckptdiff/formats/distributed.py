@@ -83,7 +83,11 @@ def _class_name(value: Any) -> str:
 def _tensor(value: Any) -> Tensor:
     fields = _fields(value)
     properties = fields["properties"].state
-    if type(properties) is tuple and (len(properties) != 5 or _class_name(properties[3]) != "_MEM_FORMAT_ENCODING"):
+    if type(properties) is tuple and (
+        len(properties) != 5
+        or _class_name(properties[3]) != "_MEM_FORMAT_ENCODING"
+        or properties[3].args not in ((0,), (1,), (2,))
+    ):
         raise ValueError("properties of another number")
     dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
     return Tensor(None, dtype_name(dtype), _sizes(fields["size"]))

@@ -188,7 +188,12 @@ class _Reader:
             raise ValueError("an unknown device")
         found = self._refs.get(key)
         if found is not None:
-            return found  # torch, too, goes by what the key was first called
+            if self._script and (found.dtype, found.nbytes) != (
+                STORAGE_DTYPES[cls.name],
+                numel * element_size(found.dtype),
+            ):
+                raise ValueError("a storage of two kinds")  # TorchScript would read it twice
+            return found  # torch.load, too, goes by what the key was first called
         if numel < 0:
             raise ValueError("a storage of negative size")
         dtype = STORAGE_DTYPES[cls.name]

@@ -218,6 +218,8 @@ def _sparse(args: Any) -> Tensor:
     values, size)."""
     layout = _layout_name(args[0])
     data = args[1]
+    if len(data) != 4 and not (layout == "sparse_coo" and len(data) == 3):
+        raise ValueError("another number of parts of a sparse tensor")
     parts, size = (data[:2], data[2]) if layout == "sparse_coo" else (data[:3], data[3])
     if not all(map(_is_dense, parts)):
         raise ValueError("a sparse tensor of no dense tensors")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.pickles.constructors import BUILDERS, MAX_BYTES, UnknowableError, sizes
+from ckptdiff.formats.pickles.constructors import BUILDERS, MAX_BYTES, STORAGE_DTYPES, UnknowableError, sizes
 from ckptdiff.formats.pickles.inert import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 
 # What a checkpoint may ask for, in objects of about 64 bytes: so many in any file, and one for each so many bytes that
@@ -147,6 +147,8 @@ class Steps:
             if type(function) is not Instance:
                 raise TypeError("a call of what cannot be called")
             self.refused = self.refused or "Trying to call reduce for unrecognized function"
+        elif function.name in STORAGE_DTYPES and function.module.partition(".")[0] == "torch":
+            raise TypeError("a storage cannot be called")
         return Instance(function, args)
 
     def _build(self, target: Any, state: Any) -> int:
