@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ckptdiff.judging.report import Report as Report
     from ckptdiff.verbs.check import check as check
     from ckptdiff.verbs.compare import compare as compare
+    from ckptdiff.verbs.convert import convert as convert
     from ckptdiff.verbs.filter import filter as filter  # noqa: A004 - the command's own name
     from ckptdiff.verbs.inspect import inspect as inspect
     from ckptdiff.verbs.load import load as load
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Names are imported when they are first used (PEP 562), so that importing the package costs nothing.
-_VERBS = ("check", "compare", "filter", "inspect", "load", "rewrite", "snapshot", "suggest")
+_VERBS = ("check", "compare", "convert", "filter", "inspect", "load", "rewrite", "snapshot", "suggest")
 _PUBLIC = {
     "Checkpoint": "ckptdiff.checkpoint.checkpoint",
     "CkptdiffError": "ckptdiff.errors",
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "convert",
     "filter",
     "inspect",
     "load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from ckptdiff.model.tree import ModuleTree
 if TYPE_CHECKING:
     from torch import nn
 
+    from ckptdiff.loaders.function import Left
     from ckptdiff.model.given import GivenModel
     from ckptdiff.renaming.applied import Renames
     from ckptdiff.writing.execute import Output
@@ -65,6 +66,20 @@ class ModelRequest:
         """Whether to answer takes code that the reference names; a live model's has run already."""
         return isinstance(self.model, Reference) and self.model.kind != "snapshot"
 
+    def maker(self) -> nn.Module | Callable[[], nn.Module]:
+        """A live model, or what builds the referenced one with its values. Raises UsageError for a mere description."""
+        if isinstance(self.model, Reference) and self.model.kind != "snapshot":
+            from ckptdiff.model.build import build
+
+            reference = self.model
+            return lambda: build(reference, self.args, with_values=True).module
+        if isinstance(self.model, (Reference, ModuleTree)):
+            raise UsageError(
+                f"{self.shown or 'A ModuleTree'} describes a model, and a loader needs one to run on.",
+                "Name the model itself, such as model.py:Net.",
+            )
+        return self.model
+
     def describe(self) -> GivenModel:
         """The model, described. Raises CkptdiffError where it does not build."""
         from ckptdiff.model.given import describe
@@ -94,6 +109,36 @@ class CheckpointRequest:
         from ckptdiff.writing.rewriting import applied
 
         return applied(checkpoint, self.renames)
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderRequest:
+    """The code that loads: a function or its reference, and whether objects that a file names may be made for it."""
+
+    loader: str | Callable[..., Any]
+    trust: bool = False
+
+    @staticmethod
+    def of(loader: str | Callable[..., Any] | None, trust: bool = False) -> LoaderRequest:
+        """None stands for `load_state_dict` of what the file holds. Raises UsageError for what is no loader."""
+        if loader is None:
+            from ckptdiff.loaders.plain import load_state_dict
+
+            return LoaderRequest(load_state_dict, trust)
+        if isinstance(loader, str):
+            if not parse_reference(loader).attr:
+                raise UsageError(f"{loader} names no function.", "Write for example load.py:load_weights.")
+        elif not callable(loader):
+            raise UsageError(f"A loader is a function or its reference, not {type(loader).__name__}.", "")
+        return LoaderRequest(loader, trust)
+
+    def left(self, model: ModelRequest | None, path: str) -> Left:
+        """What it leaves in the model; None is one that it makes itself. Raises CkptdiffError without an answer."""
+        from ckptdiff.loaders.function import left_by
+
+        if model is None:
+            return left_by(self.loader, None, path, trust=self.trust)
+        return left_by(self.loader, model.maker(), path, trust=self.trust, reference=model.shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,10 +67,25 @@ def prepare(classes: int) -> None:
     torch.save({"epoch": 3, "state_dict": weights, "ema": ema, "optimizer": {}}, "run.ckpt")
     assert main(["rewrite", "weights.pth", "-o", "model.safetensors"]) == 0
     assert main(["snapshot", "model.py:Net", "-o", "released.ckptdiff.json"]) == 0
+    Path("load.py").write_text(LOAD)
     Path("ci").mkdir()
     target = '[[targets]]\nname = "released"\nmodel = "{0}model.py:Net"\ncheckpoint = "{0}weights.pth"\n'
     Path("ckptdiff.toml").write_text(target.format(""))
     Path("ci/ckptdiff.toml").write_text(target.format("../"))
+
+
+LOAD = """\
+import torch
+from model import Net
+
+def load(model, path):
+    model.load_state_dict(torch.load(path))
+
+def build(path):
+    model = Net()
+    load(model, path)
+    return model
+"""
 
 
 def run(line: str, capfd: pytest.CaptureFixture[str]) -> str:

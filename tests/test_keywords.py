@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "suggest": lambda path, out, **options: ckptdiff.suggest(net(), path, **options),
     "filter": lambda path, out, **options: ckptdiff.filter(net(), path, out, **options),
     "rewrite": lambda path, out, **options: ckptdiff.rewrite(path, out, **options),
+    "convert": lambda path, out, **options: ckptdiff.convert(net(), path, out, **options),
     "load": lambda path, out, **options: ckptdiff.load(net(), path, **options),
     "snapshot": lambda path, out, **options: ckptdiff.snapshot(net(), **options),
     "check": lambda path, out, **options: ckptdiff.check(path.with_name("c.toml"), **options),

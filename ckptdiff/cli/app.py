@@ -14,7 +14,7 @@ import ckptdiff
 from ckptdiff.cli.streams import emit, show
 from ckptdiff.errors import UsageError
 
-COMMANDS = ("compare", "filter", "rewrite", "inspect", "suggest", "snapshot", "check", "init", "rules")
+COMMANDS = ("compare", "filter", "rewrite", "convert", "inspect", "suggest", "snapshot", "check", "init", "rules")
 """Each is a module of this package with a `command` function and an `EXAMPLES` text."""
 
 _COMPLETE = "_CKPTDIFF_COMPLETE"

@@ -73,3 +73,12 @@ Report = Annotated[
     list[str] | None,
     typer.Option("--report", metavar="FORMAT=PATH", help="Write a report in one of the formats as well; repeatable."),
 ]
+Loader = Annotated[
+    str | None,
+    typer.Option(
+        "--loader", metavar="FILE.py:FUNC", help="The function that loads: of model and path, or of the path alone."
+    ),
+]
+TrustCheckpoint = Annotated[
+    bool, typer.Option("--trust-checkpoint", help="Let the loader make the objects that the file names, by their code.")
+]

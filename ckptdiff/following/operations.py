@@ -174,13 +174,13 @@ _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat
 
 def on_meta(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """The shape, stride and dtype of an operation's result, as a tensor on the meta device."""
-
-    def twin(argument: Any) -> Any:
-        if isinstance(argument, torch.Tensor):
-            return torch.empty_strided(argument.size(), argument.stride(), dtype=argument.dtype, device="meta")
-        if type(argument) in (list, tuple):
-            return type(argument)(twin(item) for item in argument)
-        return torch.device("meta") if isinstance(argument, torch.device) else argument
-
-    result: torch.Tensor = function(*map(twin, args), **{name: twin(item) for name, item in kwargs.items()})
+    result: torch.Tensor = function(*map(_twin, args), **{name: _twin(item) for name, item in kwargs.items()})
     return result
+
+
+def _twin(argument: Any) -> Any:
+    if isinstance(argument, torch.Tensor):
+        return torch.empty_strided(argument.size(), argument.stride(), dtype=argument.dtype, device="meta")
+    if type(argument) in (list, tuple):
+        return type(argument)(map(_twin, argument))
+    return torch.device("meta") if isinstance(argument, torch.device) else argument

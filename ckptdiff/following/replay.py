@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -172,19 +172,21 @@ def _laid_out(result: torch.Tensor, target: Target, nbytes: int) -> torch.Tensor
     return content
 
 
-def _run(operation: Operation, given: Any, target: torch.Tensor | None) -> Any:
-    def real(argument: Any) -> Any:
-        if argument is TARGET:
-            return target
-        if isinstance(argument, Snapshot):
-            return given(argument)
-        if type(argument) in (list, tuple):
-            return type(argument)(real(item) for item in argument)
-        return argument
+def _run(operation: Operation, given: Callable[[Snapshot], torch.Tensor], target: torch.Tensor | None) -> Any:
+    args = [_real(argument, given, target) for argument in operation.args]
+    kwargs = {name: _real(argument, given, target) for name, argument in operation.kwargs.items()}
+    return operation.function(*args, **kwargs)
 
-    return operation.function(
-        *map(real, operation.args), **{name: real(item) for name, item in operation.kwargs.items()}
-    )
+
+def _real(argument: Any, given: Callable[[Snapshot], torch.Tensor], target: torch.Tensor | None) -> Any:
+    # No function inside `_run`: one that calls itself is a cycle, which would keep the tensors until it is collected.
+    if argument is TARGET:
+        return target
+    if isinstance(argument, Snapshot):
+        return given(argument)
+    if type(argument) in (list, tuple):
+        return type(argument)(_real(item, given, target) for item in argument)
+    return argument
 
 
 def inputs(operation: Operation) -> Iterator[Snapshot]:

@@ -28,6 +28,7 @@ from ckptdiff.model.extract import extract, tensor_info
 from ckptdiff.model.reference import parse_reference
 from ckptdiff.model.sandbox import contained
 from ckptdiff.model.tree import Slot
+from ckptdiff.tensors import Entry, TensorInfo
 from ckptdiff.torch_private import without_torch_dispatch
 
 Load = Callable[..., Any]
@@ -42,7 +43,8 @@ class State(Mapping[str, torch.Tensor]):
         self._tensors = tensors
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return self._engine.value(self._tensors[key])
+        tensor = self._tensors[key]
+        return self._engine.value(tensor).contiguous() if _is_ordinary(tensor) else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -168,8 +170,14 @@ def _takes_one(load: Load) -> bool:
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return False
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [one for one in parameters if one.kind in kinds and one.default is one.empty]
-    return len(required) == 1
+    positional = [parameter for parameter in parameters if parameter.kind in kinds]
+    required = [parameter for parameter in positional if parameter.default is parameter.empty]
+    if len(required) != 1 or len(positional) == 1:
+        return len(required) == 1
+    return positional[0].name not in _MODELS  # load(model, path="w.pth"), but load(path, device="cpu")
+
+
+_MODELS = frozenset(("model", "module", "net", "network", "m"))
 
 
 def _model_of(result: Any) -> nn.Module | None:
@@ -205,10 +213,33 @@ def _left(followed: Followed, load: Load, module: nn.Module, result: Any, path: 
         {key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"},
         doubts=tuple(_doubts(followed, fills)),
     )
-    described = checkpoint_of(tensors)
+    plain = {key: _unclassed(value) if _is_ordinary(value) else value for key, value in tensors.items()}
+    described = checkpoint_of(plain)
+    entries = {
+        key: _contiguous(entry) if _is_ordinary(plain[key]) else entry for key, entry in described.entries.items()
+    }
     metadata = getattr(state_dict, "_metadata", None)
-    state = cast("Mapping[object, object]", State(followed.engine, tensors))
-    return Left(outcome, replace(described, path=outcome.checkpoint.path, metadata=metadata, live=state))
+    state = cast("Mapping[object, object]", State(followed.engine, plain))
+    return Left(
+        outcome, replace(described, path=outcome.checkpoint.path, entries=entries, metadata=metadata, live=state)
+    )
+
+
+def _is_ordinary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values are those of its storage alone, whatever its class adds to them."""
+    return tensor.layout is torch.strided and parts(tensor)[0] is tensor and not tensor.is_quantized
+
+
+def _unclassed(tensor: torch.Tensor) -> torch.Tensor:
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        return torch.empty(0, dtype=tensor.dtype).set_(
+            tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+        )
+
+
+def _contiguous(entry: Entry) -> Entry:
+    """A tensor as State gives it."""
+    return TensorInfo(entry.dtype, entry.shape) if isinstance(entry, TensorInfo) else entry
 
 
 def _unused(followed: Followed, filled: Mapping[str, Filled]) -> Iterator[tuple[str, str]]:

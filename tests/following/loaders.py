@@ -309,7 +309,7 @@ def pool(m, p):
         list(ex.map(one, m.named_parameters()))
 
 
-def made_inside(p_or_m, p=None):
+def made_inside(m, p=None):
     m = Net()
     m.load_state_dict(torch.load(p))
     return m

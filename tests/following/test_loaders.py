@@ -23,7 +23,7 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("noted", [False, True], ids=["carried out", "noted"])
+@pytest.mark.parametrize("noted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["carried out", "noted"])
 @pytest.mark.parametrize("name", [*LOADERS, *ATTACKS])
 def test_a_loader_is_answered_as_it_acts(name, noted, files, monkeypatch):
     if noted:  # as operations on large tensors are

@@ -1,0 +1,103 @@
+"""Write what a loader would leave in a model: any loader is a converter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.requests import LoaderRequest, ModelRequest, WriteOptions
+from ckptdiff.verbs.rewrite import carried_out, planned
+from ckptdiff.writing.execute import Job, Progress, Written
+
+if TYPE_CHECKING:
+    from ckptdiff.loaders.outcome import Outcome
+    from ckptdiff.requests import Model
+
+_NAMED = 5
+"""Keys that a sentence lists."""
+
+
+def convert(
+    model: Model | None,
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    loader: str | Callable[..., Any] | None = None,
+    partial: bool = False,
+    args: Mapping[str, object] | None = None,
+    trust_checkpoint: bool = False,
+    dtype: object = "",
+    shared: str | None = None,
+    max_shard_size: int | str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    verify_bytes: bool = False,
+    fsync: bool = True,
+    progress: Progress | None = None,
+) -> Job | Written:
+    """Write the state dict that a loader would leave in a model; a Job that was not carried out with `dry_run=True`.
+
+    `loader` is a function of the model and the path, or of the path alone, then `model` may be None; or its reference,
+    `file.py:function`. It runs as it stands, without its values; each tensor is computed when it is written. Keys that
+    would keep initial values, wholly or in part, are refused; `partial` leaves them out. The other options are those of
+    `rewrite`.
+
+    Raises CkptdiffError where the loader raises, leaves something at its initial value, or what it leaves cannot be
+    written; `out` is then what it was.
+    """
+    options = WriteOptions.of(
+        out,
+        dtype=dtype,
+        shared=shared,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        force=force,
+        verify_bytes=verify_bytes,
+        fsync=fsync,
+    )
+    asked = None if model is None else ModelRequest.of(model, args)
+    return converted(
+        asked, os.fspath(checkpoint), LoaderRequest.of(loader, trust_checkpoint), options, partial, progress
+    )
+
+
+def converted(
+    model: ModelRequest | None,
+    checkpoint: str,
+    loader: LoaderRequest,
+    options: WriteOptions,
+    partial: bool,
+    progress: Progress | None = None,
+) -> Job | Written:
+    """`convert`, as it was asked."""
+    left = loader.left(model, checkpoint)
+    outcome = left.outcome
+    if outcome.raised is not None:
+        raise CheckpointError(
+            f"{outcome.loader.call} raises {outcome.raised}", "`ckptdiff compare --loader` says more."
+        )
+    kept = [key for key, entry in outcome.filled.items() if entry.by == "file" and entry.rows is None]
+    _check_complete(outcome, kept, partial=partial)
+    described = left.checkpoint
+    written = replace(described, entries={key: described.entries[key] for key in kept})
+    return carried_out(planned(written, None, options), options, None, progress)
+
+
+def _check_complete(outcome: Outcome, kept: list[str], *, partial: bool) -> None:
+    whole = set(kept)
+    rest = [key for key in outcome.filled if key not in whole]
+    if not kept:
+        raise CheckpointError(
+            f"{outcome.loader.call} fills nothing of the model wholly, so there is nothing to write.",
+            "`ckptdiff compare --loader` says what it does.",
+        )
+    if rest and not partial:
+        more = f" and {len(rest) - _NAMED:,} more" if len(rest) > _NAMED else ""
+        raise UsageError(
+            f"{outcome.loader.call} leaves {len(rest):,} of {len(outcome.filled):,} keys at initial values, wholly or "
+            f"in part: {', '.join(rest[:_NAMED])}{more}.",
+            "Write the others with --partial.",
+        )

@@ -1,0 +1,109 @@
+"""Any loader is a converter: what is written is, to the bit, what loading for real and saving gives."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptdiff
+from ckptdiff.errors import CkptdiffError
+from tests.following.attacks import ATTACKS
+from tests.following.loaders import LOADERS
+from tests.following.oracle import Net, really, same_bits, seeded, state
+
+CONVERTERS = {**LOADERS, **ATTACKS}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "w.pth"
+    torch.save(state(1), path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_it_is_what_loading_and_saving_gives(name, weights, tmp_path):
+    load = CONVERTERS[name]
+    torch.manual_seed(7)
+    model = Net()
+    before = copy.deepcopy(model.state_dict())
+    truth = really(load, model, weights)
+    out = tmp_path / "out.safetensors"
+    seeded()
+    refusal = None
+    try:
+        written = ckptdiff.convert(model, weights, out, loader=load, partial=True, shared="copy")
+    except CkptdiffError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert truth.raised is not None or "fills nothing of the model wholly" in refusal
+        assert not out.exists()
+        return
+    saved = load_file(out)
+    assert set(saved) == set(written.keys)
+    for key, value in saved.items():
+        assert value.dtype == truth.values[key].dtype
+        assert same_bits(value, truth.values[key]).all(), key
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_what_stays_initial_is_refused(weights, tmp_path):
+    def half(model, path):
+        model.second.weight.data[:8] = torch.load(path)["second.weight"][:8]
+        model.norm.bias.data = torch.load(path)["norm.bias"]
+
+    with pytest.raises(CkptdiffError, match=r"half\(model, path\) leaves 10 of 11 keys at initial values"):
+        ckptdiff.convert(Net(), weights, tmp_path / "out.pth", loader=half)
+    ckptdiff.convert(Net(), weights, tmp_path / "out.pth", loader=half, partial=True)
+    assert set(torch.load(tmp_path / "out.pth")) == {"norm.bias"}
+
+
+def test_a_loader_that_raises_writes_nothing(weights, tmp_path):
+    def raising(model, path):
+        model.load_state_dict(torch.load(path))
+        raise ValueError("not today")
+
+    with pytest.raises(CkptdiffError, match="raises ValueError: not today"):
+        ckptdiff.convert(Net(), weights, tmp_path / "out.pth", loader=raising)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plain_loader(weights, tmp_path):
+    written = ckptdiff.convert(Net(), weights, tmp_path / "out.pth", dtype="bfloat16")
+    saved = torch.load(tmp_path / "out.pth")
+    assert list(saved) == list(Net().state_dict()) == list(written.keys)
+    assert saved["first.weight"].dtype == torch.bfloat16
+    assert saved._metadata == Net().state_dict()._metadata
+
+
+def test_a_large_model_is_written_in_the_memory_of_its_largest_tensor(tmp_path):
+    tensors = {f"{index}.weight": torch.full((4096, 4096), float(index)) for index in range(12)}  # 800 MB
+    torch.save(tensors, tmp_path / "w.pth")
+    del tensors
+
+    def load(path):
+        loaded = torch.load(path)
+        model = torch.nn.Sequential(*[torch.nn.Linear(4096, 4096, bias=False) for _ in range(12)])
+        model.load_state_dict({key: value * 2 for key, value in loaded.items()})
+        return model
+
+    def own_memory():
+        """Megabytes that are the process's own: pages of files the system takes back when it wants them."""
+        with open("/proc/self/status") as status:
+            return int(next(line for line in status if line.startswith("RssAnon")).split()[1]) >> 10
+
+    before, during = own_memory(), []
+    ckptdiff.convert(
+        None,
+        tmp_path / "w.pth",
+        tmp_path / "out.safetensors",
+        loader=load,
+        progress=lambda done, total: during.append(own_memory()),
+    )
+    assert max(during) - before < 350  # of 800
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["3.weight"], torch.full((4096, 4096), 6.0))
