@@ -14,6 +14,7 @@ from typing import Literal
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import RULES
 
 Outcome = Literal["pass", "fail", "error"]
 """`error` is no verdict, in the word that the JSON of an error uses."""
@@ -106,10 +107,6 @@ def single(report: Report, seconds: float | None = None, started: str = "") -> R
     return Run((TargetResult(model.reference or model.root.class_name, report, seconds=seconds),), started=started)
 
 
-_WORDS = frozenset(("text", "change", "effect", "loss", "stored"))
-"""Arguments that are phrases made from the others, or messages of torch's or of the user's code."""
-
-
 def fingerprint(finding: Finding) -> str:
     """64 hexadecimal digits that are equal for the same finding in another run, on another machine.
 
@@ -118,7 +115,7 @@ def fingerprint(finding: Finding) -> str:
     arguments = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in finding.arguments.items()
-        if name not in _WORDS
+        if name not in RULES[finding.rule].phrases
     }
     text = json.dumps([finding.rule, finding.key, arguments], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

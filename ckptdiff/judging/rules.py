@@ -23,6 +23,12 @@ class Rule:
     `message` is a phrase on one finding, to be filled with the finding's arguments (see `findings.py`); `{what}` stands
     for its kind, dtype, shape or type, whichever of them it has.
     `help` is what `ckptdiff rules ID` prints: what it means, and what to do.
+
+    `about` says what a finding is about: a key, or the whole, so that its key may be no key of either side, or "".
+    `phrases` are the arguments that are made of the others, or are messages of torch's or of the user's code: a finding
+    is the same one whatever they say. `folded_by` is the one argument that findings of folded keys have to share, ""
+    for all of them. `forgives` is the kind of problem that loses nothing where its key has this finding too.
+    `advises`: it says what would help, and is told as advice.
     """
 
     id: str
@@ -31,6 +37,11 @@ class Rule:
     message: str
     help: str
     link: str
+    about: Literal["key", "whole"] = "key"
+    phrases: frozenset[str] = frozenset()
+    folded_by: str = ""
+    forgives: Literal["missing", "unexpected", ""] = ""
+    advises: bool = False
 
 
 _TABLE = (
@@ -83,6 +94,8 @@ _TABLE = (
         "torch's own code, or a hook or override of a module of the model, reports an error while loading; "
         "the text is what torch would show.",
         _LOAD,
+        about="whole",
+        phrases=frozenset({"text"}),
     ),
     Rule(
         "ignored-key",
@@ -105,6 +118,7 @@ _TABLE = (
         "Reported whenever some value of the checkpoint's dtype has no equal in the model's dtype. Load into "
         "a model of the checkpoint's dtype, or convert on purpose after loading.",
         "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
+        phrases=frozenset({"loss"}),
     ),
     Rule(
         "cast-overflow",
@@ -116,6 +130,7 @@ _TABLE = (
         "counts the values that become another number.\n"
         "Load into a model of the checkpoint's dtype, or clip or scale the values on purpose.",
         "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
+        phrases=frozenset({"effect"}),
     ),
     Rule(
         "non-finite-values",
@@ -136,6 +151,7 @@ _TABLE = (
         "the other into the same memory, so only the last one stays. Harmless when both hold the same values; "
         "otherwise the model is not the one that was trained. --check-values compares them.",
         _SAVING,
+        phrases=frozenset({"stored"}),
     ),
     Rule(
         "untied",
@@ -165,6 +181,8 @@ _TABLE = (
         "The model's own code takes part in loading and could not be followed, so torch may do something else "
         "than what is reported here.",
         _LOAD,
+        about="whole",
+        phrases=frozenset({"text"}),
     ),
     Rule(
         "unsafe-global",
@@ -175,6 +193,7 @@ _TABLE = (
         "from an untrusted source that is running a stranger's program. If you trust it, allow the names with "
         "torch.serialization.add_safe_globals.",
         _SERIALIZATION,
+        about="whole",
     ),
     Rule(
         "weights-only",
@@ -185,6 +204,8 @@ _TABLE = (
         "of other pickle protocols or with objects inside need weights_only=False, which runs what the file says: only "
         "for files you trust. Or write the file anew with ckptdiff rewrite, which runs nothing.",
         _SERIALIZATION,
+        about="whole",
+        phrases=frozenset({"text"}),
     ),
     Rule(
         "dtype-change",
@@ -212,6 +233,7 @@ _TABLE = (
         "load_state_dict(strict=True) still raises; strict=False gives a completely loaded model.\n"
         "Usual cause: formats that store shared memory once, such as safetensors.",
         "https://huggingface.co/docs/safetensors/torch_shared_tensors",
+        forgives="missing",
     ),
     Rule(
         "non-persistent",
@@ -221,6 +243,7 @@ _TABLE = (
         "The model computes this buffer itself and keeps it out of its state dict, as position_ids in newer "
         "releases of transformers. Dropping the key loses nothing, yet load_state_dict(strict=True) raises.",
         f"{_MODULE}#torch.nn.Module.register_buffer",
+        forgives="unexpected",
     ),
     Rule(
         "scalar-reshape",
@@ -251,6 +274,8 @@ _TABLE = (
         "A load_state_dict hook or an override of _load_from_state_dict changed the keys before they were "
         "matched, often to accept an older layout. The report is about the keys as the module left them.",
         f"{_MODULE}#torch.nn.Module.register_load_state_dict_pre_hook",
+        phrases=frozenset({"change"}),
+        folded_by="change",
     ),
     Rule(
         "prefix",
@@ -261,6 +286,8 @@ _TABLE = (
         "DataParallel, _orig_mod. of torch.compile, model. of a trainer. Plain load_state_dict does not strip "
         "them, so neither does ckptdiff.",
         _SAVING,
+        about="whole",
+        advises=True,
     ),
 )
 

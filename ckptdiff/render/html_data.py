@@ -12,6 +12,7 @@ from os.path import commonprefix
 from typing import Any
 
 from ckptdiff.gate.run import TargetResult
+from ckptdiff.judging.rules import RULES
 from ckptdiff.loaders.outcome import Comparison
 from ckptdiff.model.tree import Slot
 from ckptdiff.render.escape import lines as lines_of
@@ -32,7 +33,6 @@ STATUSES = (
 """Id, label and mark of every status a key can have."""
 _STATUS = {name: place for place, (name, _, _) in enumerate(STATUSES)}
 _LONGEST = 2000
-_ABOUT_THE_WHOLE = ("prefix", "unsafe-global", "weights-only", "uncertain", "load-error")
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ def data(target: TargetResult) -> dict[str, Any]:
     accepted = [(item.finding, plain(item.reason, 500)) for item in target.ignored]
     for finding, reason in [*((finding, "") for finding in target.report.findings), *accepted]:
         number = place.get(finding.key, -1)
-        if number < 0 or finding.rule in _ABOUT_THE_WHOLE:
+        if number < 0 or RULES[finding.rule].about == "whole":
             continue
         rule = rules.add((finding.rule, finding.level), [finding.rule, finding.level])
         said = "\n".join(lines_of(message(finding), 12))

@@ -176,7 +176,7 @@ def _sections(findings: tuple[Finding, ...], limit: int | None) -> list[Section]
     """Findings by rule, in their order; within a rule, keys of equal facts are folded."""
     by_rule: dict[tuple[str, Level], dict[object, list[Finding]]] = {}
     for finding in findings:
-        if finding.rule == "prefix":  # what would help says it, in better words
+        if RULES[finding.rule].advises:  # what would help says it, in better words
             continue
         groups = by_rule.setdefault((finding.rule, finding.level), {})
         groups.setdefault(_class(finding), []).append(finding)
@@ -191,7 +191,7 @@ def _section(rule: str, level: Level, groups: list[list[Finding]], limit: int | 
             position.setdefault(finding.key, len(position))
     for group in groups:
         words = message(group[0])
-        if group[0].key or rule not in ("load-error", "uncertain", "weights-only"):
+        if group[0].key or RULES[rule].about == "key":
             folds = fold(finding.key for finding in group)
             placed += [(position[item.first], Row(plain(item.pattern), item.count, words)) for item in folds]
         else:
@@ -208,20 +208,22 @@ def _section(rule: str, level: Level, groups: list[list[Finding]], limit: int | 
 
 def _class(finding: Finding) -> object:
     """Equal for findings whose keys may be folded: the facts that are shown of them are the same."""
-    if finding.rule == "hook-rename":  # its `new_key` differs with the key; what is shown is `change`
-        return finding.arguments["change"]
-    return tuple(finding.arguments.items())
+    shown = RULES[finding.rule].folded_by  # where others differ with the key
+    return finding.arguments[shown] if shown else tuple(finding.arguments.items())
 
 
 def _advice(report: Report) -> list[str]:
     """What would make it load, where that is known."""
     comparison = report.comparison
-    advice = [_prefix_advice(finding) for finding in report.findings if finding.rule == "prefix"]
+    advice = [_prefix_advice(finding) for finding in report.findings if RULES[finding.rule].advises]
     advice += [plain(sentence, 1000) for sentence in report.advice]
-    notes = {rule: {f.key for f in report.findings if f.rule == rule} for rule in ("tied-alias", "non-persistent")}
+    forgiven: dict[str, set[str]] = {"missing": set(), "unexpected": set()}
+    for finding in report.findings:
+        if kind := RULES[finding.rule].forgives:
+            forgiven[kind].add(finding.key)
     if report.loads(strict=False) and not report.loads(strict=True):
-        left = set(comparison.missing_keys) - notes["tied-alias"]
-        if not left and set(comparison.unexpected_keys) <= notes["non-persistent"]:
+        left = set(comparison.missing_keys) - forgiven["missing"]
+        if not left and set(comparison.unexpected_keys) <= forgiven["unexpected"]:
             advice.append(
                 "Nothing is lost with load_state_dict(state_dict, strict=False): "
                 "the keys that differ are tied to loaded ones or computed by the model."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.judging.report import Report, judge
+from ckptdiff.judging.rules import RULES
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import refused
 from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
@@ -111,7 +112,7 @@ def _advice(report: Report, model: GivenModel) -> tuple[str, ...]:
     """What would make a failing comparison load, as far as renaming goes; a prefix alone has been found already."""
     comparison = report.comparison
     file = comparison.checkpoint
-    prefix_alone = any(finding.rule == "prefix" for finding in report.findings)
+    prefix_alone = any(RULES[finding.rule].advises for finding in report.findings)
     if report.loads() or not model.shown or not file.path or prefix_alone or report.empty_side or comparison.raised:
         return ()
     # Only what fails pays for the engine that infers renames.

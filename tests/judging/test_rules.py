@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from pathlib import Path
 
 import pytest
 
+import ckptdiff
 from ckptdiff.judging.rules import LEVELS, RULES, Level, Rule, reaches
 from tests.golden import check_text
 
@@ -23,6 +25,24 @@ def test_each_rule_says_what_it_means(rule) -> None:
 def test_rules_are_listed_gravest_first() -> None:
     levels = [LEVELS.index(rule.level) for rule in RULES.values()]
     assert levels == sorted(levels)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.id)
+def test_the_arguments_that_a_rule_names_are_its_own(rule: Rule) -> None:
+    arguments = set(re.findall(r"\{(\w+)\}", rule.message))
+    assert rule.phrases <= arguments
+    assert rule.folded_by in {"", *arguments}
+
+
+def test_nobody_else_asks_which_rule_it_is() -> None:
+    package = Path(ckptdiff.__file__).parent
+    asked = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            if isinstance(node, ast.Compare) and "rule" in ast.unparse(node) and not RULES.keys().isdisjoint(texts):
+                asked.append(f"{path.relative_to(package)}: {ast.unparse(node)}")
+    assert asked == []
 
 
 @pytest.mark.parametrize(
