@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.loaders.torch.subtree import EXTRA_STATE_KEY
-from ckptdiff.model.tree import EXTRA_STATE, ModuleTree
+from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, ModuleTree
 from ckptdiff.tensors import Entry, ObjectInfo, Storage
 
 

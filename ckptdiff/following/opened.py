@@ -9,9 +9,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from ckptdiff.suffixes import OLD, WEIGHTS
+
 _SUFFIXES = (
-    ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".th", ".tar", ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle",
-    ".gguf", ".msgpack", ".pt2", ".joblib", ".distcp",
+    *WEIGHTS, *OLD,
+    ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".gguf", ".msgpack", ".pt2", ".joblib", ".distcp",
 )  # fmt: skip
 _lock = threading.Lock()
 _watching: list[dict[str, None]] = []

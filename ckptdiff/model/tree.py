@@ -12,6 +12,8 @@ OVERRIDE = "overrides _load_from_state_dict"
 PRE_HOOK = "load_state_dict pre-hook"
 POST_HOOK = "load_state_dict post-hook"
 EXTRA_STATE = "set_extra_state"
+EXTRA_STATE_KEY = "_extra_state"
+"""The name under which a module of that code saves it."""
 
 Loader = Literal["plain", "batchnorm", "instancenorm", "custom"]
 """How a module takes its own keys: torch's base method; the version rules of `torch.nn.modules.batchnorm._NormBase`

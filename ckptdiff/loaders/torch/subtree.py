@@ -14,10 +14,8 @@ from typing import Any
 
 from ckptdiff.loaders.outcome import Raised
 from ckptdiff.loaders.torch.restarts import TakeLiterally
-from ckptdiff.model.tree import EXTRA_STATE, ModuleNode
+from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, ModuleNode
 from ckptdiff.tensors import Entry
-
-EXTRA_STATE_KEY = "_extra_state"
 
 
 class Scope:

@@ -17,9 +17,9 @@ from ckptdiff.formats.pickles.plain_values import opaque
 from ckptdiff.loaders.outcome import Comparison, KeyChange, Match, Mismatch, Raised, mismatches
 from ckptdiff.loaders.torch.depth import room_for_calls
 from ckptdiff.loaders.torch.restarts import ModelValuesNeeded, TakeLiterally
-from ckptdiff.loaders.torch.subtree import EXTRA_STATE_KEY, LiteralScope, Scope
+from ckptdiff.loaders.torch.subtree import LiteralScope, Scope
 from ckptdiff.loaders.torch.usual_copies import shapes_decide
-from ckptdiff.model.tree import EXTRA_STATE, POST_HOOK, ModuleNode, ModuleTree, Slot
+from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, POST_HOOK, ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
 
 if TYPE_CHECKING:
