@@ -12,6 +12,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
+from ckptdiff.spelling import given
 
 if TYPE_CHECKING:
     from torch import nn
@@ -179,7 +180,7 @@ class WriteOptions:
         from ckptdiff.writing.layout import parse_size
 
         if shared not in (None, "drop", "copy"):
-            raise UsageError(f"--shared {shared}: there is no such choice.", "Write drop or copy.")
+            raise UsageError(f"{given('shared', shared)}: there is no such choice.", "Write drop or copy.")
         return WriteOptions(
             output=output_of(os.fspath(out), sharded=max_shard_size is not None),
             drop=several("drop", drop),

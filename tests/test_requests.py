@@ -88,4 +88,4 @@ def test_a_checkpoint_is_read_under_its_new_names(tmp_path: Path) -> None:
         renamed, idle = request.renamed()
         assert (list(renamed.entries), idle) == (["a.x"], ())
     _, idle = CheckpointRequest(file, None, renames_of("none.")).renamed()
-    assert idle == ("--strip-prefix none. matches no key.",)
+    assert idle == ("strip_prefix='none.' matches no key.",)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
+from ckptdiff.spelling import option
 from ckptdiff.suffixes import is_snapshot
 
 
@@ -38,7 +39,7 @@ def _read(path: str, key: str | None) -> Checkpoint:
 
         return read(path, key=key)
     if key:
-        raise UsageError(f"{path} is a snapshot, which has no keys inside keys.", "Leave --key out.")
+        raise UsageError(f"{path} is a snapshot, which has no keys inside keys.", f"Leave {option('key')} out.")
     from ckptdiff.checkpoint.from_model import saved_by
     from ckptdiff.model.snapshot import read_snapshot
 

@@ -12,6 +12,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.reach import many
 from ckptdiff.formats.zip_members import called, split
+from ckptdiff.spelling import option
 from ckptdiff.tensors import Entry, Storage, TensorInfo
 
 MAX_LISTED = 20
@@ -104,5 +105,5 @@ def _several(archive: str, held: dict[str, Checkpoint], problems: dict[str, str]
     more = f" and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
     return CheckpointError(
         f"{archive} is a zip archive of {many(len(listed), 'checkpoint')}",
-        f"Choose one with --key: {', '.join(listed[:MAX_LISTED])}{more}.",
+        f"Choose one with {option('key')}: {', '.join(listed[:MAX_LISTED])}{more}.",
     )

@@ -18,6 +18,7 @@ from ckptdiff.formats.pickles.inert import Mapping as MappingValue
 from ckptdiff.formats.pickles.modules import is_module, module_state_dict
 from ckptdiff.formats.pickles.plain_values import metadata_of
 from ckptdiff.formats.reach import children
+from ckptdiff.spelling import option
 from ckptdiff.tensors import Entry, TensorInfo
 
 MAX_CONTAINER = 1000
@@ -65,7 +66,7 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
         unsafe_globals=unsafe(opened.globals.values()),
         weights_only=opened.weights_only,
         warnings=(
-            *(f"{name} {text}; read {found.path!r}, --key takes another" for text in found.warnings),
+            *(f"{name} {text}; read {found.path!r}, {option('key')} takes another" for text in found.warnings),
             *opened.warnings,
             *notices(name, opened.content, chosen, entries),
         ),

@@ -8,9 +8,10 @@ from ckptdiff.formats.pickles.entries import printable, summary
 from ckptdiff.formats.pickles.inert import Instance, Tensor
 from ckptdiff.formats.pickles.modules import count_tensors, is_module
 from ckptdiff.formats.reach import children, is_optimizer, many, numpy_values, unnamed_tensors, what
+from ckptdiff.spelling import option
 
 MAX_LISTED = 20
-EXISTS = "State dicts in it, for --key: "
+EXISTS = "State dicts in it"
 
 
 def child_modules(value: object, key: str) -> list[Candidate]:
@@ -43,14 +44,18 @@ def below(value: object, key: str) -> list[Candidate]:
 
 
 def exists(listed: list[Candidate]) -> str:
-    """The hint that lists what `--key` may name, with how many tensors each holds."""
+    """The hint that lists what `key` may name, with how many tensors each holds."""
     named = [one for one in listed if one.path]
     # Paths share their names, and are long only once they are joined.
     names = [f"{'.'.join(one.path)[:200]!r} ({many(one.tensors, 'tensor')})" for one in named[:MAX_LISTED]]
     if not names:
-        return "Its state dict is at the top level: leave --key out." if listed else "It holds no state dict at all."
+        return (
+            f"Its state dict is at the top level: leave {option('key')} out."
+            if listed
+            else "It holds no state dict at all."
+        )
     more = f" and {len(named) - MAX_LISTED} more" if len(named) > MAX_LISTED else ""
-    return f"{EXISTS}{', '.join(names)}{more}."
+    return f"{EXISTS}, for {option('key')}: {', '.join(names)}{more}."
 
 
 def without_tensors(name: str, top: Candidate) -> Candidate:

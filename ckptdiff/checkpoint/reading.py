@@ -11,6 +11,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.opening import open_checkpoint
 from ckptdiff.places import place_of
+from ckptdiff.spelling import option
 
 
 def read(path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
@@ -58,7 +59,9 @@ def _tensors(opened: Opened, key: str | None) -> Checkpoint:
 
     name = opened.name
     if key:
-        raise CheckpointError(f"{name} is a safetensors file, which has no keys inside keys", "Leave --key out.")
+        raise CheckpointError(
+            f"{name} is a safetensors file, which has no keys inside keys", f"Leave {option('key')} out."
+        )
     if not opened.content:
         raise CheckpointError(f"{name} is a safetensors file without tensors", "Give a checkpoint with tensors.")
     return Checkpoint(

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import ckptdiff.torch_import  # noqa: F401 - for what it does
+from ckptdiff.cli.flags import Flags
 from ckptdiff.cli.streams import emit, hush, option, report_error, show
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.render.escape import lines
+from ckptdiff.spelling import spelled
 
 NO_ANSWER, INTERRUPTED = 2, 130
 
@@ -24,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from ckptdiff.cli.app import run
 
-        return run(given)
+        with spelled(Flags()):
+            return run(given)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -61,7 +61,7 @@ def command(
 
     chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all)
-    level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
+    level = cast("Level", one_of("fail_on", fail_on, LEVELS))
     count, seconds = _count("--jobs", jobs), positive("--timeout", timeout)
     reports = parse_reports(report or [])
 

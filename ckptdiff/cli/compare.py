@@ -67,7 +67,7 @@ def command(
 
     chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all, verbose=verbose)
-    level = cast("Level", one_of("--fail-on", fail_on, LEVELS))
+    level = cast("Level", one_of("fail_on", fail_on, LEVELS))
     reports = parse_reports(report or [])
 
     from ckptdiff.model.reference import parse_args

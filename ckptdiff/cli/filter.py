@@ -88,8 +88,8 @@ def command(
     from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions, renames_of
     from ckptdiff.verbs.filter import FitOptions
 
-    one_of("--color", color, COLORS)
-    one_of("--format", format, FORMATS)
+    one_of("color", color, COLORS)
+    one_of("format", format, FORMATS)
     text = answered(
         _filtered,
         ModelRequest.of(model, parse_args(arg or [])),

@@ -45,7 +45,7 @@ def command(
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all)
     if sort is not None:
-        view = replace(view, sort=cast("Sort", one_of("--sort", sort, ("size", "name", "file"))))
+        view = replace(view, sort=cast("Sort", one_of("sort", sort, ("size", "name", "file"))))
     view = replace(view, tensors=tensors)
 
     from ckptdiff.requests import renames_of

@@ -22,7 +22,7 @@ def parse_reports(items: Sequence[str]) -> list[tuple[str, str]]:
             raise UsageError(
                 f"--report {item}: this is not FORMAT=PATH.", "Write for example --report html=report.html."
             )
-        pairs.append((one_of("--report", name, tuple(REPORTS)), path))
+        pairs.append((one_of("report", name, tuple(REPORTS)), path))
     return pairs
 
 

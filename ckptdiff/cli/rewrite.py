@@ -61,8 +61,8 @@ def command(
     from ckptdiff.requests import CheckpointRequest, WriteOptions, renames_of
     from ckptdiff.verbs.rewrite import rewritten
 
-    one_of("--color", color, COLORS)
-    one_of("--format", format, FORMATS)
+    one_of("color", color, COLORS)
+    one_of("format", format, FORMATS)
     request = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     how = WriteOptions.of(
         out,

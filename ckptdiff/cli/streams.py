@@ -97,7 +97,7 @@ def positive(name: str, text: str) -> float:
 
 def chosen_format(value: str, choices: Sequence[str] = FORMATS) -> str:
     """What `--format auto` comes to: rich on a terminal that can show it, text elsewhere."""
-    one_of("--format", value, choices)
+    one_of("format", value, choices)
     if value != "auto":
         return value
     utf = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
@@ -106,7 +106,7 @@ def chosen_format(value: str, choices: Sequence[str] = FORMATS) -> str:
 
 def view_of(format: str, color: str, *, all: bool, verbose: bool = False) -> View:  # noqa: A002 - the options' names
     """What a command's options say of what to show. `format` is one that `chosen_format` gave."""
-    one_of("--color", color, COLORS)
+    one_of("color", color, COLORS)
     width = 80
     if format == "rich":
         import shutil

@@ -53,7 +53,7 @@ def command(
     from ckptdiff.requests import CheckpointRequest, ModelRequest
 
     if include is not None:
-        one_of("--include", include, ("likely",))
+        one_of("include", include, ("likely",))
     loads, text, rules, operations = answered(
         _proposed,
         ModelRequest.of(model, parse_args(arg or [])),

@@ -18,6 +18,7 @@ from ckptdiff.formats.signatures import HEAD, has_magic, is_pickle
 from ckptdiff.formats.table import Read, reader_of
 from ckptdiff.formats.zip_archive import Record, ZipArchive, is_stored
 from ckptdiff.places import ByteSource, Identity, truncated
+from ckptdiff.spelling import option
 
 MAX_MEMBERS = 1000
 MAX_READ = 20
@@ -82,7 +83,7 @@ def read(source: ByteSource, archive: ZipArchive, key: str | None) -> Opened | N
         if wanted[0] not in members:
             names = ", ".join(repr(member[:200]) for member in list(members)[:MAX_LISTED])
             what = f"{source.name} has no checkpoint at the key {key[:200]!r}"
-            raise CheckpointError(what, f"Checkpoints in it, for --key: {names}.")
+            raise CheckpointError(what, f"Checkpoints in it, for {option('key')}: {names}.")
     parts: dict[str, Opened | CheckpointError | None] = dict.fromkeys(members)
     for name in wanted:
         try:

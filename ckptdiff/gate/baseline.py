@@ -17,6 +17,7 @@ from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.rules import reaches
 from ckptdiff.printable import json_text
 from ckptdiff.small_files import json_of
+from ckptdiff.spelling import option
 
 REASON = "in the baseline"
 _KIND = "ckptdiff_baseline"
@@ -117,7 +118,7 @@ def loads(text: str, path: str) -> Baseline:
     if version != _VERSION:
         raise UsageError(
             f"{path} is a baseline of version {version}; this ckptdiff reads version {_VERSION}.",
-            "Update ckptdiff, or record the baseline again with --update-baseline.",
+            f"Update ckptdiff, or record the baseline again with {option('update_baseline')}.",
         )
     targets = content.get("targets")
     if not isinstance(targets, dict) or content.keys() != {_KIND, "targets"}:
@@ -142,4 +143,4 @@ def _rows(rows: object, target: str, path: str) -> tuple[Accepted, ...]:
 
 
 def _none(path: str, why: str = "") -> UsageError:
-    return UsageError(f"{path} is no ckptdiff baseline{why}.", "Record one with --update-baseline.")
+    return UsageError(f"{path} is no ckptdiff baseline{why}.", f"Record one with {option('update_baseline')}.")

@@ -43,6 +43,7 @@ from ckptdiff.judging.rules import LEVELS, RULES, Level
 from ckptdiff.model.reference import moved
 from ckptdiff.places import is_url
 from ckptdiff.small_files import text_of
+from ckptdiff.spelling import given, option
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -163,11 +164,13 @@ def _ensure_ours(path: Path, start: Path, trusted: set[int]) -> None:
     try:
         ours = _is_ours(path, start, trusted)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give the right one with --config.") from None
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}.", f"Give the right one with {option('config')}."
+        ) from None
     if not ours:
         raise UsageError(
             f"{path} belongs to another user, so the models it names are not run.",
-            f"Give --config {path} if it is meant.",
+            f"Give {given('config', path)} if it is meant.",
         )
 
 
@@ -203,7 +206,7 @@ def load(path: Path) -> Config:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    text = text_of(path, "Check the path given to --config.", "TOML")
+    text = text_of(path, f"Check the path given to {option('config')}.", "TOML")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError of Python's

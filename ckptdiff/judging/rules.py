@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+from ckptdiff.spelling import option
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -22,7 +25,7 @@ class Rule:
 
     `message` is a phrase on one finding, to be filled with the finding's arguments (see `findings.py`); `{what}` stands
     for its kind, dtype, shape or type, whichever of them it has.
-    `help` is what `ckptdiff rules ID` prints: what it means, and what to do.
+    `text` says what it means and what to do; `help` is what `ckptdiff rules ID` prints of it.
 
     `about` says what a finding is about: a key, or the whole, so that its key may be no key of either side, or "".
     `phrases` are the arguments that are made of the others, or are messages of torch's or of the user's code: a finding
@@ -35,13 +38,21 @@ class Rule:
     level: Level
     summary: str
     message: str
-    help: str
+    text: str
     link: str
     about: Literal["key", "whole"] = "key"
     phrases: frozenset[str] = frozenset()
     folded_by: str = ""
     forgives: Literal["missing", "unexpected", ""] = ""
     advises: bool = False
+
+    @property
+    def help(self) -> str:
+        """`text`, with the options it names in braces as they are called."""
+        return _OPTION.sub(lambda named: option(named[1]), self.text)
+
+
+_OPTION = re.compile(r"\{(\w+)\}")
 
 
 _TABLE = (
@@ -125,7 +136,7 @@ _TABLE = (
         "warning",
         "The model's dtype cannot hold some of the values, which were read.",
         "{checkpoint_dtype} is cast to {model_dtype}: {lost} of {total} values {effect}, first at {first}",
-        "Found with --check-values. Between floating-point dtypes it counts the finite values that become infinite, "
+        "Found with {check_values}. Between floating-point dtypes it counts the finite values that become infinite, "
         "NaN or the dtype's largest number, and leaves rounding aside; where one of the two is no such dtype it "
         "counts the values that become another number.\n"
         "Load into a model of the checkpoint's dtype, or clip or scale the values on purpose.",
@@ -137,7 +148,7 @@ _TABLE = (
         "warning",
         "Some of the values, which were read, are NaN or infinite.",
         "{nan} NaN and {infinite} infinite of {total} values, first at {first}",
-        "Found with --check-values. torch loads them as any other value.\n"
+        "Found with {check_values}. torch loads them as any other value.\n"
         "Usual causes: training that diverged, or an earlier overflow in half precision. An attention mask kept as a "
         "buffer may hold -inf on purpose.",
         "https://docs.pytorch.org/docs/stable/generated/torch.isfinite.html",
@@ -149,7 +160,7 @@ _TABLE = (
         "shares its tensor with {twin}, which is loaded later and wins; {stored}",
         "The model ties the two names to one tensor, the checkpoint stores them apart. torch copies one after "
         "the other into the same memory, so only the last one stays. Harmless when both hold the same values; "
-        "otherwise the model is not the one that was trained. --check-values compares them.",
+        "otherwise the model is not the one that was trained. {check_values} compares them.",
         _SAVING,
         phrases=frozenset({"stored"}),
     ),

@@ -30,6 +30,7 @@ from ckptdiff.model.past_modes import Watch
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.sandbox import contained
 from ckptdiff.model.uncommitted import uncommitted
+from ckptdiff.spelling import option, options
 
 How = Literal["meta", "uninitialized", "plain"]
 
@@ -213,7 +214,9 @@ def _make(
     value = user_code.take(module, attr, where)
     if isinstance(value, nn.Module):
         if args:
-            raise UsageError(f"{name} is a module already made, which takes no --arg.", "Name its class or a factory.")
+            raise UsageError(
+                f"{name} is a module already made, which takes no {option('args')}.", "Name its class or a factory."
+            )
         outside = present or not user_code.is_users(getattr(module, "__file__", None), home.directory)
         return _built(name, value, "plain" if outside else how, ())
     if isinstance(value, type) and not issubclass(value, nn.Module):
@@ -280,12 +283,12 @@ def _misfit(signature: inspect.Signature, args: Mapping[str, object], name: str)
     ]
     if positional:
         return ModelError(
-            f"{name} takes `{positional[0]}` by position only, which --arg cannot give.",
+            f"{name} takes `{positional[0]}` by position only, which {option('args')} cannot give.",
             "Write a function without arguments that calls it.",
         )
     missing = [key for key, value in named.items() if value.default is value.empty and key not in args]
     listed = " and ".join(f"`{key}`" for key in missing)
-    usage = " ".join(f"--arg {key}=..." for key in missing)
+    usage = options(args=dict.fromkeys(missing, "..."))
     return ModelError(
         f"{name} needs {listed}, which {'have' if len(missing) > 1 else 'has'} no default.", f"Add {usage}."
     )

@@ -18,6 +18,7 @@ from typing import Any
 from ckptdiff.errors import ModelError, UsageError
 from ckptdiff.model.reference import Reference
 from ckptdiff.model.user_code import did_you_mean
+from ckptdiff.spelling import given, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,8 @@ def _transformers(target: str, args: Mapping[str, object]) -> Recipe:
     for name, value in args.items():
         if not hasattr(config, name):
             close = did_you_mean(name, list(config.to_dict()))
-            hint = f"Did you mean `{close}`?" if close else "--arg sets entries of the configuration."
-            raise UsageError(f"--arg {name}: the configuration of `{model_type}` has no such entry.", hint)
+            hint = f"Did you mean `{close}`?" if close else f"{option('args')} sets entries of the configuration."
+            raise UsageError(f"{given('args', name)}: the configuration of `{model_type}` has no such entry.", hint)
         setattr(config, name, value)
     remarks: tuple[str, ...] = ()
     if values.get("quantization_config"):

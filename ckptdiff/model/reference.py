@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ckptdiff.errors import UsageError
+from ckptdiff.spelling import given, option, options
 from ckptdiff.suffixes import OLD, WEIGHTS
 
 Kind = Literal["file", "module", "hf", "torchvision", "timm", "snapshot"]
@@ -119,19 +120,22 @@ def parse_args(items: Sequence[str]) -> dict[str, object]:
         name, equals, value = item.partition("=")
         name = name.strip()
         if not equals or not name.isidentifier():
-            raise UsageError(f"--arg {item}: this is not `name=value`.", "Write for example `--arg num_classes=10`.")
+            raise UsageError(
+                f"{given('args', item)}: this is not `name=value`.",
+                f"Write for example `{options(args={'num_classes': '10'})}`.",
+            )
         if name in args:
-            raise UsageError(f"--arg {name} is given twice.", "Give each argument once.")
+            raise UsageError(f"{given('args', name)} is given twice.", "Give each argument once.")
         args[name] = _literal(name, value.strip())
     return args
 
 
 def _literal(name: str, text: str) -> object:
     if text in _JSON_WORDS:
-        quoted = f"--arg {name}='\"{text}\"'"
+        quoted = f"{option('args')} {name}='\"{text}\"'"
         raise UsageError(
-            f"--arg {name}={text}: values are Python, where this is {_JSON_WORDS[text]}.",
-            f"Write `--arg {name}={_JSON_WORDS[text]}`, or `{quoted}` for the string.",
+            f"{given('args', f'{name}={text}')}: values are Python, where this is {_JSON_WORDS[text]}.",
+            f"Write `{options(args={name: _JSON_WORDS[text]})}`, or `{quoted}` for the string.",
         )
     try:
         with warnings.catch_warnings():
@@ -140,7 +144,8 @@ def _literal(name: str, text: str) -> object:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if text[:1] in tuple("[({'\""):
             raise UsageError(
-                f"--arg {name}={text}: this is no Python literal.",
-                "Check brackets and quotes; quote the whole item for the shell, as in --arg 'sizes=[1, 2]'.",
+                f"{given('args', f'{name}={text}')}: this is no Python literal.",
+                "Check brackets and quotes; quote the whole item for the shell, "
+                f"as in {options(args={'sizes': '[1, 2]'})}.",
             ) from None
         return text

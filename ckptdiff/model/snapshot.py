@@ -15,6 +15,7 @@ from ckptdiff.model.snapshot_rows import check, place
 from ckptdiff.model.tree import Dialect, ModuleNode, ModuleTree, Slot
 from ckptdiff.printable import json_text
 from ckptdiff.small_files import json_of, text_of
+from ckptdiff.spelling import Metavar, call
 from ckptdiff.tensors import TensorInfo
 
 SCHEMA_VERSION = 1
@@ -65,7 +66,7 @@ def dumps(tree: ModuleTree) -> str:
 
 def read_snapshot(path: str) -> ModuleTree:
     """The model of a snapshot file. Raises CkptdiffError for what is none."""
-    return loads(text_of(path, "Write it with `ckptdiff snapshot MODEL -o`."), path)
+    return loads(text_of(path, f"Write it with `{call('snapshot', Metavar('MODEL'), out=Metavar())}`."), path)
 
 
 def loads(text: str, reference: str) -> ModuleTree:
@@ -97,7 +98,10 @@ def loads(text: str, reference: str) -> ModuleTree:
 
 
 def _none(reference: str) -> ModelError:
-    return ModelError(f"{reference} is no ckptdiff snapshot.", "Write one with `ckptdiff snapshot MODEL -o FILE`.")
+    return ModelError(
+        f"{reference} is no ckptdiff snapshot.",
+        f"Write one with `{call('snapshot', Metavar('MODEL'), out=Metavar('FILE'))}`.",
+    )
 
 
 def _damaged(reference: str, why: object) -> ModelError:

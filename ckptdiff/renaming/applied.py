@@ -11,6 +11,7 @@ from ckptdiff.errors import UsageError
 from ckptdiff.renaming.operations import TensorRule, plan_operations
 from ckptdiff.renaming.prefixes import add_prefix, moved_metadata, strip_prefix
 from ckptdiff.renaming.rename_rules import RenameRule, apply_rules
+from ckptdiff.spelling import given
 from ckptdiff.tensors import TensorInfo
 
 
@@ -59,7 +60,7 @@ def new_names(checkpoint: Checkpoint, renames: Renames) -> tuple[dict[str, str],
         before = dict(stripped)
         stripped = {key: strip_prefix(name, prefix) for key, name in stripped.items()}
         if before == stripped:
-            idle.append(f"--strip-prefix {prefix} matches no key.")
+            idle.append(f"{given('strip_prefix', prefix)} matches no key.")
     taken = _taken(checkpoint, stripped, renames.operations)
     by_rule = apply_rules(renames.rules, [name for name in stripped.values() if name not in taken], strict=False)
     idle.extend(

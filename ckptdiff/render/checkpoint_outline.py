@@ -11,6 +11,7 @@ from ckptdiff.render import key_tree as tree
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import chosen_state_dict, count, number, shape, size
 from ckptdiff.render.view import Sort, View
+from ckptdiff.spelling import option
 from ckptdiff.tensors import ObjectInfo, TensorInfo
 
 LIMIT = 40
@@ -135,9 +136,9 @@ def _as_tree(tensors: Mapping[str, TensorInfo], limit: int | None) -> tuple[list
         )
     more = ""
     if len(lines) > len(shown):
-        more = f"... and {count(len(lines) - len(shown), 'more line')} (--all shows them)"
+        more = f"... and {count(len(lines) - len(shown), 'more line')} ({option('all')} shows them)"
     elif any(line.cut for line in lines):
-        more = "deeper levels are not shown (--all shows them)"
+        more = f"deeper levels are not shown ({option('all')} shows them)"
     return rows, more
 
 
@@ -149,7 +150,7 @@ def _one_by_one(tensors: Mapping[str, TensorInfo], sort: Sort, limit: int | None
     more = ""
     if hidden:
         more = f"... and {count(len(hidden), 'more tensor')}, {size(sum(tensor.nbytes for _, tensor in hidden))}"
-        more += " (--all shows them)"
+        more += f" ({option('all')} shows them)"
     return rows, more
 
 
@@ -184,7 +185,9 @@ def _sections(checkpoint: Checkpoint, limit: int | None) -> list[tuple[str, tupl
         shown = entries if limit is None else entries[:limit]
         rest = len(entries) - len(shown)
         if entries:
-            found.append((title, (*shown, *([f"... and {number(rest)} more (--all shows them)"] if rest else []))))
+            found.append(
+                (title, (*shown, *([f"... and {number(rest)} more ({option('all')} shows them)"] if rest else [])))
+            )
     return found
 
 

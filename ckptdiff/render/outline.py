@@ -13,8 +13,9 @@ from ckptdiff.loaders.outcome import Comparison
 from ckptdiff.renaming.prefixes import PrefixChange
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
-from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, quoted, size
+from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, size
 from ckptdiff.render.view import View
+from ckptdiff.spelling import given, option, options
 
 LIMIT = 20
 """Rows shown of each group unless all are asked for."""
@@ -98,7 +99,9 @@ def _verdict(report: Report) -> str:
         return f"Loads as far as can be known; {count(doubts, 'thing')} could not be, see below."
     if report.outcome == "fail":
         grave = [finding.level for finding in report.findings if reaches(finding.level, report.fail_on)]
-        return f"Loads, but fails the gate: {count(len(grave), 'finding')} as grave as --fail-on {report.fail_on}."
+        return (
+            f"Loads, but fails the gate: {count(len(grave), 'finding')} as grave as {given('fail_on', report.fail_on)}."
+        )
     warnings = sum(finding.level == "warning" for finding in report.findings)
     if warnings:
         return f"Compatible: load_state_dict succeeds, with {count(warnings, 'warning')} torch would not give."
@@ -202,7 +205,7 @@ def _section(rule: str, level: Level, groups: list[list[Finding]], limit: int | 
     hidden = sum(row.count for row in rows[len(shown) :])
     more = ""
     if hidden:
-        more = f"... and {number(hidden)} more in {count(len(rows) - len(shown), 'row')} (--all shows them)"
+        more = f"... and {number(hidden)} more in {count(len(rows) - len(shown), 'row')} ({option('all')} shows them)"
     return Section(rule, level, RULES[rule].summary, total, tuple(shown), more)
 
 
@@ -230,7 +233,7 @@ def _advice(report: Report) -> list[str]:
             )
     if report.outcome == "fail":
         advice += [
-            f"The file holds another state dict of {count(other.tensors, 'tensor')}: try --key {quoted(other.key)}"
+            f"The file holds another state dict of {count(other.tensors, 'tensor')}: try {options(key=other.key)}"
             for other in comparison.checkpoint.alternatives[:5]
         ]
     return advice
@@ -240,8 +243,7 @@ def _prefix_advice(finding: Finding) -> str:
     facts: dict[str, Any] = dict(finding.arguments)
     wrappers = tuple(str(facts.pop("wrappers", "")).split())
     change = PrefixChange(prefix=finding.key, wrappers=wrappers, **facts)
-    options = [f"--{option.replace('_', '-')} {quoted(value)}" for option, value in change.steps()]
     reshaped = change.matched - change.same_shape
-    return f"All {count(change.matched, 'key')} of the {change.side} match after {' '.join(options)}" + (
+    return f"All {count(change.matched, 'key')} of the {change.side} match after {options(*change.steps())}" + (
         f" ({number(reshaped)} of them with another shape)." if reshaped else ""
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.render.escape import plain
+from ckptdiff.render.escape import LONGEST, plain
+from ckptdiff.spelling import option
 
 _FEW = 6
 _SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/:=@%+,")
@@ -49,10 +50,10 @@ def chosen_state_dict(checkpoint: Checkpoint) -> str:
     others = [f"{quoted(other.key)} ({count(other.tensors, 'tensor')})" for other in checkpoint.alternatives[:_FEW]]
     if len(checkpoint.alternatives) > _FEW:
         others.append(f"{len(checkpoint.alternatives) - _FEW} more")
-    return f"{chosen} (--key picks another: {', '.join(others)})" if others else chosen
+    return f"{chosen} ({option('key')} picks another: {', '.join(others)})" if others else chosen
 
 
-def quoted(name: str) -> str:
+def quoted(name: str, longest: int = LONGEST) -> str:
     """A name as a POSIX shell takes it, escaped."""
-    safe = plain(name)
+    safe = plain(name, longest)
     return safe if safe and not set(safe) - _SHELL_SAFE else "'" + safe.replace("'", "'\"'\"'") + "'"

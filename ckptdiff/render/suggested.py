@@ -5,8 +5,9 @@ from __future__ import annotations
 from ckptdiff.judging.report import Report
 from ckptdiff.printable import json_text
 from ckptdiff.render.escape import plain
-from ckptdiff.render.phrases import count, quoted
+from ckptdiff.render.phrases import count
 from ckptdiff.render.view import View
+from ckptdiff.spelling import Metavar, call, option, options
 from ckptdiff.suggesting.suggestion import Suggestion
 
 _MOST = 20
@@ -17,13 +18,13 @@ def text(found: Suggestion, report: Report, view: View) -> str:
     most = None if view.all else _MOST
     lines = [_verdict(found, report), ""]
     if found.rules:
-        lines.append("rules, ready for --rename or --save:")
+        lines.append(f"rules, ready for {option('rename')} or {option('save')}:")
         for rule in found.rules:
             lines.append(f"  {plain(str(rule))}")
             lines.append(f"    {rule.confidence}, {count(rule.keys, 'key')}: {plain(rule.reason, 400)}")
         lines.append("")
     if found.operations:
-        lines.append("tensor operations, for --save and `ckptdiff filter --rules`:")
+        lines.append(f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:")
         for operation in found.operations:
             lines.append(f"  {plain(str(operation.rule))}")
             lines.append(
@@ -37,7 +38,7 @@ def text(found: Suggestion, report: Report, view: View) -> str:
             lines.append(f"    {plain(ambiguity.sentence, 400)}")
             lines.extend(f"    could be {plain(candidate)}" for candidate in ambiguity.candidates[:5])
         if most is not None and len(found.ambiguous) > most:
-            lines.append(f"  ... and {len(found.ambiguous) - most} more; --all shows them")
+            lines.append(f"  ... and {len(found.ambiguous) - most} more; {option('all')} shows them")
         lines.append("")
     if found.head is not None:
         lines += [plain(found.head.sentence, 600), ""]
@@ -89,25 +90,28 @@ def json(found: Suggestion, report: Report) -> str:
     return json_text(value, indent=2) + "\n"
 
 
-def advice(found: Suggestion, report: Report, command: str) -> tuple[str, ...]:
+def advice(found: Suggestion, report: Report, sides: tuple[str, str]) -> tuple[str, ...]:
     """Sentences for the end of a failing comparison: at most three rules, and where the rest is to be had.
 
-    `report` is the walk's after everything proposed is applied; `command` is `MODEL CHECKPOINT` as the user gave them.
+    `report` is the walk's after everything proposed is applied; `sides` are the model and the checkpoint as the user
+    gave them.
     """
     sentences = []
     if found.rules or found.operations:
         effect = "it loads" if report.loads() else f"what remains is {_rest(report)}"
         proposals = count(len(found.rules) + len(found.operations), "rule")
         if len(found.rules) <= 3 and not found.operations:
-            options = " ".join(f"--rename {quoted(str(rule))}" for rule in found.rules)
-            sentences.append(f"After {options} {effect}.")
+            renames = options(rename=[str(rule) for rule in found.rules])
+            sentences.append(f"After {renames} {effect}.")
         else:
-            sentences.append(f"`ckptdiff suggest {command} --save FILE` writes {proposals}; with them {effect}.")
+            sentences.append(
+                f"`{call('suggest', *sides, save=Metavar('FILE'))}` writes {proposals}; with them {effect}."
+            )
     if found.head is not None:
         sentences.append(plain(found.head.sentence, 600))
     if found.ambiguous:
         keys = sum(len(item.keys) for item in found.ambiguous)
-        sentences.append(f"{count(keys, 'key')} could be renamed in several ways: see `ckptdiff suggest {command}`.")
+        sentences.append(f"{count(keys, 'key')} could be renamed in several ways: see `{call('suggest', *sides)}`.")
     return tuple(sentences)
 
 

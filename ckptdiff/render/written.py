@@ -8,13 +8,17 @@ from ckptdiff.keys import fold
 from ckptdiff.printable import json_text
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import count, size
+from ckptdiff.spelling import option, options
 from ckptdiff.writing.execute import Job, Written
 
 _MOST = 20
-_TIED = (
-    "safetensors writes a tied tensor once; load_state_dict is strict about the other names, "
-    "safetensors.torch.load_model is not (--shared copy writes them)"
-)
+
+
+def _tied() -> str:
+    return (
+        "safetensors writes a tied tensor once; load_state_dict is strict about the other names, "
+        f"safetensors.torch.load_model is not ({options(shared='copy')} writes them)"
+    )
 
 
 def text(done: Job | Written, *, show_all: bool) -> str:
@@ -33,7 +37,7 @@ def text(done: Job | Written, *, show_all: bool) -> str:
         kept = _sources(job) if show_all else _folded(job.keys)
         lines += _section(f"kept ({len(job.keys)})", kept, most)
     rows = [f"{plain(key)}: written as {plain(other)}" for key, other in job.left_out.items()]
-    lines += _section(f"left out ({len(rows)}): {_TIED}", rows, most)
+    lines += _section(f"left out ({len(rows)}): {_tied()}", rows, most)
     reasons: dict[str, dict[str, list[str]]] = {}
     for drop in plan.dropped:
         reasons.setdefault(drop.why, {}).setdefault(drop.detail, []).append(drop.key)
@@ -74,7 +78,7 @@ def json(done: Job | Written) -> str:
         "bytes": done.nbytes if isinstance(done, Written) else job.layout.nbytes,
         "tensors": list(job.keys),
         "objects": [item.key for item in plan.objects],
-        "left_out": [{"key": key, "written_as": other, "reason": _TIED} for key, other in job.left_out.items()],
+        "left_out": [{"key": key, "written_as": other, "reason": _tied()} for key, other in job.left_out.items()],
         "dropped": [{"key": drop.key, "reason": drop.why, "detail": drop.detail} for drop in plan.dropped],
         "renamed": [{"from": old, "to": new} for old, new in plan.renamed],
         "adapted": [{"key": key, "how": how} for key, how in plan.adapted],
@@ -124,5 +128,9 @@ def _renames(pairs: Iterable[tuple[str, str]]) -> list[str]:
 def _section(title: str, rows: Sequence[str], most: int | None) -> list[str]:
     if not rows:
         return []
-    shown = list(rows) if most is None or len(rows) <= most else [*rows[:most], f"... {len(rows) - most} more (--all)"]
+    shown = (
+        list(rows)
+        if most is None or len(rows) <= most
+        else [*rows[:most], f"... {len(rows) - most} more ({option('all')})"]
+    )
     return ["", title, *(f"  {row}" for row in shown)]

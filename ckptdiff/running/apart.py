@@ -24,6 +24,7 @@ from typing import IO, Any, NoReturn
 
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.running.handing import packed, unpacked
+from ckptdiff.spelling import Spelling, option, spelled, spelling
 
 _HEAD = struct.Struct("<QQ")
 """The number of signs of life, and the length of the answer plus one; zero until it is there."""
@@ -41,9 +42,11 @@ class Call:
     work: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    spelling: Spelling = field(default_factory=spelling)
 
     def __call__(self) -> Any:
-        return self.work(*self.arguments, **self.options)
+        with spelled(self.spelling):
+            return self.work(*self.arguments, **self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def unanswered(about: str, exit_code: int | None) -> tuple[str, str, str]:
 
 def timed_out(about: str, timeout: float) -> tuple[str, str, str]:
     """The kind, the sentence and the hint on a process that took too long."""
-    hint = "Give it more with --timeout, or see what its model's code waits for."
+    hint = f"Give it more with {option('timeout')}, or see what its model's code waits for."
     return "timeout", f"{about} took longer than {timeout:g} seconds.", hint
 
 

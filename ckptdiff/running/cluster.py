@@ -14,6 +14,7 @@ from ckptdiff.judging.rules import Level
 from ckptdiff.running.apart import Call, spawned
 from ckptdiff.running.handing import unpacked
 from ckptdiff.running.processes import timed_out, without_answer
+from ckptdiff.spelling import Spelling, option, spelled, spelling
 
 if TYPE_CHECKING:
     from ckptdiff.running import Work
@@ -36,7 +37,8 @@ def run_on_cluster(
         from distributed import Client
     except ImportError:
         raise UsageError(
-            "--scheduler needs Dask, which is not installed.", "Install it with `pip install 'ckptdiff[dask]'`."
+            f"{option('scheduler')} needs Dask, which is not installed.",
+            "Install it with `pip install 'ckptdiff[dask]'`.",
         ) from None
     try:
         client = Client(scheduler, timeout=_CONNECT, set_as_default=False)
@@ -46,12 +48,22 @@ def run_on_cluster(
         ) from None
     folder = os.getcwd()  # noqa: PTH109 - as text, for another machine
     with client:
-        futures = [client.submit(done_apart, work, target, fail_on, timeout, folder, pure=False) for target in targets]
+        futures = [
+            client.submit(done_apart, work, target, fail_on, timeout, folder, spelling(), pure=False)
+            for target in targets
+        ]
         return tuple(_collected(client, future, target) for future, target in zip(futures, targets, strict=True))
 
 
-def done_apart(work: Work, target: Target, fail_on: Level, timeout: float, folder: str) -> TargetResult:
+def done_apart(
+    work: Work, target: Target, fail_on: Level, timeout: float, folder: str, spelling: Spelling
+) -> TargetResult:
     """What a worker does: one target in a Python of its own, since workers may not use multiprocessing."""
+    with spelled(spelling):
+        return _done_apart(work, target, fail_on, timeout, folder)
+
+
+def _done_apart(work: Work, target: Target, fail_on: Level, timeout: float, folder: str) -> TargetResult:
     started = time.monotonic()
     ended = spawned(Call(work, (target, fail_on)), timeout, cwd=folder)
     if ended.exit_code is None:

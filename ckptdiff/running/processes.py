@@ -23,6 +23,7 @@ from ckptdiff.judging.rules import Level
 from ckptdiff.model.reference import runs_code
 from ckptdiff.running import apart
 from ckptdiff.running.handing import packed, unpacked
+from ckptdiff.spelling import Spelling, spelled, spelling
 
 if TYPE_CHECKING:
     from ckptdiff.running import Work
@@ -84,7 +85,7 @@ def _context(work: Work, targets: Sequence[Target]) -> Any:
 
 def _start(context: Any, work: Work, position: int, target: Target, fail_on: Level) -> _Running:
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, work, target, fail_on))
+    process = context.Process(target=_work, args=(theirs, work, target, fail_on, spelling()))
     with _without_main():
         process.start()
     theirs.close()
@@ -102,12 +103,13 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _work(answer: Any, work: Work, target: Target, fail_on: Level) -> None:
+def _work(answer: Any, work: Work, target: Target, fail_on: Level, spelling: Spelling) -> None:
     """What the process of one target does."""
     process, exit_ = os.getpid(), os._exit  # before the model's code can replace them
     try:
         apart.set_apart()
-        result = work(target, fail_on)
+        with spelled(spelling):
+            result = work(target, fail_on)
         try:
             content = packed(result)
         except Exception as error:  # pickling stops at whatever it likes

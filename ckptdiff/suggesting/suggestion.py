@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -67,3 +68,9 @@ class Suggestion:
     def complete(self) -> bool:
         """Whether what is certain makes every key of both sides fit."""
         return not self.unfilled and not self.unused
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the rules to a file that `rules=` takes. Raises OutputError where it cannot be written."""
+        from ckptdiff.renaming.rules_file import write_rules
+
+        write_rules(os.fspath(path), self.rules, [operation.rule for operation in self.operations])

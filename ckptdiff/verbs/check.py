@@ -20,12 +20,11 @@ from ckptdiff.replacing import open_descriptor, write_whole
 from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of, several
 from ckptdiff.running import run_targets
 from ckptdiff.small_files import text_of
+from ckptdiff.spelling import given, option
 from ckptdiff.verbs.compare import CompareOptions, compared
 
 if TYPE_CHECKING:
     from ckptdiff.judging.rules import Level
-
-_RECORD = "Record it first with --update-baseline."
 
 
 def check(
@@ -109,7 +108,7 @@ def _report(target: Target, fail_on: Level) -> Report:
 def _chosen(settings: Config, names: Sequence[str]) -> list[Target]:
     listed = [target.name for target in settings.targets]
     for name in names:
-        one_of("TARGET", name, listed)
+        one_of("names", name, listed)
     return [target for target in settings.targets if not names or target.name in names]
 
 
@@ -124,22 +123,28 @@ def _accepted(
     listed = {target.name for target in settings.targets}
     if update_baseline is not None:
         if baseline is not None:
-            raise UsageError("--baseline and --update-baseline exclude each other.", "Update first, then check.")
+            raise UsageError(
+                f"{option('baseline')} and {option('update_baseline')} exclude each other.", "Update first, then check."
+            )
         path = os.fspath(update_baseline)
         if not Path(path).is_file() or open_descriptor(path) is not None:
             return Baseline()
-        return loads(text_of(path, _RECORD), path).limited(listed)
+        return loads(text_of(path, _record_first()), path).limited(listed)
     if baseline is None:
         return Baseline()
     path = os.fspath(baseline)
-    accepted = loads(text_of(path, _RECORD), path)
+    accepted = loads(text_of(path, _record_first()), path)
     unknown = sorted(accepted.targets.keys() - listed)
     if unknown and not allow_stale:
         raise UsageError(
             f"{path} accepts findings of {unknown[0]!r}, a target that {settings.path} does not list.",
-            f"Record it again with --update-baseline {path}, or give --allow-stale.",
+            f"Record it again with {given('update_baseline', path)}, or give {option('allow_stale')}.",
         )
     return accepted
+
+
+def _record_first() -> str:
+    return f"Record it first with {option('update_baseline')}."
 
 
 def _processors() -> int:

@@ -13,6 +13,7 @@ from ckptdiff.judging.rules import RULES
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import refused
 from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
+from ckptdiff.spelling import call
 
 if TYPE_CHECKING:
     from ckptdiff.judging.rules import Level
@@ -121,10 +122,10 @@ def _advice(report: Report, model: GivenModel) -> tuple[str, ...]:
 
     keys = len(file.entries) + len(comparison.model.keys())
     if keys > _MOST_ADVISED:
-        what = f"ckptdiff suggest {model.shown} {file.path}"
+        what = call("suggest", model.shown, file.path)
         return (f"Whether renaming helps was not looked for among {keys:,} keys: see `{what}`.",)
     suggestion, repaired = proposed(model, file)
-    sentences = advice(suggestion, repaired, f"{model.shown} {file.path}")
+    sentences = advice(suggestion, repaired, (model.shown, file.path))
     if comparison.mismatched and comparison.matched and suggestion.head is None:
         kept = f"`ckptdiff filter` writes the {len(comparison.matched)} tensors that load, without the mismatched ones."
         sentences = (*sentences, kept)

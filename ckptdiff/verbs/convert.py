@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.requests import LoaderRequest, ModelRequest, WriteOptions
+from ckptdiff.spelling import Metavar, call, option
 from ckptdiff.verbs.rewrite import carried_out, planned
 from ckptdiff.writing.execute import Job, Progress, Written
 
@@ -77,7 +78,7 @@ def converted(
     outcome = left.outcome
     if outcome.raised is not None:
         raise CheckpointError(
-            f"{outcome.loader.call} raises {outcome.raised}", "`ckptdiff compare --loader` says more."
+            f"{outcome.loader.call} raises {outcome.raised}", f"`{call('compare', loader=Metavar())}` says more."
         )
     kept = [key for key, entry in outcome.filled.items() if entry.by == "file" and entry.rows is None]
     _check_complete(outcome, kept, partial=partial)
@@ -92,12 +93,12 @@ def _check_complete(outcome: Outcome, kept: list[str], *, partial: bool) -> None
     if not kept:
         raise CheckpointError(
             f"{outcome.loader.call} fills nothing of the model wholly, so there is nothing to write.",
-            "`ckptdiff compare --loader` says what it does.",
+            f"`{call('compare', loader=Metavar())}` says what it does.",
         )
     if rest and not partial:
         more = f" and {len(rest) - _NAMED:,} more" if len(rest) > _NAMED else ""
         raise UsageError(
             f"{outcome.loader.call} leaves {len(rest):,} of {len(outcome.filled):,} keys at initial values, wholly or "
             f"in part: {', '.join(rest[:_NAMED])}{more}.",
-            "Write the others with --partial.",
+            f"Write the others with {option('partial')}.",
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UsageError
 from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions, renames_of, several
+from ckptdiff.spelling import given, options
 from ckptdiff.verbs.rewrite import carried_out, planned
 from ckptdiff.writing.adaptations import Adaptation, parse_adaptation
 from ckptdiff.writing.execute import Initial, Job, Progress, Written
@@ -89,10 +90,14 @@ class FitOptions:
         try:
             number = int(seed)
         except ValueError:
-            raise UsageError(f"--seed {seed}: this is not a whole number.", "Write for example --seed 0.") from None
+            raise UsageError(f"{given('seed', seed)}: this is not a whole number.", _seed()) from None
         if not -(1 << 63) <= number < 1 << 64:
-            raise UsageError(f"--seed {seed}: torch takes seeds of 64 bits only.", "Write for example --seed 0.")
+            raise UsageError(f"{given('seed', seed)}: torch takes seeds of 64 bits only.", _seed())
         return FitOptions(tuple(parse_adaptation(text) for text in several("adapt", adapt)), fill_missing, number)
+
+
+def _seed() -> str:
+    return f"Write for example {options(seed='0')}."
 
 
 def filtered(

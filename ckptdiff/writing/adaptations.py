@@ -8,6 +8,8 @@ from math import isqrt, prod
 
 from ckptdiff.errors import UsageError
 from ckptdiff.keys import glob
+from ckptdiff.spelling import given as as_given
+from ckptdiff.spelling import option, options
 from ckptdiff.writing.steps import Shape, Step
 
 
@@ -22,13 +24,17 @@ class Adaptation:
     pattern: str
     how: str
 
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.how}"
+
 
 def parse_adaptation(text: str) -> Adaptation:
     """Raises UsageError for what is not `KEY_GLOB=HOW`."""
     pattern, separator, how = text.rpartition("=")
     if not separator or not pattern or how not in HOWS:
         raise UsageError(
-            f"--adapt {text!r} is not KEY_GLOB=HOW", f"HOW is one of {', '.join(HOWS)}: --adapt 'fc.*=slice'."
+            f"{option('adapt')} {text!r} is not KEY_GLOB=HOW",
+            f"HOW is one of {', '.join(HOWS)}: {options(adapt='fc.*=slice')}.",
         )
     return Adaptation(pattern, how)
 
@@ -50,7 +56,7 @@ def steps_for(
             return HOWS[adaptation.how](given, wanted)
         except Impossible as why:
             raise UsageError(
-                f"--adapt {adaptation.pattern}={adaptation.how}: {key!r} is {list(given)} in the checkpoint and "
+                f"{as_given('adapt', adaptation)}: {key!r} is {list(given)} in the checkpoint and "
                 f"{list(wanted)} in the model: {why}",
                 "Choose another way for this key, or a glob that leaves it out.",
             ) from None

@@ -26,6 +26,7 @@ from ckptdiff.replacing import (
     sync_directory,
     temporary,
 )
+from ckptdiff.spelling import option
 
 _SHARDS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
@@ -121,11 +122,13 @@ def refuse(out: Path, inputs: Iterable[str], *, directory: bool, force: bool) ->
                 "Write to a new directory; nothing but shards is ever replaced.",
             )
         if not force and any(out.iterdir()):
-            raise OutputError(f"{out} exists and is not empty", "Add --force to replace it, or choose another name.")
+            raise OutputError(
+                f"{out} exists and is not empty", f"Add {option('force')} to replace it, or choose another name."
+            )
     elif not out.is_file():
         raise OutputError(f"{out} exists and is not a regular file", "Choose another name for the output.")
     elif not force:
-        raise OutputError(f"{out} exists", "Add --force to replace it, or choose another name.")
+        raise OutputError(f"{out} exists", f"Add {option('force')} to replace it, or choose another name.")
 
 
 def _refuse_special(out: Path) -> None:
@@ -191,7 +194,9 @@ def _create(stage: Staged, directory: bool) -> None:
 def _replace_file(stage: Staged, force: bool) -> None:
     if os.path.lexists(stage.out):
         if not force:
-            raise OutputError(f"{stage.out} was written by somebody else meanwhile", "Add --force to replace it.")
+            raise OutputError(
+                f"{stage.out} was written by somebody else meanwhile", f"Add {option('force')} to replace it."
+            )
         inherit(stage.out, stage.path)
     if sys.platform == "win32":
         _close(stage)

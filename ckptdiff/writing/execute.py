@@ -13,6 +13,7 @@ from ckptdiff.contents.checksums import Checksums
 from ckptdiff.contents.files import Files
 from ckptdiff.errors import CheckpointError, OutputError, UsageError
 from ckptdiff.places import is_url
+from ckptdiff.spelling import option
 from ckptdiff.suffixes import SAFETENSORS, WEIGHTS
 from ckptdiff.writing.atomic import Staged, refuse, staged
 from ckptdiff.writing.blocks import BlockWriter
@@ -112,7 +113,8 @@ def output_of(path: str, *, sharded: bool = False) -> Output:
     if not slash and suffix in WEIGHTS:
         if sharded:
             raise UsageError(
-                f"{path} is one file, which has no shards", "Give -o a directory, or leave --max-shard-size out."
+                f"{path} is one file, which has no shards",
+                f"Give {option('out')} a directory, or leave {option('max_shard_size')} out.",
             )
         return Output(place, "safetensors" if suffix == SAFETENSORS else "torch")
     if suffix and not sharded and not slash and not place.is_dir():
@@ -162,21 +164,24 @@ def _check_container(plan: FilterPlan, output: Output) -> None:
     checkpoint = plan.checkpoint
     if output.format != "torch":
         raise UsageError(
-            f"{output.path} is safetensors, which holds tensors alone", "Write a .pth, or leave --keep-container out."
+            f"{output.path} is safetensors, which holds tensors alone",
+            f"Write a .pth, or leave {option('keep_container')} out.",
         )
     if checkpoint.kind.content == "members":
         raise UsageError(
             f"{checkpoint.path} is a zip archive of several files, which are not written again",
-            "Unpack it and give the file alone, or leave --keep-container out.",
+            f"Unpack it and give the file alone, or leave {option('keep_container')} out.",
         )
     if not checkpoint.kind.by_torch_load:
-        raise UsageError(f"{checkpoint.path} has nothing around its tensors to keep", "Leave --keep-container out.")
+        raise UsageError(
+            f"{checkpoint.path} has nothing around its tensors to keep", f"Leave {option('keep_container')} out."
+        )
     unsafe = checkpoint.unsafe_globals
     if unsafe:
         more = f" and {len(unsafe) - 3} more" if len(unsafe) > 3 else ""
         raise CheckpointError(
             f"{checkpoint.path} holds objects of classes that must not be loaded: {', '.join(unsafe[:3])}{more}",
-            "Leave --keep-container out, to write the state dict alone.",
+            f"Leave {option('keep_container')} out, to write the state dict alone.",
         )
 
 
@@ -272,7 +277,7 @@ def _initial_values(plan: FilterPlan, initial: Initial | None) -> Mapping[str, A
     if initial is None:
         raise CheckpointError(
             "The model's initial values are wanted and there is no model to take them from",
-            "--fill-missing needs the model itself, not a snapshot.",
+            f"{option('fill_missing')} needs the model itself, not a snapshot.",
         )
     return initial(plan.filled)
 

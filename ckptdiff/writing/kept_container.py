@@ -22,6 +22,7 @@ import torch
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import element_size
+from ckptdiff.spelling import option
 from ckptdiff.tensors import contiguous_stride
 from ckptdiff.torch_private import set_metadata, storage_identity, tensor_rebuilder, typed_storage_parts
 from ckptdiff.writing.blocks import BlockWriter
@@ -64,7 +65,7 @@ def _loaded(checkpoint: Checkpoint) -> Any:
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.path} has a container that torch.load does not take with weights_only: {_reason(str(error))}",
-            "Leave --keep-container out, to write the state dict alone.",
+            f"Leave {option('keep_container')} out, to write the state dict alone.",
         ) from None
 
 

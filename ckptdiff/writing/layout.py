@@ -12,6 +12,7 @@ from typing import Literal
 
 from ckptdiff.contents.pieces import Piece, extent, piece
 from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.spelling import option
 from ckptdiff.tensors import DTYPES, TensorInfo
 from ckptdiff.writing.plan import FilterPlan, Keep
 from ckptdiff.writing.steps import JOINS, Shape, Step, view
@@ -195,7 +196,7 @@ def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
     if info.is_meta and plan.checkpoint.live is None:
         raise CheckpointError(
             f"{plan.checkpoint.path}: the tensor {key!r} is on the meta device, so the file has no values of it",
-            "Leave it out with --drop, or save the model after its weights were loaded or initialised.",
+            f"Leave it out with {option('drop')}, or save the model after its weights were loaded or initialised.",
         )
     what = ""
     if info.layout != "strided":
@@ -209,7 +210,7 @@ def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
     if what:
         raise CheckpointError(
             f"{plan.checkpoint.path}: the tensor {key!r} {what}, which cannot be copied",
-            "Leave it out with --drop, or save it as a plain dense tensor.",
+            f"Leave it out with {option('drop')}, or save it as a plain dense tensor.",
         )
 
 
@@ -219,19 +220,19 @@ def _check_safetensors(plan: FilterPlan) -> None:
         if DTYPES[item.dtype].code is None or halves:
             raise CheckpointError(
                 f"{plan.checkpoint.path}: the tensor {item.key!r} is {item.dtype}, which safetensors cannot hold",
-                "Write a .pth, or leave it out with --drop.",
+                f"Write a .pth, or leave it out with {option('drop')}.",
             )
         try:
             item.key.encode()
         except UnicodeEncodeError:
             raise CheckpointError(
                 f"{plan.checkpoint.path}: the key {item.key!r} is no valid text, which safetensors cannot hold",
-                "Write a .pth, or leave it out with --drop.",
+                f"Write a .pth, or leave it out with {option('drop')}.",
             ) from None
         if item.key == "__metadata__":
             raise CheckpointError(
                 f"{plan.checkpoint.path}: safetensors keeps the name '__metadata__' for itself",
-                "Write a .pth, or leave it out with --drop.",
+                f"Write a .pth, or leave it out with {option('drop')}.",
             )
 
 

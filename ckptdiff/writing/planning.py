@@ -6,7 +6,6 @@ custom modules whose hooks rename keys are asked themselves, and keys stay under
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.keys import glob
 from ckptdiff.renaming.prefixes import has_prefix, moved_metadata, prefix_change
+from ckptdiff.spelling import given, option, options
 from ckptdiff.tensors import TensorInfo
 from ckptdiff.writing.adaptations import Adaptation, steps_for
 from ckptdiff.writing.pickling import is_plain
@@ -51,7 +51,9 @@ def plan_rewrite(
     Raises UsageError where two keys get one name, nothing is left, or an option names nothing known.
     """
     if dtype and dtype not in DTYPE_CHOICES:
-        raise UsageError(f"--dtype {dtype!r} is no floating-point dtype", f"Choose one of {', '.join(DTYPE_CHOICES)}.")
+        raise UsageError(
+            f"{option('dtype')} {dtype!r} is no floating-point dtype", f"Choose one of {', '.join(DTYPE_CHOICES)}."
+        )
     dropped = [Drop(str(key), "its key is no text") for key in checkpoint.entries if type(key) is not str]
     keys = [key for key in checkpoint.entries if type(key) is str]
     names = {key: (names or {}).get(key, key) for key in keys}
@@ -160,12 +162,12 @@ def _selection(keep: Sequence[str], drop: Sequence[str], drop_prefix: Sequence[s
     def why(key: str, name: str) -> str:
         for pattern, matches in drops:
             if matches(key) or matches(name):
-                return f"--drop {pattern}"
+                return given("drop", pattern)
         for prefix in drop_prefix:
             if has_prefix(key, prefix) or has_prefix(name, prefix):
-                return f"--drop-prefix {prefix}"
+                return given("drop_prefix", prefix)
         if keeps and not any(matches(key) or matches(name) for matches in keeps):
-            return "no --keep matches it"
+            return f"no {option('keep')} matches it"
         return ""
 
     return why
@@ -176,15 +178,15 @@ def _idle(
 ) -> tuple[str, ...]:
     """A sentence on each option that matches no key at all: mostly a slip of the pen."""
     notes = []
-    for option, patterns, test in (
-        ("--keep", keep, glob),
-        ("--drop", drop, glob),
-        ("--drop-prefix", drop_prefix, _below),
+    for name, patterns, test in (
+        ("keep", keep, glob),
+        ("drop", drop, glob),
+        ("drop_prefix", drop_prefix, _below),
     ):
         for pattern in patterns:
             matches = test(pattern)
-            if not any(matches(key) or matches(name) for key, name in names.items()):
-                notes.append(f"{option} {pattern} matches no key")
+            if not any(matches(key) or matches(new) for key, new in names.items()):
+                notes.append(f"{given(name, pattern)} matches no key")
     return tuple(notes)
 
 
@@ -224,8 +226,8 @@ def _prefix_hint(plan: FilterPlan, tree: ModuleTree) -> str:
     change = prefix_change({str(key): info.shape for key, info in plan.checkpoint.tensors.items()}, dict(slots))
     if change is None:
         return ""
-    given = (f"--{option.replace('_', '-')} {shlex.quote(value.removesuffix('.'))}" for option, value in change.steps())
-    return f"With {' '.join(given)} {change.matched} keys have the names of the model's."
+    steps = [(name, prefix.removesuffix(".")) for name, prefix in change.steps()]
+    return f"With {options(*steps)} {change.matched} keys have the names of the model's."
 
 
 def _operated(
@@ -338,9 +340,7 @@ def _adapted(plan: FilterPlan, comparison: Comparison, adaptations: Sequence[Ada
     for adaptation in adaptations:
         matches = glob(adaptation.pattern)
         if not any(matches(key) for key in present):
-            raise UsageError(
-                f"--adapt {adaptation.pattern}={adaptation.how} matches no key", "Quote the glob, and check its keys."
-            )
+            raise UsageError(f"{given('adapt', adaptation)} matches no key", "Quote the glob, and check its keys.")
     return replace(plan, kept=tuple(kept))
 
 
@@ -363,8 +363,8 @@ def _filled(plan: FilterPlan, comparison: Comparison) -> FilterPlan:
         if slot is None or slot.lazy:
             what = "has no shape yet" if slot is not None else "is no tensor"
             raise CheckpointError(
-                f"--fill-missing cannot supply {key!r}: it {what}",
-                "Leave --fill-missing out and load with strict=False.",
+                f"{option('fill_missing')} cannot supply {key!r}: it {what}",
+                f"Leave {option('fill_missing')} out and load with strict=False.",
             )
         twin = tied.get(slot.identity)
         if twin is not None:

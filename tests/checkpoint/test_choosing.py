@@ -128,7 +128,7 @@ def test_a_wrong_key_lists_what_exists(tmp_path: Path) -> None:
         read(path, key="epoch")
     with pytest.raises(CheckpointError) as caught:
         read(stored(weights(), tmp_path), key="model")
-    assert "leave --key out" in caught.value.hint
+    assert "leave key= out" in caught.value.hint
 
 
 def test_the_empty_key_is_the_top_level(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_key_names_a_member_and_leads_on_inside(tmp_path: Path) -> None:
     said = refusal(path, "policy.optimizer.pth")
     assert "'state.0' (3 tensors)" in said
     assert "each after 'policy.optimizer.pth' and a dot" in said
-    assert "Checkpoints in it, for --key: 'pytorch_variables.pth', 'policy.pth'" in refusal(path, "polcy.pth")
+    assert "Checkpoints in it, for key=: 'pytorch_variables.pth', 'policy.pth'" in refusal(path, "polcy.pth")
 
 
 def test_several_are_listed_with_their_tensors(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def shared(tmp_path: Path) -> Path:
 def test_a_config_that_another_user_has_put_above_is_not_taken(shared: Path) -> None:
     with pytest.raises(UsageError, match="belongs to another user") as raised:
         find(shared)
-    assert f"--config {shared.parent / 'ckptdiff.toml'}" in raised.value.hint
+    assert f"config='{shared.parent / 'ckptdiff.toml'}'" in raised.value.hint
     assert load(shared.parent / "ckptdiff.toml").targets, "named, it is"
     with pytest.raises(UsageError, match="belongs to another user"):
         find(shared.parent)

@@ -207,7 +207,7 @@ def test_arguments_that_do_not_fit(write: Write) -> None:
     )
     missing = fails("model.py:needs")
     assert missing.message == "model.py:needs needs `width` and `depth`, which have no default."
-    assert missing.hint == "Add --arg width=... --arg depth=...."
+    assert missing.hint == "Add args={'width': ..., 'depth': ...}."
     assert "needs `depth`, which has" in fails("model.py:needs", {"width": 1}).message
     unknown = fails("model.py:Net", {"widht": 1})
     assert isinstance(unknown, UsageError)

@@ -91,7 +91,7 @@ def test_two_keys_under_one_name_are_an_error() -> None:
 def test_renames_that_move_nothing_are_told() -> None:
     renames = Renames(strip_prefix=("module.",), rules=(parse_rule("x.{*} -> y.{*}"),))
     _, idle = renamed(checkpoint_of({"a": torch.zeros(1)}), renames)
-    assert idle == ("--strip-prefix module. matches no key.", "The rule x.{*} -> y.{*} matches no key.")
+    assert idle == ("strip_prefix='module.' matches no key.", "The rule x.{*} -> y.{*} matches no key.")
 
 
 def test_the_callers_values_are_renamed_too_and_their_dictionary_is_not() -> None:

@@ -310,7 +310,7 @@ def test_what_exists_is_only_replaced_by_force(tmp_path, out):
     rewrite(tmp_path / "a.safetensors", f"{tmp_path}/{out}")
     with pytest.raises(OutputError, match="exists") as caught:
         rewrite(tmp_path / "b.safetensors", f"{tmp_path}/{out}")
-    assert "--force" in caught.value.hint
+    assert "force=True" in caught.value.hint
     assert same(load(tmp_path / out)["layer.0.weight"], state(1)["layer.0.weight"])
     rewrite(tmp_path / "b.safetensors", f"{tmp_path}/{out}", force=True)
     assert same(load(tmp_path / out)["layer.0.weight"], state(2)["layer.0.weight"])

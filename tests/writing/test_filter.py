@@ -222,7 +222,7 @@ def test_a_prefix_that_alone_is_in_the_way_is_said(tmp_path):
     with pytest.raises(CheckpointError) as error:
         filtered(read(tmp_path / "in.pth"), Net(), tmp_path / "out.pth")
     number = len(Net().state_dict())
-    assert error.value.hint == f"With --strip-prefix _orig_mod.module {number} keys have the names of the model's."
+    assert error.value.hint == f"With strip_prefix='_orig_mod.module' {number} keys have the names of the model's."
 
 
 def test_running_stats_that_old_instance_norms_refuse(tmp_path):

@@ -38,9 +38,9 @@ def test_globs_and_prefixes_select_by_either_name(checkpoint):
     plan = plan_rewrite(checkpoint, names=names, drop=["fc.*", "*.bias"], drop_prefix=["optim"])
     assert kept(plan) == ["conv.weight", "modulelist.0"]
     assert {drop.key: drop.why for drop in plan.dropped} == {
-        "module.conv.bias": "--drop *.bias",
-        "module.fc.weight": "--drop fc.*",
-        "optim.x": "--drop-prefix optim",
+        "module.conv.bias": "drop='*.bias'",
+        "module.fc.weight": "drop='fc.*'",
+        "optim.x": "drop_prefix='optim'",
     }
     assert plan.renamed == (("module.conv.weight", "conv.weight"),)
 
@@ -52,7 +52,7 @@ def test_two_keys_with_one_name_are_an_error(checkpoint):
 
 def test_an_option_that_matches_nothing_is_noted(checkpoint):
     plan = plan_rewrite(checkpoint, drop=["nothing.*"], drop_prefix=["modul"])
-    assert plan.notes == ("--drop nothing.* matches no key", "--drop-prefix modul matches no key")
+    assert plan.notes == ("drop='nothing.*' matches no key", "drop_prefix='modul' matches no key")
 
 
 def test_nothing_left_is_an_error(checkpoint):

@@ -21,6 +21,7 @@ from ckptdiff.errors import UsageError
 from ckptdiff.loaders.outcome import Comparison, Match, ValueFacts, memory
 from ckptdiff.loaders.torch.shadows import is_plain
 from ckptdiff.places import is_url
+from ckptdiff.spelling import option
 from ckptdiff.tensors import DTYPES, TensorInfo
 
 _ABSENT = "torch {version} has no dtype {dtype}"
@@ -38,15 +39,19 @@ def ensure_readable(checkpoint: Checkpoint) -> None:
     """Raises UsageError for a checkpoint whose values are not at hand: remote, distributed, or none at all."""
     name = checkpoint.path
     if checkpoint.kind.values == "none":
-        raise UsageError(f"--check-values: {name} is a snapshot, which holds no values.", "Give the checkpoint itself.")
+        raise UsageError(
+            f"{option('check_values')}: {name} is a snapshot, which holds no values.", "Give the checkpoint itself."
+        )
     if checkpoint.kind.values == "in pieces":
         raise UsageError(
-            f"--check-values: {name} is a distributed checkpoint, whose tensors are in pieces.",
+            f"{option('check_values')}: {name} is a distributed checkpoint, whose tensors are in pieces.",
             "Convert it to one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save.",
         )
     storages = (entry.storage.file for entry in checkpoint.tensors.values() if entry.storage is not None)
     if is_url(name) or any(map(is_url, storages)):
-        raise UsageError(f"--check-values: {name} is remote, and only its headers were read.", "Download it first.")
+        raise UsageError(
+            f"{option('check_values')}: {name} is remote, and only its headers were read.", "Download it first."
+        )
 
 
 def check_values(comparison: Comparison) -> ValueFacts:

@@ -23,6 +23,7 @@ from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
 from ckptdiff.loaders.torch.rereading import disagreement
 from ckptdiff.loaders.torch.shadows import Shadows
 from ckptdiff.model.meta_building import MetaWatch
+from ckptdiff.spelling import option
 from ckptdiff.torch_private import set_metadata
 
 _TORCHS_OWN = "Error(s) in loading state_dict for "
@@ -60,7 +61,9 @@ def confirm(comparison: Comparison) -> None:
     answers, UsageError where there is no model to ask.
     """
     if comparison.model.root.live is None:
-        raise UsageError("--verify asks the model itself, and a snapshot has none.", "Name the model's code instead.")
+        raise UsageError(
+            f"{option('verify')} asks the model itself, and a snapshot has none.", "Name the model's code instead."
+        )
     differs = disagreement(comparison.checkpoint)
     if differs:
         raise Disagreement(

@@ -361,7 +361,7 @@ def test_empty_tensors_and_scalars(numel: int, tmp_path: Path) -> None:
 def test_a_snapshot_has_no_values(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
     path.write_text(ckptdiff.snapshot(Holder(2)))
-    with pytest.raises(UsageError, match=r"--check-values: .* is a snapshot, which holds no values"):
+    with pytest.raises(UsageError, match=r"check_values=True: .* is a snapshot, which holds no values"):
         checked(Holder(2), path)
 
 
@@ -371,7 +371,7 @@ def test_a_distributed_checkpoint_is_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save({"value": torch.zeros(2)}, checkpoint_id=tmp_path / "dcp")
-    with pytest.raises(UsageError, match=r"--check-values: .* is a distributed checkpoint"):
+    with pytest.raises(UsageError, match=r"check_values=True: .* is a distributed checkpoint"):
         checked(Holder(2), tmp_path / "dcp")
 
 
@@ -381,7 +381,7 @@ def test_a_remote_checkpoint_is_refused() -> None:
 
     url = "https://example.org/file.safetensors"
     entry = TensorInfo("float32", (2,), storage=Storage("value", url, None, 8))
-    with pytest.raises(UsageError, match=r"--check-values: .* is remote"):
+    with pytest.raises(UsageError, match=r"check_values=True: .* is remote"):
         checked(Holder(2), Checkpoint(url, "safetensors", {"value": entry}))
 
 

@@ -117,5 +117,5 @@ def test_every_part_of_an_answer_counts() -> None:
 
 def test_a_snapshot_has_no_witness() -> None:
     tree = loads(dumps(extract(nn.Linear(2, 2))), "model.json")
-    with pytest.raises(UsageError, match="--verify"):
+    with pytest.raises(UsageError, match="verify=True"):
         confirm(compare(tree, checkpoint_of({})))
