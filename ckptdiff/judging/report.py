@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ckptdiff.judging.advice import Advice, advice_on
 from ckptdiff.judging.findings import Finding, findings
 from ckptdiff.judging.rules import Level, reaches
 from ckptdiff.loaders.outcome import Comparison
@@ -40,8 +41,13 @@ class Report:
     findings: tuple[Finding, ...]
     coverage: Coverage
     fail_on: Level = "error"
-    advice: tuple[str, ...] = ()
-    """Sentences on what would repair it, as far as somebody has looked for that."""
+    repairs: tuple[Advice, ...] = ()
+    """What would repair it by renaming or filtering, as far as somebody has looked for that."""
+
+    @property
+    def advice(self) -> tuple[Advice, ...]:
+        """Everything that is known to help."""
+        return tuple(advice_on(self))
 
     @property
     def missing_keys(self) -> list[str]:

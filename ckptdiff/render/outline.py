@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, Level, reaches
 from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Comparison
-from ckptdiff.renaming.prefixes import PrefixChange
+from ckptdiff.render.advice import sentence
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
 from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, size
 from ckptdiff.render.view import View
-from ckptdiff.spelling import given, option, options
+from ckptdiff.spelling import given, option
 
 LIMIT = 20
 """Rows shown of each group unless all are asked for."""
@@ -76,7 +75,7 @@ def outline(report: Report, view: View) -> Outline:
         good=report.outcome == "pass" and (True if not _doubts(report) else None),
         facts=tuple(_facts(report, view.verbose)),
         sections=tuple(_sections(report.findings, limit)),
-        advice=tuple(_advice(report)),
+        advice=tuple(map(sentence, report.advice)),
         torch_says=(report.error_message() or "") if view.verbose else "",
     )
 
@@ -213,37 +212,3 @@ def _class(finding: Finding) -> object:
     """Equal for findings whose keys may be folded: the facts that are shown of them are the same."""
     shown = RULES[finding.rule].folded_by  # where others differ with the key
     return finding.arguments[shown] if shown else tuple(finding.arguments.items())
-
-
-def _advice(report: Report) -> list[str]:
-    """What would make it load, where that is known."""
-    comparison = report.comparison
-    advice = [_prefix_advice(finding) for finding in report.findings if RULES[finding.rule].advises]
-    advice += [plain(sentence, 1000) for sentence in report.advice]
-    forgiven: dict[str, set[str]] = {"missing": set(), "unexpected": set()}
-    for finding in report.findings:
-        if kind := RULES[finding.rule].forgives:
-            forgiven[kind].add(finding.key)
-    if report.loads(strict=False) and not report.loads(strict=True):
-        left = set(comparison.missing_keys) - forgiven["missing"]
-        if not left and set(comparison.unexpected_keys) <= forgiven["unexpected"]:
-            advice.append(
-                "Nothing is lost with load_state_dict(state_dict, strict=False): "
-                "the keys that differ are tied to loaded ones or computed by the model."
-            )
-    if report.outcome == "fail":
-        advice += [
-            f"The file holds another state dict of {count(other.tensors, 'tensor')}: try {options(key=other.key)}"
-            for other in comparison.checkpoint.alternatives[:5]
-        ]
-    return advice
-
-
-def _prefix_advice(finding: Finding) -> str:
-    facts: dict[str, Any] = dict(finding.arguments)
-    wrappers = tuple(str(facts.pop("wrappers", "")).split())
-    change = PrefixChange(prefix=finding.key, wrappers=wrappers, **facts)
-    reshaped = change.matched - change.same_shape
-    return f"All {count(change.matched, 'key')} of the {change.side} match after {options(*change.steps())}" + (
-        f" ({number(reshaped)} of them with another shape)." if reshaped else ""
-    )

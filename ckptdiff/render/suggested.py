@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ckptdiff.judging.report import Report
 from ckptdiff.printable import json_text
+from ckptdiff.render.advice import remaining
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import count
 from ckptdiff.render.view import View
-from ckptdiff.spelling import Metavar, call, option, options
+from ckptdiff.spelling import Metavar, call, option
 from ckptdiff.suggesting.suggestion import Suggestion
 
 _MOST = 20
@@ -90,31 +91,6 @@ def json(found: Suggestion, report: Report) -> str:
     return json_text(value, indent=2) + "\n"
 
 
-def advice(found: Suggestion, report: Report, sides: tuple[str, str]) -> tuple[str, ...]:
-    """Sentences for the end of a failing comparison: at most three rules, and where the rest is to be had.
-
-    `report` is the walk's after everything proposed is applied; `sides` are the model and the checkpoint as the user
-    gave them.
-    """
-    sentences = []
-    if found.rules or found.operations:
-        effect = "it loads" if report.loads() else f"what remains is {_rest(report)}"
-        proposals = count(len(found.rules) + len(found.operations), "rule")
-        if len(found.rules) <= 3 and not found.operations:
-            renames = options(rename=[str(rule) for rule in found.rules])
-            sentences.append(f"After {renames} {effect}.")
-        else:
-            sentences.append(
-                f"`{call('suggest', *sides, save=Metavar('FILE'))}` writes {proposals}; with them {effect}."
-            )
-    if found.head is not None:
-        sentences.append(plain(found.head.sentence, 600))
-    if found.ambiguous:
-        keys = sum(len(item.keys) for item in found.ambiguous)
-        sentences.append(f"{count(keys, 'key')} could be renamed in several ways: see `{call('suggest', *sides)}`.")
-    return tuple(sentences)
-
-
 def _verdict(found: Suggestion, report: Report) -> str:
     proposed = [
         *([count(len(found.rules), "rule")] if found.rules else []),
@@ -128,10 +104,10 @@ def _verdict(found: Suggestion, report: Report) -> str:
 
 
 def _rest(report: Report) -> str:
-    counts = {
-        "missing": len(report.missing_keys),
-        "unexpected": len(report.unexpected_keys),
-        "mismatched": len(report.mismatched_keys),
-    }
-    said = [f"{number} {what}" for what, number in counts.items() if number]
-    return f"{', '.join(said)} {'key' if sum(counts.values()) == 1 else 'keys'}" if said else "other errors"
+    return remaining(
+        {
+            "missing": len(report.missing_keys),
+            "unexpected": len(report.unexpected_keys),
+            "mismatched": len(report.mismatched_keys),
+        }
+    )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.judging.advice import Advice
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.judging.rules import RULES
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import refused
 from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
-from ckptdiff.spelling import call
 
 if TYPE_CHECKING:
     from ckptdiff.judging.rules import Level
     from ckptdiff.model.given import GivenModel
     from ckptdiff.requests import File, Model
+    from ckptdiff.suggesting.suggestion import Suggestion
 
 
 def compare(
@@ -96,7 +97,7 @@ def compared(model: ModelRequest, checkpoint: CheckpointRequest, options: Compar
 
         comparison = replace(comparison, values=check_values(comparison))
     report = judge(comparison, fail_on=options.fail_on)
-    return Compared(replace(report, advice=_advice(report, given)), (*idle, *given.notes))
+    return Compared(replace(report, repairs=_repairs(report, given)), (*idle, *given.notes))
 
 
 def _refused(model: ModelRequest, checkpoint: object, fail_on: Level) -> Report:
@@ -107,9 +108,10 @@ def _refused(model: ModelRequest, checkpoint: object, fail_on: Level) -> Report:
 
 _MOST_ADVISED = 200_000
 """Keys of both sides; more take longer to look through for renames than to compare."""
+_MOST_RENAMES = 3
 
 
-def _advice(report: Report, model: GivenModel) -> tuple[str, ...]:
+def _repairs(report: Report, model: GivenModel) -> tuple[Advice, ...]:
     """What would make a failing comparison load, as far as renaming goes; a prefix alone has been found already."""
     comparison = report.comparison
     file = comparison.checkpoint
@@ -117,16 +119,35 @@ def _advice(report: Report, model: GivenModel) -> tuple[str, ...]:
     if report.loads() or not model.shown or not file.path or prefix_alone or report.empty_side or comparison.raised:
         return ()
     # Only what fails pays for the engine that infers renames.
-    from ckptdiff.render.suggested import advice
     from ckptdiff.verbs.suggest import proposed
 
+    sides = (model.shown, file.path)
     keys = len(file.entries) + len(comparison.model.keys())
     if keys > _MOST_ADVISED:
-        what = call("suggest", model.shown, file.path)
-        return (f"Whether renaming helps was not looked for among {keys:,} keys: see `{what}`.",)
+        return (Advice("not-looked-for", facts={"keys": keys}, sides=sides),)
     suggestion, repaired = proposed(model, file)
-    sentences = advice(suggestion, repaired, (model.shown, file.path))
+    repairs = list(_renames(suggestion, repaired, sides))
     if comparison.mismatched and comparison.matched and suggestion.head is None:
-        kept = f"`ckptdiff filter` writes the {len(comparison.matched)} tensors that load, without the mismatched ones."
-        sentences = (*sentences, kept)
-    return sentences
+        repairs.append(Advice("filter", facts={"tensors": len(comparison.matched)}))
+    return tuple(repairs)
+
+
+def _renames(suggestion: Suggestion, repaired: Report, sides: tuple[str, str]) -> Iterator[Advice]:
+    """At most three rules, and where the rest is to be had; `repaired` is the report once all of them are applied."""
+    rules = len(suggestion.rules) + len(suggestion.operations)
+    if rules:
+        effect: dict[str, str | int] = {
+            "loads": repaired.loads(),
+            "missing": len(repaired.missing_keys),
+            "unexpected": len(repaired.unexpected_keys),
+            "mismatched": len(repaired.mismatched_keys),
+        }
+        if rules <= _MOST_RENAMES and not suggestion.operations:
+            yield Advice("rename", tuple(("rename", str(rule)) for rule in suggestion.rules), effect)
+        else:
+            yield Advice("save-rules", (("save", "FILE"),), {"rules": rules, **effect}, sides)
+    if suggestion.head is not None:
+        yield Advice("head", facts={"text": suggestion.head.sentence})
+    if suggestion.ambiguous:
+        keys = sum(len(item.keys) for item in suggestion.ambiguous)
+        yield Advice("ambiguous", facts={"keys": keys}, sides=sides)

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import ckptdiff
+from ckptdiff.judging.advice import Advice
 from ckptdiff.model.extract import extract
+from ckptdiff.render.advice import sentence
 
 
 def net() -> nn.Sequential:
@@ -137,5 +139,34 @@ def test_advice_is_not_looked_for_among_hundreds_of_thousands_of_keys(
     torch.save({"a.x": torch.ones(2, 2), "b.y": torch.ones(2)}, file)
     snapshot.write_text(ckptdiff.snapshot(torch.nn.Linear(2, 2)))
     monkeypatch.setattr(compare, "_MOST_ADVISED", 3)
-    (sentence,) = compare.compare(snapshot, file).advice
-    assert sentence.startswith("Whether renaming helps was not looked for among 4 keys: see `ckptdiff suggest ")
+    (advice,) = compare.compare(snapshot, file).advice
+    assert advice == Advice("not-looked-for", facts={"keys": 4}, sides=(str(snapshot), str(file)))
+    request = f"ckptdiff.suggest({str(snapshot)!r}, {str(file)!r})"
+    assert sentence(advice) == f"Whether renaming helps was not looked for among 4 keys: see `{request}`."
+
+
+def test_advice_says_what_to_give_compare(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    wrapped = {f"module.{key}": value for key, value in model.state_dict().items()}
+    (advice,) = ckptdiff.compare(model, wrapped).advice
+    assert (advice.kind, advice.options) == ("prefix", (("strip_prefix", "module."),))
+    assert advice.facts == {"side": "model", "matched": 2, "same_shape": 2}
+    assert ckptdiff.compare(model, wrapped, **dict(advice.options)).loads()
+
+    torch.save({"state_dict": {"0.weight": torch.ones(2, 2)}, "ema": model.state_dict()}, tmp_path / "a.pth")
+    report = ckptdiff.compare(model, tmp_path / "a.pth", key="state_dict")
+    options = [advice.options for advice in report.advice if advice.kind == "other-state-dict"]
+    assert options == [(("key", "ema"),)]
+    assert ckptdiff.compare(model, tmp_path / "a.pth", **dict(options[0])).loads()
+
+
+def test_advice_to_rename_is_what_rename_takes(tmp_path: Path) -> None:
+    model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 3), "decoder": torch.nn.Linear(3, 4)})
+    file, snapshot = tmp_path / "a.pth", tmp_path / "m.json"
+    snapshot.write_text(ckptdiff.snapshot(model))
+    torch.save({key.replace("coder.", "coder.fc."): value for key, value in model.state_dict().items()}, file)
+    (advice,) = ckptdiff.compare(snapshot, file).advice
+    assert advice.kind == "rename"
+    assert advice.facts["loads"]
+    rules = [rule for name, rule in advice.options if name == "rename"]
+    assert ckptdiff.compare(snapshot, file, rename=rules).loads()

@@ -1,0 +1,69 @@
+"""What would help where a checkpoint does not load, as values. The words for it are in `render/advice.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptdiff.judging.rules import RULES
+from ckptdiff.renaming.prefixes import PrefixChange
+
+if TYPE_CHECKING:
+    from ckptdiff.judging.findings import Finding
+    from ckptdiff.judging.report import Report
+
+_MOST_ALTERNATIVES = 5
+
+Kind = Literal[
+    "prefix", "rename", "save-rules", "head", "ambiguous", "not-looked-for", "filter", "not-strict", "other-state-dict"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing to do.
+
+    `options` are what it takes: keywords of `compare` and their values, in the order they apply, each as often as it is
+    given; for `not-strict`, of `load_state_dict`; for `save-rules`, of `suggest`. `facts` are what its words are
+    made of. `sides` are the model and the checkpoint as the user gave them, for an advice that is another request.
+    """
+
+    kind: Kind
+    options: tuple[tuple[str, str], ...] = ()
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+    sides: tuple[str, str] = ("", "")
+
+
+def advice_on(report: Report) -> Iterator[Advice]:
+    """Everything that is known to help: what the findings say, what was found to repair it, and what else there is."""
+    for finding in report.findings:
+        if RULES[finding.rule].advises:
+            yield _prefix(finding)
+    yield from report.repairs
+    if _nothing_is_lost(report):
+        yield Advice("not-strict", (("strict", "False"),))
+    if report.outcome == "fail":
+        for other in report.comparison.checkpoint.alternatives[:_MOST_ALTERNATIVES]:
+            yield Advice("other-state-dict", (("key", other.key),), {"tensors": other.tensors})
+
+
+def _prefix(finding: Finding) -> Advice:
+    facts: dict[str, Any] = dict(finding.arguments)
+    wrappers = tuple(str(facts.pop("wrappers", "")).split())
+    change = PrefixChange(prefix=finding.key, wrappers=wrappers, **facts)
+    counts = {"side": change.side, "matched": change.matched, "same_shape": change.same_shape}
+    return Advice("prefix", tuple(change.steps()), counts)
+
+
+def _nothing_is_lost(report: Report) -> bool:
+    """Whether strict=False loads all there is to load: what it forgives is tied to loaded keys or computed."""
+    if report.loads(strict=True) or not report.loads(strict=False):
+        return False
+    forgiven: dict[str, set[str]] = {"missing": set(), "unexpected": set()}
+    for finding in report.findings:
+        if kind := RULES[finding.rule].forgives:
+            forgiven[kind].add(finding.key)
+    return forgiven["missing"].issuperset(report.missing_keys) and forgiven["unexpected"].issuperset(
+        report.unexpected_keys
+    )

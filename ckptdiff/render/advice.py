@@ -1,0 +1,73 @@
+"""The words for what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ckptdiff.judging.advice import Advice, Kind
+from ckptdiff.render.escape import plain
+from ckptdiff.render.phrases import count, number
+from ckptdiff.spelling import Metavar, call, options
+
+
+def sentence(advice: Advice) -> str:
+    """One advice as a sentence, escaped."""
+    return _WORDS[advice.kind](advice)
+
+
+def remaining(counts: dict[str, int]) -> str:
+    """`2 missing, 1 unexpected keys`: what stands in the way still, by kind."""
+    said = [f"{amount} {kind}" for kind, amount in counts.items() if amount]
+    return f"{', '.join(said)} {'key' if sum(counts.values()) == 1 else 'keys'}" if said else "other errors"
+
+
+def _effect(advice: Advice) -> str:
+    if advice.facts["loads"]:
+        return "it loads"
+    return f"what remains is {remaining({k: int(advice.facts[k]) for k in ('missing', 'unexpected', 'mismatched')})}"
+
+
+def _prefix(advice: Advice) -> str:
+    matched = int(advice.facts["matched"])
+    reshaped = matched - int(advice.facts["same_shape"])
+    shapes = f" ({number(reshaped)} of them with another shape)." if reshaped else ""
+    return f"All {count(matched, 'key')} of the {advice.facts['side']} match after {options(*advice.options)}{shapes}"
+
+
+def _save_rules(advice: Advice) -> str:
+    rules = count(int(advice.facts["rules"]), "rule")
+    what = call("suggest", *advice.sides, **{name: Metavar(value) for name, value in advice.options})
+    return f"`{what}` writes {rules}; with them {_effect(advice)}."
+
+
+def _ambiguous(advice: Advice) -> str:
+    keys = count(int(advice.facts["keys"]), "key")
+    return f"{keys} could be renamed in several ways: see `{call('suggest', *advice.sides)}`."
+
+
+def _not_looked_for(advice: Advice) -> str:
+    keys = int(advice.facts["keys"])
+    return f"Whether renaming helps was not looked for among {keys:,} keys: see `{call('suggest', *advice.sides)}`."
+
+
+def _other_state_dict(advice: Advice) -> str:
+    tensors = count(int(advice.facts["tensors"]), "tensor")
+    return f"The file holds another state dict of {tensors}: try {options(*advice.options)}"
+
+
+_WORDS: dict[Kind, Callable[[Advice], str]] = {
+    "prefix": _prefix,
+    "rename": lambda advice: plain(f"After {options(*advice.options)} {_effect(advice)}.", 1000),
+    "save-rules": lambda advice: plain(_save_rules(advice), 1000),
+    "head": lambda advice: plain(str(advice.facts["text"]), 600),
+    "ambiguous": lambda advice: plain(_ambiguous(advice), 1000),
+    "not-looked-for": lambda advice: plain(_not_looked_for(advice), 1000),
+    "filter": lambda advice: (
+        f"`ckptdiff filter` writes the {advice.facts['tensors']} tensors that load, without the mismatched ones."
+    ),
+    "not-strict": lambda _: (
+        "Nothing is lost with load_state_dict(state_dict, strict=False): "
+        "the keys that differ are tied to loaded ones or computed by the model."
+    ),
+    "other-state-dict": _other_state_dict,
+}
