@@ -11,7 +11,7 @@ from ckptdiff.checkpoint.survey import items
 from ckptdiff.checkpoint.warnings import notices
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
-from ckptdiff.formats.pickles.entries import summary
+from ckptdiff.formats.pickles.entries import entry, summary
 from ckptdiff.formats.pickles.globals import unsafe
 from ckptdiff.formats.pickles.inert import Collection, Instance, OddKey, Tensor
 from ckptdiff.formats.pickles.inert import Mapping as MappingValue
@@ -29,7 +29,8 @@ _HOLDERS = (Tensor, Instance, Collection, dict, MappingValue, list, tuple)
 
 def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
     """The state dict at `key`, or where `choosing` finds one. Raises CheckpointError where there is none."""
-    name = opened.name
+    name, locate = opened.name, opened.locate
+    assert locate is not None
     found = find(name, opened.content, key)
     chosen, metadata, transient = _state_dict(name, found.value)
     entries: dict[str, Entry] = {}
@@ -40,7 +41,7 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
                 f"{name} has a key in its state dict that is neither text nor a number",
                 "Every key of a state dict is text.",
             )
-        entries[item] = found_entry = opened.entry(item, value)
+        entries[item] = found_entry = entry(name, item, value, locate)
         if isinstance(found_entry, TensorInfo):
             dimensions += len(found_entry.shape)
             if dimensions > MAX_DIMENSIONS:  # one long shape, shared by many tensors

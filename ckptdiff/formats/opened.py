@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptdiff.formats.pickles.inert import Global
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a value too large to compare
 class Opened:
     """The whole inert content of a file, a folder or several files that belong together.
 

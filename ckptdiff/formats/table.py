@@ -22,7 +22,7 @@ Read = Callable[["ByteSource", "str | None"], "Opened"]
 Content = Literal["object", "tensors", "shards", "rank parts", "members", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Format:
     """One format. `name` is what reports call it; of a checkpoint made of others it comes before the others' name."""
 
