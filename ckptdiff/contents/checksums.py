@@ -19,6 +19,7 @@ from types import TracebackType
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.zip_archive import ZipArchive, checksum
+from ckptdiff.formats.zip_members import archive_in
 from ckptdiff.places import changed, ensure_same, open_again
 
 _THREADS = 2
@@ -27,12 +28,12 @@ _PROGRAM = ("data.pkl", "byteorder")
 
 
 class _Known:
-    """A record with a checksum, and where its bytes are."""
+    """A record with a checksum, and where its bytes are; `inside` names the member that is an archive itself."""
 
-    __slots__ = ("crc", "end", "name", "start", "used")
+    __slots__ = ("crc", "end", "inside", "name", "start", "used")
 
-    def __init__(self, name: str, start: int, end: int, crc: int) -> None:
-        self.name, self.start, self.end, self.crc = name, start, end, crc
+    def __init__(self, name: str, start: int, end: int, crc: int, inside: str = "") -> None:
+        self.name, self.start, self.end, self.crc, self.inside = name, start, end, crc, inside
         self.used = False
 
 
@@ -41,7 +42,8 @@ class Checksums:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._records: dict[str, tuple[list[int], list[_Known]]] = {}
+        self._levels: dict[str, list[tuple[list[int], list[_Known]]]] = {}
+        """Of each file its records, and those of the archives that lie in them, by where they begin."""
         self._queue: SimpleQueue[tuple[str, _Known] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._given_up = False
@@ -58,29 +60,31 @@ class Checksums:
 
     def known(self, path: str, start: int, nbytes: int) -> int | None:
         """The CRC-32 on record of exactly these bytes, None where there is none."""
-        record = self._at(path, start)
-        whole = record is not None and (record.start, record.end) == (start, start + nbytes)
-        return record.crc if record is not None and whole else None
+        exact = (
+            record.crc for record in self._at(path, start) if (record.start, record.end) == (start, start + nbytes)
+        )
+        return next(exact, None)
 
     def use(self, path: str, start: int) -> None:
-        """Have the record checked that holds the byte at `start`. Raises CheckpointError if one was found damaged."""
-        record = self._at(path, start)
-        if record is not None and not record.used:
+        """Have checked what holds the byte at `start`. Raises CheckpointError if something was found damaged."""
+        for record in self._at(path, start):
             self._check(path, record)
         if self._errors:
             raise self._errors[0]
 
     def use_all(self, path: str) -> None:
         """Have every record of the file checked."""
-        self._at(path, 0)
-        for record in self._records[path][1]:
-            self._check(path, record)
+        for _, records in self._of(path):
+            for record in records:
+                self._check(path, record)
 
     def finish(self) -> None:
         """Wait until all is checked, the program that the keys come from included. Raises CheckpointError."""
-        for path, (_, records) in self._records.items():
-            for record in records:
-                if record.name.endswith(_PROGRAM):
+        for path, levels in self._levels.items():
+            every = [record for _, records in levels for record in records]
+            read = {"", *(record.inside for record in every if record.used)}
+            for record in every:
+                if record.name.endswith(_PROGRAM) and record.inside in read:
                     self._check(path, record)
         self._end()
         if self._errors:
@@ -130,29 +134,35 @@ class Checksums:
                     return None
         return crc
 
-    def _at(self, path: str, start: int) -> _Known | None:
-        """The record that has a checksum and holds the byte at `start`."""
-        if path not in self._records:
-            records = self._read(path)
-            self._records[path] = [record.start for record in records], records
-        starts, records = self._records[path]
-        place = bisect_right(starts, start) - 1
-        return records[place] if place >= 0 and start < records[place].end else None
+    def _at(self, path: str, start: int) -> list[_Known]:
+        """The records that have a checksum and hold the byte at `start`: one, and another that lies in it."""
+        holding = []
+        for starts, records in self._of(path):
+            place = bisect_right(starts, start) - 1
+            if place >= 0 and start < records[place].end:
+                holding.append(records[place])
+        return holding
 
-    def _read(self, path: str) -> list[_Known]:
-        """The uncompressed records of an archive that have a checksum, as they lie; none of what is no archive."""
+    def _of(self, path: str) -> list[tuple[list[int], list[_Known]]]:
+        if path not in self._levels:
+            levels = self._read(path)
+            self._levels[path] = [([record.start for record in records], records) for records in levels if records]
+        return self._levels[path]
+
+    def _read(self, path: str) -> tuple[list[_Known], list[_Known]]:
+        """The records of an archive and those of archives in it, as they lie; none of what is no archive."""
         source = open_again(path, self._checkpoint.identities.get(path))
         try:
             if source.size < 4 or source.read(0, 4) != b"PK\3\4":
-                return []
+                return [], []
             archive = ZipArchive(source)
-            found = []
-            for record in archive.records.values():
-                crc = checksum(archive, record)
-                if crc is not None and record.compressed == record.size and record.size:
-                    start = archive.start(record)
-                    found.append(_Known(record.name, start, start + record.size, crc))
-            return sorted(found, key=lambda known: known.start)
+            inner = []
+            if self._checkpoint.kind.content == "members":
+                for record in archive.records.values():
+                    below = archive_in(archive, record)
+                    if below is not None:
+                        inner += _with_checksum(*below, record.name)
+            return _with_checksum(archive), sorted(inner, key=lambda known: known.start)
         finally:
             source.close()
 
@@ -167,3 +177,14 @@ class Checksums:
             f"{path} is damaged: the bytes{of} in its record {record.name[:200]!r} do not have the checksum it gives",
             "Download or copy the file again.",
         )
+
+
+def _with_checksum(archive: ZipArchive, base: int = 0, inside: str = "") -> list[_Known]:
+    """The uncompressed records that have one; `base` is where the archive begins in its file."""
+    found = []
+    for record in archive.records.values():
+        crc = checksum(archive, record)
+        if crc is not None and record.compressed == record.size and record.size:
+            start = base + archive.start(record)
+            found.append(_Known(record.name, start, start + record.size, crc, inside))
+    return sorted(found, key=lambda known: known.start)

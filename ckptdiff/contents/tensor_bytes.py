@@ -14,6 +14,7 @@ from ckptdiff.contents.files import Files
 from ckptdiff.contents.pieces import span
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.zip_archive import checksum
+from ckptdiff.formats.zip_members import archive_in, split
 from ckptdiff.tensors import DTYPES, Storage, TensorInfo
 
 CHUNK = 8 << 20
@@ -69,9 +70,15 @@ class TensorBytes:
         archive = self._files.archive(storage.file)
         # A shard's storage is called FILE:RECORD.
         record = archive.records.get(storage.id) or archive.records.get(storage.id.partition(":")[2])
-        if record is None:
-            raise CheckpointError(f"{storage.file} has changed since it was read")
-        position = archive.start(record)
+        base = 0
+        if record is None:  # a member's is called MEMBER:RECORD
+            member, inner = split(archive.records, storage.id, ":")
+            below = archive_in(archive, archive.records[member]) if member else None
+            record = None if below is None else below[0].records.get(inner)
+            if below is None or record is None:
+                raise CheckpointError(f"{storage.file} has changed since it was read")
+            archive, base = below
+        position = base + archive.start(record)
         end = position + record.compressed
         inflater = zlib.decompressobj(-15)
         pending = b""

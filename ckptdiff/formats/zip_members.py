@@ -14,7 +14,7 @@ from dataclasses import replace
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.entries import printable
-from ckptdiff.formats.signatures import HEAD, has_magic, is_pickle
+from ckptdiff.formats.signatures import HEAD, has_magic, is_pickle, is_zip
 from ckptdiff.formats.table import Read, reader_of
 from ckptdiff.formats.zip_archive import Record, ZipArchive, is_stored
 from ckptdiff.places import ByteSource, Identity, truncated
@@ -105,9 +105,20 @@ def _member(source: ByteSource, archive: ZipArchive, name: str) -> ByteSource:
     return Slice(source, called(source.name, name), archive.start(record), record.size)
 
 
-def split(names: Iterable[str], key: str) -> tuple[str, str]:
+def archive_in(archive: ZipArchive, record: Record) -> tuple[ZipArchive, int] | None:
+    """The archive that a record is itself, and where in the file it begins; None where it is none."""
+    if not is_stored(record) or not record.size or not is_zip(_head(archive, record)):
+        return None
+    start = archive.start(record)
+    try:
+        return ZipArchive(Slice(archive.source, called(archive.source.name, record.name), start, record.size)), start
+    except CheckpointError:  # it was not read either
+        return None
+
+
+def split(names: Iterable[str], key: str, mark: str = ".") -> tuple[str, str]:
     """A key as the name of a member, the longest that fits, and what follows it; "" for no member."""
-    fits = [name for name in names if key == name or key.startswith(f"{name}.")]
+    fits = [name for name in names if key == name or key.startswith(f"{name}{mark}")]
     name = max(fits, key=len, default="")
     return name, key[len(name) + 1 :]
 

@@ -74,6 +74,15 @@ def test_compressed_records_are_inflated(tmp_path: Path) -> None:
     assert_equal(read(repacked(tmp_path / "zip.pth", zipfile.ZIP_DEFLATED)))
 
 
+def test_compressed_records_of_a_member_are_inflated(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "zip.pth")
+    inner = repacked(tmp_path / "zip.pth", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("notes.txt", "of what is below")
+        archive.write(inner, "policy.pth")
+    assert_equal(read(tmp_path / "all.zip"))
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_big_endian_files_come_back_little(compression: int, tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "zip.pth")

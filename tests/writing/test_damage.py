@@ -191,6 +191,20 @@ def test_nor_one_in_the_names(tmp_path):
         rewrite(tmp_path / "in.pth", tmp_path / "out.safetensors")
 
 
+@pytest.mark.parametrize("out", OUTPUTS)
+def test_nor_one_of_before_its_file_was_put_into_an_archive(tmp_path, out):
+    """The archive's checksum is of the damaged file, and right; that of the record in it is not."""
+    write(state(), tmp_path / "sound.pth")
+    (tmp_path / "spoilt.pth").write_bytes((tmp_path / "sound.pth").read_bytes())
+    damage(tmp_path / "spoilt.pth", "data/2")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in ("sound.pth", "spoilt.pth"):
+            archive.write(tmp_path / name, name)
+    ckptdiff.rewrite(tmp_path / "in.zip", f"{tmp_path}/{out}", key="sound.pth")
+    with pytest.raises(CheckpointError, match=r"is damaged: the bytes of 'layer\.2\.weight' in its record"):
+        ckptdiff.rewrite(tmp_path / "in.zip", f"{tmp_path}/{out}", key="spoilt.pth", force=True)
+
+
 PARTS = {
     "a slice": lambda x: x[100:200],
     "columns": lambda x: x[:, 10:20],
