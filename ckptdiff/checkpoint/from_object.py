@@ -13,10 +13,10 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.entries import entry, summary
 from ckptdiff.formats.pickles.globals import unsafe
-from ckptdiff.formats.pickles.inert import Collection, Instance, OddKey, Tensor
-from ckptdiff.formats.pickles.inert import Mapping as MappingValue
 from ckptdiff.formats.pickles.modules import is_module, module_state_dict
 from ckptdiff.formats.pickles.plain_values import metadata_of
+from ckptdiff.formats.pickles.stand_ins import Collection, Instance, OddKey, Tensor
+from ckptdiff.formats.pickles.stand_ins import Mapping as MappingValue
 from ckptdiff.formats.reach import children
 from ckptdiff.spelling import option
 from ckptdiff.tensors import Entry, TensorInfo

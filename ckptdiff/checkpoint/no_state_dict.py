@@ -5,8 +5,8 @@ from __future__ import annotations
 from ckptdiff.checkpoint.survey import MAX_NODES, MAX_STEPS, Candidate, is_other, says_so, survey, walk
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.entries import printable, summary
-from ckptdiff.formats.pickles.inert import Instance, Tensor
 from ckptdiff.formats.pickles.modules import count_tensors, is_module
+from ckptdiff.formats.pickles.stand_ins import Instance, Tensor
 from ckptdiff.formats.reach import children, is_optimizer, many, numpy_values, unnamed_tensors, what
 from ckptdiff.spelling import option
 

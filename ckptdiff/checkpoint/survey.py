@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptdiff.formats.pickles.inert import Instance, Mapping, Tensor
 from ckptdiff.formats.pickles.modules import count_tensors, is_module, module_state_dict
+from ckptdiff.formats.pickles.stand_ins import Instance, Mapping, Tensor
 from ckptdiff.formats.reach import inner, is_optimizer
 
 # Entries of training checkpoints that hold tensors and are never a model's.

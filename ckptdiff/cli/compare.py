@@ -9,7 +9,7 @@ import typer
 
 from ckptdiff.choices import one_of
 from ckptdiff.cli import options
-from ckptdiff.cli.apart import answered
+from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.report_files import parse_reports
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 from ckptdiff.errors import CheckpointError, ModelError

@@ -8,7 +8,7 @@ import typer
 
 from ckptdiff.choices import one_of
 from ckptdiff.cli import options
-from ckptdiff.cli.apart import answered
+from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import COLORS, emit
 from ckptdiff.cli.write_options import (
     FORMATS,

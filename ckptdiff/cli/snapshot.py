@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ckptdiff.cli import options
-from ckptdiff.cli.apart import answered
+from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import emit, tell
 from ckptdiff.errors import UsageError
 from ckptdiff.render.escape import plain

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptdiff.cli import options
-from ckptdiff.cli.apart import answered
+from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 from ckptdiff.render.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.renaming.operations import TensorRule
     from ckptdiff.renaming.rename_rules import RenameRule
+    from ckptdiff.renaming.tensor_rules import TensorRule
     from ckptdiff.requests import CheckpointRequest, ModelRequest
 
 EXAMPLES = """\

@@ -15,7 +15,7 @@ from ckptdiff.formats import torch_legacy
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import dtype_name
 from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
-from ckptdiff.formats.pickles.inert import Global, Instance, Mapping, OddKey, StorageRef, Tensor
+from ckptdiff.formats.pickles.stand_ins import Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.places import Place, truncated
 from ckptdiff.tensors import Storage
 

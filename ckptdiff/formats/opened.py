@@ -14,7 +14,7 @@ from ckptdiff.tensors import Entry, TensorInfo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ckptdiff.formats.pickles.entries import Locate
-    from ckptdiff.formats.pickles.inert import Global
+    from ckptdiff.formats.pickles.stand_ins import Global
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # a value too large to compare

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptdiff.formats.pickles.entries import printable, summary, type_name
-from ckptdiff.formats.pickles.inert import Instance, Mapping, StorageRef, Tensor
 from ckptdiff.formats.pickles.modules import class_name, is_module, module_parts
+from ckptdiff.formats.pickles.stand_ins import Instance, Mapping, StorageRef, Tensor
 
 CONTAINERS = (dict, Mapping, list, tuple, Instance)
 

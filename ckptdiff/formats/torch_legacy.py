@@ -14,9 +14,9 @@ from ckptdiff.formats import compressed
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.entries import make_storage
-from ckptdiff.formats.pickles.inert import Global, StorageRef
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import TruncatedError
+from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
 from ckptdiff.formats.signatures import has_magic
 from ckptdiff.formats.table import format_named
 from ckptdiff.places import ByteSource, truncated

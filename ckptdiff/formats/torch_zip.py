@@ -14,9 +14,9 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.entries import make_storage
-from ckptdiff.formats.pickles.inert import Global, StorageRef
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import MAX_PROGRAM
+from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
 from ckptdiff.formats.zip_archive import Record, ZipArchive, is_stored
 from ckptdiff.places import ByteSource
 from ckptdiff.suffixes import WEIGHTS

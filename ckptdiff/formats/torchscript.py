@@ -18,9 +18,9 @@ from math import prod
 from typing import Any
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.pickles.inert import Global, Instance, Mapping, Tensor
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.modules import MAX_DEPTH, MAX_KEYS, MAX_MODULES
+from ckptdiff.formats.pickles.stand_ins import Global, Instance, Mapping, Tensor
 from ckptdiff.formats.zip_archive import ZipArchive
 from ckptdiff.tensors import DTYPES
 

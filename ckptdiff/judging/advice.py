@@ -1,4 +1,4 @@
-"""What would help where a checkpoint does not load, as values. The words for it are in `render/advice.py`."""
+"""What would help where a checkpoint does not load, as values. The words for it are in `render/advised.py`."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.following.engine import Engine
+from ckptdiff.following.followed import Fill, Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
-from ckptdiff.following.run import Fill, Followed, following
 from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem
 from ckptdiff.model import user_code
 from ckptdiff.model.build import home_of

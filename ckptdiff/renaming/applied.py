@@ -8,9 +8,9 @@ from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
-from ckptdiff.renaming.operations import TensorRule, plan_operations
 from ckptdiff.renaming.prefixes import add_prefix, moved_metadata, strip_prefix
 from ckptdiff.renaming.rename_rules import RenameRule, apply_rules
+from ckptdiff.renaming.tensor_rules import TensorRule, plan_operations
 from ckptdiff.spelling import given
 from ckptdiff.tensors import TensorInfo
 

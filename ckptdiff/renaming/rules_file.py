@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptdiff.errors import UsageError
-from ckptdiff.renaming.operations import TensorRule, is_operation, parse_tensor_rule
 from ckptdiff.renaming.rename_rules import RenameRule, parse_rule
+from ckptdiff.renaming.tensor_rules import TensorRule, is_operation, parse_tensor_rule
 from ckptdiff.replacing import write_whole
 from ckptdiff.small_files import text_of
 

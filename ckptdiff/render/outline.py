@@ -9,7 +9,7 @@ from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, Level, reaches
 from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Comparison
-from ckptdiff.render.advice import sentence
+from ckptdiff.render.advised import sentence
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
 from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, size

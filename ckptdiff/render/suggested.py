@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckptdiff.judging.report import Report
 from ckptdiff.printable import json_text
-from ckptdiff.render.advice import remaining
+from ckptdiff.render.advised import remaining
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import count
 from ckptdiff.render.view import View

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import prod
 
 from ckptdiff.errors import UsageError
-from ckptdiff.renaming.operations import TensorOp, TensorRule, parse_tensor_rule, plan_operations
 from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
+from ckptdiff.renaming.tensor_rules import TensorOp, TensorRule, parse_tensor_rule, plan_operations
 from ckptdiff.suggesting.key_features import Unit
 from ckptdiff.suggesting.key_patterns import SLOT, Path, Shape, slots
 from ckptdiff.suggesting.pairing import Aligner

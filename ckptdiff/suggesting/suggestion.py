@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ckptdiff.renaming.operations import TensorRule
 from ckptdiff.renaming.rename_rules import RenameRule
+from ckptdiff.renaming.tensor_rules import TensorRule
 
 
 @dataclass(frozen=True, slots=True)

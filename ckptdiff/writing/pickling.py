@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from struct import pack
 
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size
-from ckptdiff.formats.pickles.inert import Mapping as MappingValue
+from ckptdiff.formats.pickles.stand_ins import Mapping as MappingValue
 from ckptdiff.tensors import DTYPES, contiguous_stride
 from ckptdiff.writing.steps import Shape
 

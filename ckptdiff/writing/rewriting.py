@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.renaming.applied import Renames, new_names, renamed
-from ckptdiff.renaming.operations import plan_operations
+from ckptdiff.renaming.tensor_rules import plan_operations
 from ckptdiff.writing.plan import FilterPlan, Format
 from ckptdiff.writing.planning import plan_rewrite
 

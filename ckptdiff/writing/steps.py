@@ -38,7 +38,7 @@ class Step:
 
 
 class Operation(Protocol):
-    """A tensor operation as rename rules plan it (`ckptdiff.renaming.operations.TensorOp`)."""
+    """A tensor operation as rename rules plan it (`ckptdiff.renaming.tensor_rules.TensorOp`)."""
 
     @property
     def operation(self) -> str: ...

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ckptdiff.following.run import Followed, ask
+from ckptdiff.following.followed import Followed, ask
 
 
 class Net(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ckptdiff.following import noting
-from ckptdiff.following.run import ask
+from ckptdiff.following.followed import ask
 
 
 class Constructed(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 
-from ckptdiff.following.run import ask
+from ckptdiff.following.followed import ask
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits, state
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptdiff.errors import OutputError, UsageError
-from ckptdiff.renaming.operations import parse_tensor_rule
 from ckptdiff.renaming.rename_rules import RenameRule, escape, parse_rule
 from ckptdiff.renaming.rules_file import format_rules, parse_rules, read_rules, write_rules
+from ckptdiff.renaming.tensor_rules import parse_tensor_rule
 
 if sys.version_info >= (3, 11):
     import tomllib

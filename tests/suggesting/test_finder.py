@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckptdiff.renaming.operations import plan_operations
 from ckptdiff.renaming.rename_rules import apply_rules
+from ckptdiff.renaming.tensor_rules import plan_operations
 from ckptdiff.suggesting.families import looks_like
 from ckptdiff.suggesting.finder import suggest_rules
 from ckptdiff.suggesting.suggestion import Suggestion

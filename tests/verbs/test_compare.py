@@ -12,7 +12,7 @@ from torch import nn
 import ckptdiff
 from ckptdiff.judging.advice import Advice
 from ckptdiff.model.extract import extract
-from ckptdiff.render.advice import sentence
+from ckptdiff.render.advised import sentence
 
 
 def net() -> nn.Sequential:

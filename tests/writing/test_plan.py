@@ -9,7 +9,7 @@ import torch
 
 from ckptdiff.checkpoint import read
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.renaming.operations import parse_tensor_rule, plan_operations
+from ckptdiff.renaming.tensor_rules import parse_tensor_rule, plan_operations
 from ckptdiff.writing.execute import execute, output_of, prepare
 from ckptdiff.writing.layout import parse_size
 from ckptdiff.writing.planning import plan_rewrite

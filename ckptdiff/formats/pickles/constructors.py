@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ckptdiff.formats.pickles.inert import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
+from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.tensors import DTYPES, Quantizer
 
 # torch/storage.py, _dtype_to_storage_type_map; UntypedStorage counts in bytes (torch/serialization.py, _load).

@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, numpy_dtype
-from ckptdiff.formats.pickles.inert import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
+from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Quantizer, Storage, TensorInfo
 
 MAX_DIMENSIONS = 1000

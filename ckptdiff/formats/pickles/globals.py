@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ckptdiff.formats.pickles.constructors import BUILDERS, STORAGE_DTYPES
-from ckptdiff.formats.pickles.inert import Global
+from ckptdiff.formats.pickles.stand_ins import Global
 from ckptdiff.tensors import DTYPES
 
 _BUILTINS = ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range",

@@ -18,8 +18,8 @@ from typing import Any
 
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import UnknowableError
-from ckptdiff.formats.pickles.inert import Global, Mapping
 from ckptdiff.formats.pickles.opcodes import MAX_DEPTH, MAX_IDLE, MAX_PROGRAM, SHORT_TEXT, Steps, cost_of
+from ckptdiff.formats.pickles.stand_ins import Global, Mapping
 from ckptdiff.formats.pickles.tensor_opcodes import ElidedError, Phrases
 
 PHRASES_FROM = 1 << 16

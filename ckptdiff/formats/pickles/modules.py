@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.pickles.inert import Collection, Global, Instance, Tensor
+from ckptdiff.formats.pickles.stand_ins import Collection, Global, Instance, Tensor
 
 MAX_MODULES = 200_000
 MAX_DEPTH = 1000

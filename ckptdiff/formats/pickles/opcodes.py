@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import BUILDERS, MAX_BYTES, STORAGE_DTYPES, UnknowableError, sizes
-from ckptdiff.formats.pickles.inert import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
+from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 
 # What a checkpoint may ask for, in objects of about 64 bytes: so many in any file, and one for each so many bytes that
 # the file has (a compressed program counts as what it takes in the file). A state dict of 1,000,000 keys makes 6

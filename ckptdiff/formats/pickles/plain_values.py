@@ -7,7 +7,7 @@ from typing import Any
 
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.entries import object_info, printable, type_name
-from ckptdiff.formats.pickles.inert import Collection, Mapping
+from ckptdiff.formats.pickles.stand_ins import Collection, Mapping
 from ckptdiff.tensors import ObjectInfo
 
 MAX_DEPTH = 16

@@ -19,7 +19,7 @@ from struct import Struct
 from typing import Any
 
 from ckptdiff.formats.pickles.constructors import BUILDERS
-from ckptdiff.formats.pickles.inert import Global, StorageRef, Tensor
+from ckptdiff.formats.pickles.stand_ins import Global, StorageRef, Tensor
 
 _INT = b"(?:K.|M..|J....)"
 _GET = b"h(.)"

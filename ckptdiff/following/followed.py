@@ -18,7 +18,7 @@ from ckptdiff.following.inert import Refused
 from ckptdiff.following.looking import watch_looks
 from ckptdiff.following.memory import InitialValueNeeded
 from ckptdiff.following.mode import Following, parts
-from ckptdiff.following.opened import watched
+from ckptdiff.following.opened_files import watched
 from ckptdiff.following.origins import Source, covered, distinct_labels
 from ckptdiff.following.patches import Patches
 from ckptdiff.following.readers import READERS, Files

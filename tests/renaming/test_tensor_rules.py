@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptdiff.errors import UsageError
-from ckptdiff.renaming.operations import parse_tensor_rule, plan_operations
+from ckptdiff.renaming.tensor_rules import parse_tensor_rule, plan_operations
 
 Q, K, V = (f"layers.0.attn.{name}_proj.weight" for name in "qkv")
 
