@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -50,6 +51,9 @@ _HAD_TORCHS = getattr(BASE_LOADER, "__code__", None) is not None and (
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
 # Named dimensions, which recent releases of torch have no more.
 has_names: Callable[[torch.Tensor], bool] = getattr(torch.Tensor, "has_names", lambda _: False)
+_NAMES_DIMENSIONS = hasattr(torch.Tensor, "has_names")
+# The only ones that a quantized tensor has.
+_QUANTIZED_DTYPES = frozenset((torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -105,31 +109,20 @@ def registered(module: nn.Module, name: str) -> Any:
 def extract(module: nn.Module, reference: str = "", built: str = "live") -> ModuleTree:
     """The ModuleTree of an instantiated module, which is left as it is.
 
-    A module registered under several names becomes one ModuleNode. Iterative, since deep trees exceed Python's
-    recursion limit. Nodes hold their module, for the code of custom ones.
+    A module registered under several names becomes one ModuleNode. Nodes hold their module, for the code of custom
+    ones.
     """
-    identities: dict[int, int] = {}
-    nodes: dict[int, ModuleNode] = {}
-    stack: list[tuple[nn.Module, bool]] = [(module, False)]
-    while stack:
-        current, children_done = stack.pop()
-        if id(current) in nodes:
-            continue
-        children = [child for child in children_of(current).values() if child is not None]
-        for child in children:
-            if not isinstance(child, nn.Module):
-                raise ModelError(
-                    f"A {class_name(type(current))} has a {class_name(type(child))} among its modules.",
-                    "torch cannot load into such a module either; register an nn.Module or None.",
-                )
-        if children and not children_done:
-            stack.append((current, True))
-            stack.extend((child, False) for child in reversed(children) if id(child) not in nodes)
-        else:
-            nodes[id(current)] = _node(current, nodes, identities)
     loader = getattr(type(module), "load_state_dict", None)
+    # Hundreds of thousands of objects are made and none is garbage.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        root = _Extraction().node_of(module)
+    finally:
+        if collecting:
+            gc.enable()
     return ModuleTree(
-        nodes[id(module)],
+        root,
         reference or class_name(type(module)),
         built,
         torch.__version__,
@@ -138,64 +131,158 @@ def extract(module: nn.Module, reference: str = "", built: str = "live") -> Modu
     )
 
 
-def _node(module: nn.Module, nodes: dict[int, ModuleNode], identities: dict[int, int]) -> ModuleNode:
-    cls = type(module)
-    local: dict[str, Slot] = {}
-    none: list[str] = []
-    non_persistent: dict[str, TensorInfo] = {}
-    custom: list[str] = []
-    not_saved, children = non_persistent_buffers(module), children_of(module)
-    for name, parameter in own_parameters(module).items():
-        if parameter is None:
-            none.append(name)
-        else:
-            local[name] = _slot(parameter, "parameter", identities)
-    for name, buffer in own_buffers(module).items():
-        if name in not_saved:
-            if isinstance(buffer, torch.Tensor):
-                non_persistent[name] = tensor_info(buffer)
-        elif buffer is None:
-            none.append(name)
-        elif isinstance(buffer, torch.Tensor):
-            local[name] = _slot(buffer, "buffer", identities)
-        else:
+class _ClassFacts(NamedTuple):
+    """What every module of one class has in common."""
+
+    name: str
+    qualified_name: str
+    loader: Loader
+    sets_extra_state: bool
+
+
+class _Extraction:
+    """One reading of a tree. What is known of a class, and of tensors alike, is known once."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, ModuleNode] = {}
+        self._identities: dict[int, int] = {}
+        self._classes: dict[type, _ClassFacts] = {}
+        self._tensors: dict[tuple[object, ...], TensorInfo] = {}
+
+    def node_of(self, module: nn.Module) -> ModuleNode:
+        """The node of a module, after all below it. Iterative, since deep trees exceed Python's recursion limit."""
+        nodes = self._nodes
+        stack: list[tuple[nn.Module, bool]] = [(module, False)]
+        while stack:
+            current, children_done = stack.pop()
+            if id(current) in nodes:
+                continue
+            children = children_of(current)
+            if children and not children_done:
+                below = [child for child in children.values() if child is not None]
+                for child in below:
+                    if not isinstance(child, nn.Module):
+                        raise ModelError(
+                            f"A {class_name(type(current))} has a {class_name(type(child))} among its modules.",
+                            "torch cannot load into such a module either; register an nn.Module or None.",
+                        )
+                stack.append((current, True))
+                stack.extend([(child, False) for child in reversed(below) if id(child) not in nodes])
+            else:
+                nodes[id(current)] = self._node(current)
+        return nodes[id(module)]
+
+    def _node(self, module: nn.Module) -> ModuleNode:
+        cls = type(module)
+        facts = self._classes.get(cls)
+        if facts is None:
+            facts = self._classes[cls] = _class_facts(cls)
+        local: dict[str, Slot] = {}
+        none: list[str] = []
+        non_persistent: dict[str, TensorInfo] = {}
+        for name, parameter in own_parameters(module).items():
+            if parameter is None:
+                none.append(name)
+            else:
+                local[name] = self._slot(parameter, "parameter")
+        buffers = own_buffers(module)
+        not_saved = non_persistent_buffers(module) if buffers else ()
+        for name, buffer in buffers.items():
+            if name in not_saved:
+                if isinstance(buffer, torch.Tensor):
+                    non_persistent[name] = tensor_info(buffer)
+            elif buffer is None:
+                none.append(name)
+            elif isinstance(buffer, torch.Tensor):
+                local[name] = self._slot(buffer, "buffer")
+            else:
+                raise ModelError(
+                    f"The buffer {name} of {class_name(cls)} is no tensor but a {class_name(type(buffer))}.",
+                    "torch cannot load into such a module either; register a tensor or None.",
+                )
+        loader = _loader(module, facts.loader)
+        children = children_of(module)
+        # By position, which takes half as long as by name.
+        return ModuleNode(
+            facts.name,
+            facts.qualified_name,
+            local,
+            self._children(children, cls) if children else {},
+            tuple(none),
+            non_persistent,
+            module_version(module),
+            loader,
+            _custom(module, loader, facts),
+            _odd(local) or (bool(children) and _odd(children)),
+            # Consulted by the rules of norms only; to look for it where it is not is dear.
+            loader != "plain" and bool(getattr(module, "track_running_stats", False)),
+            module,
+        )
+
+    def _children(self, children: Mapping[str, nn.Module | None], parent: type) -> dict[str, ModuleNode | None]:
+        nodes, name = self._nodes, ""
+        found: dict[str, ModuleNode | None] = {}
+        try:
+            for name, child in children.items():
+                found[name] = None if child is None else nodes[id(child)]
+        except KeyError:
             raise ModelError(
-                f"The buffer {name} of {class_name(cls)} is no tensor but a {class_name(type(buffer))}.",
-                "torch cannot load into such a module either; register a tensor or None.",
-            )
+                f"A {class_name(parent)} contains itself, by way of its child {name}.",
+                "torch would recurse without end on such a module; remove the cycle.",
+            ) from None
+        return found
 
-    loader = _loader(module)
-    if loader == "custom":
-        custom.append(OVERRIDE)
-    if getattr(module, PRE_HOOKS, None):
-        custom.append(PRE_HOOK)
-    if getattr(module, POST_HOOKS, None):
-        custom.append(POST_HOOK)
-    extra_state = getattr(cls, "set_extra_state", nn.Module.set_extra_state) is not nn.Module.set_extra_state
-    if extra_state:
-        custom.append(EXTRA_STATE)
-    return ModuleNode(
-        class_name=cls.__name__,
-        qualified_name=f"{display_name(cls.__module__)}.{cls.__qualname__}",
-        local=local,
-        children={name: _child(child, nodes, name, cls) for name, child in children.items()},
-        none_parameters=tuple(none),
-        non_persistent=non_persistent,
-        version=module_version(module),
-        loader=loader,
-        custom=tuple(custom),
-        odd_names=any(
-            not isinstance(name, str) or "." in name for names in (local.keys(), children.keys()) for name in names
-        ),
-        track_running_stats=bool(getattr(module, "track_running_stats", False)),
-        live=module,
+    def _slot(self, tensor: torch.Tensor, kind: Literal["parameter", "buffer"]) -> Slot:
+        identity = self._identities.setdefault(id(tensor), len(self._identities))
+        cls = type(tensor)
+        if cls not in PLAIN_CLASSES:
+            return Slot(tensor_info(tensor), kind, identity, is_lazy(tensor), tensor.requires_grad, ordinary=False)
+        if tensor.is_nested or tensor.layout is not torch.strided or not tensor.is_contiguous():
+            info = tensor_info(tensor)
+            ordinary = info.layout == "strided" and (info.stride is None or not _overlaps(info))
+        else:
+            alike = (cls, tensor.dtype, tensor.shape, tensor.storage_offset())
+            known = self._tensors.get(alike)
+            info = self._tensors[alike] = known or tensor_info(tensor)
+            ordinary = True
+        if ordinary:
+            quantized = tensor.dtype in _QUANTIZED_DTYPES and tensor.is_quantized
+            ordinary = not (quantized or tensor.is_inference() or (_NAMES_DIMENSIONS and has_names(tensor)))
+        return Slot(info, kind, identity, False, tensor.requires_grad, ordinary)
+
+
+def _class_facts(cls: type) -> _ClassFacts:
+    sets_extra_state = getattr(cls, "set_extra_state", nn.Module.set_extra_state) is not nn.Module.set_extra_state
+    qualified_name = f"{display_name(cls.__module__)}.{cls.__qualname__}"
+    return _ClassFacts(cls.__name__, qualified_name, _class_loader(cls), sets_extra_state)
+
+
+def _custom(module: nn.Module, loader: Loader, facts: _ClassFacts) -> tuple[str, ...]:
+    pre_hooks = getattr(module, PRE_HOOKS, None)
+    post_hooks = getattr(module, POST_HOOKS, None)
+    if not (loader == "custom" or pre_hooks or post_hooks or facts.sets_extra_state):
+        return ()
+    takes_part = (
+        (OVERRIDE, loader == "custom"),
+        (PRE_HOOK, pre_hooks),
+        (POST_HOOK, post_hooks),
+        (EXTRA_STATE, facts.sets_extra_state),
     )
+    return tuple(name for name, present in takes_part if present)
 
 
-def _loader(module: nn.Module) -> Loader:
+def _odd(names: Iterable[str]) -> bool:
+    """Whether a name contains a dot or is no text."""
+    try:
+        return "." in "".join(names)
+    except TypeError:
+        return True
+
+
+def _loader(module: nn.Module, loader: Loader) -> Loader:
+    """The loader of one module, whose class has this one."""
     if LOAD_METHOD in vars(module):
         return "custom"
-    loader = _class_loader(type(module))
     if loader in ("batchnorm", "instancenorm") and not counts_batches_as_usual(module):
         # Their version rules put the module's own buffer into the state dict, which is then whatever it is.
         return "custom"
@@ -227,30 +314,6 @@ def counts_batches_as_usual(module: nn.Module) -> bool:
         return False
     counter = buffers[name]
     return counter is None or (type(counter) is torch.Tensor and counter.dim() == 0)
-
-
-def _child(child: nn.Module | None, nodes: dict[int, ModuleNode], name: str, parent: type) -> ModuleNode | None:
-    if child is None:
-        return None
-    try:
-        return nodes[id(child)]
-    except KeyError:
-        raise ModelError(
-            f"A {class_name(parent)} contains itself, by way of its child {name}.",
-            "torch would recurse without end on such a module; remove the cycle.",
-        ) from None
-
-
-def _slot(tensor: torch.Tensor, kind: Any, identities: dict[int, int]) -> Slot:
-    identity = identities.setdefault(id(tensor), len(identities))
-    info = tensor_info(tensor)
-    ordinary = (
-        type(tensor) in PLAIN_CLASSES
-        and info.layout == "strided"
-        and (info.stride is None or not _overlaps(info))
-        and not (tensor.is_quantized or tensor.is_inference() or has_names(tensor))
-    )
-    return Slot(info, kind, identity, is_lazy(tensor), tensor.requires_grad, ordinary)
 
 
 def _overlaps(info: TensorInfo) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from ckptdiff.tensors import TensorInfo
 
@@ -19,9 +19,10 @@ Loader = Literal["plain", "batchnorm", "instancenorm", "custom"]
 """How a module takes its own keys: torch's base method; the version rules of `torch.nn.modules.batchnorm._NormBase`
 and `torch.nn.modules.instancenorm._InstanceNorm`; or an override of its own, run live."""
 
+_NOTHING: Mapping[str, TensorInfo] = {}
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+
+class Slot(NamedTuple):
     """A parameter or buffer of one module.
 
     `identity` is equal for two slots that hold the same tensor object (tied weights). `lazy` marks an uninitialized
@@ -37,9 +38,10 @@ class Slot:
     """False where `copy_` into it may fail or mean something else: a subclass, another layout, overlapping memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleNode:
+class ModuleNode(NamedTuple):
     """One module. A module registered under several names is one ModuleNode, reached several times.
+
+    A tuple, as is Slot, since they are made by the hundred thousand and a frozen dataclass takes several times as long.
 
     `local` maps the names `load_state_dict` looks for, in its order: parameters, then persistent buffers, without the
     ones registered as None (torch/nn/modules/module.py, `_load_from_state_dict`).
@@ -54,7 +56,7 @@ class ModuleNode:
     """Child modules in registration order; None for a child registered as None."""
     none_parameters: tuple[str, ...] = ()
     """Parameters and buffers registered as None."""
-    non_persistent: Mapping[str, TensorInfo] = field(default_factory=dict)
+    non_persistent: Mapping[str, TensorInfo] = _NOTHING
     version: int | None = 1
     """`_version`, written to `_metadata` on saving."""
     loader: Loader = "plain"
@@ -64,8 +66,17 @@ class ModuleNode:
     """A name under this module contains a dot, which torch's own registration forbids."""
     track_running_stats: bool = False
     """Consulted by the batchnorm and instancenorm loaders only."""
-    live: Any = field(default=None, compare=False, repr=False)
-    """The instantiated module, where there is one and its code may have to run."""
+    live: Any = None
+    """The instantiated module, where there is one and its code may have to run. No part of what is compared."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModuleNode) and self[:-1] == other[:-1]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        raise TypeError("unhashable: a ModuleNode holds dictionaries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +142,7 @@ class ModuleTree:
                 nodes.append(node)
         rows = [
             (
-                replace(node, live=None, children={}),
+                node._replace(live=None, children={}),
                 {name: None if child is None else numbers[id(child)] for name, child in node.children.items()},
             )
             for node in nodes
@@ -142,7 +153,7 @@ class ModuleTree:
 
 def _assembled(rows: list[tuple[ModuleNode, dict[str, int | None]]], rest: tuple[Any, ...]) -> ModuleTree:
     below: list[dict[str, ModuleNode | None]] = [{} for _ in rows]
-    nodes = [replace(node, children=children) for (node, _), children in zip(rows, below, strict=True)]
+    nodes = [node._replace(children=children) for (node, _), children in zip(rows, below, strict=True)]
     for (_, numbers), children in zip(rows, below, strict=True):
         children.update({name: None if number is None else nodes[number] for name, number in numbers.items()})
     return ModuleTree(nodes[0], *rest)
