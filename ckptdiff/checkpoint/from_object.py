@@ -24,7 +24,8 @@ from ckptdiff.tensors import Entry, TensorInfo
 MAX_CONTAINER = 1000
 MAX_DIMENSIONS = 16_000_000
 """Of all tensors together."""
-_HOLDERS = (Tensor, Instance, Collection, dict, MappingValue, list, tuple)
+_NESTED = frozenset((Instance, Collection, dict, MappingValue, list, tuple))
+_HOLDERS = _NESTED | {Tensor}
 
 
 def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
@@ -52,7 +53,7 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
     if opened.kind.refused is not None:
         why, hint = opened.kind.refused
         raise CheckpointError(f"{name} {why}", hint)
-    nested = opened.content is not found.value or any(type(value) in _HOLDERS[1:] for value in chosen.values())
+    nested = opened.content is not found.value or not _NESTED.isdisjoint(map(type, chosen.values()))
     if nested and opened.kind.by_torch_load:
         _check_rest(opened, chosen)
     return Checkpoint(

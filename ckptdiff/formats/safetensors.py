@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import prod
-from operator import mul
+from operator import itemgetter, mul
 from typing import Any
 
 from ckptdiff import bounded_json as bounded
@@ -24,6 +24,7 @@ MAX_HEADER = 100_000_000
 
 # Dtypes a safetensors file may hold and torch does not have.
 _FOREIGN = ("F6_E2M3", "F6_E3M2")
+_INTEGER = frozenset((int,))
 
 
 def read(source: ByteSource) -> Opened:
@@ -66,14 +67,20 @@ def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str,
     for key, item in header.items():
         try:
             code, shape, (begin, end) = item["dtype"], item["shape"], item["data_offsets"]
-            sound = type(shape) is list and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end))
+            numbers = (*shape, begin, end)
+            sound = (
+                type(shape) is list
+                and _INTEGER.issuperset(map(type, numbers))
+                and min(numbers) >= 0
+                and max(numbers) < 1 << 63
+            )
         except (TypeError, KeyError, ValueError):
             sound = False
         deep = sound and len(item) > 3 and strict_json.is_too_deep(item)
         if not sound or deep or type(code) is not str or len(shape) > MAX_DIMENSIONS:
             raise _bad(name, key, "is not described by a dtype, a shape and two offsets")
         rows.append((begin, end, key, code, shape))
-    rows.sort(key=_offsets)
+    rows.sort(key=itemgetter(0, 1))
     tensors: dict[str, TensorInfo] = {}
     local = source.local
     position = 0
@@ -113,10 +120,6 @@ def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str,
             "Download or copy the file again.",
         )
     return tensors
-
-
-def _offsets(row: tuple[Any, ...]) -> tuple[int, int]:
-    return row[0], row[1]
 
 
 def _bad(name: str, key: str, what: str) -> CheckpointError:

@@ -12,7 +12,9 @@ from ckptdiff.formats.pickles.entries import shown
 MAX_DEPTH = 120
 """serde_json stops at 128 levels, those around included."""
 
-_HUGE = re.compile(rb"[0-9]{309}")
+# Of digits in a row: with these, an integer is beyond a double.
+_HUGE = 309
+_DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
 _MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -26,13 +28,13 @@ def loads(data: bytes) -> Any:
     that are no UTF-8) and DuplicateError for a key that is there twice."""
     bounded.check(data)
     text = str(data, "utf-8")
-    if _HUGE.search(data):
-        raise ValueError("a number beyond range")
-    integer = _integer if _MINUS_ZERO.search(data) else None
+    # Plain searches, which take a tenth of the time of a pattern's.
+    huge = b"0" * _HUGE in data.translate(_DIGITS)
+    integer = _integer if huge or (b"-0" in data and _MINUS_ZERO.search(data)) else None
     value = json.loads(
         text, object_pairs_hook=_no_duplicates, parse_constant=_constant, parse_float=_float, parse_int=integer
     )
-    if _SURROGATE.search(data):
+    if b"\\u" in data and _SURROGATE.search(data):
         json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     return value
 
@@ -65,6 +67,8 @@ def _float(text: str) -> float:
 
 
 def _integer(text: str) -> int | float:
+    if len(text) >= _HUGE:
+        _ = _float(text)
     return -0.0 if text == "-0" else int(text)
 
 

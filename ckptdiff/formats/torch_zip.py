@@ -175,7 +175,7 @@ class _Reader:
         self._script = script
         self._refs: dict[str | int, StorageRef] = {}
         self._owners: dict[str, str | int] = {}
-        self._starts: dict[str, int] = {}
+        self._found: dict[str, tuple[Record, int | None]] = {}
 
     def persistent(self, saved_id: Any) -> StorageRef:
         """("storage", class, key, location, number of elements), as `_load` takes it; TorchScript up to 1.4 wrote a
@@ -197,7 +197,8 @@ class _Reader:
         if numel < 0:
             raise ValueError("a storage of negative size")
         dtype = STORAGE_DTYPES[cls.name]
-        ref = StorageRef(str(key), dtype, numel * element_size(dtype), location_name(location))
+        device = "cpu" if location == "cpu" else location_name(location)
+        ref = StorageRef(str(key), dtype, numel * element_size(dtype), device)
         self._check(key, ref)
         if numel:
             self._refs[key] = ref
@@ -220,8 +221,8 @@ class _Reader:
                 "Save it again with torch.save.",
             )
         # The header before the bytes says where they begin: over a network, a request for each storage.
-        if self._archive.source.local:
-            self._starts[record.name] = self._archive.start(record)
+        start = self._archive.start(record) if self._archive.source.local else None
+        self._found[ref.key] = record, start if is_stored(record) else None
 
     def _record(self, key: str) -> Record:
         record = self._archive.find(self._prefix + key) if "\0" not in key else None
@@ -236,8 +237,7 @@ class _Reader:
         source = self._archive.source
         if self._script and not ref.nbytes:
             return make_storage(self._prefix + ref.key, source.name, None, 0)
-        record = self._record(ref.key)
-        start = self._starts.get(record.name) if is_stored(record) else None
+        record, start = self._found.get(ref.key) or (self._record(ref.key), None)
         return make_storage(record.name, source.name, start, ref.nbytes)
 
 

@@ -9,6 +9,7 @@ records, it does not tell where a record's bytes begin, and it accepts records t
 
 from __future__ import annotations
 
+from collections import Counter
 from struct import Struct
 
 from ckptdiff.errors import CheckpointError
@@ -51,12 +52,13 @@ class Record:
 class ZipArchive:
     """`records` maps names to records in the order of the archive's directory."""
 
-    __slots__ = ("_found", "records", "source")
+    __slots__ = ("_alike", "_found", "records", "source")
 
     def __init__(self, source: ByteSource) -> None:
         self.source = source
         self.records: dict[str, Record] = {}
         self._found: dict[bytes, Record | None] = {}
+        self._alike = False
         count, size, offset = self._find_directory()
         if size > MAX_DIRECTORY or count > MAX_RECORDS or count * _ENTRY.size > size:
             raise self._damaged("its zip directory claims an impossible number of records")
@@ -105,7 +107,8 @@ class ZipArchive:
         return tuple(numbers), at
 
     def _read_directory(self, data: bytes, count: int) -> None:
-        records, found = self.records, self._found
+        records = self.records
+        folded: list[bytes] = []
         unpack = _ENTRY.unpack_from
         position = 0
         for _ in range(count):
@@ -134,9 +137,12 @@ class ZipArchive:
                 odd = "is marked as a directory"
             elif method not in (_STORED, _DEFLATED):
                 odd = f"is compressed by zip method {method}"
-            folded = raw.lower()
-            records[name] = record = Record(name, method, compressed, size, header, odd)
-            found[folded] = None if folded in found else record
+            records[name] = Record(name, method, compressed, size, header, odd)
+            folded.append(raw.lower())
+        self._found.update(zip(folded, records.values(), strict=True))
+        self._alike = len(self._found) < len(folded)
+        if self._alike:
+            self._found.update((alike, None) for alike, often in Counter(folded).items() if often > 1)
 
     def _wide(self, extra: bytes, compressed: int, size: int, header: int) -> tuple[int, int, int]:
         """The zip64 extra field: 8 bytes for each of the values that do not fit, in this order."""
@@ -174,6 +180,9 @@ class ZipArchive:
 
     def find(self, name: str) -> Record | None:
         """The record that torch would find by this name: the case of ASCII letters makes no difference."""
+        record = self.records.get(name)
+        if record is not None and name.isascii() and not (self._alike or record.odd):
+            return record
         try:
             folded = name.encode().lower()
         except UnicodeEncodeError:  # a lone surrogate

@@ -9,6 +9,8 @@ import stat
 from ckptdiff.errors import CheckpointError
 from ckptdiff.places.source import Identity, changed, outside, truncated
 
+_PREADS = hasattr(os, "pread")
+
 # No pathlib: it takes 3 ms to import and is not needed on the way to an answer.
 
 
@@ -91,7 +93,7 @@ class FileSource:
     def read(self, offset: int, count: int) -> bytes:
         if count < 0 or offset < 0 or offset + count > self.size:
             raise truncated(self.name, f"{count} bytes are expected at byte {offset} of {self.size}")
-        if hasattr(os, "pread"):
+        if _PREADS:
             data = os.pread(self._descriptor, count, offset)
         else:  # Windows
             os.lseek(self._descriptor, offset, os.SEEK_SET)

@@ -18,6 +18,8 @@ def test_a_tree_survives_pickling_without_its_live_modules() -> None:
     assert sent.root.children["later"] is None
     assert all(node.live is None for _, node in sent.walk())
     assert tree.root.live is not None
+    assert not sent.root != tree.root  # noqa: SIM202 - a tuple has an operator for each
+    assert extract(Everything()) == tree
 
 
 def test_modules_nested_deeper_than_the_recursion_limit_can_be_sent() -> None:
