@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-zoo test-oldest zoo lint format fuzz bench package clean
+.PHONY: demo test test-fast test-browser test-zoo test-oldest test-typer zoo lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -64,6 +64,18 @@ zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transfor
 
 test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pytest -n 2 tests/test_torch_private.py tests/loaders tests/model tests/formats tests/checkpoint
+
+# The oldest and the newest Typer that are promised, each in a folder before the environment's own.
+TYPERS := 0.19.0 0.29.2
+
+.venv/typer/%/.installed: .venv/.dev pyproject.toml
+	$(BIN)/python -m pip install $(PIP_QUIET) --upgrade --target $(@D) "typer==$*" "rich>=13"
+	@touch $@
+
+test-typer: $(TYPERS:%=.venv/typer/%/.installed) ## the command line with each of them
+	for release in $(TYPERS); do \
+		PYTHONPATH=.venv/typer/$$release CKPTDIFF_TYPER=$$release $(BIN)/python -m pytest -q -W ignore::DeprecationWarning tests/cli/test_typer.py || exit 1; \
+	done
 
 fuzz: .venv/.dev ## 300,000 damaged files, held against torch and safetensors: hours
 	for seed in 1 2 3; do $(BIN)/python -m tests.fuzz --mutants 100000 --seed $$seed --go-on || exit 1; done

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
@@ -20,8 +21,13 @@ COMMANDS = ("compare", "filter", "rewrite", "convert", "inspect", "suggest", "sn
 _COMPLETE = "_CKPTDIFF_COMPLETE"
 """The variable by which a shell asks for completions."""
 
-# Typer's own Click is private in recent releases and a package in older ones; these names hold in all of them.
-_ClickException: Any = typer.BadParameter.__mro__[2]
+
+def _click_exception() -> Any:
+    """The class of all errors on arguments. Typer's own Click is private in recent releases, a package in older ones;
+    should it get another name, it is the widest class that can say what is wrong."""
+    kinds = typer.BadParameter.__mro__
+    able = [kind for kind in kinds if hasattr(kind, "format_message")]
+    return next((kind for kind in kinds if kind.__name__ == "ClickException"), able[-1])
 
 
 def run(arguments: list[str]) -> int:
@@ -32,7 +38,7 @@ def run(arguments: list[str]) -> int:
         os.environ[_COMPLETE] = f"source_{arguments[1]}"  # Typer's own option takes no shell, but this way does
     try:
         code = get_command(app).main(arguments, prog_name="ckptdiff", standalone_mode=False)
-    except _ClickException as error:
+    except _click_exception() as error:
         raise _usage_error(error) from None
     except typer.Abort:
         raise KeyboardInterrupt from None
@@ -61,7 +67,7 @@ def _usage_error(error: Any) -> UsageError:
 class _AsGiven:
     """Takes the text of an option as it is."""
 
-    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - Typer passes it by name
+    def coerce(self, value: Any, param: Any, **_: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         return value
@@ -69,8 +75,10 @@ class _AsGiven:
 
 def _spare_pydantic(command: Any, ctx: Any) -> None:
     """Typer 0.29 imports pydantic to convert the value of each option that is no flag, which more than doubles the time
-    the program takes to start. All ours are text and need no conversion. On releases that do not have this attribute
-    nothing happens."""
+    the program takes to start. All ours are text and need no conversion. On releases that have not these names, which
+    are private, nothing happens but that slower start."""
+    if not hasattr(getattr(typer.core, "RuntimeParam", None), "coerce"):
+        return
     for parameter in command.get_params(ctx):
         if getattr(parameter, "_runtime_param", parameter) is None:
             parameter._runtime_param = _AsGiven()
