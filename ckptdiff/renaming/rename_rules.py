@@ -57,7 +57,7 @@ class Part:
 
 def escape(key: str) -> str:
     """`key` as it is written in a rule: what the rule language would read as its own is escaped."""
-    text = re.sub(r"[\\{},]|->|(?<=\s)\s|^\s|\s$|[\n\r]", lambda found: "\\" + found.group(), key)
+    text = re.sub(r"[\\{},]|->|(?<=\s)\s|^\s|\s$|[\n\r]", lambda match: "\\" + match.group(), key)
     return text if not re.match(r"[a-z_]+\([^()]*\):", text) else "\\" + text
 
 
@@ -86,8 +86,8 @@ def parse_parts(text: str, whole: str) -> tuple[Part, ...]:
     """The components of one side of a rule. `whole` is the rule, for messages. Raises UsageError."""
     parts = []
     for component in split_unescaped(text, "."):
-        if found := _CAPTURE.fullmatch(component):
-            before, rest, name, digits, offset, after = found.groups()
+        if capture := _CAPTURE.fullmatch(component):
+            before, rest, name, digits, offset, after = capture.groups()
             if rest is None or not (before or after):
                 around = (_unescape(before), _unescape(after))
                 parts.append(Part("", rest or name, int(offset or 0), digits is not None, *around))
@@ -124,9 +124,9 @@ def pattern_regex(parts: Sequence[Part], bound: frozenset[str] = frozenset()) ->
             out.append(f"{dot}{re.escape(part.before)}(?P=c_{part.name}){re.escape(part.after)}")
         else:
             bound = bound | {part.name}
-            one = _DIGITS if part.numeric else r"[^.]*"
+            component = _DIGITS if part.numeric else r"[^.]*"
             many = place == 0 and len(parts) > 1 and not part.numeric
-            capture = f"(?P<c_{part.name}>{'.*?' if many else one})"
+            capture = f"(?P<c_{part.name}>{'.*?' if many else component})"
             out.append(f"{dot}{re.escape(part.before)}{capture}{re.escape(part.after)}")
     text = "".join(out)
     if parts[0].name == "*" and len(parts) > 1:
@@ -185,8 +185,8 @@ class RenameRule:
     def rename(self, key: str) -> str | None:
         """What `key` becomes, or None where the rule does not match it."""
         regex, target = _compiled(self.pattern, self.replacement)
-        found = regex.fullmatch(key)
-        return None if found is None else fill(target, found.groupdict())
+        match = regex.fullmatch(key)
+        return None if match is None else fill(target, match.groupdict())
 
     def reversed(self) -> RenameRule:
         """The rule that undoes this one. Raises UsageError where it forgets a capture."""
@@ -264,8 +264,8 @@ def apply_rules(rules: Sequence[RenameRule], keys: Iterable[str], *, strict: boo
     for key in keys:
         mapping[key] = key
         for number, (regex, target) in enumerate(finders):
-            found = regex.fullmatch(key)
-            new = None if found is None else fill(target, found.groupdict())
+            match = regex.fullmatch(key)
+            new = None if match is None else fill(target, match.groupdict())
             if new is not None:
                 counts[number] += new != key
                 mapping[key] = new

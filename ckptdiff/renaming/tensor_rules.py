@@ -86,8 +86,8 @@ class TensorRule:
             lengths = {tuple(shape[dims[0]] for shape in group) for group in before}
             if len(lengths) > 1:
                 raise self._irreversible("its tensors do not all have the same lengths")
-            if lengths and len(set(found := lengths.pop())) > 1:
-                sizes = found
+            if lengths and len(set(parts := lengths.pop())) > 1:
+                sizes = parts
             return TensorRule("split", dims, self.targets, self.sources, sizes)
         inverse = _INVERSE.get(self.operation, self.operation)
         return TensorRule(inverse, dims, self.targets, self.sources)
@@ -175,13 +175,13 @@ def _compile(rule: TensorRule) -> _Compiled:
     targets = tuple(parse_parts(target, text) for target in rule.targets)
     names = [{part.name for part in side if part.name} for side in (*sources, *targets)]
     listed = {"stack": names[0], "unstack": names[-1]}.get(rule.operation, set())
-    other = {"stack": names[-1], "unstack": names[0]}.get(rule.operation, set())
+    whole = {"stack": names[-1], "unstack": names[0]}.get(rule.operation, set())
     counter = ""
     if rule.operation in ("stack", "unstack"):
-        if len(listed - other) != 1 or other - listed:
+        if len(listed - whole) != 1 or whole - listed:
             raise UsageError(f"the rule {text!r} needs one capture that only the listed tensors have.", _HINT)
-        counter = (listed - other).pop()
-    elif any(its != names[0] for its in names):
+        counter = (listed - whole).pop()
+    elif any(captures != names[0] for captures in names):
         raise UsageError(f"the rule {text!r} must have the same captures in every pattern.", _HINT)
     if any(part.offset for side in (*sources, *targets) for part in side):
         raise UsageError(f"the rule {text!r} renumbers; operations cannot.", "Rename with a rule of its own.")
@@ -228,8 +228,8 @@ def _groups(rule: TensorRule, keys: Sequence[str]) -> list[tuple[tuple[str, ...]
     if compiled.counter and rule.operation == "stack":
         listed: dict[tuple[tuple[str, str | None], ...], dict[int, str]] = {}
         for key in keys:
-            if found := compiled.regexes[0].fullmatch(key):
-                values = found.groupdict()
+            if match := compiled.regexes[0].fullmatch(key):
+                values = match.groupdict()
                 number = int(values.pop(f"c_{compiled.counter}") or 0)
                 listed.setdefault(tuple(sorted(values.items())), {})[number] = key
         return [
@@ -240,8 +240,8 @@ def _groups(rule: TensorRule, keys: Sequence[str]) -> list[tuple[tuple[str, ...]
     present = set(keys)
     groups = []
     for key in keys:
-        if found := compiled.regexes[0].fullmatch(key):
-            values = found.groupdict()
+        if match := compiled.regexes[0].fullmatch(key):
+            values = match.groupdict()
             sources = tuple(fill(source, values) or "" for source in compiled.sources)
             if all(source in present for source in sources) and len(set(sources)) == len(sources):
                 groups.append((sources, values))
@@ -291,9 +291,9 @@ def _operation(
             raise refuse(f"it would make {first[dim]} tensors")
         made = [first[:dim] + first[dim + 1 :]] * first[dim]
     elif rule.operation == "transpose":
-        one, other = (dimension(number, len(first)) for number in rule.dims)
+        first_dim, second_dim = (dimension(number, len(first)) for number in rule.dims)
         swapped = list(first)
-        swapped[one], swapped[other] = first[other], first[one]
+        swapped[first_dim], swapped[second_dim] = first[second_dim], first[first_dim]
         made = [tuple(swapped)]
     elif rule.operation == "squeeze":
         dim = dimension(rule.dims[0], len(first))

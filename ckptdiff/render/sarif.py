@@ -115,8 +115,8 @@ def _origin(target: TargetResult, run: Run) -> _Origin:
 
 def _result(origin: _Origin, finding: Finding, reason: str) -> dict[str, Any]:
     key = plain(finding.key, 1000)
-    found = fingerprint(finding)
-    both = hashlib.sha256(f"{origin.fingerprint} {found}".encode()).hexdigest()
+    digest = fingerprint(finding)
+    both = hashlib.sha256(f"{origin.fingerprint} {digest}".encode()).hexdigest()
     location: dict[str, Any] = {"logicalLocations": _logical(finding, key)}
     if origin.place:
         location["physicalLocation"] = origin.place
@@ -130,7 +130,7 @@ def _result(origin: _Origin, finding: Finding, reason: str) -> dict[str, Any]:
         "partialFingerprints": {
             "primaryLocationLineHash": f"{both[:16]}:1",
             "target/v1": origin.fingerprint,
-            "finding/v1": found,
+            "finding/v1": digest,
         },
         "properties": {"target": origin.name},
     }

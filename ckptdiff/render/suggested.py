@@ -1,4 +1,4 @@
-"""What `ckptdiff suggest` found, as text and as JSON."""
+"""What `ckptdiff suggest` suggestion, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from ckptdiff.suggesting.suggestion import Suggestion
 _MOST = 20
 
 
-def text(found: Suggestion, report: Report, view: View) -> str:
+def text(suggestion: Suggestion, report: Report, view: View) -> str:
     """The proposal with its evidence, and what the walk says once it is applied; ends with a newline."""
     most = None if view.all else _MOST
-    lines = [_verdict(found, report), ""]
-    if found.rules:
+    lines = [_verdict(suggestion, report), ""]
+    if suggestion.rules:
         lines.append(f"rules, ready for {option('rename')} or {option('save')}:")
-        for rule in found.rules:
+        for rule in suggestion.rules:
             lines.append(f"  {plain(str(rule))}")
             lines.append(f"    {rule.confidence}, {count(rule.keys, 'key')}: {plain(rule.reason, 400)}")
         lines.append("")
-    if found.operations:
+    if suggestion.operations:
         lines.append(f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:")
-        for operation in found.operations:
+        for operation in suggestion.operations:
             lines.append(f"  {plain(str(operation.rule))}")
             lines.append(
                 f"    {operation.confidence}, {count(operation.keys, 'tensor')}: {plain(operation.reason, 400)}"
             )
         lines.append("")
-    if found.ambiguous:
+    if suggestion.ambiguous:
         lines.append("refused, since a wrong rename loads without an error:")
-        for ambiguity in found.ambiguous[:most]:
+        for ambiguity in suggestion.ambiguous[:most]:
             lines.append(f"  {plain(ambiguity.template)} ({count(len(ambiguity.keys), 'key')})")
             lines.append(f"    {plain(ambiguity.sentence, 400)}")
             lines.extend(f"    could be {plain(candidate)}" for candidate in ambiguity.candidates[:5])
-        if most is not None and len(found.ambiguous) > most:
-            lines.append(f"  ... and {len(found.ambiguous) - most} more; {option('all')} shows them")
+        if most is not None and len(suggestion.ambiguous) > most:
+            lines.append(f"  ... and {len(suggestion.ambiguous) - most} more; {option('all')} shows them")
         lines.append("")
-    if found.head is not None:
-        lines += [plain(found.head.sentence, 600), ""]
-    if not report.loads() and found.looks_like:
-        lines += [plain(found.looks_like, 400), ""]
+    if suggestion.head is not None:
+        lines += [plain(suggestion.head.sentence, 600), ""]
+    if not report.loads() and suggestion.looks_like:
+        lines += [plain(suggestion.looks_like, 400), ""]
     return "\n".join(lines[:-1]) + "\n"
 
 
-def json(found: Suggestion, report: Report) -> str:
+def json(suggestion: Suggestion, report: Report) -> str:
     """The proposal as JSON, ending with a newline."""
     value = {
         "schema_version": 1,
@@ -61,12 +61,12 @@ def json(found: Suggestion, report: Report) -> str:
                 "keys": rule.keys,
                 "reason": rule.reason,
             }
-            for rule in found.rules
+            for rule in suggestion.rules
         ],
-        "mapping": dict(found.mapping),
+        "mapping": dict(suggestion.mapping),
         "operations": [
             {"rule": str(item.rule), "confidence": item.confidence, "keys": item.keys, "reason": item.reason}
-            for item in found.operations
+            for item in suggestion.operations
         ],
         "ambiguous": [
             {
@@ -75,11 +75,11 @@ def json(found: Suggestion, report: Report) -> str:
                 "candidates": list(item.candidates),
                 "reason": item.sentence,
             }
-            for item in found.ambiguous
+            for item in suggestion.ambiguous
         ],
-        "head": None if found.head is None else found.head.sentence,
-        "looks_like": found.looks_like,
-        "already": found.already,
+        "head": None if suggestion.head is None else suggestion.head.sentence,
+        "looks_like": suggestion.looks_like,
+        "already": suggestion.already,
         "loads": {"strict": report.loads(True), "non_strict": report.loads(False)},
         "missing_keys": report.missing_keys,
         "unexpected_keys": report.unexpected_keys,
@@ -91,15 +91,16 @@ def json(found: Suggestion, report: Report) -> str:
     return json_text(value, indent=2) + "\n"
 
 
-def _verdict(found: Suggestion, report: Report) -> str:
+def _verdict(suggestion: Suggestion, report: Report) -> str:
     proposed = [
-        *([count(len(found.rules), "rule")] if found.rules else []),
-        *([count(len(found.operations), "tensor operation")] if found.operations else []),
+        *([count(len(suggestion.rules), "rule")] if suggestion.rules else []),
+        *([count(len(suggestion.operations), "tensor operation")] if suggestion.operations else []),
     ]
     if not proposed:
         return "Nothing to rename: it loads as it is." if report.loads() else f"No rules found; {_rest(report)}."
-    return f"{' and '.join(proposed)}; with {'it' if len(found.rules) + len(found.operations) == 1 else 'them'} " + (
-        "it loads." if report.loads() else f"what remains is {_rest(report)}."
+    return (
+        f"{' and '.join(proposed)}; with {'it' if len(suggestion.rules) + len(suggestion.operations) == 1 else 'them'} "
+        + ("it loads." if report.loads() else f"what remains is {_rest(report)}.")
     )
 
 
