@@ -20,13 +20,14 @@ def run_targets(
     fail_on: Level,
     *,
     config: str,
+    preload: Sequence[str],
     jobs: int,
     timeout: float,
     scheduler: str | None = None,
 ) -> Run:
     """What `work(target, fail_on)` gives for all targets, `jobs` at a time with `timeout` seconds each, in their order.
 
-    `work` is a function of a module and never raises.
+    `work` is a function of a module and never raises; `preload` are modules that it needs.
 
     `scheduler` is the address of a Dask scheduler whose workers do it instead; they decide how many run at a time.
     """
@@ -38,7 +39,7 @@ def run_targets(
     if scheduler is None:
         from ckptdiff.running.processes import run_in_processes
 
-        results = run_in_processes(work, targets, fail_on, jobs=jobs, timeout=timeout)
+        results = run_in_processes(work, targets, fail_on, preload=preload, jobs=jobs, timeout=timeout)
     else:
         from ckptdiff.running.cluster import run_on_cluster
 

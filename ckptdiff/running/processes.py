@@ -43,13 +43,13 @@ class _Running:
 
 
 def run_in_processes(
-    work: Work, targets: Sequence[Target], fail_on: Level, *, jobs: int, timeout: float
+    work: Work, targets: Sequence[Target], fail_on: Level, *, preload: Sequence[str], jobs: int, timeout: float
 ) -> tuple[TargetResult, ...]:
     """Judge the targets, at most `jobs` at a time, each for at most `timeout` seconds; results in declared order.
 
     A process that crashes, ends without an answer or takes too long leaves a target without a verdict.
     """
-    context = _context(work, targets)
+    context = _context(preload, targets)
     results: dict[int, TargetResult] = {}
     waiting = list(enumerate(targets))[::-1]
     running: list[_Running] = []
@@ -74,12 +74,12 @@ def run_in_processes(
     return tuple(results[position] for position in range(len(targets)))
 
 
-def _context(work: Work, targets: Sequence[Target]) -> Any:
+def _context(preload: Sequence[str], targets: Sequence[Target]) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     builds = any(runs_code(target.model) for target in targets)
-    context.set_forkserver_preload(["ckptdiff.torch_import", work.__module__, *(_FOR_MODELS if builds else ())])
+    context.set_forkserver_preload([*preload, *(_FOR_MODELS if builds else ())])
     return context
 
 

@@ -14,17 +14,19 @@ from ckptdiff.errors import CkptdiffError, UsageError
 from ckptdiff.gate.baseline import Baseline, dumps, loads, recorded
 from ckptdiff.gate.config import Config, Target, find, load
 from ckptdiff.gate.run import NoVerdict, Run, TargetResult
-from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import LEVELS
 from ckptdiff.replacing import open_descriptor, write_whole
 from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of, several
 from ckptdiff.running import run_targets
 from ckptdiff.small_files import text_of
 from ckptdiff.spelling import given, option
-from ckptdiff.verbs.compare import CompareOptions, compared
 
 if TYPE_CHECKING:
+    from ckptdiff.judging.report import Report
     from ckptdiff.judging.rules import Level
+
+_PRELOADED = ("ckptdiff.torch_import", "ckptdiff.verbs.check", "ckptdiff.verbs.compare")
+"""What every target's process needs, and the one that starts them does not."""
 
 
 def check(
@@ -63,6 +65,7 @@ def check(
         targets,
         fail_on,
         config=str(path),
+        preload=_PRELOADED,
         jobs=jobs or _processors(),
         timeout=timeout,
         scheduler=scheduler,
@@ -93,6 +96,8 @@ def judge_target(target: Target, fail_on: Level) -> TargetResult:
 
 
 def _report(target: Target, fail_on: Level) -> Report:
+    from ckptdiff.verbs.compare import CompareOptions, compared
+
     renames = renames_of(target.strip_prefix, target.add_prefix, target.rename, target.rules)
     report = compared(
         ModelRequest.of(target.model, target.args),

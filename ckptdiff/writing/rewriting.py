@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.renaming.applied import Renames, new_names, renamed
-from ckptdiff.renaming.tensor_rules import plan_operations
 from ckptdiff.writing.plan import FilterPlan, Format
 from ckptdiff.writing.planning import plan_rewrite
+
+if TYPE_CHECKING:  # what renames is imported where something is renamed
+    from ckptdiff.renaming.applied import Renames
 
 
 def plan_renamed(
@@ -25,6 +27,9 @@ def plan_renamed(
     """What is written without a model: `plan_rewrite` under new names. Raises UsageError where two keys get one."""
     if not renames:
         return plan_rewrite(checkpoint, format=format, keep=keep, drop=drop, drop_prefix=drop_prefix, dtype=dtype)
+    from ckptdiff.renaming.applied import new_names
+    from ckptdiff.renaming.tensor_rules import plan_operations
+
     operations = renames.operations
     names, idle = new_names(checkpoint, renames)
     plan = plan_rewrite(
@@ -43,6 +48,8 @@ def plan_renamed(
 def applied(checkpoint: Checkpoint, renames: Renames) -> tuple[Checkpoint, tuple[str, ...]]:
     """The checkpoint as it is after all of it, and a sentence on each rename that found nothing to do."""
     if not renames.operations:
+        from ckptdiff.renaming.applied import renamed
+
         return renamed(checkpoint, renames)
     plan = plan_renamed(checkpoint, renames, format="torch")
     return plan.result(), plan.notes

@@ -125,12 +125,12 @@ def test_a_baseline_is_recorded_and_held_against(desk: Path) -> None:
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        (lambda: ckptdiff.check("c.toml", "gone"), "TARGET gone: there is no such choice"),
+        (lambda: ckptdiff.check("c.toml", "gone"), "names='gone': there is no such choice"),
         (lambda: ckptdiff.check("c.toml", 3), "names takes a text"),  # type: ignore[arg-type]
         (lambda: ckptdiff.check("gone.toml"), "gone.toml"),
         (lambda: ckptdiff.check("c.toml", jobs=-1), "jobs"),
         (lambda: ckptdiff.check("c.toml", timeout=0), "timeout"),
-        (lambda: ckptdiff.check("c.toml", fail_on="grave"), "fail_on grave"),  # type: ignore[arg-type]
+        (lambda: ckptdiff.check("c.toml", fail_on="grave"), "fail_on='grave'"),  # type: ignore[arg-type]
         (lambda: ckptdiff.check("c.toml", baseline="gone.json"), "gone.json"),
         (lambda: ckptdiff.check("c.toml", baseline="b.json", update_baseline="b.json"), "exclude each other"),
     ],
