@@ -80,9 +80,9 @@ def _placed(
             storage = moved.get(id(entry.storage))
             if storage is None:
                 start = None if entry.storage.start is None else base + entry.storage.start
-                storage = replace(entry.storage, id=f"{name}:{entry.storage.id}", file=opened.name, start=start)
+                storage = entry.storage._replace(id=f"{name}:{entry.storage.id}", file=opened.name, start=start)
                 moved[id(entry.storage)] = storage
-            entry = replace(entry, storage=storage)
+            entry = entry._replace(storage=storage)
         entries[key] = entry
     inside = tuple(Alternative(f"{name}.{other.key}", other.tensors) for other in checkpoint.alternatives if other.key)
     return replace(

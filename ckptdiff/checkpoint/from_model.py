@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, ModuleTree
@@ -23,7 +22,7 @@ def saved_by(tree: ModuleTree, path: str = "") -> Checkpoint:
         metadata[prefix[:-1]] = {"version": node.version}
         for name, slot in node.local.items():
             storage = Storage(f"tensor {slot.identity}", path, None, slot.tensor.nbytes)
-            entries[prefix + name] = replace(slot.tensor, storage=storage)
+            entries[prefix + name] = slot.tensor._replace(storage=storage)
             if slot.lazy:
                 warnings.append(f"{prefix + name} was uninitialized when the snapshot was taken; its shape is unknown.")
         if EXTRA_STATE in node.custom:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
@@ -55,7 +54,7 @@ def _renamed(entry: Entry, file: str) -> Entry:
     """Storages of different shards are different ones, whatever they are called in their own file."""
     if not isinstance(entry, TensorInfo) or entry.storage is None:
         return entry
-    return replace(entry, storage=replace(entry.storage, id=f"{file}:{entry.storage.id}"))
+    return entry._replace(storage=entry.storage._replace(id=f"{file}:{entry.storage.id}"))
 
 
 def _disagreements(index: str, weight_map: Mapping[str, str], places: dict[str, str]) -> list[str]:

@@ -15,9 +15,9 @@ from ckptdiff import bounded_json as bounded
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats import strict_json
 from ckptdiff.formats.opened import Opened
-from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, make_storage, make_tensor_info, shown
+from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
 from ckptdiff.places import ByteSource, truncated
-from ckptdiff.tensors import BY_SAFETENSORS_CODE, TensorInfo
+from ckptdiff.tensors import BY_SAFETENSORS_CODE, Storage, TensorInfo
 
 MAX_HEADER = 100_000_000
 """The safetensors library refuses longer ones."""
@@ -105,12 +105,12 @@ def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str,
         position = end
         if data + end > source.size:
             raise truncated(name, f"the tensor {shown(key)} ends at byte {data + end} of {source.size}")
-        tensors[key] = make_tensor_info(
+        tensors[key] = TensorInfo(
             dtype.name,
             tuple(shape),
             None,
             0,
-            make_storage(key, name, data + begin if local else None, end - begin),
+            Storage(key, name, data + begin if local else None, end - begin),
             "strided",
             "torch.Tensor",
         )

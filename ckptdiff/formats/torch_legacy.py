@@ -13,7 +13,6 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats import compressed
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
-from ckptdiff.formats.pickles.entries import make_storage
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import TruncatedError
 from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
@@ -172,7 +171,7 @@ class _Storages:
                     source.name, f"storage {ref.key[:100]!r} ends at byte {position + nbytes} of {source.size}"
                 )
             start = position if source.local else None
-            self._places[ref.key] = make_storage(ref.key, source.name, start, ref.nbytes)
+            self._places[ref.key] = Storage(ref.key, source.name, start, ref.nbytes)
             position += nbytes
 
     def _fill(self, keys: list[object], position: int) -> bool:

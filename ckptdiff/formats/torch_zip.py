@@ -13,7 +13,6 @@ from typing import Any
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
-from ckptdiff.formats.pickles.entries import make_storage
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import MAX_PROGRAM
 from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
@@ -236,9 +235,9 @@ class _Reader:
     def locate(self, ref: StorageRef) -> Storage:
         source = self._archive.source
         if self._script and not ref.nbytes:
-            return make_storage(self._prefix + ref.key, source.name, None, 0)
+            return Storage(self._prefix + ref.key, source.name, None, 0)
         record, start = self._found.get(ref.key) or (self._record(ref.key), None)
-        return make_storage(record.name, source.name, start, ref.nbytes)
+        return Storage(record.name, source.name, start, ref.nbytes)
 
 
 def _not_torch(archive: ZipArchive) -> CheckpointError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from ckptdiff.contents.pieces import Piece, extent, piece
@@ -343,7 +343,7 @@ def _span(items: Sequence[Keep], recipes: Mapping[str, Recipe], parameters: set[
     infos = [recipes[item.key].tensors[0] for item in items]
     start = min(extent(info)[0] for info in infos)
     end = max(extent(info)[1] for info in infos)
-    whole = replace(infos[0], shape=(end - start,), stride=None, offset=start)
+    whole = infos[0]._replace(shape=(end - start,), stride=None, offset=start)
     members = [
         Member(item, info.offset - start, info.stride, item.key in parameters)
         for item, info in zip(items, infos, strict=True)

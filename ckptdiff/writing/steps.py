@@ -122,7 +122,7 @@ def view(info: TensorInfo, steps: Sequence[Step]) -> tuple[TensorInfo, tuple[Ste
             stride = contiguous_stride(shape)
         else:
             return info, tuple(steps[done:])
-        info = replace(info, shape=shape, stride=None if is_contiguous(shape, stride) else stride, offset=offset)
+        info = info._replace(shape=shape, stride=None if is_contiguous(shape, stride) else stride, offset=offset)
     return info, ()
 
 

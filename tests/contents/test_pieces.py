@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -35,14 +33,14 @@ def test_nothing_has_no_extent() -> None:
 
 def test_a_tensor_beyond_its_storage_is_damage() -> None:
     with pytest.raises(CheckpointError, match="ends outside its storage"):
-        span(replace(info(BASE), offset=1))
+        span(info(BASE)._replace(offset=1))
 
 
 def test_a_piece_is_what_memory_would_have() -> None:
     rows = info(BASE[1:])
     assert piece(rows, "little") == Piece("file", 100 + 20 * 8, 40 * 8)
     assert piece(rows, "big") is None
-    assert piece(replace(rows, dtype="uint8"), "big") == Piece("file", 120, 40)
+    assert piece(rows._replace(dtype="uint8"), "big") == Piece("file", 120, 40)
     assert piece(info(BASE[:, 1]), "little") is None
-    assert piece(replace(rows, storage=Storage("0", "file", None, 480)), "little") is None
-    assert piece(replace(rows, storage=None), "little") is None
+    assert piece(rows._replace(storage=Storage("0", "file", None, 480)), "little") is None
+    assert piece(rows._replace(storage=None), "little") is None

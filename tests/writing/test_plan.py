@@ -223,7 +223,7 @@ def test_a_distributed_checkpoint_is_to_be_joined_first(tmp_path):
 
 
 def test_a_remote_file_is_to_be_downloaded_first(checkpoint):
-    storages = {key: replace(info.storage, file="https://host/in.pth") for key, info in checkpoint.tensors.items()}
-    entries = {key: replace(info, storage=storages[key]) for key, info in checkpoint.tensors.items()}
+    storages = {key: info.storage._replace(file="https://host/in.pth") for key, info in checkpoint.tensors.items()}
+    entries = {key: info._replace(storage=storages[key]) for key, info in checkpoint.tensors.items()}
     with pytest.raises(CheckpointError, match=r"https://host/in\.pth is no local file"):
         prepare(plan_rewrite(replace(checkpoint, entries=entries)), output_of("out.safetensors"))

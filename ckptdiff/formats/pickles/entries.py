@@ -9,7 +9,7 @@ from typing import Any
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, numpy_dtype
 from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
-from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Quantizer, Storage, TensorInfo
+from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Storage, TensorInfo
 
 MAX_DIMENSIONS = 1000
 MAX_SUMMARY = 200
@@ -20,61 +20,6 @@ MAX_DEPTH = 10
 
 Locate = Callable[[StorageRef], Storage]
 """Finds a storage's bytes in the file and checks that they are all there; a format's own."""
-
-
-# The same as calling the frozen dataclasses, which set their fields one `object.__setattr__` at a time: that alone was
-# a fifth of the time to read a file of many tensors, and this takes a third of it.
-_new = object.__new__
-(
-    _set_dtype,
-    _set_shape,
-    _set_stride,
-    _set_offset,
-    _set_storage,
-    _set_layout,
-    _set_type_name,
-    _set_device,
-    _set_parts,
-    _set_quantizer,
-) = (getattr(TensorInfo, name).__set__ for name in TensorInfo.__slots__)
-_set_id, _set_file, _set_start, _set_nbytes = (getattr(Storage, name).__set__ for name in Storage.__slots__)
-
-
-def make_tensor_info(
-    dtype: str,
-    shape: tuple[int, ...],
-    stride: tuple[int, ...] | None,
-    offset: int,
-    storage: Storage | None,
-    layout: str,
-    type_name: str,
-    device: str = "cpu",
-    parts: tuple[TensorInfo, ...] = (),
-    quantizer: Quantizer | None = None,
-) -> TensorInfo:
-    """TensorInfo(…), faster."""
-    info = _new(TensorInfo)
-    _set_dtype(info, dtype)
-    _set_shape(info, shape)
-    _set_stride(info, stride)
-    _set_offset(info, offset)
-    _set_storage(info, storage)
-    _set_layout(info, layout)
-    _set_type_name(info, type_name)
-    _set_device(info, device)
-    _set_parts(info, parts)
-    _set_quantizer(info, quantizer)
-    return info
-
-
-def make_storage(identity: str, file: str, start: int | None, nbytes: int) -> Storage:
-    """Storage(…), faster."""
-    storage = _new(Storage)
-    _set_id(storage, identity)
-    _set_file(storage, file)
-    _set_start(storage, start)
-    _set_nbytes(storage, nbytes)
-    return storage
 
 
 class BadTensorError(ValueError):
@@ -128,7 +73,7 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
         raise BadTensorError("has no sensible shape")
     numel = 1
     if tensor.layout == "nested":
-        return make_tensor_info(dtype, shape, None, 0, None, "nested", tensor.type_name, tensor.device)
+        return TensorInfo(dtype, shape, None, 0, None, "nested", tensor.type_name, tensor.device)
     for size in shape:
         if type(size) is not int or not 0 <= size < 1 << 63:
             raise BadTensorError("has no sensible shape")
@@ -160,7 +105,7 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             raise BadTensorError("has other scales than its shape asks for")
     if ref is None or ref.location == "meta":
         device = tensor.device if ref is None else ref.location
-        return make_tensor_info(
+        return TensorInfo(
             dtype, shape, stride, offset, None, tensor.layout, tensor.type_name, device, parts, tensor.quantizer
         )
     storage = ref.info
@@ -176,7 +121,7 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             last = offset + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if last * bits > storage.nbytes * 8:
             raise BadTensorError(f"needs {(last * bits + 7) // 8} bytes of a storage of {storage.nbytes}")
-    return make_tensor_info(
+    return TensorInfo(
         dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name, ref.location, parts, tensor.quantizer
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -150,7 +149,7 @@ def _stand_in(info: TensorInfo, small: bool, device: str) -> torch.Tensor:
         raise Unknown(f"how a {info.type_name} is copied only its own class knows.")
     stride = info.stride and _stride(info, shape)
     if DTYPES[info.dtype].kind == "quantized":
-        made = empty_quantized(replace(info, shape=shape), info.quantizer, [], device)
+        made = empty_quantized(info._replace(shape=shape), info.quantizer, [], device)
         if stride is None:
             return made
         count = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
