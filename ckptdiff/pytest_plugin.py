@@ -75,7 +75,7 @@ def assert_loads(
     allowed = {"missing-key": allow_missing, "unexpected-key": allow_unexpected}
     ignores = (Ignore("allowed", rule, glob) for rule, globs in allowed.items() for glob in several(rule, globs))
     report, _ = Policy(ignores=tuple(ignores)).judged(report)
-    if report.outcome != "pass":
+    if report.verdict != "pass":
         raise AssertionError(render_report("text", report))
     return report
 
@@ -131,7 +131,7 @@ def _failure(report: Report, changed: list[str], path: Path) -> str:
     lines = [f"The state dict is not the one of {path}:", *(plain(line, 300) for line in changed[:_SHOWN])]
     if len(changed) > _SHOWN:
         lines.append(f"... ({len(changed) - _SHOWN:,} more lines)")
-    if report.outcome == "pass":
+    if report.verdict == "pass":
         lines += ["", "Weights saved before still load."]
     else:
         lines += ["", "Weights saved before do not load any more:", "", render_report("text", report)]

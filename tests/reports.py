@@ -1,12 +1,16 @@
-"""Comparisons made by hand, the same for every test of findings and formats. No torch."""
+"""Outcomes made by hand, the same for every test of findings and formats. No torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
+from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.judging.report import Report, judge
-from ckptdiff.loaders.outcome import Comparison, KeyChange, Match, Mismatch, TensorValues, ValueFacts
+from ckptdiff.loaders.outcome import Filled, KeyChange, Machine, Outcome, ValueFacts
+from ckptdiff.loaders.torch.accounting import Origins, completed, unused
+from ckptdiff.loaders.torch.answer import torch_loader
+from ckptdiff.loaders.torch.texts import Texts, mismatched, not_a_tensor
 from ckptdiff.model.tree import ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, Storage, TensorInfo
 
@@ -39,49 +43,51 @@ def compared(
     *,
     missing: tuple[str, ...] | None = None,
     unexpected: tuple[str, ...] | None = None,
+    ignored: tuple[str, ...] = (),
+    supplied: tuple[str, ...] = (),
+    errors: tuple[str, ...] | None = None,
     checkpoint: dict[str, Any] | None = None,
+    assign: bool = False,
     **more: Any,
-) -> Comparison:
-    """A Comparison as the walk would give it for plain modules: keys of one side only are missing or unexpected."""
+) -> Outcome:
+    """An Outcome as the walk would give it for plain modules: keys of one side only are missing or unexpected."""
     tree = ModuleTree(root, "model.py:Net", "meta", "2.13.0")
     model = tree.keys()
     file = Checkpoint("weights.pth", "torch-zip", entries, **{"nbytes": 4_000, **(checkpoint or {})})
-    mismatched, matched, errors, odd = [], {}, [], {}
+    filled: dict[str, Filled] = {}
+    known = []
     for key, target in model.items():
         entry = entries.get(key)
+        wanted = target.tensor.shape
+        filled[key] = Filled(key, "rule" if key in supplied else "initial", target)
         if isinstance(entry, ObjectInfo):
-            odd[key] = entry.type_name
-            errors.append(
-                f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from '
-                f"checkpoint but received <class '{entry.type_name}'>"
-            )
+            known.append(not_a_tensor(key, f"<class '{entry.type_name}'>", entry.type_name))
         elif isinstance(entry, TensorInfo):
-            fits = (
-                entry.shape == target.tensor.shape
-                or target.lazy
-                or (target.tensor.shape == () and len(entry.shape) == 1)
-            )
-            if fits:
-                matched[key] = Match(key, entry, target)
+            if entry.shape == wanted or target.lazy or (wanted == () and len(entry.shape) == 1):
+                filled[key] = Filled(key, "file", target, entry, (("weights.pth", key),))
             else:
-                mismatched.append(Mismatch(key, entry.shape, target.tensor.shape))
-                errors.append(
-                    f"size mismatch for {key}: copying a param with shape torch.Size({list(entry.shape)}) "
-                    f"from checkpoint, the shape in current model is torch.Size({list(target.tensor.shape)})."
-                )
-    return Comparison(
+                known.append(mismatched(key, entry.shape, wanted))
+    problems = Texts(tree, file, {problem.text: problem for problem in known}).problems(
+        [key for key in model if key not in entries] if missing is None else missing,
+        [key for key in entries if key not in model] if unexpected is None else unexpected,
+        [problem.text for problem in known] if errors is None else errors,
+    )
+    filled, overwritten = completed(tree, filled, assign=assign, whole=False)
+    return Outcome(
+        torch_loader("2.13.0", assign=assign),
+        Machine("2.13.0"),
         tree,
         file,
-        tuple(key for key in model if key not in entries) if missing is None else missing,
-        tuple(key for key in entries if key not in model) if unexpected is None else unexpected,
-        tuple(mismatched),
-        matched,
-        not_tensors=odd,
-        **{"error_msgs": tuple(errors), **more},
+        filled,
+        unused(file, filled, problems, ignored, Origins(file.path)),
+        problems,
+        overwritten=overwritten,
+        assign=assign,
+        **more,
     )
 
 
-def good() -> Comparison:
+def good() -> Outcome:
     layers = {str(i): module("Linear", weight=slot(4, 4), bias=slot(4)) for i in range(3)}
     root = module(children={"layers": module("ModuleList", children=layers)})
     entries: dict[str, Entry] = {}
@@ -91,7 +97,7 @@ def good() -> Comparison:
     return compared(root, entries)
 
 
-def bad() -> Comparison:
+def bad() -> Outcome:
     """Every rule at once but those about the whole (`prefix`, `uncertain`, `load-error`)."""
     norms = {
         str(i): module(
@@ -143,9 +149,9 @@ def bad() -> Comparison:
         entries,
         missing=(*(f"norms.{i}.running_mean" for i in range(0, 30)), "unembed.weight", "odd._extra_state"),
         unexpected=("rope.freqs", "extra.scalar", EVIL),
-        ignored_keys=("gone.weight",),
+        ignored=("gone.weight",),
         supplied=supplied,
-        key_changes=changes,
+        changes=changes,
         values=ValueFacts({"half.weight": TensorValues(nan=1, inf=1, first_non_finite=1, lost=1, first_lost=0)}, {}),
         checkpoint={
             "state_dict_key": "model.state_dict",
@@ -157,7 +163,7 @@ def bad() -> Comparison:
     )
 
 
-def prefixed() -> Comparison:
+def prefixed() -> Outcome:
     layers = {str(i): module("Linear", weight=slot(4, 4), bias=slot(4)) for i in range(40)}
     root = module(children={"layers": module("ModuleList", children=layers)})
     entries: dict[str, Entry] = {}
@@ -167,27 +173,27 @@ def prefixed() -> Comparison:
     return compared(root, entries)
 
 
-def raised() -> Comparison:
+def raised() -> Outcome:
     return compared(module(weight=slot(2)), {"weight": tensor(2)}, raised="KeyError: 'scale'\n  in the hook")
 
 
-def uncertain() -> Comparison:
-    return compared(module(weight=slot(2)), {"weight": tensor(2)}, uncertain=("Net overrides load_state_dict itself.",))
+def uncertain() -> Outcome:
+    return compared(module(weight=slot(2)), {"weight": tensor(2)}, doubts=("Net overrides load_state_dict itself.",))
 
 
-def empty_checkpoint() -> Comparison:
+def empty_checkpoint() -> Outcome:
     return compared(module(weight=slot(2)), {})
 
 
-def empty_model() -> Comparison:
+def empty_model() -> Outcome:
     return compared(module("ReLU"), {})
 
 
-def warned() -> Comparison:
+def warned() -> Outcome:
     return compared(module(weight=slot(2, dtype="float16")), {"weight": tensor(2)})
 
 
-def tied() -> Comparison:
+def tied() -> Outcome:
     root = module(
         children={
             "a": module("Linear", weight=slot(3, identity=-1)),
@@ -197,7 +203,7 @@ def tied() -> Comparison:
     return compared(root, {"a.weight": tensor(3)})
 
 
-def assigned() -> Comparison:
+def assigned() -> Outcome:
     """Tied weights, one name of them missing, under assign=True; and another dtype."""
     root = module(embed=slot(8, 4, identity=5), head=slot(8, 4, identity=5), norm=slot(4), bias=slot(4))
     entries: dict[str, Entry] = {
@@ -208,7 +214,7 @@ def assigned() -> Comparison:
     return compared(root, entries, assign=True)
 
 
-def many() -> Comparison:
+def many() -> Outcome:
     """More rows than are shown by default: no two keys fold."""
     root = module(**{"w" + "x" * i: slot(2) for i in range(50)})
     return compared(root, {"other": tensor(2)})

@@ -126,9 +126,9 @@ def test_torch_is_silent_and_ckptdiff_is_not(name: str, tmp_path: Path) -> None:
     assert finding.level == hazard.level
     assert hazard.facts.items() <= finding.arguments.items()
     # It changes the verdict only for who asks for it.
-    assert report.outcome == "pass"
+    assert report.verdict == "pass"
     level: Any = hazard.level
-    assert ckptdiff.compare(fresh, path, check_values=hazard.check_values, fail_on=level).outcome == "fail"
+    assert ckptdiff.compare(fresh, path, check_values=hazard.check_values, fail_on=level).verdict == "fail"
 
 
 def test_the_same_tensors_load_from_safetensors_and_not_from_a_pth(tmp_path: Path) -> None:
@@ -144,14 +144,14 @@ def test_the_same_tensors_load_from_safetensors_and_not_from_a_pth(tmp_path: Pat
     report = ckptdiff.compare(nn.BatchNorm1d(4), tmp_path / "file.safetensors")
     (finding,) = report.findings
     assert (finding.rule, finding.level, finding.key) == ("version-upgrade", "note", "num_batches_tracked")
-    assert report.outcome == "pass"
+    assert report.verdict == "pass"
 
     with pytest.raises(RuntimeError) as raised:
         nn.BatchNorm1d(4).load_state_dict(torch.load(tmp_path / "file.pth", weights_only=True))
     report = ckptdiff.compare(nn.BatchNorm1d(4), tmp_path / "file.pth")
     assert report.error_message() == str(raised.value)
     assert [(finding.rule, finding.key) for finding in report.findings] == [("missing-key", "num_batches_tracked")]
-    assert report.outcome == "fail"
+    assert report.verdict == "fail"
 
 
 def test_a_missing_alias_of_a_tied_weight_is_a_note_and_no_loss_of_coverage() -> None:
@@ -171,7 +171,7 @@ def test_assigning_tears_tied_weights_apart() -> None:
     assert model[0].weight is not model[1].weight
     report = ckptdiff.compare(tied(), state_dict, assign=True)
     assert [(item.rule, item.level, item.key) for item in report.findings] == [("untied", "warning", "1.weight")]
-    assert report.outcome == "pass"
+    assert report.verdict == "pass"
 
     # One name alone leaves the other with the old tensor: nothing that could be called loaded.
     del state_dict["1.weight"]

@@ -74,7 +74,7 @@ def command(
     from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
     from ckptdiff.verbs.compare import CompareOptions
 
-    outcome, text, written, notes = answered(
+    verdict, text, written, notes = answered(
         _compared,
         ModelRequest.of(model, parse_args(arg or [])),
         CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse)),
@@ -90,7 +90,7 @@ def command(
     emit(text, own=chosen in OWN)
     for (_, path), content in zip(reports, written, strict=True):
         write_whole(path, content)
-    return 0 if outcome == "pass" else 1
+    return 0 if verdict == "pass" else 1
 
 
 def _compared(
@@ -101,7 +101,7 @@ def _compared(
     view: View,
     reports: Sequence[str],
 ) -> tuple[str, str, list[str], tuple[str, ...]]:
-    """The outcome, what is printed, the further reports and the notes: as text, which passes from process to process
+    """The verdict, what is printed, the further reports and the notes: as text, which passes from process to process
     for less than the report on many keys would."""
     from ckptdiff.gate.run import single
     from ckptdiff.render import FORMATS, render_report, render_run
@@ -122,4 +122,4 @@ def _compared(
     run = single(judged)
     # In the formats for people and programs a single comparison has a form of its own.
     text = render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, run, view)
-    return judged.outcome, text, [render_run(name, run, view) for name in reports], answer.notes
+    return judged.verdict, text, [render_run(name, run, view) for name in reports], answer.notes

@@ -1,1 +1,1 @@
-"""Comparison → Report: the rule table, the findings, the verdict."""
+"""Run → Run: policy, baseline, and the verdict on several targets."""

@@ -65,10 +65,10 @@ class TargetResult:
 
     @property
     def outcome(self) -> Outcome:
-        """`error` without a report, else the report's own outcome, made a failure by what is stale."""
+        """`error` without a report, else the report's verdict, made a failure by what is stale."""
         if self.report is None:
             return "error"
-        return "fail" if self.stale else self.report.outcome
+        return "fail" if self.stale else self.report.verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Run:
 
 def single(report: Report, seconds: float | None = None, started: str = "") -> Run:
     """The run of one comparison. The target is named after its model, or the model's class where it has no name."""
-    model = report.comparison.model
+    model = report.outcome.model
     return Run((TargetResult(model.reference or model.root.class_name, report, seconds=seconds),), started=started)
 
 

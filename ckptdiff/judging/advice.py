@@ -43,8 +43,8 @@ def advice_on(report: Report) -> Iterator[Advice]:
     yield from report.repairs
     if _nothing_is_lost(report):
         yield Advice("not-strict", (("strict", "False"),))
-    if report.outcome == "fail":
-        for other in report.comparison.checkpoint.alternatives[:_MOST_ALTERNATIVES]:
+    if report.verdict == "fail":
+        for other in report.outcome.checkpoint.alternatives[:_MOST_ALTERNATIVES]:
             yield Advice("other-state-dict", (("key", other.key),), {"tensors": other.tensors})
 
 

@@ -1,23 +1,21 @@
-"""Comparison → findings: one entry for each thing worth telling, with its rule and its facts."""
+"""Outcome → findings: one entry for each thing worth telling, with its rule and its facts."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.judging import dtypes
 from ckptdiff.judging.rules import RULES, Level
-from ckptdiff.loaders.outcome import Comparison, KeyChange, memory
+from ckptdiff.loaders.outcome import KeyChange, Outcome, first_keys, memory
+from ckptdiff.loaders.torch.texts import known_names, named_in
 from ckptdiff.model.tree import ModuleNode, Slot
 from ckptdiff.renaming.prefixes import prefix_change
 from ckptdiff.tensors import DTYPES, Entry, TensorInfo
 
 Value = str | int | tuple[int, ...]
-
-# A name in a sentence: what stands in quotes, or a word without the punctuation around it.
-_NAME = re.compile(r'"([^"]*)"|([^\s"\'(),:;]+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +30,23 @@ class Finding:
     arguments: Mapping[str, Value] = field(default_factory=dict)
 
 
-def findings(comparison: Comparison) -> tuple[Finding, ...]:
-    """Everything that follows from a comparison: errors first, and each rule's keys in torch's order."""
-    model = comparison.model.keys()
-    modules = dict(comparison.model.walk())
+def findings(outcome: Outcome) -> tuple[Finding, ...]:
+    """Everything that follows from an outcome: errors first, and each rule's keys in torch's order."""
+    model = outcome.model.keys()
+    modules = dict(outcome.model.walk())
     found = [
-        *_errors(comparison, model),
-        *_ignored(comparison, modules),
-        *_casts(comparison, model),
-        *_ties(comparison, model),
-        *_values(comparison),
-        *_told(comparison, modules),
-        *(_finding("unsafe-global", name, module="") for name in comparison.checkpoint.unsafe_globals),
-        *_refused(comparison.checkpoint.weights_only),
-        *_explained(comparison, modules),
+        *_errors(outcome, model),
+        *_ignored(outcome, modules),
+        *_casts(outcome, model),
+        *_ties(outcome, model),
+        *_values(outcome),
+        *_told(outcome),
+        *(_finding("unsafe-global", name, module="") for name in outcome.checkpoint.unsafe_globals),
+        *_refused(outcome.checkpoint.weights_only),
+        *_explained(outcome, modules),
     ]
-    if comparison.missing_keys or comparison.unexpected_keys:
-        found += _prefix(comparison, model)
+    if any(problem.kind in ("missing", "unexpected") for problem in outcome.problems):
+        found += _prefix(outcome, model)
     rank = {rule: position for position, rule in enumerate(RULES)}
     levels = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(found, key=lambda finding: (levels[finding.level], rank[finding.rule])))
@@ -71,8 +69,8 @@ def _refused(reason: str) -> Iterator[Finding]:
         yield _finding("weights-only", "", {"text": reason}, module="")
 
 
-def _errors(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
-    for key in comparison.missing_keys:
+def _errors(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
+    for key in outcome.problem_keys("missing"):
         slot = model.get(key)
         if slot is None:  # `_extra_state`, or a key that a module's own code calls missing
             kind = "extra state" if key.rpartition(".")[2] == "_extra_state" else "value"
@@ -82,16 +80,13 @@ def _errors(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Findi
         else:
             facts: dict[str, Value] = {"kind": slot.kind, "dtype": slot.tensor.dtype, "shape": slot.tensor.shape}
             yield _finding("missing-key", key, facts)
-    for key in comparison.unexpected_keys:
-        yield _finding("unexpected-key", key, _facts(comparison.checkpoint.entries.get(key)))
-    for mismatch in comparison.mismatched:
-        yield _finding(
-            "size-mismatch",
-            mismatch.key,
-            {"checkpoint_shape": mismatch.checkpoint_shape, "model_shape": mismatch.model_shape},
-        )
-    for key, type_name in comparison.not_tensors.items():
-        yield _finding("not-a-tensor", key, {"type": type_name})
+    for key in outcome.problem_keys("unexpected"):
+        yield _finding("unexpected-key", key, _facts(outcome.checkpoint.entries.get(key)))
+    for key, given, wanted in outcome.mismatches():
+        yield _finding("size-mismatch", key, {"checkpoint_shape": given, "model_shape": wanted})
+    for problem in outcome.problems:
+        if problem.kind == "not-a-tensor":
+            yield _finding("not-a-tensor", problem.key, {"type": str(problem.given)})
 
 
 def _facts(entry: Entry | None) -> dict[str, Value]:
@@ -100,11 +95,11 @@ def _facts(entry: Entry | None) -> dict[str, Value]:
     return {"type": entry.type_name} if entry else {}
 
 
-def _ignored(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
-    for key in comparison.ignored_keys:
-        yield _finding(
-            "ignored-key", key, _facts(comparison.checkpoint.entries.get(key)), module=_none_child(key, modules)
-        )
+def _ignored(outcome: Outcome, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
+    for key, why in outcome.unused.items():
+        if why == "ignored":
+            entry = outcome.checkpoint.entries.get(key)
+            yield _finding("ignored-key", key, _facts(entry), module=_none_child(key, modules))
 
 
 def _none_child(key: str, modules: Mapping[str, ModuleNode]) -> str:
@@ -120,10 +115,10 @@ def _none_child(key: str, modules: Mapping[str, ModuleNode]) -> str:
         position = end + 1
 
 
-def _casts(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
+def _casts(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
     judged: dict[tuple[str, str], str | None] = {}
-    for key, match in comparison.matched.items():
-        pair = source, target = match.source.dtype, match.target.tensor.dtype
+    for key, entry, slot in outcome.loaded():
+        pair = source, target = entry.dtype, slot.tensor.dtype
         if source != target:
             if pair not in judged:
                 judged[pair] = dtypes.loss(*pair)
@@ -131,57 +126,60 @@ def _casts(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Findin
             facts: dict[str, Value] = {
                 "checkpoint_dtype": source,
                 "model_dtype": target,
-                "shape": match.source.shape,
+                "shape": entry.shape,
             }
-            if comparison.assign:
+            if outcome.assign:
                 yield _finding("assigned-dtype", key, facts)
             elif loss is None:
                 yield _finding("dtype-change", key, facts)
             else:
                 yield _finding("lossy-dtype", key, {**facts, "loss": loss})
         # Torch's own hook of a lazy module has given it a shape by the time it is matched.
-        if match.target.lazy or (key in model and model[key].lazy):
-            yield _finding("lazy-parameter", key, {"checkpoint_shape": match.source.shape})
-        elif match.target.tensor.shape == () and len(match.source.shape) == 1:
-            level: Level = "note" if match.source.shape == (1,) else "warning"
-            yield _finding("scalar-reshape", key, {"checkpoint_shape": match.source.shape}, level=level)
+        if slot.lazy or (key in model and model[key].lazy):
+            yield _finding("lazy-parameter", key, {"checkpoint_shape": entry.shape})
+        elif slot.tensor.shape == () and len(entry.shape) == 1:
+            level: Level = "note" if entry.shape == (1,) else "warning"
+            yield _finding("scalar-reshape", key, {"checkpoint_shape": entry.shape}, level=level)
 
 
-def _ties(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
-    identities = comparison.identities()
-    winners: dict[int | str, str] = {identity: key for key, identity in identities.items()}
-    read = comparison.values.ties if comparison.values else {}
-    for key, match in comparison.matched.items():
-        twin = winners[identities[key]]
+def _ties(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
+    read = outcome.values.ties if outcome.values else {}
+    for key, twin in outcome.overwritten.items():
+        entry, last = outcome.filled[key].entry, outcome.filled[twin].entry
+        assert entry is not None
+        assert last is not None
         if differing := read.get(key):
-            stored = f"{differing:,} of {match.source.numel:,} values differ"
+            stored = f"{differing:,} of {entry.numel:,} values differ"
             yield _finding("tied-values-differ", key, {"twin": twin, "stored": stored, "differing": differing})
-        elif key not in read and twin != key and memory(match.source) != memory(comparison.matched[twin].source):
+        elif key not in read and memory(entry) != memory(last):
             yield _finding("tied-values-differ", key, {"twin": twin, "stored": "the checkpoint stores them separately"})
-    for key in comparison.missing_keys:
-        slot = model.get(key)
-        if slot is not None and comparison.identity(slot) in winners:
-            yield _finding("tied-alias", key, {"twin": winners[comparison.identity(slot)]})
-    if comparison.assign:
-        yield from _torn(comparison, model)
+    tied = [key for key in outcome.problem_keys("missing") if key in model and outcome.filled[key].by == "tie"]
+    if tied:
+        first = first_keys(outcome.model, assign=outcome.assign)
+        last_loaded = {first.get(key, key): key for key, _, _ in outcome.loaded()}
+        for key in tied:
+            yield _finding("tied-alias", key, {"twin": last_loaded[first[key]]})
+    if outcome.assign:
+        yield from _torn(outcome, model)
 
 
-def _torn(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
+def _torn(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
     """Keys whose tensor was another key's too, until one of both was assigned."""
     names: dict[int, list[str]] = {}
     for key, slot in model.items():
         names.setdefault(slot.identity, []).append(key)
     for twins in names.values():
-        twin = next((key for key in twins if key in comparison.matched), None)
+        twin = next((key for key in twins if outcome.filled[key].entry is not None), None)
         if twin is not None:
             for key in twins:
                 if model[key] is not model[twin]:
                     yield _finding("untied", key, {"twin": twin})
 
 
-def _values(comparison: Comparison) -> Iterator[Finding]:
-    for key, values in comparison.values.tensors.items() if comparison.values else ():
-        source, target = comparison.matched[key].source, comparison.matched[key].target.tensor
+def _values(outcome: Outcome) -> Iterator[Finding]:
+    read = outcome.values.tensors if outcome.values else {}
+    for key, source, slot in outcome.loaded() if read else ():
+        values, target = read.get(key, TensorValues()), slot.tensor
         if values.nan or values.inf:
             facts: dict[str, Value] = {"nan": values.nan, "infinite": values.inf, "total": source.numel}
             yield _finding("non-finite-values", key, {**facts, "first": _place(values.first_non_finite, source.shape)})
@@ -211,48 +209,42 @@ def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _told(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
+def _told(outcome: Outcome) -> Iterator[Finding]:
     """What is known in sentences only: torch's and the hooks' other errors, and what could not be known.
 
     `about` is the key, module or class that a sentence names, `number` tells apart those about the same: a finding has
     to be known again by facts, since sentences change with releases.
     """
-    accounted = {f"size mismatch for {mismatch.key}" for mismatch in comparison.mismatched}
-    for key in comparison.not_tensors:
-        accounted.add(f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object')
     # torch's two own messages are findings of their own, in better words
     told = [
-        ("load-error", text, "")
-        for text in comparison.error_msgs
-        if not accounted & {text.partition(": copying a param")[0], text.partition(" from checkpoint")[0]}
+        ("load-error", problem.text, problem.key)
+        for problem in outcome.problems
+        if problem.kind in ("cannot-copy", "conversion", "other")
     ]
-    if comparison.raised is not None:
-        told.append(("load-error", comparison.raised, comparison.raised.partition(":")[0]))
-    unknown = (*comparison.uncertain, *(comparison.values.unread if comparison.values else ()))
-    told += [("uncertain", text, "") for text in unknown]
-    if not told:
-        return
-    known = {prefix[:-1] for prefix in modules} | {node.qualified_name for node in modules.values()}
-    known |= comparison.model.keys().keys() | {key for key in comparison.checkpoint.entries if isinstance(key, str)}
+    if outcome.raised is not None:
+        told.append(("load-error", outcome.raised, outcome.raised.partition(":")[0]))
+    unknown = (*outcome.doubts, *(outcome.values.unread if outcome.values else ()))
+    if unknown:
+        names = known_names(outcome.model, outcome.checkpoint)
+        told += [("uncertain", text, named_in(text, names)) for text in unknown]
     seen: Counter[tuple[str, str]] = Counter()
-    for rule, text, error in told:
-        names = (quoted or word.rstrip(".") for quoted, word in _NAME.findall(text))
-        about = error or next((name for name in names if name and name in known), "")
+    for rule, text, about in told:
         seen[rule, about] += 1
         number = seen[rule, about]
         facts: dict[str, Value] = {"text": text, **({"about": about} if about else {})}
         yield _finding(rule, "", {**facts, **({"number": number} if number > 1 else {})})
 
 
-def _explained(comparison: Comparison, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
-    for key in comparison.unexpected_keys:
+def _explained(outcome: Outcome, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:
+    for key in outcome.problem_keys("unexpected"):
         owner, dot, name = key.rpartition(".")
         node = modules.get(owner + dot)
         if node is not None and name in node.non_persistent:
-            yield _finding("non-persistent", key, _facts(comparison.checkpoint.entries.get(key)))
-    for key in comparison.supplied:
-        yield _finding("version-upgrade", key)
-    for change in comparison.key_changes:
+            yield _finding("non-persistent", key, _facts(outcome.checkpoint.entries.get(key)))
+    for key, filled in outcome.filled.items():
+        if filled.by == "rule":
+            yield _finding("version-upgrade", key)
+    for change in outcome.changes:
         facts = {"change": _change(change), "how": change.kind, "new_key": change.new_key}
         yield _finding("hook-rename", change.key, facts, module=change.module)
 
@@ -265,12 +257,12 @@ def _change(change: KeyChange) -> str:
     return {"added": "added", "dropped": "dropped", "replaced": "replaced"}[change.kind] + " by code of its module"
 
 
-def _prefix(comparison: Comparison, model: Mapping[str, Slot]) -> Iterator[Finding]:
+def _prefix(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
     def shape(entry: Entry) -> tuple[int, ...] | None:
         return entry.shape if isinstance(entry, TensorInfo) else None
 
     change = prefix_change(
-        {key: shape(entry) for key, entry in comparison.checkpoint.entries.items() if isinstance(key, str)},
+        {key: shape(entry) for key, entry in outcome.checkpoint.entries.items() if isinstance(key, str)},
         {key: slot.tensor.shape for key, slot in model.items()},
     )
     if change is not None:

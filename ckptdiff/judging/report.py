@@ -1,4 +1,4 @@
-"""Comparison → Report: the verdict, what was found, and how much of the model is covered."""
+"""Outcome → Report: the verdict, what was found, and how much of the model is covered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal
 from ckptdiff.judging.advice import Advice, advice_on
 from ckptdiff.judging.findings import Finding, findings
 from ckptdiff.judging.rules import Level, reaches
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Loader, Outcome, first_keys
+from ckptdiff.loaders.torch import answer
 from ckptdiff.model.tree import EXTRA_STATE
 
 
@@ -35,9 +36,9 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What torch's `load_state_dict` would do with a model and a checkpoint, and what it would not tell."""
+    """What a loader would do with a model and a checkpoint, and what it would not tell."""
 
-    comparison: Comparison
+    outcome: Outcome
     findings: tuple[Finding, ...]
     coverage: Coverage
     fail_on: Level = "error"
@@ -50,30 +51,58 @@ class Report:
         return tuple(advice_on(self))
 
     @property
+    def loader(self) -> Loader:
+        """What loads: its name, version and call."""
+        return self.outcome.loader
+
+    @property
+    def raises(self) -> str | None:
+        """`TypeName: text` as the loader's call raises (torch's with strict=True), None where it returns."""
+        if self.outcome.raised is not None:
+            return self.outcome.raised
+        message = self.error_message()
+        return None if message is None else f"RuntimeError: {message}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the call returns, and nothing of the model keeps an initial value; ties count as given."""
+        return self.raises is None and all(item.by not in ("initial", "meta") for item in self.outcome.filled.values())
+
+    @property
+    def conversions(self) -> list[tuple[tuple[str, ...], tuple[str, ...], str]]:
+        """(keys of the checkpoint, keys of the model, what is done) of everything that is not loaded as it is."""
+        made: dict[tuple[tuple[str, ...], str], list[str]] = {}
+        for key, item in self.outcome.filled.items():
+            if item.by == "file" and (item.steps or len(item.sources) > 1):
+                sources = tuple(source for _, source in item.sources)
+                made.setdefault((sources, ", ".join(item.steps)), []).append(key)
+        return [(sources, tuple(keys), operation) for (sources, operation), keys in made.items()]
+
+    @property
     def missing_keys(self) -> list[str]:
         """Keys the model has and the checkpoint lacks, in torch's order."""
-        return list(self.comparison.missing_keys)
+        return list(self.outcome.problem_keys("missing"))
 
     @property
     def unexpected_keys(self) -> list[str]:
         """Keys the checkpoint has and the model lacks, in torch's order."""
-        return list(self.comparison.unexpected_keys)
+        return list(self.outcome.problem_keys("unexpected"))
 
     @property
     def mismatched_keys(self) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
         """(key, shape in the checkpoint, shape in the model) of every size mismatch, in torch's order."""
-        return [(item.key, item.checkpoint_shape, item.model_shape) for item in self.comparison.mismatched]
+        return self.outcome.mismatches()
 
     def error_message(self, strict: bool = True) -> str | None:
         """The text of the RuntimeError torch would raise, to the letter; None if it would load.
 
         Where torch would leave with another exception, `TypeName: text`.
         """
-        return self.comparison.error_message(strict)
+        return answer.error_message(self.outcome, strict)
 
     def loads(self, strict: bool = True) -> bool:
         """Whether `model.load_state_dict(state_dict, strict=strict)` would return without raising."""
-        return self.comparison.loads(strict)
+        return answer.loads(self.outcome, strict)
 
     @property
     def empty_side(self) -> Literal["model", "checkpoint", ""]:
@@ -81,41 +110,42 @@ class Report:
 
         Extra state is something: a module that has that alone loads it.
         """
-        comparison = self.comparison
-        if not self.coverage.total_keys and not any(EXTRA_STATE in node.custom for _, node in comparison.model.walk()):
+        outcome = self.outcome
+        if not self.coverage.total_keys and not any(EXTRA_STATE in node.custom for _, node in outcome.model.walk()):
             return "model"
-        return "" if comparison.checkpoint.entries else "checkpoint"
+        return "" if outcome.checkpoint.entries else "checkpoint"
 
     @property
-    def outcome(self) -> Literal["pass", "fail"]:
+    def verdict(self) -> Literal["pass", "fail"]:
         """`pass` when there was something to compare and no finding is as grave as `fail_on`."""
         grave = any(reaches(finding.level, self.fail_on) for finding in self.findings)
         return "fail" if grave or self.empty_side else "pass"
 
 
-def judge(comparison: Comparison, *, fail_on: Level = "error") -> Report:
-    """The report on a comparison. `fail_on` is the least grave level that makes its outcome a failure."""
-    return Report(comparison, findings(comparison), _coverage(comparison), fail_on)
+def judge(outcome: Outcome, *, fail_on: Level = "error") -> Report:
+    """The report on an outcome. `fail_on` is the least grave level that makes its verdict a failure."""
+    return Report(outcome, findings(outcome), _coverage(outcome), fail_on)
 
 
-def _coverage(comparison: Comparison) -> Coverage:
-    model = comparison.model.keys()
-    given = {*comparison.supplied, *(change.key for change in comparison.key_changes if change.kind == "added")}
-    identities = comparison.identities()
-    loaded = {identity for key, identity in identities.items() if key not in given}
-    supplied = {comparison.identity(model[key]) for key in given if key in model} - loaded
-    sizes: dict[int, int] = {}
-    for key, slot in model.items():
+def _coverage(outcome: Outcome) -> Coverage:
+    first = first_keys(outcome.model, assign=outcome.assign)
+    loaded: set[str] = set()
+    made: set[str] = set()
+    for key, item in outcome.filled.items():
+        if item.by in ("rule", "code"):
+            made.add(first.get(key, key))
+        elif item.entry is not None:
+            loaded.add(first.get(key, key))
+    sizes: dict[str, int] = {}
+    for key, slot in outcome.model.keys().items():
         if slot.kind == "parameter":
             # An uninitialized parameter takes the size of what is loaded into it.
-            source = comparison.matched.get(key) if slot.lazy else None
-            numel = source.source.numel if source else 0 if slot.lazy else slot.tensor.numel
-            identity = comparison.identity(slot)
-            sizes[identity] = max(numel, sizes.get(identity, 0))
+            entry = outcome.filled[key].entry if slot.lazy else slot.tensor
+            sizes[first[key]] = max(entry.numel if entry else 0, sizes.get(first[key], 0))
     return Coverage(
-        keys=sum(comparison.identity(slot) in loaded for slot in model.values()),
-        total_keys=len(model),
-        parameters=sum(numel for identity, numel in sizes.items() if identity in loaded),
+        keys=sum(tensor in loaded for tensor in first.values()),
+        total_keys=len(first),
+        parameters=sum(numel for tensor, numel in sizes.items() if tensor in loaded),
         total_parameters=sum(sizes.values()),
-        supplied=sum(comparison.identity(slot) in supplied for slot in model.values()),
+        supplied=sum(tensor in made and tensor not in loaded for tensor in first.values()),
     )

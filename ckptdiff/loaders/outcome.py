@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -12,33 +11,9 @@ from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.model.tree import ModuleTree, Slot
 from ckptdiff.tensors import TensorInfo
 
-_SIZE_MISMATCH = re.compile(
-    r"size mismatch for (?P<key>.*): copying a param with shape torch\.Size\(\[(?P<found>[\d, ]*)\]\) from checkpoint, "
-    r"the shape in current model is torch\.Size\(\[(?P<wanted>[\d, ]*)\]\)\.",
-    re.DOTALL,
-)
-
 
 class Raised(Exception):  # noqa: N818 - it is not an error of ours but the report of one
     """torch would leave `load_state_dict` with another exception than its RuntimeError, `TypeName: message`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """A key present on both sides with different shapes."""
-
-    key: str
-    checkpoint_shape: tuple[int, ...]
-    model_shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A key whose checkpoint tensor torch would copy into a tensor of the model."""
-
-    key: str
-    source: TensorInfo
-    target: Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +90,23 @@ class Filled(NamedTuple):
     """Which part of the sources, start and stop in each dimension; None for the whole."""
 
 
+Kind = Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "other"]
+
+
 class Problem(NamedTuple):
     """One thing that a loader would say is wrong."""
 
-    kind: Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "other"]
+    kind: Kind
     key: str
     """The key it is about, as the loader calls it; for `other`, the key, module or class that the text names, or ""."""
     text: str = ""
     """In the loader's own words; "" where it only lists keys."""
-    given: tuple[int, ...] | tuple[str, ...] | str | None = None
-    """For `mismatched`, the shape in the checkpoint; for `not-a-tensor`, the dotted name of the value's class; for
-    `other`, the keys that the text names."""
+    given: tuple[int, ...] | str | None = None
+    """For `mismatched`, the shape in the checkpoint; for `not-a-tensor`, the dotted name of the value's class."""
     wanted: tuple[int, ...] | None = None
     """For `mismatched`, the shape in the model."""
+    named: tuple[str, ...] = ()
+    """For `other`, all that the text names in quotes: keys, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,80 +141,43 @@ class Outcome:
     assign: bool = False
     """Whether tensors are put in the place of the model's, not copied into them."""
 
+    def problem_keys(self, kind: Kind) -> tuple[str, ...]:
+        """The keys of its problems of one kind, in the loader's order."""
+        return tuple(problem.key for problem in self.problems if problem.kind == kind)
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What torch's `load_state_dict` would do with `checkpoint` and `model`.
+    def mismatches(self) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+        """(key, shape in the checkpoint, shape in the model) of every size mismatch, in the loader's order."""
+        return [
+            (key, given, wanted)
+            for kind, key, _, given, wanted, _ in self.problems
+            if kind == "mismatched" and isinstance(given, tuple) and wanted is not None
+        ]
 
-    `missing_keys`, `unexpected_keys` and `error_msgs` hold exactly what torch collects, in torch's order
-    (torch/nn/modules/module.py, `Module.load_state_dict`). `raised` is set instead when torch would leave with another
-    exception than its own RuntimeError: the text is `TypeName: message`, and the lists hold what came before it.
+    def loaded(self) -> Iterator[tuple[str, TensorInfo, Slot]]:
+        """Each key into whose tensor one is loaded, with that and its slot, in the order in which it happens."""
+        return loaded(self.filled)
+
+
+def loaded(filled: Mapping[str, Filled]) -> Iterator[tuple[str, TensorInfo, Slot]]:
+    """Each key into whose tensor one is loaded, with that and its slot, in the order in which it happens."""
+    for key, _, slot, entry, *_ in filled.values():
+        if entry is not None and slot is not None:
+            yield key, entry, slot
+
+
+def first_keys(model: ModuleTree, *, assign: bool = False) -> dict[str, str]:
+    """Every key of the model → the first one that is the same tensor once it is loaded; itself where there is none.
+
+    Assigning tears tied tensors apart; only a module that is there under two names is still one.
     """
-
-    model: ModuleTree
-    checkpoint: Checkpoint
-    missing_keys: tuple[str, ...]
-    unexpected_keys: tuple[str, ...]
-    mismatched: tuple[Mismatch, ...]
-    matched: Mapping[str, Match]
-    ignored_keys: tuple[str, ...] = ()
-    """Keys below a child registered as None, which torch drops without a word."""
-    not_tensors: Mapping[str, str] = field(default_factory=dict)
-    """Keys the model wants whose value is no tensor → dotted name of the value's class."""
-    error_msgs: tuple[str, ...] = ()
-    raised: str | None = None
-    key_changes: tuple[KeyChange, ...] = ()
-    supplied: tuple[str, ...] = ()
-    """Keys absent from the checkpoint that a version rule supplied (`num_batches_tracked` of an old BatchNorm)."""
-    uncertain: tuple[str, ...] = ()
-    """Sentences on what could not be known, each naming the module or key; empty when the answer is exact."""
-    values: ValueFacts | None = None
-    """What the values are, where they were read; None where only headers were."""
-    assign: bool = False
-    """Whether the question was about `load_state_dict(assign=True)`, which puts tensors in the place of the model's."""
-
-    def identities(self) -> dict[str, int | str]:
-        """Every matched key → what is equal for two keys that are loaded into one tensor of the model."""
-        model = self.model.keys()
-        # Not `target`'s: where code of a module made another one meanwhile, its slots are numbered anew.
-        return {key: self.identity(model[key]) if key in model else key for key in self.matched}
-
-    def identity(self, slot: Slot) -> int:
-        """What is equal for two slots of the model that are one tensor once it is loaded.
-
-        Assigning tears tied tensors apart; only a module that is there under two names is still one.
-        """
-        return id(slot) if self.assign else slot.identity
-
-    def error_message(self, strict: bool = True) -> str | None:
-        """The text torch would raise, to the letter; None if it would load."""
-        if self.raised is not None:
-            return self.raised
-        messages = list(self.error_msgs)
-        if strict:
-            for title, keys in (("Unexpected", self.unexpected_keys), ("Missing", self.missing_keys)):
-                if keys:
-                    listed = ", ".join(f'"{key}"' for key in keys)
-                    messages.insert(0, f"{title} key(s) in state_dict: {listed}. ")
-        if not messages:
-            return None
-        return f"Error(s) in loading state_dict for {self.model.root.class_name}:\n\t" + "\n\t".join(messages)
-
-    def loads(self, strict: bool = True) -> bool:
-        """Whether torch would load without raising."""
-        return self.error_message(strict) is None
+    first: dict[object, str] = {}
+    return {
+        prefix + name: first.setdefault((id(node), name) if assign else slot.identity, prefix + name)
+        for prefix, node in model.walk()
+        for name, slot in node.local.items()
+    }
 
 
 def memory(tensor: TensorInfo) -> object:
     """Equal for two tensors that are one memory; where that cannot be known, all are taken to be one."""
     return tensor.storage and (tensor.storage.id, tensor.offset, tensor.shape, tensor.stride)
-
-
-def mismatches(errors: Iterable[str]) -> list[Mismatch]:
-    """The size mismatches among messages of torch's loader."""
-    found = map(_SIZE_MISMATCH.fullmatch, errors)
-    return [Mismatch(one["key"], _sizes(one["found"]), _sizes(one["wanted"])) for one in found if one]
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split(",") if size.strip())

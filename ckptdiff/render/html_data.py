@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptdiff.gate.run import TargetResult
 from ckptdiff.judging.rules import RULES
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.model.tree import Slot
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
@@ -58,10 +58,10 @@ def data(target: TargetResult) -> dict[str, Any]:
     about a row; a reason says why a finding was accepted.
     """
     assert target.report is not None
-    comparison = target.report.comparison
-    model = comparison.model.keys()
-    entries = comparison.checkpoint.entries
-    statuses = _statuses(comparison, model)
+    outcome = target.report.outcome
+    model = outcome.model.keys()
+    entries = outcome.checkpoint.entries
+    statuses = _statuses(outcome, model)
     keys = [*model, *(key for key in statuses if key not in model)]
     place = {key: number for number, key in enumerate(keys)}
     tensors, messages, rules = _Table(), _Table(), _Table()
@@ -85,10 +85,10 @@ def data(target: TargetResult) -> dict[str, Any]:
             counted.add(slot.identity)
         kind = 2 if slot is None else 0 if slot.kind == "parameter" else 1
         rows += [_STATUS[statuses[key]], kind, _slot(slot, tensors), _entry(entries.get(key), tensors), int(twice)]
-    modules = [(prefix[:-1], node.class_name) for prefix, node in comparison.model.walk()]
+    modules = [(prefix[:-1], node.class_name) for prefix, node in outcome.model.walk()]
     classes = _Table()
     return {
-        "root": plain(comparison.model.root.class_name),
+        "root": plain(outcome.model.root.class_name),
         "keys": _front_coded(map(_key, keys)),
         "rows": rows,
         "tensors": tensors.rows,
@@ -101,16 +101,23 @@ def data(target: TargetResult) -> dict[str, Any]:
     }
 
 
-def _statuses(comparison: Comparison, model: dict[str, Slot]) -> dict[str, str]:
+_OF_PROBLEM: dict[str, str] = {
+    "missing": "missing",
+    "unexpected": "unexpected",
+    "mismatched": "mismatched",
+    "not-a-tensor": "other",
+}
+
+
+def _statuses(outcome: Outcome, model: dict[str, Slot]) -> dict[str, str]:
     """What becomes of each key. Where torch would leave early, the rest of the model's keys stay unknown."""
-    statuses = dict.fromkeys(model, "unknown")
-    statuses.update(dict.fromkeys(comparison.matched, "loaded"))
-    statuses.update(dict.fromkeys((key for key in comparison.supplied if key in model), "loaded"))
-    statuses.update(dict.fromkeys(comparison.missing_keys, "missing"))
-    statuses.update(dict.fromkeys(comparison.unexpected_keys, "unexpected"))
-    statuses.update(dict.fromkeys(comparison.ignored_keys, "ignored"))
-    statuses.update(dict.fromkeys((item.key for item in comparison.mismatched), "mismatched"))
-    statuses.update(dict.fromkeys(comparison.not_tensors, "other"))
+    statuses = {
+        key: "loaded" if item.entry is not None or item.by == "rule" else "unknown"
+        for key, item in outcome.filled.items()
+        if item.entry is not None or key in model
+    }
+    statuses |= {p.key: _OF_PROBLEM[p.kind] for p in outcome.problems if p.kind in _OF_PROBLEM}
+    statuses |= {key: why for key, why in outcome.unused.items() if why == "ignored"}
     return statuses
 
 

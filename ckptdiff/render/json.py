@@ -21,12 +21,12 @@ SCHEMA_VERSION = 1
 
 def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get everything
     """The report on a comparison, ending with a newline."""
-    comparison, coverage = report.comparison, report.coverage
-    model, source = comparison.model, comparison.checkpoint
+    outcome, coverage = report.outcome, report.coverage
+    model, source = outcome.model, outcome.checkpoint
     return _dump(
         {
             "schema_version": SCHEMA_VERSION,
-            "outcome": report.outcome,
+            "outcome": report.verdict,
             "fail_on": report.fail_on,
             "loads": {"strict": report.loads(True), "non_strict": report.loads(False)},
             "model": {
@@ -47,11 +47,11 @@ def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get ev
                 "warnings": list(source.warnings),
             },
             "summary": {
-                "matched": len(comparison.matched),
-                "missing": len(comparison.missing_keys),
-                "unexpected": len(comparison.unexpected_keys),
-                "mismatched": len(comparison.mismatched),
-                "ignored": len(comparison.ignored_keys),
+                "matched": sum(1 for _ in outcome.loaded()),
+                "missing": len(report.missing_keys),
+                "unexpected": len(report.unexpected_keys),
+                "mismatched": len(report.mismatched_keys),
+                "ignored": sum(why == "ignored" for why in outcome.unused.values()),
             },
             "coverage": {
                 "keys": coverage.keys,

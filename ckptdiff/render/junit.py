@@ -123,10 +123,10 @@ def _section(section: Section) -> list[str]:
 def _properties(target: TargetResult) -> list[tuple[str, str]]:
     properties: list[tuple[str, str]] = [("outcome", target.outcome)]
     if target.report is not None:
-        comparison, coverage = target.report.comparison, target.report.coverage
+        outcome, coverage = target.report.outcome, target.report.coverage
         properties += [
-            ("model", plain(comparison.model.reference)),
-            ("checkpoint", plain(comparison.checkpoint.path)),
+            ("model", plain(outcome.model.reference)),
+            ("checkpoint", plain(outcome.checkpoint.path)),
             ("keys", f"{coverage.keys}/{coverage.total_keys}"),
             ("parameters", f"{coverage.parameters}/{coverage.total_parameters}"),
             ("ignored", str(len(target.ignored))),

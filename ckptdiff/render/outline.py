@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, Level, reaches
 from ckptdiff.keys import fold
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Kind
 from ckptdiff.render.advised import sentence
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
@@ -26,6 +27,10 @@ _BUILT = {
     "plain": "on the CPU",
     "snapshot": "a snapshot",
 }
+
+
+_LISTED: tuple[Kind, ...] = ("missing", "unexpected")
+"""What only strict=True raises for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ def outline(report: Report, view: View) -> Outline:
     limit = None if view.all else LIMIT
     return Outline(
         verdict=_verdict(report),
-        good=report.outcome == "pass" and (True if not _doubts(report) else None),
+        good=report.verdict == "pass" and (True if not _doubts(report) else None),
         facts=tuple(_facts(report, view.verbose)),
         sections=tuple(_sections(report.findings, limit)),
         advice=tuple(map(sentence, report.advice)),
@@ -85,7 +90,7 @@ def _doubts(report: Report) -> bool:
 
 
 def _verdict(report: Report) -> str:
-    if report.empty_side and report.comparison.raised is None:
+    if report.empty_side and report.outcome.raised is None:
         return f"No answer: the {report.empty_side} has no tensors, so there is nothing to compare."
     if not report.loads(strict=True):
         if report.loads(strict=False) and report.coverage.nothing:
@@ -93,10 +98,10 @@ def _verdict(report: Report) -> str:
         if report.loads(strict=False):
             return "Not compatible: load_state_dict raises, unless strict=False."
         return "Not compatible: load_state_dict raises, with strict=False too."
-    doubts = len(report.comparison.uncertain)
+    doubts = len(report.outcome.doubts)
     if doubts:
         return f"Loads as far as can be known; {count(doubts, 'thing')} could not be, see below."
-    if report.outcome == "fail":
+    if report.verdict == "fail":
         grave = [finding.level for finding in report.findings if reaches(finding.level, report.fail_on)]
         return (
             f"Loads, but fails the gate: {count(len(grave), 'finding')} as grave as {given('fail_on', report.fail_on)}."
@@ -108,16 +113,16 @@ def _verdict(report: Report) -> str:
 
 
 def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
-    comparison, coverage = report.comparison, report.coverage
-    model, checkpoint = comparison.model, comparison.checkpoint
+    outcome, coverage = report.outcome, report.coverage
+    model, checkpoint = outcome.model, outcome.checkpoint
     facts = []
     empty = report.loads(strict=False) and coverage.nothing
-    if comparison.raised is not None or not report.empty_side:
+    if outcome.raised is not None or not report.empty_side:
         facts += [
-            ("strict=True", _answer(comparison, strict=True)),
-            ("strict=False", "raises nothing, loads nothing" if empty else _answer(comparison, strict=False)),
+            ("strict=True", _answer(report, strict=True)),
+            ("strict=False", "raises nothing, loads nothing" if empty else _answer(report, strict=False)),
         ]
-    if comparison.raised is None and not report.empty_side:
+    if outcome.raised is None and not report.empty_side:
         facts += [
             ("covered", _share(coverage.keys, coverage.total_keys, "key") + _supplied(coverage.supplied)),
             ("", _share(coverage.parameters, coverage.total_parameters, "parameter")),
@@ -136,7 +141,7 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
         if model.torch_version:
             facts.append(("torch", plain(model.torch_version)))
     # What a snapshot cannot know is among the findings already.
-    warnings = [warning for warning in checkpoint.warnings if warning not in comparison.uncertain]
+    warnings = [warning for warning in checkpoint.warnings if warning not in outcome.doubts]
     return facts + [("beware", plain(warning, 1000)) for warning in (*model.remarks, *warnings)]
 
 
@@ -155,20 +160,19 @@ def _share(part: int, whole: int, noun: str) -> str:
     return f"{number(part)} of {count(whole, noun)}" + (f" ({percent(part, whole)})" if whole else "")
 
 
-def _answer(comparison: Comparison, *, strict: bool) -> str:
-    if comparison.raised is not None:
-        return f"raises {plain(comparison.raised.partition(':')[0])}"
-    if comparison.loads(strict):
+def _answer(report: Report, *, strict: bool) -> str:
+    outcome = report.outcome
+    if outcome.raised is not None:
+        return f"raises {plain(outcome.raised.partition(':')[0])}"
+    if report.loads(strict):
         return "loads"
-    counts = [(len(comparison.missing_keys), "missing"), (len(comparison.unexpected_keys), "unexpected")]
-    counts = counts if strict else []
-    mismatched, not_tensors = len(comparison.mismatched), len(comparison.not_tensors)
-    other = max(len(comparison.error_msgs) - mismatched - not_tensors, 0)
-    parts = [f"{number(value)} {name}" for value, name in counts if value]
-    if mismatched:
-        parts.append(count(mismatched, "size mismatch", "size mismatches"))
-    if not_tensors:
-        parts.append(count(not_tensors, "value that is no tensor", "values that are no tensors"))
+    kinds = Counter(problem.kind for problem in outcome.problems)
+    parts = [f"{number(kinds[kind])} {kind}" for kind in _LISTED if strict and kinds[kind]]
+    if kinds["mismatched"]:
+        parts.append(count(kinds["mismatched"], "size mismatch", "size mismatches"))
+    if kinds["not-a-tensor"]:
+        parts.append(count(kinds["not-a-tensor"], "value that is no tensor", "values that are no tensors"))
+    other = kinds["conversion"] + kinds["cannot-copy"] + kinds["other"]
     if other:
         parts.append(count(other, "other error"))
     return "raises: " + ", ".join(parts)

@@ -42,7 +42,7 @@ def _verdict(target: TargetResult, words: Outline | None) -> str:
         return f"No verdict: {plain(target.error.message, 1000)}"
     assert words is not None
     assert target.report is not None
-    sentences = [] if target.stale and target.report.outcome == "pass" else [words.verdict]
+    sentences = [] if target.stale and target.report.verdict == "pass" else [words.verdict]
     if target.outcome == "pass" and not target.report.loads():
         sentences = ["Passes: load_state_dict raises, and what it raises for is accepted."]
     if target.stale:
@@ -74,7 +74,7 @@ def model_file(target: TargetResult) -> str | None:
     """The file a target's model comes from, with forward slashes; None where the reference names no file."""
     if target.report is None:
         return None
-    text = target.report.comparison.model.reference
+    text = target.report.outcome.model.reference
     try:
         reference = parse_reference(text)
     except UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ckptdiff.keys import fold
+from ckptdiff.loaders.torch.answer import loads
 from ckptdiff.printable import json_text
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import count, size
@@ -29,8 +30,8 @@ def text(done: Job | Written, *, show_all: bool) -> str:
     if isinstance(done, Written):
         files = "" if len(done.files) == 1 else f" in {count(len(done.files), 'file')}"
         lines = [f"Wrote {tensors} to {plain(str(job.output.path))}{files}, {size(done.nbytes)}."]
-        if plan.tree is not None and done.comparison is not None:
-            strict = "" if done.comparison.loads(True) else " with strict=False"
+        if plan.tree is not None and done.outcome is not None:
+            strict = "" if loads(done.outcome) else " with strict=False"
             lines.append(f"It loads into {plain(plan.tree.reference)}{strict}.")
     else:
         lines = [f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."]
@@ -89,9 +90,9 @@ def json(done: Job | Written) -> str:
     }
     if isinstance(done, Written):
         value["overflowed"] = dict(done.overflowed or {})
-        if done.comparison is not None:
-            value["loads"] = {"strict": done.comparison.loads(True), "non_strict": done.comparison.loads(False)}
-            value["missing_keys"] = list(done.comparison.missing_keys)
+        if done.outcome is not None:
+            value["loads"] = {"strict": loads(done.outcome), "non_strict": loads(done.outcome, strict=False)}
+            value["missing_keys"] = list(done.outcome.problem_keys("missing"))
     return json_text(value) + "\n"
 
 

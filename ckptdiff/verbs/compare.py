@@ -86,17 +86,17 @@ def compared(model: ModelRequest, checkpoint: CheckpointRequest, options: Compar
 
         ensure_readable(file)
     given = model.describe()
-    comparison = ask(given, file, assign=options.assign)
+    outcome = ask(given, file, assign=options.assign)
     if options.verify:
         from ckptdiff.loaders.torch.witness import confirm
 
         with given.running():
-            confirm(comparison)
+            confirm(outcome)
     if options.check_values:
         from ckptdiff.loaders.torch.value_check import check_values
 
-        comparison = replace(comparison, values=check_values(comparison))
-    report = judge(comparison, fail_on=options.fail_on)
+        outcome = replace(outcome, values=check_values(outcome))
+    report = judge(outcome, fail_on=options.fail_on)
     return Compared(replace(report, repairs=_repairs(report, given)), (*idle, *given.notes))
 
 
@@ -113,22 +113,23 @@ _MOST_RENAMES = 3
 
 def _repairs(report: Report, model: GivenModel) -> tuple[Advice, ...]:
     """What would make a failing comparison load, as far as renaming goes; a prefix alone has been found already."""
-    comparison = report.comparison
-    file = comparison.checkpoint
+    outcome = report.outcome
+    file = outcome.checkpoint
     prefix_alone = any(RULES[finding.rule].advises for finding in report.findings)
-    if report.loads() or not model.shown or not file.path or prefix_alone or report.empty_side or comparison.raised:
+    if report.loads() or not model.shown or not file.path or prefix_alone or report.empty_side or outcome.raised:
         return ()
     # Only what fails pays for the engine that infers renames.
     from ckptdiff.verbs.suggest import proposed
 
     sides = (model.shown, file.path)
-    keys = len(file.entries) + len(comparison.model.keys())
+    keys = len(file.entries) + len(outcome.model.keys())
     if keys > _MOST_ADVISED:
         return (Advice("not-looked-for", facts={"keys": keys}, sides=sides),)
     suggestion, repaired = proposed(model, file)
+    loaded = sum(1 for _ in outcome.loaded())
     repairs = list(_renames(suggestion, repaired, sides))
-    if comparison.mismatched and comparison.matched and suggestion.head is None:
-        repairs.append(Advice("filter", facts={"tensors": len(comparison.matched)}))
+    if outcome.mismatches() and loaded and suggestion.head is None:
+        repairs.append(Advice("filter", facts={"tensors": loaded}))
     return tuple(repairs)
 
 

@@ -47,8 +47,8 @@ def load(
     """
     file, _ = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules)).renamed()
     tree = extract(model)
-    comparison = compare(tree, file, assign=assign)
-    ensure_accepted(comparison, ignore_mismatched=ignore_mismatched, strict=strict)
+    outcome = compare(tree, file, assign=assign)
+    ensure_accepted(outcome, ignore_mismatched=ignore_mismatched, strict=strict)
     state_dict = materialised(plan_filter(plan_rewrite(file, format="torch"), tree))
     load_state(model, state_dict, file, assign=assign)
-    return judge(comparison)
+    return judge(outcome)

@@ -27,7 +27,7 @@ from ckptdiff.writing.safetensors_file import index, metadata_of, write_safetens
 from ckptdiff.writing.torch_file import write_torch
 
 if TYPE_CHECKING:
-    from ckptdiff.loaders.outcome import Comparison
+    from ckptdiff.loaders.outcome import Outcome
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -74,14 +74,14 @@ class Job:
 class Written:
     """What came of it. `files` are the paths and their sizes in bytes; `checkpoint` is the output, read back.
 
-    `comparison` is the walk over the output, None without a model. `overflowed` maps keys to the number of values that
+    `outcome` is the walk over the output, None without a model. `overflowed` maps keys to the number of values that
     the new dtype could not hold.
     """
 
     job: Job
     files: tuple[tuple[str, int], ...]
     checkpoint: Checkpoint
-    comparison: Comparison | None = None
+    outcome: Outcome | None = None
     overflowed: Mapping[str, int] | None = None
 
     @property
@@ -241,12 +241,12 @@ def execute(
         if verify_bytes:
             compare_bytes(layout, output.path, stage.path, starts, files, writer.crcs, told)
             files.check_unchanged()
-        comparison = _proved(job, result)
+        outcome = _proved(job, result)
         sizes = _sizes(stage, layout)
     if progress is not None:
         progress(total, total)
     checkpoint = replace(result, path=str(output.path))
-    return Written(job, sizes, checkpoint, comparison, dict(writer.overflowed))
+    return Written(job, sizes, checkpoint, outcome, dict(writer.overflowed))
 
 
 def _write(sink: Sink, writer: BlockWriter, file: OutputFile, job: Job) -> dict[str, int]:
@@ -282,26 +282,28 @@ def _initial_values(plan: FilterPlan, initial: Initial | None) -> Mapping[str, A
     return initial(plan.filled)
 
 
-def _proved(job: Job, result: Checkpoint) -> Comparison | None:
+def _proved(job: Job, result: Checkpoint) -> Outcome | None:
     """The walk over the output itself. Raises OutputError if it does not load."""
     plan = job.plan
     if plan.tree is None:
         return None
+    from ckptdiff.loaders.torch.answer import error_message
     from ckptdiff.loaders.torch.walk import compare
 
-    comparison = compare(plan.tree, result)
+    outcome = compare(plan.tree, result)
     removed = {key for key, _ in job.layout.aliases}
     strict = plan.fill_missing and not removed
-    message = comparison.error_message(strict)
-    if message is None and comparison.unexpected_keys:
-        message = f"Unexpected key(s) in state_dict: {', '.join(map(repr, comparison.unexpected_keys))}."
+    message = error_message(outcome, strict)
+    unexpected = outcome.problem_keys("unexpected")
+    if message is None and unexpected:
+        message = f"Unexpected key(s) in state_dict: {', '.join(map(repr, unexpected))}."
     if message is not None:
         raise OutputError(
             f"{job.output.path} was not written, since the model would not load it",
             "This is a defect of ckptdiff: please report it.",
             detail=message,
         )
-    return comparison
+    return outcome
 
 
 def _sizes(stage: Staged, layout: Layout) -> tuple[tuple[str, int], ...]:

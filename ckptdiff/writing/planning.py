@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.keys import glob
+from ckptdiff.loaders.torch.answer import error_message, loads
 from ckptdiff.renaming.prefixes import has_prefix, moved_metadata, prefix_change
 from ckptdiff.spelling import given, option, options
 from ckptdiff.tensors import TensorInfo
@@ -22,7 +23,7 @@ from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written
 from ckptdiff.writing.steps import JOINS, Operation, joined, steps_of
 
 if TYPE_CHECKING:
-    from ckptdiff.loaders.outcome import Comparison
+    from ckptdiff.loaders.outcome import Outcome, Problem
     from ckptdiff.model.tree import ModuleTree
 
 DTYPE_CHOICES = (
@@ -111,12 +112,12 @@ def plan_filter(
     from ckptdiff.loaders.torch.walk import compare
 
     plan = replace(plan, tree=tree, fill_missing=fill_missing)
-    comparison = compare(tree, plan.result())
+    outcome = compare(tree, plan.result())
     if adapt:
-        plan = _adapted(plan, comparison, adapt)
-        comparison = compare(tree, plan.result())
+        plan = _adapted(plan, outcome, adapt)
+        outcome = compare(tree, plan.result())
     for _ in range(_ROUNDS):
-        dropped = _not_loading(plan, comparison)
+        dropped = _not_loading(plan, outcome)
         if not dropped:
             break
         plan = replace(
@@ -127,25 +128,26 @@ def plan_filter(
                 *(Drop(_source(item), *dropped[item.key]) for item in plan.kept if item.key in dropped),
             ),
         )
-        comparison = compare(tree, plan.result())
+        outcome = compare(tree, plan.result())
     nothing = f"Nothing in {plan.checkpoint.path} loads into {tree.reference or tree.root.class_name}"
     _refuse_empty(plan, nothing, lambda: _prefix_hint(plan, tree))
     if fill_missing:
-        plan = _filled(plan, comparison)
-        comparison = compare(tree, plan.result())
-    refuse_unloadable(plan, comparison)
-    return replace(plan, uncertain=comparison.uncertain)
+        plan = _filled(plan, outcome)
+        outcome = compare(tree, plan.result())
+    refuse_unloadable(plan, outcome)
+    return replace(plan, uncertain=outcome.doubts)
 
 
-def refuse_unloadable(plan: FilterPlan, comparison: Comparison) -> None:
+def refuse_unloadable(plan: FilterPlan, outcome: Outcome) -> None:
     """Raise CheckpointError if what the plan gives would not load; with `fill_missing`, not load strictly."""
-    message = comparison.error_message(strict=plan.fill_missing)
-    if message is None and comparison.unexpected_keys:
-        message = f"Unexpected key(s) in state_dict: {', '.join(map(repr, comparison.unexpected_keys))}."
+    message = error_message(outcome, strict=plan.fill_missing)
+    unexpected = outcome.problem_keys("unexpected")
+    if message is None and unexpected:
+        message = f"Unexpected key(s) in state_dict: {', '.join(map(repr, unexpected))}."
     if message is not None:
         hint = "Some code of the model decides by other keys than its own; write a .pth if it goes by _metadata."
         raise CheckpointError(
-            f"No choice of keys of {plan.checkpoint.path} loads into {comparison.model.reference or 'the model'}",
+            f"No choice of keys of {plan.checkpoint.path} loads into {outcome.model.reference or 'the model'}",
             hint,
             detail=message,
         )
@@ -265,11 +267,11 @@ def _operated(
 # What loads
 
 
-def _final_names(comparison: Comparison) -> dict[str, str]:
+def _final_names(outcome: Outcome) -> dict[str, str]:
     """Key of the checkpoint → what the hooks made of it; only of those that were renamed."""
     names: dict[str, str] = {}
     origins: dict[str, str] = {}
-    for change in comparison.key_changes:
+    for change in outcome.changes:
         if change.kind == "renamed":
             origin = origins.pop(change.key, change.key)
             names[origin] = change.new_key
@@ -277,44 +279,39 @@ def _final_names(comparison: Comparison) -> dict[str, str]:
     return names
 
 
-def _not_loading(plan: FilterPlan, comparison: Comparison) -> dict[str, tuple[str, ...]]:
+def _not_loading(plan: FilterPlan, outcome: Outcome) -> dict[str, tuple[str, ...]]:
     """Key → why, and the detail if there is one, for every key of the plan that must go for the rest to load."""
-    final = _final_names(comparison)
-    consumed = {change.key: change.module for change in comparison.key_changes if change.kind == "dropped"}
-    mismatched = {item.key: item for item in comparison.mismatched}
-    unexpected = set(comparison.unexpected_keys)
-    ignored = set(comparison.ignored_keys)
-    slots = comparison.model.keys()
-    if comparison.raised is not None:
+    final = _final_names(outcome)
+    slots = outcome.model.keys()
+    if outcome.raised is not None:
         # The walk ended early, as torch would. One thing that does so is a key's own fault: no element for a scalar
         # (torch 2.4).
         empty = [item for item in plan.tensors if item.shape == (0,)]
         slot_of = {item.key: slots.get(final.get(item.key, item.key)) for item in empty}
         why = ("it has no element for a scalar",)
         return {key: why for key, slot in slot_of.items() if slot and not slot.tensor.shape}
+    problems = {key: problem for problem in outcome.problems for key in problem.named or (problem.key,)}
     whys: dict[str, tuple[str, ...]] = {}
     for item in plan.kept:
         name = final.get(item.key, item.key)
-        if name in mismatched:
-            given, wanted = mismatched[name].checkpoint_shape, mismatched[name].model_shape
-            whys[item.key] = "size mismatch", f"{list(given)} in the checkpoint, {list(wanted)} in the model"
-        elif name in unexpected:
-            whys[item.key] = ("unexpected: the model has no such key",)
-        elif name in ignored:
+        why_unused = outcome.unused.get(item.key)
+        if why_unused == "ignored":
             whys[item.key] = ("ignored: torch drops what is below a child registered as None",)
-        elif name in comparison.not_tensors:
-            whys[item.key] = (f"no tensor but {comparison.not_tensors[name]}",)
-        elif name not in comparison.matched and item.key not in consumed:
-            error = next((text for text in comparison.error_msgs if f'"{name}"' in text), "")
-            if error:
-                whys[item.key] = "it cannot be copied", error
-            elif name in slots:
-                whys[item.key] = ("it is not loaded",)
-    if whys or (comparison.loads(strict=False) and not unexpected):
+        elif why_unused == "unread" and name in slots:
+            whys[item.key] = ("it is not loaded",)
+        elif why_unused not in (None, "unread", "dropped") and name in problems:
+            whys[item.key] = _why(problems[name])
+    unexpected = outcome.problem_keys("unexpected")
+    if whys or (loads(outcome, strict=False) and not unexpected):
         return whys
     # What a hook made of several keys does not load: they go together.
-    added = [change for change in comparison.key_changes if change.kind in ("added", "replaced")]
-    guilty = {change.module for change in added if change.key in unexpected or change.key in mismatched}
+    consumed = {change.key: change.module for change in outcome.changes if change.kind == "dropped"}
+    added = {change.key: change.module for change in outcome.changes if change.kind in ("added", "replaced")}
+    guilty = {
+        added[problem.key]
+        for problem in outcome.problems
+        if problem.kind in ("unexpected", "mismatched") and problem.key in added
+    }
     return {
         item.key: (f"the code of {consumed[item.key] or 'the model'} makes of it what does not load",)
         for item in plan.kept
@@ -322,9 +319,21 @@ def _not_loading(plan: FilterPlan, comparison: Comparison) -> dict[str, tuple[st
     }
 
 
-def _adapted(plan: FilterPlan, comparison: Comparison, adaptations: Sequence[Adaptation]) -> FilterPlan:
-    final = _final_names(comparison)
-    slots = comparison.model.keys()
+def _why(problem: Problem) -> tuple[str, ...]:
+    """Why a key goes that has a problem of its own, and the detail if there is one."""
+    if problem.kind == "mismatched":
+        given, wanted = (list(shape) if isinstance(shape, tuple) else shape for shape in problem[3:5])
+        return "size mismatch", f"{given} in the checkpoint, {wanted} in the model"
+    if problem.kind == "unexpected":
+        return ("unexpected: the model has no such key",)
+    if problem.kind == "not-a-tensor":
+        return (f"no tensor but {problem.given}",)
+    return "it cannot be copied", problem.text
+
+
+def _adapted(plan: FilterPlan, outcome: Outcome, adaptations: Sequence[Adaptation]) -> FilterPlan:
+    final = _final_names(outcome)
+    slots = outcome.model.keys()
     kept: list[Keep | Carry] = []
     for item in plan.kept:
         slot = slots.get(final.get(item.key, item.key))
@@ -344,21 +353,21 @@ def _adapted(plan: FilterPlan, comparison: Comparison, adaptations: Sequence[Ada
     return replace(plan, kept=tuple(kept))
 
 
-def _filled(plan: FilterPlan, comparison: Comparison) -> FilterPlan:
+def _filled(plan: FilterPlan, outcome: Outcome) -> FilterPlan:
     """The plan with a tensor for each missing key, in the model's order.
 
     A missing key that is tied to one that is there gets that one's tensor: loading the model's own initial value into
     it would overwrite what was loaded.
     """
-    slots = comparison.model.keys()
+    slots = outcome.model.keys()
     tied: dict[int, Keep] = {}
-    final = _final_names(comparison)
+    final = _final_names(outcome)
     for item in plan.tensors:
         slot = slots.get(final.get(item.key, item.key))
         if slot is not None:
             tied.setdefault(slot.identity, item)
     added: list[Keep | Carry] = []
-    for key in comparison.missing_keys:
+    for key in outcome.problem_keys("missing"):
         slot = slots.get(key)
         if slot is None or slot.lazy:
             what = "has no shape yet" if slot is not None else "is no tensor"
@@ -377,7 +386,7 @@ def _filled(plan: FilterPlan, comparison: Comparison) -> FilterPlan:
         kept = tuple(sorted(kept, key=lambda item: order[item.key]))
     metadata = plan.metadata
     if metadata is not None:
-        versions = {prefix[:-1]: node.version for prefix, node in comparison.model.walk()}
+        versions = {prefix[:-1]: node.version for prefix, node in outcome.model.walk()}
         modules = dict.fromkeys(item.key.rpartition(".")[0] for item in added)
         metadata = {
             **metadata,

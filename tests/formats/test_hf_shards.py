@@ -68,7 +68,7 @@ def test_one_file_says_that_it_is_a_part(tmp_path: Path) -> None:
     path = next(written(tmp_path / "parts").glob("shard-00002*"))
     report = ckptdiff.compare(model(), path)
     assert len(report.mismatched_keys) == 4
-    assert "is one rank's part" in report.comparison.checkpoint.warnings[0]
+    assert "is one rank's part" in report.outcome.checkpoint.warnings[0]
 
 
 def test_a_missing_part_is_told(tmp_path: Path) -> None:

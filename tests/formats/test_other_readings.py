@@ -18,6 +18,7 @@ from ckptdiff import compare
 from ckptdiff import filter as ckptdiff_filter
 from ckptdiff.checkpoint import Checkpoint, read
 from ckptdiff.errors import CheckpointError
+from ckptdiff.loaders.torch.answer import loads
 from ckptdiff.loaders.torch.witness import confirm
 from tests.contents.reading import tensor_bytes
 
@@ -353,10 +354,10 @@ def test_a_model_with_spectral_norm_loads_its_own_file(tmp_path: Path) -> None:
     """Its hooks look into the nested dicts of its metadata."""
     module = torch.nn.utils.spectral_norm(torch.nn.Linear(2, 2))
     torch.save(module.state_dict(), tmp_path / "w.pth")
-    comparison = compare(module, tmp_path / "w.pth").comparison
-    assert comparison.loads()
-    assert not comparison.uncertain
-    confirm(comparison)
+    outcome = compare(module, tmp_path / "w.pth").outcome
+    assert loads(outcome)
+    assert not outcome.doubts
+    confirm(outcome)
     ckptdiff_filter(module, tmp_path / "w.pth", tmp_path / "out.pth")
     assert torch.load(tmp_path / "out.pth")._metadata == module.state_dict()._metadata
 

@@ -219,8 +219,8 @@ def test_a_state_dict_of_objects_alone_is_one(tmp_path: Path) -> None:
         path = stored(value, tmp_path)
         assert read(path).state_dict_key == key
         report = ckptdiff.compare(model, path)
-        assert (report.loads(), report.outcome, report.missing_keys) == (True, "pass", [])
-        assert ckptdiff.compare(nn.Sequential(nn.Linear(1, 1)), path).outcome == "fail"
+        assert (report.loads(), report.verdict, report.missing_keys) == (True, "pass", [])
+        assert ckptdiff.compare(nn.Sequential(nn.Linear(1, 1)), path).verdict == "fail"
     nothing = read(stored(nn.ReLU().state_dict(), tmp_path))
     assert (nothing.entries, nothing.metadata) == ({}, {"": {"version": 1}})
     assert ckptdiff.compare(nn.ReLU(), stored(nn.ReLU().state_dict(), tmp_path)).empty_side == "model"

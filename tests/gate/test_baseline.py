@@ -82,7 +82,7 @@ def test_what_does_not_fail_is_not_recorded() -> None:
     fine = judge(compared(module(weight=slot(2, dtype="float16")), {"weight": tensor(2)}))
     assert fine.findings
     assert recorded(run(a=fine), Baseline()) == Baseline()
-    strict = judge(fine.comparison, fail_on="note")
+    strict = judge(fine.outcome, fail_on="note")
     assert len(recorded(run(a=strict), Baseline()).targets["a"]) == len(strict.findings)
 
 

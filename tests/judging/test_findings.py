@@ -7,6 +7,7 @@ import pytest
 from ckptdiff.gate.run import fingerprint
 from ckptdiff.judging.findings import Finding, findings
 from ckptdiff.judging.rules import LEVELS, RULES
+from ckptdiff.loaders.torch.answer import loads
 from tests import reports
 from tests.reports import compared, module, slot, tensor
 
@@ -32,7 +33,7 @@ def test_errors_come_first_and_keys_in_the_order_of_torch() -> None:
     levels = [LEVELS.index(finding.level) for finding in all_found]
     assert levels == sorted(levels)
     missing = [finding.key for finding in all_found if finding.rule == "missing-key"]
-    assert tuple(missing) == reports.bad().missing_keys
+    assert tuple(missing) == reports.bad().problem_keys("missing")
 
 
 @pytest.mark.parametrize(
@@ -73,15 +74,15 @@ def test_more_than_one_value_into_a_scalar_is_graver() -> None:
 
 def test_torchs_own_messages_are_not_told_twice() -> None:
     assert "load-error" not in found("bad")
-    other = compared(module(weight=slot(2)), {"weight": tensor(2)}, error_msgs=("something else went wrong",))
+    other = compared(module(weight=slot(2)), {"weight": tensor(2)}, errors=("something else went wrong",))
     assert [finding.arguments["text"] for finding in findings(other)] == ["something else went wrong"]
 
 
 def test_a_sentence_is_known_again_by_what_it_is_about() -> None:
     def sentences(*said: str, raised: str | None = None) -> list[Finding]:
         model = module(weight=slot(2), children={"layer": module(bias=slot(2))})
-        whole = compared(model, {"weight": tensor(2), "layer.bias": tensor(2)}, error_msgs=said[:1], raised=raised)
-        return [item for item in findings(replace(whole, uncertain=said[1:])) if "text" in item.arguments]
+        whole = compared(model, {"weight": tensor(2), "layer.bias": tensor(2)}, errors=said[:1], raised=raised)
+        return [item for item in findings(replace(whole, doubts=said[1:])) if "text" in item.arguments]
 
     before = sentences('Cannot take "layer.bias".', "layer: not followed.", "weight: why not.", "Who knows?", "Odd.")
     after = sentences('"layer.bias" will not do.', "For layer, no.", "Is weight copied?", "Nobody does.", "Odder.")
@@ -95,8 +96,8 @@ def test_a_sentence_is_known_again_by_what_it_is_about() -> None:
 
 def test_whatever_keeps_torch_from_loading_is_an_error() -> None:
     for case in reports.CASES.values():
-        comparison = case()
-        assert comparison.loads() == all(finding.level != "error" for finding in findings(comparison))
+        outcome = case()
+        assert loads(outcome) == all(finding.level != "error" for finding in findings(outcome))
 
 
 def test_the_place_of_a_dropped_key_is_the_child_that_is_none() -> None:
@@ -119,19 +120,19 @@ def test_coverage_counts_tied_parameters_once_and_as_loaded() -> None:
 
 
 def test_the_outcome_follows_the_level_asked_for() -> None:
-    assert reports.report("warned").outcome == "pass"
-    assert reports.report("warned", fail_on="warning").outcome == "fail"
-    assert reports.report("good", fail_on="note").outcome == "pass"
-    assert reports.report("bad").outcome == "fail"
-    assert reports.report("uncertain").outcome == "pass"
-    assert reports.report("uncertain", fail_on="warning").outcome == "fail"
+    assert reports.report("warned").verdict == "pass"
+    assert reports.report("warned", fail_on="warning").verdict == "fail"
+    assert reports.report("good", fail_on="note").verdict == "pass"
+    assert reports.report("bad").verdict == "fail"
+    assert reports.report("uncertain").verdict == "pass"
+    assert reports.report("uncertain", fail_on="warning").verdict == "fail"
 
 
 @pytest.mark.parametrize("side", ["model", "checkpoint"])
 def test_nothing_to_compare_never_passes(side: str) -> None:
     report = reports.report(f"empty_{side}")
     assert report.empty_side == side
-    assert report.outcome == "fail"
+    assert report.verdict == "fail"
 
 
 def test_the_five_attributes() -> None:

@@ -11,6 +11,8 @@ from torch import nn
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import ModelError
+from ckptdiff.loaders.torch import answer
+from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 from ckptdiff.model.snapshot import dumps, loads
@@ -49,10 +51,10 @@ def same_answers(left: ModuleTree, right: ModuleTree, model: nn.Module) -> None:
     for state_dict in perturbed(model):
         checkpoint = checkpoint_of(state_dict)
         ours, theirs = compare(left, checkpoint), compare(right, checkpoint)
-        assert ours.error_message() == theirs.error_message()
-        assert ours.missing_keys == theirs.missing_keys
-        assert ours.unexpected_keys == theirs.unexpected_keys
-        assert ours.ignored_keys == theirs.ignored_keys
+        assert error_message(ours) == error_message(theirs)
+        assert ours.problem_keys("missing") == theirs.problem_keys("missing")
+        assert ours.problem_keys("unexpected") == theirs.problem_keys("unexpected")
+        assert ours.unused == theirs.unused
 
 
 def test_a_snapshot_read_back_writes_the_same_text() -> None:
@@ -85,10 +87,10 @@ def test_one_line_a_tensor_and_a_module_and_valid_json() -> None:
 
 def test_code_that_a_snapshot_cannot_hold_is_said() -> None:
     model = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
-    comparison = compare(loads(dumps(extract(model)), "model.json"), checkpoint_of(model.state_dict()))
-    assert comparison.loads()
-    assert len(comparison.uncertain) == 1
-    assert "could not be run" in comparison.uncertain[0]
+    outcome = compare(loads(dumps(extract(model)), "model.json"), checkpoint_of(model.state_dict()))
+    assert answer.loads(outcome)
+    assert len(outcome.doubts) == 1
+    assert "could not be run" in outcome.doubts[0]
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,10 @@ def hostile() -> Report:
         kind = kinds[place % len(kinds)] or (None if key in ours else kinds[-1])
         if kind is not None:
             theirs[key] = kind
-    comparison = judged(model(ours), theirs, unsafe_globals=tuple(HOSTILE[:9])).comparison
-    tree = replace(comparison.model, reference="</script>\x1b[2J`|@octocat`.py:Net")
-    file = replace(comparison.checkpoint, path="<img src=x>,::error::\n.pth", state_dict_key=HOSTILE[4])
-    return judge(replace(comparison, model=tree, checkpoint=file, uncertain=HOSTILE[:20]))
+    outcome = judged(model(ours), theirs, unsafe_globals=tuple(HOSTILE[:9])).outcome
+    tree = replace(outcome.model, reference="</script>\x1b[2J`|@octocat`.py:Net")
+    file = replace(outcome.checkpoint, path="<img src=x>,::error::\n.pth", state_dict_key=HOSTILE[4])
+    return judge(replace(outcome, model=tree, checkpoint=file, doubts=HOSTILE[:20]))
 
 
 def huge(amount: int = 50_000) -> Report:
@@ -184,7 +184,7 @@ def several() -> Run:
             ),
             TargetResult(
                 "accepted",
-                Report(whole.comparison, left, whole.coverage),
+                Report(whole.outcome, left, whole.coverage),
                 ignored=accepted,
                 stale=("missing-key conv9.weight",),
             ),

@@ -80,7 +80,7 @@ def test_json_of_a_report_is_complete_and_follows_its_schema(case: str) -> None:
     document = json.loads(text)
     jsonschema.validate(document, schema("compare"), jsonschema.Draft202012Validator)
     assert text.isascii()
-    assert document["outcome"] == report.outcome
+    assert document["outcome"] == report.verdict
     assert document["missing_keys"] == report.missing_keys
     assert document["unexpected_keys"] == report.unexpected_keys
     assert document["error_message"] == report.error_message()
@@ -107,8 +107,8 @@ def test_json_of_an_error_follows_both_schemas() -> None:
 @pytest.mark.parametrize("format", ["text", "rich"])
 @given(key=st.text(st.characters(exclude_categories=()), max_size=30))
 def test_no_key_can_reach_the_terminal(format: str, key: str) -> None:
-    comparison = compared(module(weight=slot(2)), {key: tensor(1)}, checkpoint={"alternatives": (Alternative(key, 1),)})
-    shown = render_report(format, judge(comparison)) + render_checkpoint(format, comparison.checkpoint)
+    outcome = compared(module(weight=slot(2)), {key: tensor(1)}, checkpoint={"alternatives": (Alternative(key, 1),)})
+    shown = render_report(format, judge(outcome)) + render_checkpoint(format, outcome.checkpoint)
     assert all(char.isprintable() or char == "\n" for char in shown)
 
 

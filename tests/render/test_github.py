@@ -33,7 +33,7 @@ def test_every_line_but_the_last_is_one_command_of_ours(name: str) -> None:
 def test_one_annotation_a_rule_with_its_count_the_gravest_first() -> None:
     *commands, _ = render_run("github", RUNS["bad"]).splitlines()
     starts = [line.split("::")[1] for line in commands]
-    assert len(starts) == len(set(starts)) == 18
+    assert len(starts) == len(set(starts)) == 19
     assert "error file=model.py,title=ckptdiff%3A missing-key (32)" in starts
     levels = [line.split()[0] for line in commands]
     assert levels == sorted(levels, key=["::error", "::warning", "::notice"].index)
@@ -51,8 +51,8 @@ def test_no_file_where_the_model_is_none() -> None:
     from dataclasses import replace
 
     report = runs.failing()
-    tree = replace(report.comparison.model, reference="torchvision:resnet18")
-    report = replace(report, comparison=replace(report.comparison, model=tree))
+    tree = replace(report.outcome.model, reference="torchvision:resnet18")
+    report = replace(report, outcome=replace(report.outcome, model=tree))
     assert "file=" not in render_run("github", single(report))
 
 
@@ -60,7 +60,7 @@ def test_a_verdict_that_looks_like_a_command_is_none() -> None:
     from dataclasses import replace
 
     report = runs.failing()
-    tree = replace(report.comparison.model, reference="  ::error::x")
-    report = replace(report, comparison=replace(report.comparison, model=tree))
+    tree = replace(report.outcome.model, reference="  ::error::x")
+    report = replace(report, outcome=replace(report.outcome, model=tree))
     last = render_run("github", Run((replace(single(report).targets[0], name="x"),))).splitlines()[-1]
     assert not last.strip().startswith("::")

@@ -126,32 +126,30 @@ def test_hostile_names_are_text_and_data() -> None:
 @pytest.mark.parametrize("name", reports.CASES)
 def test_the_data_has_every_key_of_both_sides_with_what_becomes_of_it(name: str) -> None:
     report = reports.report(name)
-    comparison = report.comparison
+    outcome = report.outcome
     content = data(TargetResult("t", report))
     keys = decoded(content["keys"])
     rows = [content["rows"][i : i + 5] for i in range(0, len(content["rows"]), 5)]
     assert len(keys) == len(set(keys)) == len(rows)
     labels = {key: STATUSES[row[0]][0] for key, row in zip(keys, rows, strict=True)}
-    shown = {
-        key: key.replace(reports.EVIL, keys[-1]) for key in (*comparison.model.keys(), *comparison.unexpected_keys)
-    }
+    shown = {key: key.replace(reports.EVIL, keys[-1]) for key in (*outcome.model.keys(), *report.unexpected_keys)}
     assert set(shown.values()) <= set(keys)
-    for key in comparison.missing_keys:
+    for key in report.missing_keys:
         assert labels[key] == "missing"
-    for mismatch in comparison.mismatched:
-        row = rows[keys.index(mismatch.key)]
-        assert labels[mismatch.key] == "mismatched"
-        assert content["tensors"][row[2]][1] == list(mismatch.model_shape)
-        assert content["tensors"][row[3]][1] == list(mismatch.checkpoint_shape)
-    for key in comparison.matched:
+    for key, given, wanted in report.mismatched_keys:
+        row = rows[keys.index(key)]
+        assert labels[key] == "mismatched"
+        assert content["tensors"][row[2]][1] == list(wanted)
+        assert content["tensors"][row[3]][1] == list(given)
+    for key, _, _ in outcome.loaded():
         assert labels[key] in ("loaded", "warned")
-    for key in comparison.ignored_keys:
+    for key in (key for key, why in outcome.unused.items() if why == "ignored"):
         assert labels[key] == "ignored"
-    assert list(labels.values()).count("unexpected") == len(comparison.unexpected_keys)
+    assert list(labels.values()).count("unexpected") == len(report.unexpected_keys)
 
 
 def test_what_torch_did_not_reach_is_not_called_loaded() -> None:
-    comparison = reports.compared(
+    outcome = reports.compared(
         reports.module(a=reports.slot(2), b=reports.slot(2)),
         {"a": TensorInfo("float32", (2,))},
         missing=(),
@@ -159,7 +157,7 @@ def test_what_torch_did_not_reach_is_not_called_loaded() -> None:
     )
     from ckptdiff.judging.report import judge
 
-    content = data(TargetResult("t", judge(comparison)))
+    content = data(TargetResult("t", judge(outcome)))
     assert [STATUSES[status][0] for status in content["rows"][::5]] == ["loaded", "unknown"]
 
 

@@ -58,7 +58,7 @@ def test_a_suite_has_a_failure_exactly_where_its_target_fails(name: str, fail_on
     report = judge(reports.CASES[name](), fail_on=fail_on)
     suite = ElementTree.fromstring(render_run("junit", Run((TargetResult("t", report),)))).find("testsuite")
     assert suite is not None
-    assert (suite.get("failures") != "0") == (report.outcome == "fail")
+    assert (suite.get("failures") != "0") == (report.verdict == "fail")
 
 
 def test_names_are_read_back_as_they_are_shown() -> None:

@@ -81,8 +81,8 @@ def test_no_verdict_says_why_and_what_to_do(format: str) -> None:
 @given(name=st.text(st.characters(exclude_categories=()), max_size=40))
 @settings(max_examples=60)
 def test_no_name_is_taken_for_anything_else(name: str) -> None:
-    comparison = reports.compared(reports.module(weight=reports.slot(2)), {name: reports.tensor(1)})
-    report = judge(replace(comparison, uncertain=(name,)))
+    outcome = reports.compared(reports.module(weight=reports.slot(2)), {name: reports.tensor(1)})
+    report = judge(replace(outcome, doubts=(name,)))
     error = NoVerdict("crash", name, name, name)
     run = Run((TargetResult(name, report, stale=(name,)), TargetResult(name + "2", error=error)), name)
     *commands, _ = render_run("github", run).splitlines()

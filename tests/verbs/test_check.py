@@ -101,7 +101,7 @@ def test_each_option_of_a_target_is_compares(desk: Path, option: str) -> None:
     for result, options in ((first, said), (second, without)):
         report = ckptdiff.compare(**options)
         assert result.report is not None
-        assert (result.outcome, result.report.findings) == (report.outcome, report.findings)
+        assert (result.outcome, result.report.findings) == (report.verdict, report.findings)
         assert result.report.error_message() == report.error_message()
     assert (first.outcome, first.report.findings) != (second.outcome, second.report.findings)  # type: ignore[union-attr]
 

@@ -126,8 +126,8 @@ def test_arguments_that_make_no_sense() -> None:
 
 def test_the_fail_on_level_decides_the_outcome() -> None:
     state_dict = net().double().state_dict()
-    assert ckptdiff.compare(net(), state_dict).outcome == "pass"
-    assert ckptdiff.compare(net(), state_dict, fail_on="warning").outcome == "fail"
+    assert ckptdiff.compare(net(), state_dict).verdict == "pass"
+    assert ckptdiff.compare(net(), state_dict, fail_on="warning").verdict == "fail"
 
 
 def test_advice_is_not_looked_for_among_hundreds_of_thousands_of_keys(

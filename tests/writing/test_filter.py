@@ -65,7 +65,7 @@ def test_a_mismatched_head_is_stripped(tmp_path, out):
     result = Net(10).load_state_dict(state, strict=False)
     assert (result.missing_keys, result.unexpected_keys) == (["fc.weight", "fc.bias"], [])
     assert all(same(value, given.state_dict()[key]) for key, value in state.items())
-    assert written.comparison.missing_keys == ("fc.weight", "fc.bias")
+    assert written.outcome.problem_keys("missing") == ("fc.weight", "fc.bias")
 
 
 @pytest.mark.parametrize("out", OUTPUTS)

@@ -24,6 +24,7 @@ from typing import Any
 from torch import nn
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
+from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 from tests.loaders.torch.oracle import torch_says
@@ -93,14 +94,15 @@ def _check_model(name: str, model: nn.Module, state_dict: Any, tally: Tally) -> 
         theirs = torch_says(copy.deepcopy(model) if has_code else model, changed)
         tally.ours += middle - start
         tally.theirs += time.process_time() - middle
-        if ours.uncertain:
-            tally.unsure.append(f"{name} {kind}: {ours.uncertain[0]}")
+        if ours.doubts:
+            tally.unsure.append(f"{name} {kind}: {ours.doubts[0]}")
         same_lists = theirs.missing is None or (
-            (list(ours.missing_keys), list(ours.unexpected_keys)) == (theirs.missing, theirs.unexpected)
+            (list(ours.problem_keys("missing")), list(ours.problem_keys("unexpected")))
+            == (theirs.missing, theirs.unexpected)
         )
-        if ours.error_message() != theirs.error or not same_lists:
+        if error_message(ours) != theirs.error or not same_lists:
             tally.disagreements.append(
-                f"{name} {kind}:\n  ours   {ours.error_message()!r}\n  torch  {theirs.error!r}"[:3000]
+                f"{name} {kind}:\n  ours   {error_message(ours)!r}\n  torch  {theirs.error!r}"[:3000]
             )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch.restarts import ModelValuesNeeded
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.given import GivenModel
 
 
-def ask(model: GivenModel, checkpoint: Checkpoint, *, assign: bool = False) -> Comparison:
+def ask(model: GivenModel, checkpoint: Checkpoint, *, assign: bool = False) -> Outcome:
     """The walk. Where code of the model's own looks at its weights, it is built with them first.
 
     Raises UsageError where it does and the model that is there has none.

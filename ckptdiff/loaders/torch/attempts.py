@@ -18,7 +18,7 @@ import torch
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.from_memory import meta_keys
 from ckptdiff.errors import ModelError
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch import forked as apart
 from ckptdiff.loaders.torch.generators import generators_kept
 from ckptdiff.loaders.torch.module_code import Runner, needed
@@ -35,23 +35,23 @@ _PATIENCE = 4
 """How many times as long code may take on copies as on the model itself, and seconds on top."""
 
 
-def compare_live(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Comparison:
+def compare_live(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Outcome:
     """What torch would do on loading `checkpoint` into the live model that `tree` describes.
 
     Raises ModelValuesNeeded where the model's code asks for values that it was built without.
     """
     try:
-        comparison = _compared(tree, checkpoint, assign=assign)
+        outcome = _compared(tree, checkpoint, assign=assign)
     except apart.Ended as why:  # no doubt about an answer: there would be none
         text = f"Code of {tree.reference or tree.root.qualified_name} that takes part in loading was run apart: {why}."
         raise ModelError(text, "Keep what ends the program out of the model's hooks and overrides.") from None
     if loader := replaced_loader():
         doubt = f"nn.Module.load_state_dict has been replaced, by {loader}; this is what torch's own would do."
-        comparison = replace(comparison, uncertain=(*comparison.uncertain, doubt))
-    return comparison
+        outcome = replace(outcome, doubts=(*outcome.doubts, doubt))
+    return outcome
 
 
-def _compared(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Comparison:
+def _compared(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Outcome:
     attempts = _Attempts(tree, checkpoint, assign)
     code = needed(tree, assign=assign)
     if not code and not takes_part(tree, assign=assign):
@@ -80,32 +80,32 @@ def _compared(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Comp
         # On copies it may wait for what only happens to the model itself.
         seconds = _PATIENCE * (1 + time.monotonic() - start)
     try:
-        comparison = attempts.made(_apart(seconds), code=code, real=not valueless)
+        outcome = attempts.made(_apart(seconds), code=code, real=not valueless)
     except apart.Ended:
         raise
     except apart.Lost as why:
-        comparison = _doubting(attempts.made(_here, code=False), level, str(why))
+        outcome = _doubting(attempts.made(_here, code=False), level, str(why))
     if level.elsewhere:
         doubt = f"Code of the model {level.elsewhere[0]}, which is another where it was tried."
-        comparison = replace(comparison, uncertain=(*comparison.uncertain, doubt))
+        outcome = replace(outcome, doubts=(*outcome.doubts, doubt))
     if told is not None:
-        return corrected(comparison, told)
-    return _doubting(comparison, level, lost) if lost else comparison
+        return corrected(outcome, told)
+    return _doubting(outcome, level, lost) if lost else outcome
 
 
-def _with_doubts(attempts: _Attempts, level: Trust, code: bool, why_not: str) -> Comparison:
+def _with_doubts(attempts: _Attempts, level: Trust, code: bool, why_not: str) -> Outcome:
     """The answer where nothing can be run apart; code that acts for several processes is then not run at all."""
     if level.distributed:
         return _doubting(attempts.made(_here, code=False), level, why_not)
     with generators_kept():
-        comparison = attempts.made(_here, code=code, real=attempts.tree.built not in VALUELESS)
-    return _doubting(comparison, level, why_not) if level.telling or level.doubtful else comparison
+        outcome = attempts.made(_here, code=code, real=attempts.tree.built not in VALUELESS)
+    return _doubting(outcome, level, why_not) if level.telling or level.doubtful else outcome
 
 
-def _doubting(comparison: Comparison, level: Trust, why_not: str) -> Comparison:
+def _doubting(outcome: Outcome, level: Trust, why_not: str) -> Outcome:
     why = (*level.telling, *level.doubtful, *level.unknown, *level.elsewhere)[0]
     doubt = f"Code of the model {why}, which can only be followed by torch's own loader apart from here: {why_not}."
-    return replace(comparison, uncertain=(*comparison.uncertain, doubt))
+    return replace(outcome, doubts=(*outcome.doubts, doubt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,45 +133,39 @@ class _Attempts:
     checkpoint: Checkpoint
     assign: bool
 
-    def made(self, way: _Way, *, code: bool, values: bool = True, real: bool = False) -> Comparison:
-        """The comparison, by `way` for each attempt. Without `values`, raises CodeFailed where code looks at some."""
+    def made(self, way: _Way, *, code: bool, values: bool = True, real: bool = False) -> Outcome:
+        """The outcome, by `way` for each attempt. Without `values`, raises CodeFailed where code looks at some."""
         # Values that are on the meta device themselves say nothing there of what the code would do.
         real = real or bool(meta_keys(self.checkpoint))
         literal = False
         while True:
-            outcome = way(functools.partial(self._one, whole=way is _here, code=code, real=real, literal=literal))
-            if not isinstance(outcome, _Signal):
-                return self._whole(outcome)
-            if outcome.why and not values:
-                raise CodeFailed(outcome.why)
-            literal = literal or outcome.literal
-            real = real or not outcome.literal
+            answer = way(functools.partial(self._one, whole=way is _here, code=code, real=real, literal=literal))
+            if not isinstance(answer, _Signal):
+                return self._whole(answer)
+            if answer.why and not values:
+                raise CodeFailed(answer.why)
+            literal = literal or answer.literal
+            real = real or not answer.literal
 
-    def _one(self, *, whole: bool, code: bool, real: bool, literal: bool) -> _Signal | Comparison | dict[str, Any]:
+    def _one(self, *, whole: bool, code: bool, real: bool, literal: bool) -> _Signal | Outcome | dict[str, Any]:
         runner = Runner(self.tree, self.checkpoint, real=real, literal=literal) if code else None
         try:
-            comparison = Walk(self.tree, self.checkpoint, runner, self.assign, literal=literal).run()
+            outcome = Walk(self.tree, self.checkpoint, runner, self.assign, literal=literal).run()
         except TakeLiterally:
             return _Signal(literal=True)
         except CodeFailed as failed:
             return _Signal(literal=False, why=str(failed))
-        return comparison if whole else self._parts(comparison)
+        return outcome if whole else self._parts(outcome)
 
-    def _parts(self, comparison: Comparison) -> dict[str, Any]:
-        """A comparison without the model and the checkpoint, which are known where it goes to."""
-        parts = {field.name: getattr(comparison, field.name) for field in fields(comparison)}
+    def _parts(self, outcome: Outcome) -> dict[str, Any]:
+        """An outcome without the model and the checkpoint, which are known where it goes to."""
+        parts = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
         return {name: value for name, value in parts.items() if name not in ("model", "checkpoint")}
 
-    def _whole(self, outcome: Comparison | dict[str, Any]) -> Comparison:
-        if isinstance(outcome, Comparison):
+    def _whole(self, outcome: Outcome | dict[str, Any]) -> Outcome:
+        if isinstance(outcome, Outcome):
             return outcome
-        slots, entries = self.tree.keys(), self.checkpoint.entries
-        matched = {}
-        for key, match in outcome.pop("matched").items():
-            source = entries[key] if entries.get(key) == match.source else match.source
-            target = slots[key] if slots.get(key) == match.target else match.target
-            matched[key] = replace(match, source=source, target=target)
-        return Comparison(self.tree, self.checkpoint, matched=matched, **outcome)
+        return Outcome(model=self.tree, checkpoint=self.checkpoint, **outcome)
 
 
 def _tensors(tree: ModuleTree, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:

@@ -9,16 +9,17 @@ from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
+from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.places import open_again
 
 
-def ensure_accepted(comparison: Comparison, *, ignore_mismatched: bool, strict: bool) -> None:
+def ensure_accepted(outcome: Outcome, *, ignore_mismatched: bool, strict: bool) -> None:
     """Raise CheckpointError, with torch's words, for a checkpoint that is to be refused."""
-    message = comparison.error_message(strict)
-    if message and (strict or not ignore_mismatched or comparison.raised is not None):
+    message = error_message(outcome, strict)
+    if message and (strict or not ignore_mismatched or outcome.raised is not None):
         raise CheckpointError(
-            f"{comparison.checkpoint.path or 'The state dict'} does not load into {comparison.model.root.class_name}",
+            f"{outcome.checkpoint.path or 'The state dict'} does not load into {outcome.model.root.class_name}",
             "Leave strict out, and mismatched keys ignored, to load what fits; the model is as it was.",
             detail=message,
         )

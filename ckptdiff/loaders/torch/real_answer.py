@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.loaders.outcome import Comparison, mismatches
+from ckptdiff.loaders.outcome import Filled, Outcome
+from ckptdiff.loaders.torch.answer import error_messages
 from ckptdiff.loaders.torch.forked import Lost
 from ckptdiff.loaders.torch.given_values import Values
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
+from ckptdiff.loaders.torch.texts import Texts
 from ckptdiff.model.tree import ModuleTree
 from ckptdiff.torch_private import lists_of_failed_call, set_metadata
 
@@ -25,7 +27,7 @@ _TORCHS_OWN = "Error(s) in loading state_dict for "
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What torch collected, as in Comparison."""
+    """What torch collected."""
 
     missing_keys: tuple[str, ...]
     unexpected_keys: tuple[str, ...]
@@ -51,27 +53,30 @@ def ask_torch(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Told
     return Told(tuple(result.missing_keys), tuple(result.unexpected_keys), (), None)
 
 
-def corrected(comparison: Comparison, told: Told) -> Comparison:
-    """A comparison made on copies, as torch has it on the model itself."""
-    if told.raised is not None and comparison.raised is not None and told.raised.startswith("RecursionError"):
-        return comparison  # where in the depths torch gives up is a matter of who called it
-    ours = Told(comparison.missing_keys, comparison.unexpected_keys, comparison.error_msgs, comparison.raised)
+def corrected(outcome: Outcome, told: Told) -> Outcome:
+    """An outcome found on copies, as torch has it on the model itself."""
+    if told.raised is not None and outcome.raised is not None and told.raised.startswith("RecursionError"):
+        return outcome  # where in the depths torch gives up is a matter of who called it
+    errors = tuple(error_messages(outcome))
+    ours = Told(outcome.problem_keys("missing"), outcome.problem_keys("unexpected"), errors, outcome.raised)
     if ours == told:
-        return comparison
-    mismatched = tuple(mismatches(told.error_msgs))
-    doubts = comparison.uncertain
-    if told.raised is None:
-        doubts = (*doubts, _OTHERWISE)
-    gone = {*told.missing_keys, *(mismatch.key for mismatch in mismatched)}
+        return outcome
+    said = {problem.text: problem for problem in outcome.problems if problem.text}
+    texts = Texts(outcome.model, outcome.checkpoint, said)
+    problems = texts.problems(told.missing_keys, told.unexpected_keys, told.error_msgs)
+    filled, unused = dict(outcome.filled), dict(outcome.unused)
+    for problem in problems:
+        if problem.key in filled and problem.kind in ("missing", "mismatched"):
+            unused.update(dict.fromkeys((key for _, key in filled[problem.key].sources), problem.kind))
+            filled[problem.key] = Filled(problem.key, "initial", filled[problem.key].slot)
+    used = {key for item in filled.values() for _, key in item.sources}
     return replace(
-        comparison,
-        missing_keys=told.missing_keys,
-        unexpected_keys=told.unexpected_keys,
-        error_msgs=told.error_msgs,
+        outcome,
+        problems=problems,
         raised=told.raised,
-        mismatched=mismatched,
-        matched={key: match for key, match in comparison.matched.items() if key not in gone},
-        uncertain=doubts,
+        filled=filled,
+        unused={key: why for key, why in unused.items() if key not in used},
+        doubts=outcome.doubts if told.raised is not None else (*outcome.doubts, _OTHERWISE),
     )
 
 

@@ -18,7 +18,7 @@ from ckptdiff.contents.files import Files
 from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.contents.torch_tensors import StoredTensors, flat, torch_dtype
 from ckptdiff.errors import UsageError
-from ckptdiff.loaders.outcome import Comparison, Match, ValueFacts, memory
+from ckptdiff.loaders.outcome import Filled, Outcome, ValueFacts, memory
 from ckptdiff.loaders.torch.shadows import is_plain
 from ckptdiff.places import is_url
 from ckptdiff.spelling import option
@@ -54,34 +54,33 @@ def ensure_readable(checkpoint: Checkpoint) -> None:
         )
 
 
-def check_values(comparison: Comparison) -> ValueFacts:
-    """Read the values of every matched tensor and of every pair that is loaded into one tensor of the model.
+def check_values(outcome: Outcome) -> ValueFacts:
+    """Read the values of every loaded tensor and of every pair that is loaded into one tensor of the model.
 
     Under `assign` nothing is cast. Raises UsageError where there are no values to read, CheckpointError where the file
     is damaged.
     """
-    checkpoint = comparison.checkpoint
+    checkpoint = outcome.checkpoint
     ensure_readable(checkpoint)
     tensors: dict[str, TensorValues] = {}
     ties: dict[str, int] = {}
     unread: dict[str, list[str]] = {}
     known: dict[object, TensorValues] = {}
-    identities = comparison.identities()
-    winners = {identities[key]: match for key, match in comparison.matched.items()}
     with _Values(checkpoint) as values:
-        for key, match in comparison.matched.items():
-            source, target = match.source, match.source.dtype if comparison.assign else match.target.tensor.dtype
+        for key, source, slot in outcome.loaded():
+            item, target = outcome.filled[key], source.dtype if outcome.assign else slot.tensor.dtype
             try:
                 if DTYPES[source.dtype].kind in ("float", "complex") or source.dtype != target:
                     same = (source.storage, source.offset, source.shape, source.stride, source.dtype, target)
                     facts = known.get(same) if source.storage is not None else None
                     if facts is None:
-                        facts = known[same] = counted(values.pieces(source), _dtype(source.dtype), _dtype(target))
+                        facts = known[same] = counted(values.pieces(item), _dtype(source.dtype), _dtype(target))
                     if facts != TensorValues():
                         tensors[key] = facts
-                winner = winners[identities[key]]
-                if winner.key != key and values.apart(match.source, winner.source):
-                    ties[key] = _differing(values, match, winner)
+                if key in outcome.overwritten:
+                    winner = outcome.filled[outcome.overwritten[key]]
+                    if values.apart(item, winner):
+                        ties[key] = _differing(values, item, winner, slot.tensor.dtype)
             except _UnreadError as why:
                 unread.setdefault(str(why), []).append(key)
             except RuntimeError:  # torch lacks one or another operation for a rare dtype
@@ -97,12 +96,11 @@ def _sentence(why: str, keys: list[str]) -> str:
 # Two tensors that are loaded into one
 
 
-def _differing(values: _Values, match: Match, winner: Match) -> int:
+def _differing(values: _Values, loaded: Filled, winner: Filled, dtype: str) -> int:
     """How many elements would be another value in the model if the other of the two had been loaded last."""
-    if match.source.numel != winner.source.numel:
+    if _tensor_of(loaded).numel != _tensor_of(winner).numel:
         raise _UnreadError("the two are not of one size")
-    target = _dtype(match.target.tensor.dtype)
-    return differing(values.pieces(match.source), values.pieces(winner.source), target)
+    return differing(values.pieces(loaded), values.pieces(winner), _dtype(dtype))
 
 
 # Values, wherever they are
@@ -119,8 +117,6 @@ class _Values:
         self._checkpoint = checkpoint
         self._files = Files(checkpoint.identities)
         self._stored = StoredTensors(checkpoint, self._files)
-        # A hook may have given an entry another key.
-        self._keys = {id(entry): key for key, entry in checkpoint.entries.items()}
 
     def __enter__(self) -> _Values:
         return self
@@ -128,28 +124,38 @@ class _Values:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def apart(self, one: TensorInfo, other: TensorInfo) -> bool:
-        """Whether two tensors are not the same memory, as far as it is known."""
-        live = self._checkpoint.live
-        if live is None or not {id(one), id(other)} <= self._keys.keys():
-            return memory(one) != memory(other)
-        left, right = (live[self._keys[id(info)]] for info in (one, other))
+    def apart(self, loaded: Filled, winner: Filled) -> bool:
+        """Whether what two keys are loaded from is not the same memory, as far as it is known."""
+        if self._checkpoint.live is None or not (_is_stored(loaded) and _is_stored(winner)):
+            return memory(_tensor_of(loaded)) != memory(_tensor_of(winner))
+        left, right = (self._checkpoint.live[item.sources[0][1]] for item in (loaded, winner))
         return left is not right and _address(left) != _address(right)
 
-    def pieces(self, info: TensorInfo) -> Iterator[torch.Tensor]:
+    def pieces(self, loaded: Filled) -> Iterator[torch.Tensor]:
         """The elements in row-major order, as flat tensors of `CHUNK` and at the end fewer."""
-        if id(info) not in self._keys:
+        if not _is_stored(loaded):
             raise _UnreadError(_MADE)
         if self._checkpoint.live is not None:
-            value: Any = self._checkpoint.live[self._keys[id(info)]]
+            value: Any = self._checkpoint.live[loaded.sources[0][1]]
             if not isinstance(value, torch.Tensor) or not is_plain(value) or value.is_meta:
                 raise _UnreadError(_UNUSUAL)
             return flat(value.detach(), counting.CHUNK)
+        info = _tensor_of(loaded)
         if info.is_meta:
             raise _UnreadError(_NO_VALUES)
         if info.storage is None or info.layout != "strided":
             raise _UnreadError(_MADE if info.layout == "strided" else _SPREAD)
         return self._stored.pieces(info, _dtype(info.dtype), counting.CHUNK)
+
+
+def _is_stored(loaded: Filled) -> bool:
+    """Whether what is loaded is one tensor of the checkpoint's, as it is there."""
+    return len(loaded.sources) == 1 and not loaded.steps
+
+
+def _tensor_of(loaded: Filled) -> TensorInfo:
+    assert loaded.entry is not None
+    return loaded.entry
 
 
 def _address(value: Any) -> object:

@@ -1,4 +1,4 @@
-"""ModuleTree × Checkpoint → Comparison: what `nn.Module.load_state_dict` would do, in time linear in keys and modules.
+"""ModuleTree × Checkpoint → Outcome: what `nn.Module.load_state_dict` would do, in time linear in keys and modules.
 
 The rules are those of torch/nn/modules/module.py (`Module.load_state_dict` and `Module._load_from_state_dict`),
 torch/nn/modules/batchnorm.py (`_NormBase._load_from_state_dict`) and torch/nn/modules/instancenorm.py
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.formats.pickles.plain_values import opaque
-from ckptdiff.loaders.outcome import Comparison, KeyChange, Match, Mismatch, Raised, mismatches
+from ckptdiff.loaders.outcome import Filled, KeyChange, Machine, Outcome, Problem, Raised
+from ckptdiff.loaders.torch.accounting import Origins, completed, unused
+from ckptdiff.loaders.torch.answer import torch_loader
 from ckptdiff.loaders.torch.depth import room_for_calls
 from ckptdiff.loaders.torch.restarts import ModelValuesNeeded, TakeLiterally
 from ckptdiff.loaders.torch.subtree import LiteralScope, Scope
+from ckptdiff.loaders.torch.texts import Texts, mismatched, not_a_tensor, read, running_stats
 from ckptdiff.loaders.torch.usual_copies import shapes_decide
 from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, POST_HOOK, ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
@@ -29,8 +32,10 @@ _COUNTER = "num_batches_tracked"
 
 AnyScope = Scope | LiteralScope
 
+_new = tuple.__new__
 
-def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -> Comparison:
+
+def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -> Outcome:
     """What torch would do on loading `checkpoint` into the model that `tree` describes.
 
     Code of custom modules first runs on meta tensors. Where it fails on them or asks for more than they know,
@@ -48,9 +53,11 @@ def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -
     return compare_live(tree, checkpoint, assign=assign)
 
 
-def refused(tree: ModuleTree, checkpoint: Checkpoint, error: str) -> Comparison:
-    """The Comparison for a value that `load_state_dict` turns away before it looks at a key."""
-    return Comparison(tree, checkpoint, (), (), (), {}, raised=error)
+def refused(tree: ModuleTree, checkpoint: Checkpoint, error: str) -> Outcome:
+    """The outcome for a value that `load_state_dict` turns away before it looks at a key."""
+    filled, _ = completed(tree, {}, assign=False, whole=False)
+    loader = torch_loader(tree.torch_version)
+    return Outcome(loader, Machine(tree.torch_version), tree, checkpoint, filled, raised=error)
 
 
 class Walk:
@@ -84,22 +91,22 @@ class Walk:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.errors: list[str] = []
-        self.mismatched: list[Mismatch] = []
-        self.matched: dict[str, Match] = {}
+        # What is known of errors without their text being read.
+        self.said: dict[str, Problem] = {}
+        self.filled: dict[str, Filled] = {}
         self.ignored: list[str] = []
-        self.not_tensors: dict[str, str] = {}
-        self.supplied: list[str] = []
         self.changes: list[KeyChange] = []
-        self.uncertain: list[str] = []
+        self.origins = Origins(checkpoint.path)
+        self.doubts: list[str] = []
 
-    def run(self) -> Comparison:
+    def run(self) -> Outcome:
         raised = None
         if self.tree.overrides_load_state_dict:
-            self.uncertain.append(
+            self.doubts.append(
                 f"{self.tree.root.qualified_name} has a load_state_dict of its own; this is what torch's would do."
             )
         if self.checkpoint.kind.predicted:  # which says what is not known of it
-            self.uncertain.extend(self.checkpoint.warnings)
+            self.doubts.extend(self.checkpoint.warnings)
         try:
             self._visit_all()
         except Raised as error:
@@ -107,21 +114,23 @@ class Walk:
         if self.runner is not None:
             if not self.literal and not self.runner.settled():
                 raise TakeLiterally
-            self.uncertain.extend(self.runner.unknown())
-        return Comparison(
+            self.doubts.extend(self.runner.unknown())
+        problems = Texts(self.tree, self.checkpoint, self.said).problems(self.missing, self.unexpected, self.errors)
+        plain = self.runner is None and raised is None and not self.literal
+        filled, overwritten = completed(self.tree, self.filled, assign=self.assign, whole=plain)
+        all_loaded = plain and not self.unexpected and not self.errors and not self.ignored
+        return Outcome(
+            loader=torch_loader(self.tree.torch_version, assign=self.assign),
+            machine=Machine(self.tree.torch_version),
             model=self.tree,
             checkpoint=self.checkpoint,
-            missing_keys=tuple(self.missing),
-            unexpected_keys=tuple(self.unexpected),
-            mismatched=tuple(self.mismatched),
-            matched=self.matched,
-            ignored_keys=tuple(self.ignored),
-            not_tensors=self.not_tensors,
-            error_msgs=tuple(self.errors),
+            filled=filled,
+            unused={} if all_loaded else unused(self.checkpoint, filled, problems, self.ignored, self.origins),
+            problems=problems,
             raised=raised,
-            key_changes=tuple(self.changes),
-            supplied=tuple(self.supplied),
-            uncertain=tuple(self.uncertain),
+            overwritten=overwritten,
+            changes=tuple(self.changes),
+            doubts=tuple(self.doubts),
             assign=self.assign,
         )
 
@@ -153,7 +162,7 @@ class Walk:
         """Visit one module. Returns it and its keys as they are afterwards, and its children still to be visited."""
         metadata = self._local_metadata(prefix)
         if node.custom or node.loader != "plain":
-            self.uncertain.extend(opaque(prefix, metadata))
+            self.doubts.extend(opaque(prefix, metadata))
         if self.runner is None or node.live is None:
             if node.custom:
                 self._doubt_custom(prefix, node)
@@ -164,13 +173,11 @@ class Walk:
             whole = self.runner.runs_whole(node, assign=self.assign)
             lists = (self.missing, self.unexpected, self.errors)
             node, scope, changes = self.runner.load(prefix, node, scope, metadata, self.metadata, lists, whole=whole)
-            for change in changes:
-                if change.kind == "added" and change.key == prefix + _COUNTER and whole:
-                    self.supplied.append(change.key)
-                else:
-                    self.changes.append(change)
+            self.origins.follow(changes)
+            supplied = KeyChange(prefix[:-1], "added", prefix + _COUNTER) if whole else None
+            self.changes.extend(change for change in changes if change != supplied)
             if whole:
-                self._record(prefix, node, scope, self.errors[known:])
+                self._record(prefix, node, scope, self.errors[known:], by_rule=supplied in changes)
             else:
                 self._visit_plain(prefix, node, scope, metadata)
         else:
@@ -187,14 +194,14 @@ class Walk:
         return name, child
 
     def _too_deep(self, prefix: str) -> None:
-        self.uncertain.append(
+        self.doubts.append(
             f"The model's modules are nested more than {prefix.count('.')} deep, and torch's loader, which calls "
             f"itself for each, gives up at Python's recursion limit of {sys.getrecursionlimit()}."
         )
         raise Raised("RecursionError: maximum recursion depth exceeded")
 
     def _doubt_custom(self, prefix: str, node: ModuleNode) -> None:
-        self.uncertain.append(
+        self.doubts.append(
             f"{prefix[:-1] or 'the model itself'} ({node.qualified_name}) takes its keys by code of its own "
             f"({', '.join(node.custom)}), which could not be run here."
         )
@@ -227,7 +234,7 @@ class Walk:
                 removed = self._remove_running_stats(prefix, node, scope)
             if old and node.track_running_stats and prefix + _COUNTER not in scope.entries:
                 supplied = prefix + _COUNTER
-                self.supplied.append(supplied)
+                self.filled[supplied] = Filled(supplied, "rule", node.local.get(_COUNTER))
         else:
             assign = False
 
@@ -240,8 +247,9 @@ class Walk:
             if entry is None or key in removed:
                 if key != supplied:
                     self.missing.append(key)
-            else:
-                self._take(prefix, name, entry, slot, node, scope, assign)
+                    self.filled[key] = Filled(key, "initial", slot)
+            elif not self._take(prefix, name, entry, slot, node, scope, assign):
+                self.filled[key] = Filled(key, "initial", slot)
         if EXTRA_STATE in node.custom:
             self._take_extra_state(prefix, node, scope)
 
@@ -256,48 +264,54 @@ class Walk:
     def _remove_running_stats(self, prefix: str, node: ModuleNode, scope: AnyScope) -> tuple[str, ...]:
         keys = tuple(prefix + name for name in ("running_mean", "running_var") if prefix + name in scope.entries)
         if keys:
-            names = " and ".join(f'"{key}"' for key in keys)
-            klass = node.class_name
-            self.errors.append(
-                f"Unexpected running stats buffer(s) {names} for {klass} with track_running_stats=False. "
-                "If state_dict is a checkpoint saved before 0.4.0, this may be expected because "
-                f"{klass} does not track running stats by default since 0.4.0. Please remove these keys from "
-                "state_dict. If the running stats are actually needed, instead set track_running_stats=True in "
-                f"{klass} to enable them. See the documentation of {klass} for details."
-            )
+            self._say(running_stats(keys, node.class_name))
         return keys
+
+    def _say(self, problem: Problem) -> None:
+        self.said[problem.text] = problem
+        self.errors.append(problem.text)
+
+    def _fill(self, key: str, slot: Slot, entry: TensorInfo) -> None:
+        """Note that a tensor is loaded into a parameter or buffer."""
+        origins = self.origins
+        if origins.of or origins.steps:
+            sources = origins.sources(key, entry)
+            self.filled[key] = Filled(
+                key, "file" if sources else "code", slot, entry, sources, origins.steps.get(key, ())
+            )
+            return
+        storage = entry.storage
+        sources = ((origins.path if storage is None else storage.file, key),)
+        self.filled[key] = _new(Filled, (key, "file", slot, entry, sources, (), None))
 
     def _take(
         self, prefix: str, name: str, entry: Entry, slot: Slot, node: ModuleNode, scope: AnyScope, assign: bool
-    ) -> None:
-        """Load one entry into one parameter or buffer, or say why not."""
+    ) -> bool:
+        """Load one entry into one parameter or buffer, or say why not. Returns whether it was loaded."""
         key = prefix + name
         if isinstance(entry, ObjectInfo):
             value = scope.objects.get(key, self.live[key] if self.live is not None and key in self.live else None)
             kind = f"<class '{entry.type_name}'>" if value is None else str(type(value))
-            self.not_tensors[key] = entry.type_name
-            self.errors.append(
-                f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from '
-                f"checkpoint but received {kind}"
-            )
-            return
+            self._say(not_a_tensor(key, kind, entry.type_name))
+            return False
         if self._has_to_be_asked(prefix, name, entry, slot, node, scope, assign):
             if not self._ask(prefix, name, entry, slot, node, scope, assign):
-                return
+                return False
         else:
             shape, wanted = entry.shape, slot.tensor.shape
             if shape != wanted and not self._fits(key, shape, wanted):
-                return
+                return False
             if self.live is not None and not assign and self._may_overlap(key, entry, slot, scope):
                 from ckptdiff.loaders.torch.tensor_trial import overlap
 
                 target = self._target(node, name, slot)
                 overlaps = target is not None and overlap(cast("Any", self.live[key]), target)
                 if overlaps and not self._ask(prefix, name, entry, slot, node, scope, assign):
-                    return
-        self.matched[key] = Match(key, entry, slot)
+                    return False
+        self._fill(key, slot, entry)
         if self.runner is not None:
             self.runner.loaded(node, name, key, scope, assign=assign)
+        return True
 
     def _fits(self, key: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
         """Whether unequal shapes will do, as in checkpoints from before there were scalars; if not, it is reported."""
@@ -305,11 +319,7 @@ class Walk:
             if shape[0] == 0:
                 raise Raised("IndexError: index 0 is out of bounds for dimension 0 with size 0")
             return True
-        self.mismatched.append(Mismatch(key, shape, wanted))
-        self.errors.append(
-            f"size mismatch for {key}: copying a param with shape {_size(shape)} from checkpoint, "
-            f"the shape in current model is {_size(wanted)}."
-        )
+        self._say(mismatched(key, shape, wanted))
         return False
 
     def _has_to_be_asked(
@@ -339,7 +349,7 @@ class Walk:
                 return True
             if entry.shape != slot.tensor.shape and not self._fits(key, entry.shape, slot.tensor.shape):
                 return False
-            self.uncertain.append(f"{key}: whether torch can copy it was not tried, for want of the model.")
+            self.doubts.append(f"{key}: whether torch can copy it was not tried, for want of the model.")
             return True
         from ckptdiff.loaders.torch.shadows import is_plain
         from ckptdiff.loaders.torch.tensor_trial import Unknown, try_loading
@@ -359,10 +369,10 @@ class Walk:
                 prefix, name, entry, slot, source, target, assign=assign, on_meta=self._is_meta(node, name, slot)
             )
         except Unknown as why:
-            self.uncertain.append(f"{key}: {why}")
+            self.doubts.append(f"{key}: {why}")
             return True
-        self.errors.extend(errors)
-        self._record_mismatches(errors)
+        for text in errors:
+            self._say(read(text) or Problem("cannot-copy", key, text))
         return not errors
 
     def _target(self, node: ModuleNode, name: str, slot: Slot) -> Any:
@@ -388,31 +398,39 @@ class Walk:
             raise ModelValuesNeeded(prefix, node.qualified_name)  # it may be the model's own values that are missing
         return not self._is_meta(node, name, slot)
 
-    def _record_mismatches(self, errors: list[str]) -> set[str]:
-        found = mismatches(errors)
-        self.mismatched.extend(found)
-        return {mismatch.key for mismatch in found}
-
-    def _record(self, prefix: str, node: ModuleNode, scope: AnyScope, errors: list[str]) -> None:
+    def _record(self, prefix: str, node: ModuleNode, scope: AnyScope, errors: list[str], *, by_rule: bool) -> None:
         """Sort the keys of a module that reported on them itself."""
-        failed = self._record_mismatches(errors)
+        problems = [problem for problem in map(read, errors) if problem is not None]
+        failed = {problem.key for problem in problems if problem.kind == "mismatched"}
+        for problem in problems:
+            entry = scope.entries.get(problem.key)
+            if problem.kind == "not-a-tensor" and isinstance(entry, ObjectInfo):
+                self.said[problem.text] = problem._replace(given=entry.type_name)
         for name, slot in node.local.items():
             key = prefix + name
             entry = scope.entries.get(key)
-            if isinstance(entry, ObjectInfo):
-                self.not_tensors[key] = entry.type_name
-            elif entry is not None and key not in failed:
-                self.matched[key] = Match(key, entry, slot)
+            if isinstance(entry, TensorInfo) and key not in failed:
+                self._fill(key, slot, entry)
+                if by_rule and name == _COUNTER:
+                    self.filled[key] = self.filled[key]._replace(by="rule")
+            else:
+                self.filled[key] = Filled(key, "initial", slot)
+        extra = prefix + EXTRA_STATE_KEY
+        if EXTRA_STATE in node.custom and extra in scope.entries:
+            self.filled[extra] = Filled(extra, "file", sources=self.origins.sources(extra, scope.entries[extra]))
         self.ignored.extend(scope.ignored(prefix))
 
     def _take_extra_state(self, prefix: str, node: ModuleNode, scope: AnyScope) -> None:
         key = prefix + EXTRA_STATE_KEY
         if key not in scope.entries:
             self.missing.append(key)
-        elif self.runner is not None and node.live is not None:
+            self.filled[key] = Filled(key, "initial")
+            return
+        self.filled[key] = Filled(key, "file", sources=self.origins.sources(key, scope.entries[key]))
+        if self.runner is not None and node.live is not None:
             known = self.runner.set_extra_state(key, node, scope)
             if not known:
-                self.uncertain.append(
+                self.doubts.append(
                     f"{key} holds a {scope.entries[key].type_name}, which is never rebuilt, so that it is not known "
                     f"whether {node.qualified_name}.set_extra_state accepts it."
                 )
@@ -420,8 +438,3 @@ class Walk:
 
 def _children(node: ModuleNode) -> Iterator[tuple[str, ModuleNode]]:
     return ((name, child) for name, child in node.children.items() if child is not None)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    """As torch prints a torch.Size."""
-    return f"torch.Size([{', '.join(map(str, shape))}])"

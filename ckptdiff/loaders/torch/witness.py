@@ -16,7 +16,8 @@ from torch import nn
 
 from ckptdiff.checkpoint.from_memory import meta_keys, unusual_keys
 from ckptdiff.errors import CkptdiffError, UsageError
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
+from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.loaders.torch.generators import generators_kept
 from ckptdiff.loaders.torch.given_values import Values
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
@@ -53,27 +54,29 @@ class _Answer:
         return (self.error or "loads") + lists
 
 
-def confirm(comparison: Comparison) -> None:
-    """Ask torch's own loader, strictly and not, and return if its answers are the comparison's.
+def confirm(outcome: Outcome) -> None:
+    """Ask torch's own loader, strictly and not, and return if its answers are the outcome's.
 
     A model that was built without memory stays so. On the meta device every tensor can be copied into every other of
     its shape, so what the walk says of copies that fail is not put to the test there. Raises Disagreement with both
     answers, UsageError where there is no model to ask.
     """
-    if comparison.model.root.live is None:
+    if outcome.model.root.live is None:
         raise UsageError(
             f"{option('verify')} asks the model itself, and a snapshot has none.", "Name the model's code instead."
         )
-    differs = disagreement(comparison.checkpoint)
+    differs = disagreement(outcome.checkpoint)
     if differs:
         raise Disagreement(
-            f"torch itself reads {comparison.checkpoint.path} otherwise: {differs}.",
+            f"torch itself reads {outcome.checkpoint.path} otherwise: {differs}.",
             "This is a defect, please report it.",
         )
     with generators_kept():
         for strict in (True, False):
-            ours = _Answer(comparison.error_message(strict), comparison.missing_keys, comparison.unexpected_keys)
-            theirs, on_meta = _torch_says(comparison, strict)
+            ours = _Answer(
+                error_message(outcome, strict), outcome.problem_keys("missing"), outcome.problem_keys("unexpected")
+            )
+            theirs, on_meta = _torch_says(outcome, strict)
             if _same(ours, theirs, on_meta):
                 continue
             raise Disagreement(
@@ -83,23 +86,23 @@ def confirm(comparison: Comparison) -> None:
             )
 
 
-def _torch_says(comparison: Comparison, strict: bool) -> tuple[_Answer, bool]:
+def _torch_says(outcome: Outcome, strict: bool) -> tuple[_Answer, bool]:
     """torch's answer, and whether the model was on the meta device."""
-    valueless = comparison.model.built in ("meta", "uninitialized")
-    checkpoint = comparison.checkpoint
+    valueless = outcome.model.built in ("meta", "uninitialized")
+    checkpoint = outcome.checkpoint
     plain = not (unusual_keys(checkpoint) or meta_keys(checkpoint)) and all(
-        slot.ordinary for _, node in comparison.model.walk() for slot in node.local.values()
+        slot.ordinary for _, node in outcome.model.walk() for slot in node.local.values()
     )
     if plain or valueless:
         with MetaWatch() as watch:
-            answer = _load(comparison, strict, real_values=False, real_model=False)
+            answer = _load(outcome, strict, real_values=False, real_model=False)
         if not watch.doubts:
             return answer, True
-    return _load(comparison, strict, real_values=True, real_model=not valueless), valueless
+    return _load(outcome, strict, real_values=True, real_model=not valueless), valueless
 
 
-def _load(comparison: Comparison, strict: bool, *, real_values: bool, real_model: bool) -> _Answer:
-    tree, checkpoint = comparison.model, comparison.checkpoint
+def _load(outcome: Outcome, strict: bool, *, real_values: bool, real_model: bool) -> _Answer:
+    tree, checkpoint = outcome.model, outcome.checkpoint
     model = Shadows(tree, lambda *_: None, real=real_model).of(tree.root.live)
     values = Values(checkpoint, real=real_values)
     state_dict: Any = OrderedDict((key, values.of(key, entry)) for key, entry in checkpoint.entries.items())
@@ -107,7 +110,7 @@ def _load(comparison: Comparison, strict: bool, *, real_values: bool, real_model
         set_metadata(state_dict, copy.deepcopy(checkpoint.metadata))
     try:
         with no_meta_warning():
-            result = nn.Module.load_state_dict(model, state_dict, strict=strict, assign=comparison.assign)
+            result = nn.Module.load_state_dict(model, state_dict, strict=strict, assign=outcome.assign)
     except (Exception, SystemExit) as error:
         text = str(error)
         plain = type(error) is RuntimeError and text.startswith(_TORCHS_OWN)

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
+from ckptdiff.loaders.torch.answer import error_message, loads
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 
@@ -64,7 +65,7 @@ def assert_agrees(
     *,
     untouched: bool = False,
     apart: bool = False,
-) -> Comparison:
+) -> Outcome:
     """Our answer is torch's, for strict and not: lists, order and text. Returns our answer.
 
     `model` is a module that can be deep-copied, or a function that makes it anew. With `untouched`, nothing in it or
@@ -78,12 +79,12 @@ def assert_agrees(
         assert (state_of(given), state_of(state_dict), torch.get_rng_state().tolist()) == before
     for strict in (True, False):
         theirs = torch_says(fresh(), copy.deepcopy(state_dict) if apart else state_dict, strict, assign)
-        assert ours.error_message(strict) == theirs.error
-        assert ours.loads(strict) == (theirs.error is None)
+        assert error_message(ours, strict) == theirs.error
+        assert loads(ours, strict) == (theirs.error is None)
         if theirs.missing is not None:
-            assert list(ours.missing_keys) == theirs.missing
-            assert list(ours.unexpected_keys) == theirs.unexpected
-    assert not ours.uncertain
+            assert list(ours.problem_keys("missing")) == theirs.missing
+            assert list(ours.problem_keys("unexpected")) == theirs.unexpected
+    assert not ours.doubts
     return ours
 
 

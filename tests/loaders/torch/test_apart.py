@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch import forked as apart
+from ckptdiff.loaders.torch.answer import error_message, loads
 from ckptdiff.loaders.torch.generators import generators_kept
 from ckptdiff.loaders.torch.restarts import ModelValuesNeeded
 from ckptdiff.loaders.torch.walk import compare
@@ -28,17 +29,17 @@ from tests.loaders.torch.oracle import torch_says
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be split off here")
 
 
-def answer(model: nn.Module, given: Any, assign: bool = False) -> Comparison:
+def answer(model: nn.Module, given: Any, assign: bool = False) -> Outcome:
     return compare(extract(model), checkpoint_of(given), assign=assign)
 
 
-def agrees(ours: Comparison, model: nn.Module, given: Any, assign: bool = False) -> bool:
+def agrees(ours: Outcome, model: nn.Module, given: Any, assign: bool = False) -> bool:
     theirs = torch_says(model, given, False, assign)
-    lists = theirs.missing is None or [list(ours.missing_keys), list(ours.unexpected_keys)] == [
+    lists = theirs.missing is None or [list(ours.problem_keys("missing")), list(ours.problem_keys("unexpected"))] == [
         theirs.missing,
         theirs.unexpected,
     ]
-    return lists and ours.error_message(strict=False) == theirs.error
+    return lists and error_message(ours, strict=False) == theirs.error
 
 
 # A process apart
@@ -117,7 +118,7 @@ def test_nothing_is_wrong_without_a_doubt(name: str) -> None:
     ours = answer(model, given, assign := name in beyond.ASSIGN)
     assert beyond.generators() == before
     model, given = beyond.CASES[name]()
-    assert ours.uncertain or agrees(ours, model, given, assign)
+    assert ours.doubts or agrees(ours, model, given, assign)
 
 
 # Patches, by whomever
@@ -181,7 +182,7 @@ def test_what_is_put_in_the_place_of_torchs_own(
     with monkeypatch.context() as patched:
         patched.setattr(place, name, value, raising=False)
         ours = answer(model, given, assign)
-        told = ours.error_message(strict=False), ours.uncertain
+        told = error_message(ours, strict=False), ours.doubts
         theirs = torch_says(model, given, False, assign).error
     assert told[1] or told[0] == theirs
 
@@ -190,8 +191,8 @@ def test_a_loader_in_the_place_of_torchs_own(monkeypatch: pytest.MonkeyPatch) ->
     model, given = beyond.pair()
     monkeypatch.setattr(nn.Module, "load_state_dict", loads_nothing)
     ours = answer(model, given)
-    assert ours.loads()
-    assert any("nn.Module.load_state_dict has been replaced, by loads_nothing" in doubt for doubt in ours.uncertain)
+    assert loads(ours)
+    assert any("nn.Module.load_state_dict has been replaced, by loads_nothing" in doubt for doubt in ours.doubts)
 
 
 @needs_fork
@@ -213,7 +214,7 @@ def test_modes_around_everything() -> None:
     with beyond.Mode():
         ours = answer(model, given)
         told = torch_says(model, given, False).error
-    assert ours.uncertain or ours.error_message(strict=False) == told
+    assert ours.doubts or error_message(ours, strict=False) == told
 
 
 # Random generators
@@ -331,7 +332,7 @@ def test_what_is_sharded_and_wrapped(group: Any, name: str, assign: bool) -> Non
         ours = answer(model, given, assign)
         assert short_state_of(model) == before
         assert agrees(ours, model, given, assign)
-        assert not ours.uncertain
+        assert not ours.doubts
 
 
 @pytest.mark.slow
@@ -342,4 +343,4 @@ def test_code_of_several_ranks_is_not_run_where_it_could_reach_them(group: Any) 
     before = short_state_of(model)
     ours = answer(model, nn.Sequential(nn.Linear(4, 4)).state_dict(), assign=True)
     assert short_state_of(model) == before
-    assert any("is part of torch.distributed" in doubt for doubt in ours.uncertain)
+    assert any("is part of torch.distributed" in doubt for doubt in ours.doubts)

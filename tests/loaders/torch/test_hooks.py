@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
+from ckptdiff.loaders.torch.answer import error_message, loads
 from ckptdiff.loaders.torch.module_code import ModelValuesNeeded
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
@@ -451,7 +452,7 @@ def test_what_hooks_hold_on_to_is_left_alone() -> None:
 def test_comparing_twice_gives_the_same() -> None:
     model = with_counters()
     state_dict = every_state_dict()[5]
-    first, second = (compare(extract(model), checkpoint_of(state_dict)).error_message() for _ in range(2))
+    first, second = (error_message(compare(extract(model), checkpoint_of(state_dict))) for _ in range(2))
     assert first == second
 
 
@@ -463,7 +464,7 @@ def test_comparing_from_many_threads_at_once() -> None:
     state_dict._metadata = net().state_dict()._metadata  # type: ignore[attr-defined]
     before = state_of(model), state_of(state_dict)
     expected = [
-        compare(extract(model), checkpoint_of(state_dict), assign=assign).error_message() for assign in (False, True)
+        error_message(compare(extract(model), checkpoint_of(state_dict), assign=assign)) for assign in (False, True)
     ]
     answers: list[Any] = []
 
@@ -477,7 +478,7 @@ def test_comparing_from_many_threads_at_once() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [answer.error_message() for _, answer in answers] == [expected[assign] for assign, _ in answers]
+    assert [error_message(answer) for _, answer in answers] == [expected[assign] for assign, _ in answers]
     assert len(answers) == 24
     assert (state_of(model), state_of(state_dict)) == before
 
@@ -515,7 +516,7 @@ def test_what_a_hook_did_is_told() -> None:
         return model
 
     renamed = every_state_dict()[2]
-    changes = assert_agrees(hooked, renamed).key_changes
+    changes = assert_agrees(hooked, renamed).changes
     assert [(change.module, change.kind, change.key, change.new_key) for change in changes] == [
         ("body", "renamed", "body.old.weight", "body.a.weight"),
         ("body", "renamed", "body.old.bias", "body.a.bias"),
@@ -685,8 +686,8 @@ class OwnLoading(nn.Linear):
 
 def test_a_model_with_a_load_state_dict_of_its_own_is_said_to_have_one() -> None:
     ours = compare(extract(OwnLoading(2, 2)), checkpoint_of({}))
-    assert ours.missing_keys == ("weight", "bias")
-    assert ["has a load_state_dict of its own" in sentence for sentence in ours.uncertain] == [True]
+    assert ours.problem_keys("missing") == ("weight", "bias")
+    assert ["has a load_state_dict of its own" in sentence for sentence in ours.doubts] == [True]
 
 
 def test_code_that_asks_a_model_for_values_it_was_built_without() -> None:
@@ -699,4 +700,4 @@ def test_code_that_asks_a_model_for_values_it_was_built_without() -> None:
     with torch.device("meta"):
         model = net()
     pre(model.body, reading)
-    assert not compare(extract(model, built="meta"), checkpoint_of(net().state_dict())).loads()
+    assert not loads(compare(extract(model, built="meta"), checkpoint_of(net().state_dict())))

@@ -13,7 +13,8 @@ from torch import nn
 
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.from_memory import checkpoint_of
-from ckptdiff.loaders.outcome import Comparison
+from ckptdiff.loaders.outcome import Outcome
+from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.value_check import check_values
 from ckptdiff.loaders.torch.walk import compare
@@ -126,14 +127,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def agrees(ours: Comparison, make: Callable[[], nn.Module], path: Path, assign: bool) -> bool:
+def agrees(ours: Outcome, make: Callable[[], nn.Module], path: Path, assign: bool) -> bool:
     """Whether we know; if so, it is torch's answer."""
     for strict in (True, False):
         theirs = torch_says(make(), torch.load(path, weights_only=False), strict, assign)
-        if ours.uncertain:
-            assert "w" in ours.uncertain[0]
+        if ours.doubts:
+            assert "w" in ours.doubts[0]
             return False
-        assert ours.error_message(strict) == theirs.error
+        assert error_message(ours, strict) == theirs.error
     return True
 
 
@@ -221,5 +222,5 @@ def test_a_model_that_is_on_meta_of_its_own_accord(put: str, assign: bool, tmp_p
     path = tmp_path / "w.pth"
     torch.save(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4)).to("meta").state_dict(), path)
     ours = ask(ModelRequest.of(f"{source}:make").describe(), read(path), assign=assign)
-    assert not ours.uncertain
-    assert ours.error_message() == torch_says(space["make"](), torch.load(path), True, assign).error
+    assert not ours.doubts
+    assert error_message(ours) == torch_says(space["make"](), torch.load(path), True, assign).error

@@ -39,7 +39,7 @@ def test_a_reading_that_is_wrong_is_found(name: str, tmp_path: Path, monkeypatch
     assert "'0.weight'" in rereading.disagreement(right)
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     with pytest.raises(Disagreement, match=r"torch itself reads .* otherwise: '0.weight'"):
-        confirm(compare(model, tmp_path / name).comparison)
+        confirm(compare(model, tmp_path / name).outcome)
 
 
 def test_other_versions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

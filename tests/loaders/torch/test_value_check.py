@@ -87,7 +87,7 @@ def test_nan_and_infinity_are_counted(dtype: torch.dtype) -> None:
     (finding,) = report.findings
     assert (finding.rule, finding.level, finding.key) == ("non-finite-values", "warning", "value")
     assert finding.arguments == {"nan": 1, "infinite": 2, "total": 6, "first": (0, 2)}
-    assert report.outcome == "pass"
+    assert report.verdict == "pass"
 
 
 def test_a_dtype_without_infinity_has_nan() -> None:
@@ -142,7 +142,7 @@ def test_values_that_a_cast_loses_are_counted(
     silent(Holder(len(values), dtype=wanted), state_dict)
     report = checked(Holder(len(values), dtype=wanted), state_dict)
     assert of(report, "uncertain") == []
-    assert report.outcome == "pass"
+    assert report.verdict == "pass"
     if not lost:
         assert of(report, "cast-overflow") == []
         return
@@ -259,7 +259,7 @@ def test_tied_tensors_that_differ_are_told_with_how_many_elements(name: str, tmp
     assert (finding.rule, finding.level, finding.key) == ("tied-values-differ", "warning", "embed.weight")
     assert finding.arguments["differing"] == 2
     assert finding.arguments["stored"] == "2 of 12 values differ"
-    assert report.outcome == "pass"
+    assert report.verdict == "pass"
 
 
 @pytest.mark.parametrize("name", [*FILES, "memory"])

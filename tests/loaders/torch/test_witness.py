@@ -14,6 +14,7 @@ from torch import nn
 from ckptdiff.checkpoint import read
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import UsageError
+from ckptdiff.loaders.outcome import Problem
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.loaders.torch.witness import Disagreement, confirm
 from ckptdiff.model.extract import extract
@@ -57,7 +58,9 @@ def test_torch_confirms_the_walk(name: str, change: str, tmp_path: Path) -> None
 
 def test_a_wrong_answer_is_contradicted_with_both() -> None:
     model = nn.Linear(2, 2)
-    wrong = replace(compare(extract(model), checkpoint_of(model.state_dict())), missing_keys=("weight",))
+    wrong = replace(
+        compare(extract(model), checkpoint_of(model.state_dict())), problems=(Problem("missing", "weight"),)
+    )
     with pytest.raises(Disagreement) as caught:
         confirm(wrong)
     assert "torch:    loads" in caught.value.detail
@@ -110,9 +113,11 @@ def test_a_model_too_deep_for_torch() -> None:
 def test_every_part_of_an_answer_counts() -> None:
     model, state_dict = net_and_dict()
     right = compare(extract(model), checkpoint_of(state_dict))
-    for changed in ({"missing_keys": ("x",)}, {"unexpected_keys": ("x",)}, {"error_msgs": ("x",)}, {"raised": "x"}):
+    for problem in (Problem("missing", "x"), Problem("unexpected", "x"), Problem("other", "", "x")):
         with pytest.raises(Disagreement):
-            confirm(replace(right, **changed))  # type: ignore[arg-type]
+            confirm(replace(right, problems=(problem,)))
+    with pytest.raises(Disagreement):
+        confirm(replace(right, raised="x"))
 
 
 def test_a_snapshot_has_no_witness() -> None:
