@@ -27,7 +27,10 @@ def verify(layout: Layout, out: Path, path: Path, starts: Mapping[str, Starts], 
     """
     result: Checkpoint | None = None
     for file in layout.files:
-        result = _read(out, path / file.name if file.name else path, key)
+        place = path / file.name if file.name else path
+        result = _read(out, place, key)
+        if result.format == "safetensors":
+            _ask_the_library(out, place)
         found = result.tensors
         expected = {member.keep.key: (block, member) for block in file.blocks for member in block.members}
         keys = {*expected, *(item.key for item in layout.plan.objects)}
@@ -56,6 +59,17 @@ def verify(layout: Layout, out: Path, path: Path, starts: Mapping[str, Starts], 
         result = _read(out, path / INDEX, None)
     assert result is not None
     return result
+
+
+def _ask_the_library(out: Path, place: Path) -> None:
+    from ckptdiff.writing.second_witness import refusal
+
+    why = refusal(place)
+    if why:
+        raise OutputError(
+            f"{out} was not written, since the safetensors library does not take it: {why}",
+            "Update safetensors, or write a .pth.",
+        )
 
 
 def _read(out: Path, path: Path, key: str | None) -> Checkpoint:
