@@ -34,7 +34,7 @@ def test_the_libraries_read_the_same(tmp_path: Path) -> None:
 def test_a_reading_that_is_wrong_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path)
     right = read(tmp_path / name)
-    wrong = replace(right, entries={**right.entries, "0.weight": replace(right.tensors["0.weight"], shape=(9, 9))})
+    wrong = replace(right, entries={**right.entries, "0.weight": right.tensors["0.weight"]._replace(shape=(9, 9))})
     monkeypatch.setattr(rereading, "read", lambda *_, **__: wrong)
     assert "'0.weight'" in rereading.disagreement(right)
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
