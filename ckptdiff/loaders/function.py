@@ -29,7 +29,7 @@ from ckptdiff.model.reference import parse_reference
 from ckptdiff.model.sandbox import contained
 from ckptdiff.model.tree import Slot
 from ckptdiff.tensors import Entry, TensorInfo
-from ckptdiff.torch_private import without_torch_dispatch
+from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
 
 Load = Callable[..., Any]
 MAX_DOUBTS = 20
@@ -231,7 +231,7 @@ def _is_ordinary(tensor: torch.Tensor) -> bool:
 
 
 def _unclassed(tensor: torch.Tensor) -> torch.Tensor:
-    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+    with without_torch_function(), without_torch_dispatch():
         return torch.empty(0, dtype=tensor.dtype).set_(
             tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
         )
