@@ -12,7 +12,7 @@ from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.report_files import parse_reports
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
-from ckptdiff.errors import CheckpointError, ModelError
+from ckptdiff.errors import CheckpointError, ModelError, UsageError
 from ckptdiff.judging.rules import LEVELS, Level
 from ckptdiff.render.view import View
 from ckptdiff.replacing import write_whole
@@ -26,12 +26,15 @@ EXAMPLES = """\
   ckptdiff compare model.py:Net weights.pth --arg num_classes=10
   ckptdiff compare model.py:Net ddp.pth --strip-prefix module.
   ckptdiff compare torchvision:resnet50 run.ckpt --key ema.state_dict
+  ckptdiff compare model.py:Net weights.pth --loader load.py:load
   ckptdiff compare hf:bert-dir bert-dir/model.safetensors --format json"""
 
 
 def command(
     model: options.Model,
-    checkpoint: options.Checkpoint,
+    checkpoint: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help=options.CHECKPOINT_HELP)] = None,
+    loader: options.Loader = None,
+    trust_checkpoint: options.TrustCheckpoint = False,
     key: options.Key = None,
     arg: options.Args = None,
     strip_prefix: options.StripPrefix = None,
@@ -61,6 +64,7 @@ def command(
 
     Exits with 0 when load_state_dict(strict=True) would succeed, 1 when it would not, 2 when there is no answer.
     The model's code runs in a process of its own; without an answer from it in --timeout seconds there is none.
+    With --loader, what that would leave in the model: 0 where it returns and fills every key.
     Without --check-values the weights are not read, only the headers of the file; nothing in the file is run.
     """
     from ckptdiff.render import OWN, REPORTS
@@ -71,17 +75,25 @@ def command(
     reports = parse_reports(report or [])
 
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
     from ckptdiff.verbs.compare import CompareOptions
 
+    if checkpoint is None:
+        if loader is None:
+            raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")
+        asked, checkpoint = None, model  # the loader makes the model
+    else:
+        asked = ModelRequest.of(model, parse_args(arg or []))
+    loads = None if loader is None else LoaderRequest.of(loader, trust_checkpoint)
     verdict, text, written, notes = answered(
         _compared,
-        ModelRequest.of(model, parse_args(arg or [])),
+        asked,
         CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse)),
-        CompareOptions(assign=assign, check_values=check_values, verify=verify, fail_on=level),
+        CompareOptions(assign=assign, check_values=check_values, verify=verify, fail_on=level, loader=loads),
         chosen,
         view,
         [name for name, _ in reports],
+        about=loader,
         timeout=timeout,
     )
     if verbose:
@@ -94,7 +106,7 @@ def command(
 
 
 def _compared(
-    model: ModelRequest,
+    model: ModelRequest | None,
     checkpoint: CheckpointRequest,
     options: CompareOptions,
     chosen: str,
@@ -111,10 +123,10 @@ def _compared(
     judged = answer.report
     if judged.empty_side == "model":
         raise ModelError(
-            f"{model.shown} has no parameters or buffers, so there is nothing to compare.",
+            f"{model.shown if model else 'The model'} has no parameters or buffers, so there is nothing to compare.",
             "Name the model that holds them.",
         )
-    if judged.empty_side == "checkpoint":
+    if judged.empty_side == "checkpoint" and options.loader is None:
         raise CheckpointError(
             f"{checkpoint.checkpoint} holds no tensors, so there is nothing to compare.",
             "`ckptdiff inspect` shows what is in it; --key chooses another part.",

@@ -8,7 +8,8 @@ import typer
 
 from ckptdiff.choices import one_of
 from ckptdiff.cli import options
-from ckptdiff.cli.streams import COLORS, emit, positive
+from ckptdiff.cli.own_process import answered
+from ckptdiff.cli.streams import COLORS, emit
 from ckptdiff.cli.write_options import (
     FORMATS,
     DryRun,
@@ -62,14 +63,13 @@ def command(
     from ckptdiff.errors import UsageError
     from ckptdiff.model.reference import parse_args
     from ckptdiff.requests import LoaderRequest, ModelRequest, WriteOptions
-    from ckptdiff.running.apart import run_apart
 
     one_of("--color", color, COLORS)
     one_of("--format", format, FORMATS)
     if not out:
         raise UsageError("OUT is missing.", "Write -o converted.safetensors.")
     model, checkpoint = (None, first) if second is None else (first, second)
-    text = run_apart(
+    text = answered(
         _converted,
         None if model is None else ModelRequest.of(model, parse_args(arg or [])),
         checkpoint,
@@ -87,8 +87,8 @@ def command(
         partial=partial,
         show_all=show_all,
         format=format,
-        about=loader or str(model),
-        timeout=positive("--timeout", timeout),
+        about=loader,
+        timeout=timeout,
     )
     emit(text)
     return 0

@@ -13,13 +13,10 @@ Model = Annotated[
         help="model.py, model.py:Net, package.module:factory, torchvision:NAME, timm:NAME, hf:DIRECTORY or a snapshot.",
     ),
 ]
-Checkpoint = Annotated[
-    str,
-    typer.Argument(
-        metavar="CHECKPOINT",
-        help="A .safetensors, .pth, .pt, .bin or .ckpt file of any torch, a directory of shards, a snapshot or a URL.",
-    ),
-]
+CHECKPOINT_HELP = (
+    "A .safetensors, .pth, .pt, .bin or .ckpt file of any torch, a directory of shards, a snapshot or a URL."
+)
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT_HELP)]
 Key = Annotated[
     str | None,
     typer.Option(

@@ -9,11 +9,20 @@ from ckptdiff.cli.streams import positive
 from ckptdiff.requests import ModelRequest
 
 
-def answered(work: Callable[..., Any], model: ModelRequest, *arguments: Any, timeout: str, **options: Any) -> Any:
-    """What `work(model, *arguments, **options)` returns, and raises. `timeout` is the option's text."""
+def answered(
+    work: Callable[..., Any],
+    model: ModelRequest | None,
+    *arguments: Any,
+    timeout: str,
+    about: str | None = None,
+    **options: Any,
+) -> Any:
+    """What `work(model, *arguments, **options)` returns, and raises. `timeout` is the option's text; `about` names
+    other code of the user's that runs, a loader's say."""
     seconds = positive("--timeout", timeout)
-    if not model.runs_code:
+    if about is None and (model is None or not model.runs_code):
         return work(model, *arguments, **options)
     from ckptdiff.running.apart import run_apart
 
-    return run_apart(work, model, *arguments, about=model.shown, timeout=seconds, **options)
+    name = about or (model.shown if model is not None else "")
+    return run_apart(work, model, *arguments, about=name, timeout=seconds, **options)

@@ -131,7 +131,7 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
         with watched() as opened, Following(engine):
             yield followed
         for path in opened:
-            if not files.knows(path):
+            if not files.knows(path) and Path(path).is_file():
                 text = f"{Path(path).name} was opened by the code itself, and what it took from it is not known."
                 followed.doubts[text] = None
     finally:

@@ -63,6 +63,8 @@ _OPTIONS = {
     "add_prefix": _TEXT,
     "rename": _TEXTS,
     "rules": _TEXT,
+    "loader": _TEXT,
+    "trust_checkpoint": _SWITCH,
     "assign": _SWITCH,
     "check_values": _SWITCH,
     "fail_on": _TEXT,
@@ -74,9 +76,10 @@ _POLICY_LEVELS = (*LEVELS, "off")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One pair to check. Paths in `model`, `checkpoint` and `rules` are already relative to the current directory or
-    absolute; `policy` holds what the config says for all targets and what it says for this one. The rest is what
-    `compare` takes; `fail_on` is None where the target leaves it to the run."""
+    """One pair to check. Paths in `model`, `checkpoint`, `loader` and `rules` are already relative to the current
+    directory or absolute, `model` is "" where the loader makes it; `policy` holds what the config says for all targets
+    and what it says for this one. The rest is what `compare` takes; `fail_on` is None where the target leaves it to the
+    run."""
 
     name: str
     model: str
@@ -87,6 +90,8 @@ class Target:
     add_prefix: str = ""
     rename: tuple[str, ...] = ()
     rules: str | None = None
+    loader: str | None = None
+    trust_checkpoint: bool = False
     assign: bool = False
     check_values: bool = False
     fail_on: Level | None = None
@@ -217,7 +222,7 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
     place = f"target {table.get('name', position)!r} of {where}"
     _known(table, TARGET, place)
     for name in ("name", "model", "checkpoint"):
-        if name not in table:
+        if name not in table and not (name == "model" and "loader" in table):
             raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')
     for name, kind in _OPTIONS.items():
         if name in table:
@@ -230,13 +235,15 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
         raise UsageError(f"'args' of the {place} is not a table.", "Write `args = { name = value }`.")
     return Target(
         name=table["name"],
-        model=moved(table["model"], lambda path: _path_from(folder, path)),
+        model=moved(table["model"], lambda path: _path_from(folder, path)) if "model" in table else "",
         checkpoint=_path_from(folder, table["checkpoint"]),
         args=args,
         key=table.get("key"),
         strip_prefix=_texts(table.get("strip_prefix", ())),
         add_prefix=table.get("add_prefix", ""),
         rename=_texts(table.get("rename", ())),
+        loader=moved(table["loader"], lambda path: _path_from(folder, path)) if "loader" in table else None,
+        trust_checkpoint=table.get("trust_checkpoint", False),
         assign=table.get("assign", False),
         check_values=table.get("check_values", False),
         fail_on=table.get("fail_on"),

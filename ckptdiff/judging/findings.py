@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.judging import dtypes
+from ckptdiff.judging.followed import found_of
 from ckptdiff.judging.rules import RULES, Level
 from ckptdiff.loaders.outcome import KeyChange, Outcome, first_keys, memory
 from ckptdiff.loaders.torch.texts import known_names, named_in
@@ -32,6 +33,9 @@ class Finding:
 
 def findings(outcome: Outcome) -> tuple[Finding, ...]:
     """Everything that follows from an outcome: errors first, and each rule's keys in torch's order."""
+    if outcome.loader.how == "followed":
+        told = [_finding(rule, key, facts) for rule, key, facts in found_of(outcome)]
+        return _in_order([*told, *_told(outcome)])
     model = outcome.model.keys()
     modules = dict(outcome.model.walk())
     found = [
@@ -47,6 +51,11 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
     ]
     if any(problem.kind in ("missing", "unexpected") for problem in outcome.problems):
         found += _prefix(outcome, model)
+    return _in_order(found)
+
+
+def _in_order(found: list[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then by the rule table."""
     rank = {rule: position for position, rule in enumerate(RULES)}
     levels = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(found, key=lambda finding: (levels[finding.level], rank[finding.rule])))

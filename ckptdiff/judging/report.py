@@ -66,7 +66,10 @@ class Report:
     @property
     def complete(self) -> bool:
         """Whether the call returns, and nothing of the model keeps an initial value; ties count as given."""
-        return self.raises is None and all(item.by not in ("initial", "meta") for item in self.outcome.filled.values())
+        return self.raises is None and all(
+            item.by not in ("initial", "meta", "code" if self.loader.how == "followed" else "") and item.rows is None
+            for item in self.outcome.filled.values()
+        )
 
     @property
     def conversions(self) -> list[tuple[tuple[str, ...], tuple[str, ...], str]]:
@@ -134,7 +137,7 @@ def _coverage(outcome: Outcome) -> Coverage:
     for key, item in outcome.filled.items():
         if item.by in ("rule", "code"):
             made.add(first.get(key, key))
-        elif item.entry is not None:
+        elif item.entry is not None and item.rows is None:
             loaded.add(first.get(key, key))
     sizes: dict[str, int] = {}
     for key, slot in outcome.model.keys().items():

@@ -98,6 +98,28 @@ _TABLE = (
         _SAVING,
     ),
     Rule(
+        "initial-value",
+        "error",
+        "The loader leaves it as the constructor made it.",
+        "keeps its initial value: {what}",
+        "The loader was run as it stands, and nothing of a file reached this key: it keeps what the model was "
+        "initialised with, which for a trained layer means random numbers, whether or not the loader says so.\n"
+        "Usual causes: the keys carry a prefix and strict=False hides it, a layer was renamed, or the head is new. "
+        "What is meant to be new can be ignored in a target of `ckptdiff check`.",
+        _LOAD,
+    ),
+    Rule(
+        "filled-in-part",
+        "error",
+        "The loader fills a part of it, and the rest keeps initial values.",
+        "{text}",
+        "Some elements come from the file and the others are what the constructor made: a stacked projection of which "
+        "one is missing in the file, a vocabulary that has grown.\n"
+        "If the rest is meant to be new, initialise it on purpose after loading.",
+        _LOAD,
+        phrases=frozenset({"text"}),
+    ),
+    Rule(
         "load-error",
         "error",
         "Loading fails in another way.",
@@ -106,6 +128,15 @@ _TABLE = (
         "the text is what torch would show.",
         _LOAD,
         about="whole",
+        phrases=frozenset({"text"}),
+    ),
+    Rule(
+        "overwritten",
+        "warning",
+        "It was loaded, and then replaced by something that comes from no file.",
+        "written over {text}",
+        "Code that ran after loading wrote other values there: an initialisation that comes too late, a new head.",
+        _LOAD,
         phrases=frozenset({"text"}),
     ),
     Rule(
@@ -217,6 +248,14 @@ _TABLE = (
         _SERIALIZATION,
         about="whole",
         phrases=frozenset({"text"}),
+    ),
+    Rule(
+        "unused-key",
+        "note",
+        "The loader read it from the file, and it reaches nothing of the model.",
+        "fills nothing",
+        "The tensor was given to the loader and no key of the model holds anything of it.",
+        _LOAD,
     ),
     Rule(
         "dtype-change",

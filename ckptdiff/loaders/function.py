@@ -281,9 +281,7 @@ def _problems(fills: Mapping[str, Fill], result: Any) -> Iterator[Problem]:
     for key, fill in fills.items():
         if fill.by == "part":
             count = sum(end - first for first, end in fill.filled)
-            yield Problem("other", key, f"{key} is filled in part: {count:,} of {fill.numel:,} elements", named=(key,))
-        elif fill.by == "initial" and missing is not None and key not in missing:
-            yield Problem("other", key, f"{key} keeps its initial value, which the loader does not say", named=(key,))
+            yield Problem("part", key, f"{count:,} of {fill.numel:,} elements are filled")
 
 
 def _lists(result: Any) -> tuple[list[str] | None, list[str] | None]:

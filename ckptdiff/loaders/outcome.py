@@ -87,10 +87,11 @@ class Filled(NamedTuple):
     steps: tuple[str, ...] = ()
     """What is done to the sources, in words, the first one first."""
     rows: tuple[tuple[int, int], ...] | None = None
-    """Which part of the sources, start and stop in each dimension; None for the whole."""
+    """Where only a part of the key is filled, the stretches of its first dimension that are, start and stop; None for
+    the whole."""
 
 
-Kind = Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "other"]
+Kind = Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "part", "other"]
 
 
 class Problem(NamedTuple):

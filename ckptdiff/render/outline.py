@@ -90,6 +90,8 @@ def _doubts(report: Report) -> bool:
 
 
 def _verdict(report: Report) -> str:
+    if report.loader.how == "followed":
+        return _followed(report)
     if report.empty_side and report.outcome.raised is None:
         return f"No answer: the {report.empty_side} has no tensors, so there is nothing to compare."
     if not report.loads(strict=True):
@@ -112,12 +114,35 @@ def _verdict(report: Report) -> str:
     return "Compatible: load_state_dict succeeds."
 
 
+def _followed(report: Report) -> str:
+    """The verdict on a loader that was run: what it leaves, not what it says."""
+    call = plain(report.loader.call)
+    if report.raises is not None:
+        return f"Not complete: {call} raises {plain(report.raises.partition(':')[0])}."
+    kinds = Counter(finding.rule for finding in report.findings)
+    left = [
+        count(kinds[rule], f"key {verb}", f"keys {plural}") + rest
+        for rule, verb, plural, rest in (
+            ("initial-value", "keeps", "keep", " initial values"),
+            ("filled-in-part", "is", "are", " filled in part"),
+        )
+        if kinds[rule]
+    ]
+    if left:
+        return f"Not complete: {call} returns, and {', '.join(left)}."
+    if report.outcome.doubts:
+        return f"Complete as far as can be known; {count(len(report.outcome.doubts), 'thing')} could not be, see below."
+    return f"Complete: {call} fills every key of the model."
+
+
 def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     outcome, coverage = report.outcome, report.coverage
     model, checkpoint = outcome.model, outcome.checkpoint
     facts = []
     empty = report.loads(strict=False) and coverage.nothing
-    if outcome.raised is not None or not report.empty_side:
+    if report.loader.how == "followed":
+        facts.append(("loader", plain(report.loader.call)))
+    elif outcome.raised is not None or not report.empty_side:
         facts += [
             ("strict=True", _answer(report, strict=True)),
             ("strict=False", "raises nothing, loads nothing" if empty else _answer(report, strict=False)),

@@ -16,7 +16,7 @@ from ckptdiff.gate.config import Config, Target, find, load
 from ckptdiff.gate.run import NoVerdict, Run, TargetResult
 from ckptdiff.judging.rules import LEVELS
 from ckptdiff.replacing import open_descriptor, write_whole
-from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of, several
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of, several
 from ckptdiff.running import run_targets
 from ckptdiff.small_files import text_of
 from ckptdiff.spelling import given, option
@@ -99,12 +99,15 @@ def _report(target: Target, fail_on: Level) -> Report:
     from ckptdiff.verbs.compare import CompareOptions, compared
 
     renames = renames_of(target.strip_prefix, target.add_prefix, target.rename, target.rules)
-    report = compared(
-        ModelRequest.of(target.model, target.args),
-        CheckpointRequest(target.checkpoint, target.key, renames),
-        CompareOptions(assign=target.assign, check_values=target.check_values, fail_on=target.fail_on or fail_on),
-    ).report
-    if report.empty_side:
+    options = CompareOptions(
+        assign=target.assign,
+        check_values=target.check_values,
+        fail_on=target.fail_on or fail_on,
+        loader=LoaderRequest.of(target.loader, target.trust_checkpoint) if target.loader else None,
+    )
+    model = ModelRequest.of(target.model, target.args) if target.model else None
+    report = compared(model, CheckpointRequest(target.checkpoint, target.key, renames), options).report
+    if report.empty_side == "model" or (report.empty_side and options.loader is None):
         side = target.model if report.empty_side == "model" else target.checkpoint
         raise CkptdiffError(f"{side} holds no tensors, so there is nothing to compare.", "Name what holds them.")
     return report

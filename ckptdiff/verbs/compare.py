@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.judging.advice import Advice
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.judging.rules import RULES
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import refused
-from ckptdiff.requests import CheckpointRequest, ModelRequest, renames_of
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
+from ckptdiff.spelling import option
 
 if TYPE_CHECKING:
     from ckptdiff.judging.rules import Level
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
 
 
 def compare(
-    model: Model,
+    model: Model | None,
     checkpoint: File,
     *,
+    loader: str | Callable[..., Any] | None = None,
+    trust_checkpoint: bool = False,
     key: str | None = None,
     strip_prefix: str | Sequence[str] | None = None,
     add_prefix: str | None = None,
@@ -45,25 +50,34 @@ def compare(
     file, then `add_prefix`. `assign` is that of `load_state_dict`. `check_values` reads the tensors too, a piece at a
     time, and reports NaN, values that a cast loses and tied tensors that really differ.
 
+    With `loader`, a function of the model and the path, or of the path alone (then `model` may be None), or its
+    reference `file.py:function`, it is asked what that would leave in the model: it runs as it stands, without its
+    values, on a copy of a live model. Objects that only code named in the file could make are refused to it without
+    `trust_checkpoint`.
+
     Raises CkptdiffError where no answer can be given: a file that cannot be read, a model that does not build.
     """
-    asked = ModelRequest.of(model, args)
+    if model is None and loader is None:
+        raise UsageError("Without a loader, compare needs a model.", "Pass the model, or the loader that makes it.")
+    asked = None if model is None else ModelRequest.of(model, args)
     given: object = checkpoint  # callers without a type checker pass anything, as they do to load_state_dict
-    if not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
+    if asked is not None and loader is None and not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
         return _refused(asked, given, fail_on)
-    options = CompareOptions(assign=assign, check_values=check_values, fail_on=fail_on)
+    loads = None if loader is None else LoaderRequest.of(loader, trust_checkpoint)
+    options = CompareOptions(assign=assign, check_values=check_values, fail_on=fail_on, loader=loads)
     renames = renames_of(strip_prefix, add_prefix, rename, rules)
     return compared(asked, CheckpointRequest(checkpoint, key, renames), options).report
 
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """How they are compared. `verify` asks torch's own loader as well."""
+    """How they are compared. `verify` asks torch's own loader as well; `loader` is asked in its place."""
 
     assign: bool = False
     check_values: bool = False
     verify: bool = False
     fail_on: Level = "error"
+    loader: LoaderRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +88,15 @@ class Compared:
     notes: tuple[str, ...] = ()
 
 
-def compared(model: ModelRequest, checkpoint: CheckpointRequest, options: CompareOptions) -> Compared:
+def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options: CompareOptions) -> Compared:
     """`compare`, as it was asked.
 
     Raises CkptdiffError with both answers where `verify` finds torch's to be another, and UsageError where values are
     to be checked that are not at hand.
     """
+    if options.loader is not None:
+        return _followed(model, checkpoint, options, options.loader)
+    assert model is not None
     file, idle = checkpoint.renamed()
     if options.check_values:
         from ckptdiff.loaders.torch.value_check import ensure_readable
@@ -98,6 +115,25 @@ def compared(model: ModelRequest, checkpoint: CheckpointRequest, options: Compar
         outcome = replace(outcome, values=check_values(outcome))
     report = judge(outcome, fail_on=options.fail_on)
     return Compared(replace(report, repairs=_repairs(report, given)), (*idle, *given.notes))
+
+
+def _followed(
+    model: ModelRequest | None, checkpoint: CheckpointRequest, options: CompareOptions, loader: LoaderRequest
+) -> Compared:
+    """What a loader would leave in the model. Raises UsageError for options that are about `load_state_dict` alone."""
+    given = {
+        "key": checkpoint.key, "rename": checkpoint.renames, "assign": options.assign,
+        "check_values": options.check_values, "verify": options.verify,
+    }  # fmt: skip
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{option(name)} is for load_state_dict, and a loader does as it does.", "Leave it out.")
+    path = checkpoint.checkpoint
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
+    if "://" not in os.fspath(path) and not Path(path).exists():
+        raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
+    return Compared(judge(loader.left(model, os.fspath(path)).outcome, fail_on=options.fail_on))
 
 
 def _refused(model: ModelRequest, checkpoint: object, fail_on: Level) -> Report:
