@@ -1,4 +1,4 @@
-"""Every example that help pages, README.md and docs/ci.md show is run, and answers what they say."""
+"""Every example that help pages, README.md and docs/ show is run, and answers what they say."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def blocks(file: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/ci.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/ci.md", "docs/following.md"])
 def test_the_commands_of_the_documentation_print_what_it_shows(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
