@@ -66,7 +66,7 @@ def hidden_code(func: Callable[..., Any], classes: Iterable[type]) -> str:
     "" if nothing does."""
     if func in _CALLING_BACK:
         return "hooks of backward"
-    if isinstance(func, FunctionType) and not func.__module__.startswith("torch"):
+    if isinstance(func, FunctionType) and func.__module__.partition(".")[0] not in ("torch", *_MADE_FOR_META):
         return f"{func.__module__}.{func.__qualname__}"
     for cls in classes:
         if cls.__module__.partition(".")[0] not in ("torch", *_MADE_FOR_META):
