@@ -161,7 +161,8 @@ class Outcome:
 
 def loaded(filled: Mapping[str, Filled]) -> Iterator[tuple[str, TensorInfo, Slot]]:
     """Each key into whose tensor one is loaded, with that and its slot, in the order in which it happens."""
-    for key, _, slot, entry, *_ in filled.values():
+    for key, item in filled.items():
+        slot, entry = item.slot, item.entry
         if entry is not None and slot is not None:
             yield key, entry, slot
 

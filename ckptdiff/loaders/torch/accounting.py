@@ -63,7 +63,7 @@ def completed(
                 filled[prefix + EXTRA_STATE_KEY] = Filled(prefix + EXTRA_STATE_KEY, "initial")
     initial = [key for key, item in filled.items() if item.by == "initial"]
     if not initial and whole and not assign:
-        tensors = [slot.identity for _, _, slot in loaded(filled)]
+        tensors = [item.slot.identity for item in filled.values() if item.slot is not None]
         if len(set(tensors)) == len(tensors):
             return filled, {}
     first = first_keys(tree, assign=assign)

@@ -273,16 +273,13 @@ class Walk:
 
     def _fill(self, key: str, slot: Slot, entry: TensorInfo) -> None:
         """Note that a tensor is loaded into a parameter or buffer."""
-        origins = self.origins
-        if origins.of or origins.steps:
-            sources = origins.sources(key, entry)
-            self.filled[key] = Filled(
-                key, "file" if sources else "code", slot, entry, sources, origins.steps.get(key, ())
-            )
+        if self.runner is not None:
+            sources, steps = self.origins.sources(key, entry), self.origins.steps.get(key, ())
+            self.filled[key] = Filled(key, "file" if sources else "code", slot, entry, sources, steps)
             return
         storage = entry.storage
-        sources = ((origins.path if storage is None else storage.file, key),)
-        self.filled[key] = _new(Filled, (key, "file", slot, entry, sources, (), None))
+        file = self.checkpoint.path if storage is None else storage.file
+        self.filled[key] = _new(Filled, (key, "file", slot, entry, ((file, key),), (), None))
 
     def _take(
         self, prefix: str, name: str, entry: Entry, slot: Slot, node: ModuleNode, scope: AnyScope, assign: bool
