@@ -56,7 +56,15 @@ def suspicious(modules: Iterable[ModuleType], *, meta: bool, addressed: bool = F
 
 def modules_of(model: nn.Module) -> Iterator[ModuleType]:
     """The modules that define the classes of a model's parts, without those of libraries that are known."""
-    names = {cls.__module__ for part in model.modules() for cls in type(part).__mro__}
+    names: set[str] = set()
+    seen: set[int] = set()
+    stack: list[nn.Module | None] = [model]  # torch's own walk calls itself, and deep models are ordinary ones
+    while stack:
+        part = stack.pop()
+        if isinstance(part, nn.Module) and id(part) not in seen:
+            seen.add(id(part))
+            names.update(cls.__module__ for cls in type(part).__mro__)
+            stack.extend(part._modules.values())
     for name in sorted(names):
         if name.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names) and name in sys.modules:
             yield sys.modules[name]

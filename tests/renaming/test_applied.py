@@ -11,6 +11,7 @@ from torch import nn
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import UsageError
+from ckptdiff.loaders.torch.answer import loads
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
 from ckptdiff.renaming.applied import Renames, renamed
@@ -34,7 +35,7 @@ def saved(model: nn.Module, rename: Any) -> OrderedDict[str, torch.Tensor]:
 def loads_after(model: nn.Module, state_dict: Any, renames: Renames) -> bool:
     checkpoint, idle = renamed(checkpoint_of(state_dict), renames)
     assert not idle
-    return compare(extract(model), checkpoint).loads()
+    return loads(compare(extract(model), checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def loads_after(model: nn.Module, state_dict: Any, renames: Renames) -> bool:
 def test_what_was_renamed_loads_after_renaming_it_back(rename: Any, renames: Renames) -> None:
     model = small()
     state_dict = saved(model, rename)
-    assert not compare(extract(model), checkpoint_of(state_dict)).loads()
+    assert not loads(compare(extract(model), checkpoint_of(state_dict)))
     assert loads_after(model, state_dict, renames)
 
 
@@ -67,7 +68,7 @@ def test_metadata_moves_along_so_that_the_version_rules_hold() -> None:
     assert checkpoint.metadata is not None
     assert checkpoint.metadata["norm"] == {"version": 2}
     # With version 2 the missing buffer is missing; without metadata torch would supply it.
-    assert compare(extract(model), checkpoint).missing_keys == ("norm.num_batches_tracked",)
+    assert compare(extract(model), checkpoint).problem_keys("missing") == ("norm.num_batches_tracked",)
 
 
 def test_the_model_may_be_the_wrapped_one() -> None:
