@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from ckptdiff.following.engine import Engine
+from ckptdiff.following.labels import Origin
 from ckptdiff.following.memory import Memory
 from ckptdiff.following.mode import parts
 from ckptdiff.following.origins import (
     Interval,
-    Origin,
     Piece,
     Shape,
     broadcast,

@@ -11,13 +11,11 @@ import torch
 from ckptdiff.following import noting, provenance, replay
 from ckptdiff.following.calls import base_of_foreach, collect, is_whole, line_of_code, nbytes, written_by
 from ckptdiff.following.draws import Draws
+from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, shape_of
 from ckptdiff.following.operations import Traits, may_be_noted, traits
 from ckptdiff.following.origins import (
-    Labels,
-    Origin,
     Piece,
-    Source,
     covered,
     distinct_labels,
     paint,

@@ -15,11 +15,12 @@ from torch import nn
 
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Refused
+from ckptdiff.following.labels import Source
 from ckptdiff.following.looking import watch_looks
 from ckptdiff.following.memory import InitialValueNeeded
 from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.opened_files import watched
-from ckptdiff.following.origins import Source, covered, distinct_labels
+from ckptdiff.following.origins import covered, distinct_labels
 from ckptdiff.following.patches import Patches
 from ckptdiff.following.readers import READERS, Files
 from ckptdiff.following.replay import plainly

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.judging import dtypes
-from ckptdiff.judging.followed import found_of
+from ckptdiff.judging.loader_findings import found_of
 from ckptdiff.judging.rules import RULES, Level
 from ckptdiff.loaders.outcome import KeyChange, Outcome, first_keys, memory
 from ckptdiff.loaders.torch.texts import known_names, named_in

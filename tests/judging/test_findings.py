@@ -20,7 +20,7 @@ def found(name: str) -> dict[str, list[Finding]]:
 
 
 OF_FOLLOWED_LOADERS = {"initial-value", "filled-in-part", "overwritten", "unused-key"}
-"""tests/judging/test_followed.py finds them."""
+"""tests/judging/test_loader_findings.py finds them."""
 
 
 def test_every_rule_is_found_somewhere() -> None:

@@ -1,0 +1,63 @@
+"""What elements were made of, numbered: a label stands for tensors of files and what was done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Source = tuple[str, str]
+"""A tensor of a file: the file's name, and the key in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What elements were made of: tensors of files, and what was done with them on the way."""
+
+    sources: frozenset[Source]
+    steps: tuple[str, ...] = ()
+
+
+NOWHERE = Origin(frozenset())
+MAX_STEPS = 16
+
+
+class Labels:
+    """The origins of one run, numbered; 0 is none."""
+
+    def __init__(self) -> None:
+        self.origins: list[Origin] = [NOWHERE]
+        self._numbers: dict[Origin, int] = {NOWHERE: 0}
+        self._unions: dict[tuple[int, ...], int] = {}
+        self._stepped: dict[tuple[int, str], int] = {}
+
+    def of(self, origin: Origin) -> int:
+        """The number of an origin."""
+        number = self._numbers.get(origin)
+        if number is None:
+            number = self._numbers[origin] = len(self.origins)
+            self.origins.append(origin)
+        return number
+
+    def union(self, labels: Iterable[int]) -> int:
+        """The label of what was made of several."""
+        parts = tuple(sorted({label for label in labels if label}))
+        if len(parts) < 2:
+            return parts[0] if parts else 0
+        number = self._unions.get(parts)
+        if number is None:
+            origins = [self.origins[label] for label in parts]
+            steps = tuple(dict.fromkeys(step for origin in origins for step in origin.steps))
+            number = self.of(Origin(frozenset().union(*(origin.sources for origin in origins)), steps[:MAX_STEPS]))
+            self._unions[parts] = number
+        return number
+
+    def after(self, label: int, step: str) -> int:
+        """The label of what something becomes by one more step."""
+        if not label or not step:
+            return label
+        number = self._stepped.get((label, step))
+        if number is None:
+            origin = self.origins[label]
+            steps = origin.steps if step in origin.steps else (*origin.steps, step)[:MAX_STEPS]
+            number = self._stepped[label, step] = self.of(Origin(origin.sources, steps))
+        return number
