@@ -81,14 +81,14 @@ def _left_on_meta(tree: ModuleTree, filled: dict[str, Filled], initial: list[str
     """Say which initial values are none: the model's own tensors are on the meta device, not only as we build them."""
     if not initial or tree.built not in ("live", "plain"):
         return
+    from ckptdiff.model.extract import registered  # a live model is there, and torch with it
+
     left = {key for key in initial if filled[key].by == "initial"}
     for prefix, node in tree.walk():
         for name in node.local if node.live is not None else ():
             key = prefix + name
-            if key in left:
-                members = (getattr(node.live, where, {}) for where in ("_parameters", "_buffers"))
-                if any(getattr(tensors.get(name), "is_meta", False) for tensors in members):
-                    filled[key] = filled[key]._replace(by="meta")
+            if key in left and getattr(registered(node.live, name), "is_meta", False):
+                filled[key] = filled[key]._replace(by="meta")
 
 
 def unused(
