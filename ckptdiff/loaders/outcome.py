@@ -174,7 +174,7 @@ def first_keys(model: ModuleTree, *, assign: bool = False) -> dict[str, str]:
     """
     first: dict[object, str] = {}
     return {
-        prefix + name: first.setdefault((id(node), name) if assign else slot.identity, prefix + name)
+        f"{prefix}{name}": first.setdefault((id(node), name) if assign else slot.identity, f"{prefix}{name}")
         for prefix, node in model.walk()
         for name, slot in node.local.items()
     }

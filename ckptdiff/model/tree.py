@@ -126,7 +126,7 @@ class ModuleTree:
 
     def keys(self) -> dict[str, Slot]:
         """Every key of the model's state dict that is a tensor, in state-dict order, with its slot."""
-        return {prefix + name: slot for prefix, node in self.walk() for name, slot in node.local.items()}
+        return {f"{prefix}{name}": slot for prefix, node in self.walk() for name, slot in node.local.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Key → shape of the model's state dict, in its order."""

@@ -57,8 +57,9 @@ def completed(
     if not whole:
         for prefix, node in tree.walk():
             for name, slot in node.local.items():
-                if prefix + name not in filled:
-                    filled[prefix + name] = Filled(prefix + name, "initial", slot)
+                key = f"{prefix}{name}"  # code may have given it a name that is no text, over which torch trips
+                if key not in filled:
+                    filled[key] = Filled(key, "initial", slot)
             if EXTRA_STATE in node.custom and prefix + EXTRA_STATE_KEY not in filled:
                 filled[prefix + EXTRA_STATE_KEY] = Filled(prefix + EXTRA_STATE_KEY, "initial")
     initial = [key for key, item in filled.items() if item.by == "initial"]
@@ -86,7 +87,7 @@ def _left_on_meta(tree: ModuleTree, filled: dict[str, Filled], initial: list[str
     left = {key for key in initial if filled[key].by == "initial"}
     for prefix, node in tree.walk():
         for name in node.local if node.live is not None else ():
-            key = prefix + name
+            key = f"{prefix}{name}"
             if key in left and getattr(registered(node.live, name), "is_meta", False):
                 filled[key] = filled[key]._replace(by="meta")
 
