@@ -16,6 +16,8 @@ from types import ModuleType
 
 from torch import nn
 
+from ckptdiff.torch_private import children_of
+
 _KINDS = ("Float", "Double", "Half", "BFloat16", "Byte", "Char", "Short", "Int", "Long", "Bool")
 _LEGACY = {f"{kind}Tensor" for kind in _KINDS}
 _LEGACY_WORD = re.compile(rf"\b(?:{'|'.join(_KINDS)})Tensor\b")
@@ -64,7 +66,7 @@ def modules_of(model: nn.Module) -> Iterator[ModuleType]:
         if isinstance(part, nn.Module) and id(part) not in seen:
             seen.add(id(part))
             names.update(cls.__module__ for cls in type(part).__mro__)
-            stack.extend(part._modules.values())
+            stack.extend(children_of(part).values())
     for name in sorted(names):
         if name.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names) and name in sys.modules:
             yield sys.modules[name]

@@ -83,6 +83,8 @@ def dtype_name(value: object) -> str:
     """The dtype a Global such as `torch.float32` names."""
     if type(value) is Global and value.module == "torch" and value.name in DTYPES:
         return value.name
+    if type(value) is Global and value.module == "torch" and value.name[-1:].isdigit():
+        raise UnknowableError(f"it has the dtype torch.{value.name}, which is newer than this release of ckptdiff")
     raise ValueError("not a torch dtype")
 
 
