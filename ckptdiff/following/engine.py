@@ -38,7 +38,6 @@ class Engine:
         """The tensors that were asked of files, in order."""
         self.looked: dict[Source, None] = {}
         """The tensors of files whose values code looked at."""
-        self.doubts: dict[str, None] = {}
         self.draws = Draws()
         self.lock = threading.RLock()
         self._loose: dict[int, tuple[Any, int]] = {}
@@ -116,7 +115,7 @@ class Engine:
     def value(self, tensor: torch.Tensor) -> torch.Tensor:
         """The values a tensor has by now; computed, where they were only noted, on memory of their own."""
         memory = self.known(tensor)
-        if memory is None or not (memory.writes or memory.unknown):
+        if memory is None or not memory.writes:
             return tensor.detach()
         return replay.value(memory.snapshot(tensor))
 
@@ -126,7 +125,7 @@ class Engine:
             memory = self.known(tensor)
             if memory is None:
                 continue
-            if memory.writes or memory.unknown:
+            if memory.writes:
                 replay.settle(memory)
             memory.foreign |= foreign
 
@@ -175,9 +174,7 @@ class Engine:
         if found.makes:
             noted, result = noting.note(self, function, args, kwargs, found)
             return result if noted else function(*args, **kwargs)
-        small = not any(memory.writes or memory.unknown for memory in involved) and all(
-            nbytes(tensor) <= SMALL for tensor in tensors
-        )
+        small = not any(memory.writes for memory in involved) and all(nbytes(tensor) <= SMALL for tensor in tensors)
         if not small and may_be_noted(found, tensors) and not any(memory.foreign for memory in involved):
             noted, result = noting.note(self, function, args, kwargs, found)
             if noted:
@@ -224,7 +221,7 @@ class Engine:
         blank = found.kind == "fill" and len(written) == 1 and is_whole(written[0])
         for tensor in tensors:
             memory = self.known(tensor)
-            if memory is not None and (memory.writes or memory.unknown):
+            if memory is not None and memory.writes:
                 if blank and tensor is written[0]:
                     self._forget_pending(memory)
                 else:
@@ -274,7 +271,6 @@ class Engine:
         replay._release(memory, memory.version + 1)
         memory.writes.clear()
         memory.settled = memory.version
-        memory.unknown = False
 
     def paint(self, memory: Memory, tensor: torch.Tensor, new: list[Piece]) -> None:
         shape = shape_of(tensor)

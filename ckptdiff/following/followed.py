@@ -17,7 +17,6 @@ from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.labels import Source
 from ckptdiff.following.looking import watch_looks
-from ckptdiff.following.memory import InitialValueNeeded
 from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.opened_files import watched
 from ckptdiff.following.origins import covered, distinct_labels
@@ -138,7 +137,6 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
     finally:
         patched.undo()
         torch.set_rng_state(generators)
-        followed.doubts.update(engine.doubts)
 
 
 def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs: Any) -> Followed:
@@ -146,7 +144,7 @@ def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs:
     with following(trust=trust) as followed:
         try:
             followed.result = function(*args, **kwargs)
-        except (InitialValueNeeded, Refused):
+        except Refused:
             raise
         except BaseException as error:
             followed.error = error

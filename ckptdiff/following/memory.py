@@ -17,15 +17,10 @@ import torch
 from ckptdiff.following.origins import Origins, Shape
 
 
-class InitialValueNeeded(BaseException):
-    """A value was looked at that the model's constructor would have computed and did not. No Exception, lest the code
-    that is followed catch it."""
-
-
 class Snapshot:
     """A tensor as it was at one version of its storage. `copy` holds the values once the memory has moved on."""
 
-    __slots__ = ("__weakref__", "conj", "copy", "dtype", "memory", "shape", "version")
+    __slots__ = ("__weakref__", "copy", "dtype", "memory", "shape", "version")
 
     def __init__(self, memory: Memory, tensor: torch.Tensor) -> None:
         self.memory = memory
@@ -69,10 +64,10 @@ class Memory:
 
     __slots__ = (
         "__weakref__", "address", "after_look", "foreign", "nbytes", "origins", "overwritten", "settled", "snapshots",
-        "storage", "unknown", "version", "writes",
+        "storage", "version", "writes",
     )  # fmt: skip
 
-    def __init__(self, storage: Any, *, unknown: bool = False) -> None:
+    def __init__(self, storage: Any) -> None:
         self.storage = storage
         """Held, so that its address is nobody else's; None for the memory of an array, which may end with it."""
         self.address: int = storage.data_ptr() if storage is not None else 0
@@ -83,8 +78,6 @@ class Memory:
         self.writes: list[Write] = []
         """Those not carried out: versions `settled` + 1 to `version`."""
         self.snapshots: list[weakref.ref[Snapshot]] = []
-        self.unknown = unknown
-        """Whether what it held at first was left uncomputed."""
         self.foreign = False
         """Whether code outside torch holds the memory, numpy say, so that it must always be as it should."""
         self.after_look = ""
@@ -100,10 +93,6 @@ class Memory:
         made.nbytes = array.nbytes
         made.foreign = True
         return made
-
-    @property
-    def pending(self) -> bool:
-        return bool(self.writes)
 
     def snapshot(self, tensor: torch.Tensor) -> Snapshot:
         """`tensor`, of this storage, as it is now."""

@@ -150,7 +150,7 @@ def note_writing(
 def is_lazy(engine: Engine, tensor: torch.Tensor) -> bool:
     """Whether copying a tensor is put off: where it comes from a file, or is not computed yet."""
     memory = engine.known(tensor)
-    return memory is not None and bool(memory.writes or memory.origins or memory.unknown)
+    return memory is not None and bool(memory.writes or memory.origins)
 
 
 def kept(engine: Engine, argument: Any) -> Any:

@@ -10,7 +10,6 @@ import torch
 
 from ckptdiff.following.memory import (
     TARGET,
-    InitialValueNeeded,
     Memory,
     Operation,
     Snapshot,
@@ -36,13 +35,8 @@ def plainly() -> Iterator[None]:
 
 
 def settle(memory: Memory) -> None:
-    """Carry out what was noted, in the memory itself.
-
-    Raises InitialValueNeeded where it takes values that were never computed.
-    """
+    """Carry out what was noted, in the memory itself."""
     if not memory.writes:
-        if memory.unknown:
-            raise InitialValueNeeded
         return
     with plainly():
         contents = _evaluated([(memory, memory.version)])
@@ -51,7 +45,6 @@ def settle(memory: Memory) -> None:
         memory.bytes().copy_(content)
     memory.writes.clear()
     memory.settled = memory.version
-    memory.unknown = False
 
 
 def before_writing(memory: Memory) -> None:
@@ -101,8 +94,6 @@ def _evaluated(wanted: Iterable[tuple[Memory, int]]) -> _Contents:
             stack.pop()
             continue
         if version == memory.settled:
-            if memory.unknown:
-                raise InitialValueNeeded
             contents[id(memory), version] = memory.bytes()
             stack.pop()
             continue
@@ -126,8 +117,6 @@ def _since(memory: Memory, version: int) -> tuple[int, list[Write]]:
 
 def _needs(memory: Memory, start: int, writes: list[Write], contents: _Contents) -> list[tuple[Memory, int]]:
     needs = []
-    if not writes[0].covers and memory.unknown:
-        raise InitialValueNeeded
     for number, write in enumerate(writes):
         for taken in inputs(write.operation):
             if taken.copy is not None or taken.key in contents:
