@@ -165,7 +165,11 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     prepare(classes=7)
     (block,) = blocks("README.md", "python")
-    names: dict[str, object] = {"model": resnet50()}
+
+    def load(model: nn.Module, path: str) -> None:
+        model.load_state_dict(torch.load(path))
+
+    names: dict[str, object] = {"model": resnet50(), "load": load}
     exec(textwrap.dedent(block), names)
     assert not names["report"].loads(strict=True)  # type: ignore[attr-defined]
     assert [key for key, *_ in names["report"].mismatched_keys] == ["head.weight", "head.bias"]  # type: ignore[attr-defined]
