@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -65,6 +66,7 @@ __all__ = [
     "non_persistent_buffers",
     "own_buffers",
     "own_parameters",
+    "part_of_file",
     "post_hook_error",
     "process_groups",
     "reference_count",
@@ -253,6 +255,14 @@ def tensor_rebuilder(*, typed: bool) -> Callable[..., torch.Tensor]:
 
 FILE_READER = (torch._C, "PyTorchFileReader")
 """Where the class is found that reads single records out of a torch file."""
+
+
+def part_of_file(file: Any) -> tuple[str, int, int] | None:
+    """Path, first byte and length, where a file is torch.distributed.checkpoint's view of a part of another one."""
+    if type(file).__name__ != "_ReaderView":
+        return None
+    name = getattr(getattr(file, "base_stream", None), "name", None)
+    return (os.fspath(name), file.offset, file.len) if isinstance(name, (str, os.PathLike)) else None
 
 
 def allowed_globals() -> dict[str, Any]:

@@ -429,6 +429,17 @@ def test_the_file_reader_reads_records(tmp_path: Path) -> None:
     assert made.untyped_storage().nbytes() == 8
 
 
+def test_a_part_of_a_file_is_what_a_distributed_checkpoint_is_read_by(tmp_path: Path) -> None:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+
+    (tmp_path / "all").write_bytes(b"0123456789")
+    with (tmp_path / "all").open("rb") as file:
+        view = FileSystemReader(tmp_path)._slice_file(file, _StorageInfo("all", 3, 4))
+        assert private.part_of_file(view) == (str(tmp_path / "all"), 3, 4)
+        assert view.read() == b"3456"
+        assert private.part_of_file(file) is None
+
+
 def test_the_allowed_globals_are_what_a_weights_only_load_finds() -> None:
     class Added:
         pass

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ckptdiff.following.distributed import MappedRecords, note_places, place_of
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held, pickle_module
 from ckptdiff.following.mode import parts
 from ckptdiff.following.patches import Kept, Patches
 from ckptdiff.following.replay import plainly
-from ckptdiff.torch_private import FILE_READER, children_of, own_buffers, own_parameters
+from ckptdiff.torch_private import FILE_READER, children_of, own_buffers, own_parameters, part_of_file
 
 _GENERATOR_STATES = (5056, 16)
 """Bytes of the state of a CPU and a CUDA generator: code of torch reads these past any operation."""
@@ -37,6 +38,8 @@ class Files:
         """For every file, the keys it gave."""
         self.aliases: dict[tuple[str, str], tuple[str, str]] = {}
         """Tensors of a file that lie where another one lies, which stands for them."""
+        self.places: dict[tuple[str, int], str] = {}
+        """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
         self._names: dict[str, str] = {}
 
     def name(self, file: Any) -> str:
@@ -132,7 +135,11 @@ def read_torch(patches: Patches, files: Files) -> None:
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         with plainly(), torch.enable_grad():
             result = _load_mapped(original, f, args, kwargs)
-        files.gave_all(result, files.name(f))
+        place = place_of(files, f)
+        if place is not None and isinstance(result, torch.Tensor):
+            files.gave(result, files.name(place[0]), place[1])
+        else:
+            files.gave_all(result, files.name(f))
         return result
 
     original = patches.function(torch.load, load)
@@ -265,6 +272,8 @@ def read_records(patches: Patches, files: Files) -> None:
 
     def open_reader(*args: Any) -> Any:
         # torch's own loading is followed as a whole; its C++ wants the real reader.
+        if args and (part := part_of_file(args[0])) is not None:
+            return MappedRecords(kept.value(*args), *part[:2])
         caller = sys._getframe(1).f_globals.get("__name__", "")
         return (kept.value if caller.startswith("torch.") else PyTorchFileReader)(*args)
 
@@ -309,6 +318,7 @@ def read_pickles(patches: Patches, files: Files) -> None:
         with plainly():
             result = (kept.value if files.trust else pickle_module().load)(file, **options)
         files.gave_all(result, files.name(file))
+        note_places(files, file.name, result)
         if "numpy" in sys.modules:
             from ckptdiff.following.arrays import noted_arrays
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
+from torch.distributed.checkpoint.utils import _create_file_view as view_of
 
-from ckptdiff.following.followed import ask
+from ckptdiff.following.followed import ask, following
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits, state
 
 
@@ -29,6 +32,9 @@ def folders(tmp_path_factory):
         model.load_state_dict(tensors)
         torch.jit.trace(model.first, torch.ones(1, 8)).save(folder / "w.pt")
         torch.save({"model": tensors, "ema": {"shadow": [tensors["second.weight"]]}}, folder / "w.pth")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.save({"model": tensors, "epoch": 3}, checkpoint_id=folder / "dcp")
         made.append(folder)
     return made
 
@@ -100,12 +106,18 @@ def nested(model, folder):
     model.second.weight.data.copy_(content["ema"]["shadow"][0])
 
 
+def distributed(model, folder):
+    wanted = {"model": model.state_dict(), "epoch": 0}
+    dcp.load(wanted, checkpoint_id=folder / "dcp")
+    assert wanted["epoch"] == 3
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "load",
     [
         npz, npy, npy_mapped, pickled, torchscript, safe_opened, safe_sliced, safe_numpy, loaded_file, loaded_bytes,
-        closed_handle, no_such_key, nested,
+        closed_handle, no_such_key, nested, distributed,
     ],
 )  # fmt: skip
 def test_it_is_followed(load, folders):
@@ -124,6 +136,23 @@ def test_a_source_is_the_file_and_the_path_in_it(folders):
     fills = ask(nested, model, folders[0]).fills(model)
     assert fills["first.bias"].sources == (("w.pth", "model/first.bias"),)
     assert fills["second.weight"].sources == (("w.pth", "model/second.weight"),)  # the same memory, named first
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_of_a_distributed_checkpoint_is_called_by_its_key_and_mapped(folders):
+    model = Net()
+    found = ask(distributed, model, folders[0])
+    assert found.fills(model)["first.bias"].sources == (("__0_0.distcp", "model.first.bias"),)
+    with following() as followed, open(folders[0] / "dcp" / ".metadata", "rb") as file:
+        metadata = pickle.load(file)
+        place = next(place for index, place in metadata.storage_data.items() if index.fqn == "model.second.weight")
+        with open(folders[0] / "dcp" / place.relative_path, "rb") as file:
+            loaded = torch.load(view_of(file, place.offset, place.length))
+    assert followed.engine.sources(loaded) == {("__0_0.distcp", "model.second.weight")}
+    assert torch.equal(loaded, state(1)["second.weight"])
+    loaded.zero_()  # nor is the file written to
+    distributed(model, folders[0])
+    assert torch.equal(model.second.weight, state(1)["second.weight"])
 
 
 def test_what_the_file_names_is_not_run(tmp_path):
