@@ -8,7 +8,7 @@ from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
 from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.outcome import Filled, KeyChange, Machine, Outcome, ValueFacts
-from ckptdiff.loaders.torch.accounting import Origins, completed, unused
+from ckptdiff.loaders.torch.accounting import Origins, completed, unused, without_values
 from ckptdiff.loaders.torch.answer import torch_loader
 from ckptdiff.loaders.torch.texts import Texts, mismatched, not_a_tensor
 from ckptdiff.model.tree import ModuleNode, ModuleTree, Slot
@@ -73,6 +73,7 @@ def compared(
         [problem.text for problem in known] if errors is None else errors,
     )
     filled, overwritten = completed(tree, filled, assign=assign, whole=False)
+    filled = without_values(tree, filled, file.without_values(), assign=assign)
     return Outcome(
         torch_loader("2.13.0", assign=assign),
         Machine("2.13.0"),
@@ -214,6 +215,13 @@ def assigned() -> Outcome:
     return compared(root, entries, assign=True)
 
 
+def valueless() -> Outcome:
+    """Under assign=True one tensor of the checkpoint has no values."""
+    root = module(weight=slot(2, 8), bias=slot(2))
+    entries: dict[str, Entry] = {"weight": tensor(2, 8, device="meta"), "bias": tensor(2)}
+    return compared(root, entries, assign=True)
+
+
 def many() -> Outcome:
     """More rows than are shown by default: no two keys fold."""
     root = module(**{"w" + "x" * i: slot(2) for i in range(50)})
@@ -222,7 +230,20 @@ def many() -> Outcome:
 
 CASES = {
     case.__name__: case
-    for case in (good, bad, prefixed, raised, uncertain, empty_checkpoint, empty_model, warned, tied, assigned, many)
+    for case in (
+        good,
+        bad,
+        prefixed,
+        raised,
+        uncertain,
+        empty_checkpoint,
+        empty_model,
+        warned,
+        tied,
+        assigned,
+        valueless,
+        many,
+    )
 }
 
 

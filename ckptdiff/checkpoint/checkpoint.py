@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.table import Format, format_named
@@ -69,6 +70,12 @@ class Checkpoint:
     def tensors(self) -> dict[str, TensorInfo]:
         """The entries that are tensors, in order."""
         return {key: entry for key, entry in self.entries.items() if isinstance(entry, TensorInfo)}
+
+    def without_values(self) -> frozenset[Any]:
+        """The keys whose tensors are on the meta device, so that they load into none that has values."""
+        if self.live is not None:
+            return frozenset(key for key, value in self.live.items() if getattr(value, "is_meta", False))
+        return frozenset(key for key, entry in self.entries.items() if isinstance(entry, TensorInfo) and entry.is_meta)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Key → shape of its tensors, in its order."""

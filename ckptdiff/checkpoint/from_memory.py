@@ -55,17 +55,6 @@ def unusual_keys(checkpoint: Checkpoint) -> frozenset[Any]:
     return frozenset(key for key, value in (checkpoint.live or {}).items() if _is_unusual(value))
 
 
-def meta_keys(checkpoint: Checkpoint) -> frozenset[Any]:
-    """The keys whose tensors have no values, so that they load into none that has."""
-    if checkpoint.live is None:
-        return frozenset(key for key, entry in checkpoint.entries.items() if _is_meta(entry))
-    return frozenset(key for key, value in checkpoint.live.items() if getattr(value, "is_meta", False))
-
-
-def _is_meta(entry: Entry) -> bool:
-    return isinstance(entry, TensorInfo) and entry.is_meta
-
-
 def _is_unusual(value: Any) -> bool:
     kind = type(value)
     if kind is torch.Tensor or kind is torch.nn.Parameter:

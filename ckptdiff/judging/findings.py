@@ -41,6 +41,7 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
     found = [
         *_errors(outcome, model),
         *_ignored(outcome, modules),
+        *_without_values(outcome),
         *_casts(outcome, model),
         *_ties(outcome, model),
         *_values(outcome),
@@ -122,6 +123,14 @@ def _none_child(key: str, modules: Mapping[str, ModuleNode]) -> str:
         if node.children.get(key[position:end], node) is None:
             return key[:end]
         position = end + 1
+
+
+def _without_values(outcome: Outcome) -> Iterator[Finding]:
+    level: Level = "error" if outcome.assign else "warning"
+    for key, item in outcome.filled.items():
+        if item.by == "meta" and item.entry is not None:
+            side = "checkpoint" if outcome.assign else "model"
+            yield _finding("no-values", key, {"side": side, "shape": item.entry.shape}, level=level)
 
 
 def _casts(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:

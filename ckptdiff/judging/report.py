@@ -137,7 +137,7 @@ def _coverage(outcome: Outcome) -> Coverage:
     for key, item in outcome.filled.items():
         if item.by in ("rule", "code"):
             made.add(first.get(key, key))
-        elif item.entry is not None and item.rows is None:
+        elif item.entry is not None and item.rows is None and item.by != "meta":
             loaded.add(first.get(key, key))
     sizes: dict[str, int] = {}
     for key, slot in outcome.model.keys().items():

@@ -10,8 +10,8 @@ from ckptdiff.spelling import option
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-"""From the gravest to the least. An error is what makes `load_state_dict(strict=True)` raise; a warning is what torch
-does without a word and may change results; a note is good to know."""
+"""From the gravest to the least. An error is what makes `load_state_dict(strict=True)` raise or leaves nothing of use;
+a warning is what torch does without a word and may change results; a note is good to know."""
 
 _MODULE = "https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html"
 _LOAD = f"{_MODULE}#torch.nn.Module.load_state_dict"
@@ -106,6 +106,18 @@ _TABLE = (
         "initialised with, which for a trained layer means random numbers, whether or not the loader says so.\n"
         "Usual causes: the keys carry a prefix and strict=False hides it, a layer was renamed, or the head is new. "
         "What is meant to be new can be ignored in a target of `ckptdiff check`.",
+        _LOAD,
+    ),
+    Rule(
+        "no-values",
+        "error",
+        "It has no value after loading, and torch does not raise.",
+        "the {side}'s tensor is on the meta device",
+        "A tensor on the meta device is a shape without memory. With assign=True one of the checkpoint's takes the "
+        "place of the model's; without, torch copies nothing into one of the model's, and only warns.\n"
+        "Usual causes: a state dict saved before the weights were loaded (init_empty_weights, torch.device('meta')), "
+        "or a model built that way and loaded without assign=True or to_empty(device=...). In a model it is a warning: "
+        "the checkpoint may be the right one.",
         _LOAD,
     ),
     Rule(

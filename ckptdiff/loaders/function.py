@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -232,7 +232,7 @@ def _is_ordinary(tensor: torch.Tensor) -> bool:
 
 def _unclassed(tensor: torch.Tensor) -> torch.Tensor:
     with without_torch_function(), without_torch_dispatch():
-        return torch.empty(0, dtype=tensor.dtype).set_(
+        return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
             tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
         )
 
@@ -258,7 +258,8 @@ def _filled(key: str, fill: Fill, slot: Slot | None, tensor: torch.Tensor) -> Fi
             return Filled(key, "meta", slot)
         return Filled(key, "code" if fill.overwritten or fill.doubt else "initial", slot)
     rows = _rows(fill, tensor) if fill.by == "part" else None
-    return Filled(key, "file", slot, tensor_info(tensor), fill.sources, fill.steps, rows)
+    by: Literal["file", "meta"] = "meta" if tensor.is_meta else "file"
+    return Filled(key, by, slot, tensor_info(tensor), fill.sources, fill.steps, rows)
 
 
 def _rows(fill: Fill, tensor: torch.Tensor) -> tuple[tuple[int, int], ...]:

@@ -74,7 +74,8 @@ class Filled(NamedTuple):
 
     `by` says what gave it: `file`, one or several tensors of the checkpoint; `tie`, another key of the model that is
     the same tensor; `rule`, a version rule of the loader's; `code` of the model's that made it; `initial`, nothing, so
-    that it stays what it was; `meta`, nothing either, and it has no value at all.
+    that it stays what it was; `meta`, nothing, or a tensor without values, so that it has none at all: either its own
+    tensor is on the meta device, into which nothing is copied, or the one that took its place.
     """
 
     key: str

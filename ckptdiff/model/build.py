@@ -43,7 +43,6 @@ class Built:
     it is not what was asked for.
 
     Parameters and buffers have their shapes, dtypes and ties, but only after `plain` their values. After `meta`,
-    `names_meta` says that some of them may be on the meta device of the code's own accord.
     """
 
     module: nn.Module
@@ -51,7 +50,6 @@ class Built:
     how: How
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    names_meta: bool = False
     home: user_code.Home | None = field(default=None, repr=False, compare=False)
 
     @contextlib.contextmanager
@@ -135,7 +133,7 @@ def _attempt(
                     doubts = [*watch.doubts, *_suspicions(home, built, watch, how)]
             if doubts:
                 raise _Doubtful
-            return replace(built, names_meta=getattr(watch, "names_meta", False))
+            return built
     except KeyboardInterrupt:
         raise
     except _Doubtful:

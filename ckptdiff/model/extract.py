@@ -98,6 +98,14 @@ def _unusual_tensor_info(tensor: torch.Tensor, type_name: str) -> TensorInfo:
     return TensorInfo(dtype_name(tensor.dtype), tuple(tensor.shape), stride, layout=layout, type_name=type_name)
 
 
+def _placed(info: TensorInfo, tensor: torch.Tensor) -> TensorInfo:
+    """What is known of a model's tensor, with the meta device where it has no value."""
+    try:
+        return info._replace(device="meta") if tensor.is_meta else info
+    except Exception:  # a subclass answers as it likes
+        return info
+
+
 def registered(module: nn.Module, name: str) -> Any:
     """A module's own parameter or buffer of that name, or None. Those of a ScriptModule are in no ordinary dict."""
     for members in (own_parameters(module), own_buffers(module)):
@@ -236,14 +244,15 @@ class _Extraction:
         identity = self._identities.setdefault(id(tensor), len(self._identities))
         cls = type(tensor)
         if cls not in PLAIN_CLASSES:
-            return Slot(tensor_info(tensor), kind, identity, is_lazy(tensor), tensor.requires_grad, ordinary=False)
+            info = _placed(tensor_info(tensor), tensor)
+            return Slot(info, kind, identity, is_lazy(tensor), tensor.requires_grad, ordinary=False)
         if tensor.is_nested or tensor.layout is not torch.strided or not tensor.is_contiguous():
-            info = tensor_info(tensor)
+            info = _placed(tensor_info(tensor), tensor)
             ordinary = info.layout == "strided" and (info.stride is None or not _overlaps(info))
         else:
-            alike = (cls, tensor.dtype, tensor.shape, tensor.storage_offset())
+            alike = (cls, tensor.dtype, tensor.shape, tensor.storage_offset(), tensor.is_meta)
             known = self._tensors.get(alike)
-            info = self._tensors[alike] = known or tensor_info(tensor)
+            info = self._tensors[alike] = known or _placed(tensor_info(tensor), tensor)
             ordinary = True
         if ordinary:
             quantized = tensor.dtype in _QUANTIZED_DTYPES and tensor.is_quantized

@@ -62,7 +62,5 @@ def _built(reference: Reference, args: Mapping[str, object], *, with_values: boo
     from ckptdiff.model.extract import extract
 
     built = build(reference, args, with_values=with_values)
-    tree = replace(
-        extract(built.module, built.reference, built.how), remarks=built.remarks, names_meta=built.names_meta
-    )
+    tree = replace(extract(built.module, built.reference, built.how), remarks=built.remarks)
     return GivenModel(tree, reference, built.notes, args, built)

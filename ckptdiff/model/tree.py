@@ -106,8 +106,6 @@ class ModuleTree:
     """The root class has a `load_state_dict` of its own, so `model.load_state_dict` may do anything at all."""
     remarks: tuple[str, ...] = ()
     """Where the model is not what its configuration asks for: one sentence each."""
-    names_meta: bool = False
-    """Built on the meta device, where some of its tensors may be however it is built."""
 
     def walk(self) -> Iterator[tuple[str, ModuleNode]]:
         """Every (prefix, module) in the order `load_state_dict` visits them. A prefix ends with a dot, or is empty.

@@ -101,7 +101,8 @@ def test_a_sentence_is_known_again_by_what_it_is_about() -> None:
 def test_whatever_keeps_torch_from_loading_is_an_error() -> None:
     for case in reports.CASES.values():
         outcome = case()
-        assert loads(outcome) == all(finding.level != "error" for finding in findings(outcome))
+        graves = {finding.rule for finding in findings(outcome) if finding.level == "error"}
+        assert loads(outcome) == (graves <= {"no-values"})  # which loads, and leaves nothing
 
 
 def test_the_place_of_a_dropped_key_is_the_child_that_is_none() -> None:

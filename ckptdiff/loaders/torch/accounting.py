@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.loaders.outcome import Filled, KeyChange, Problem, Source, first_keys, loaded
@@ -73,23 +74,32 @@ def completed(
         twin = last.get(first.get(key, key))
         if twin is not None:
             filled[key] = filled[key]._replace(by="tie", sources=filled[twin].sources, steps=filled[twin].steps)
-    _left_on_meta(tree, filled, initial)
     winners = ((key, last[first.get(key, key)]) for key, _, _ in loaded(filled))
     return filled, {key: winner for key, winner in winners if winner != key}
 
 
-def _left_on_meta(tree: ModuleTree, filled: dict[str, Filled], initial: list[str]) -> None:
-    """Say which initial values are none: the model's own tensors are on the meta device, not only as we build them."""
-    if not initial or tree.built not in ("live", "plain"):
-        return
-    from ckptdiff.model.extract import registered  # a live model is there, and torch with it
+def without_values(
+    tree: ModuleTree, filled: dict[str, Filled], valueless: frozenset[Any], *, assign: bool
+) -> dict[str, Filled]:
+    """`filled`, saying which keys have no value in the end: their tensors are on the meta device, not only as we build
+    them. `valueless` are the keys of the checkpoint whose tensors are.
 
-    left = {key for key in initial if filled[key].by == "initial"}
-    for prefix, node in tree.walk():
-        for name in node.local if node.live is not None else ():
-            key = f"{prefix}{name}"
-            if key in left and getattr(registered(node.live, name), "is_meta", False):
-                filled[key] = filled[key]._replace(by="meta")
+    Nothing is copied into such a tensor of the model's, and with `assign` one of the checkpoint's takes the place of
+    any; torch raises neither time.
+    """
+    own = set()
+    if tree.built != "meta":
+        own = {key for key, slot in tree.keys().items() if slot.tensor.is_meta}
+    if not own and not (assign and valueless):
+        return filled
+    for key, item in filled.items():
+        if item.by in ("file", "tie") and assign:
+            empty = not item.steps and any(source in valueless for _, source in item.sources)
+        else:
+            empty = key in own and (item.by != "code" or not assign)
+        if empty:
+            filled[key] = item._replace(by="meta", sources=() if item.by == "tie" else item.sources)
+    return filled
 
 
 def unused(

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.checkpoint.from_memory import meta_keys
 from ckptdiff.errors import ModelError
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch import forked as apart
@@ -136,7 +135,7 @@ class _Attempts:
     def made(self, way: _Way, *, code: bool, values: bool = True, real: bool = False) -> Outcome:
         """The outcome, by `way` for each attempt. Without `values`, raises CodeFailed where code looks at some."""
         # Values that are on the meta device themselves say nothing there of what the code would do.
-        real = real or bool(meta_keys(self.checkpoint))
+        real = real or bool(self.checkpoint.without_values())
         literal = False
         while True:
             answer = way(functools.partial(self._one, whole=way is _here, code=code, real=real, literal=literal))

@@ -88,6 +88,16 @@ def not_a_tensor(key: str, printed: str, type_name: str) -> Problem:
     return Problem("not-a-tensor", key, text, type_name)
 
 
+def no_data(key: str, shape: tuple[int, ...]) -> Problem:
+    """Of a tensor on the meta device that is to be copied into one that is not, as torch says it."""
+    text = (
+        f'While copying the parameter named "{key}", whose dimensions in the model are {_size(shape)} and whose '
+        f"dimensions in the checkpoint are {_size(shape)}, an exception occurred : "
+        "('Cannot copy out of meta tensor; no data!',)."
+    )
+    return Problem("cannot-copy", key, text)
+
+
 def running_stats(keys: tuple[str, ...], class_name: str) -> Problem:
     """Of what a checkpoint from before 0.4.0 has of an InstanceNorm without statistics, as torch says it."""
     text = (

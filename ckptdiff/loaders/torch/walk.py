@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.formats.pickles.plain_values import opaque
 from ckptdiff.loaders.outcome import Filled, KeyChange, Machine, Outcome, Problem, Raised
-from ckptdiff.loaders.torch.accounting import Origins, completed, unused
+from ckptdiff.loaders.torch.accounting import Origins, completed, unused, without_values
 from ckptdiff.loaders.torch.answer import torch_loader
 from ckptdiff.loaders.torch.depth import room_for_calls
 from ckptdiff.loaders.torch.restarts import ModelValuesNeeded, TakeLiterally
 from ckptdiff.loaders.torch.subtree import LiteralScope, Scope
-from ckptdiff.loaders.torch.texts import Texts, mismatched, not_a_tensor, read, running_stats
+from ckptdiff.loaders.torch.texts import Texts, mismatched, no_data, not_a_tensor, read, running_stats
 from ckptdiff.loaders.torch.usual_copies import shapes_decide
 from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, POST_HOOK, ModuleNode, ModuleTree, Slot
 from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
@@ -74,15 +74,15 @@ class Walk:
         self.live = checkpoint.live
         # Keys whose values torch has to be asked about; and whether it has to be asked about all.
         self.unusual: frozenset[Any] = frozenset()
-        self.valueless: frozenset[Any] = frozenset()
+        self.valueless = checkpoint.without_values()
         self.swaps = False
         if tree.root.live is not None:
-            from ckptdiff.checkpoint.from_memory import meta_keys, unusual_keys
+            from ckptdiff.checkpoint.from_memory import unusual_keys
             from ckptdiff.loaders.torch.given_values import Values
             from ckptdiff.loaders.torch.tensor_trial import swaps_tensors, target_of
 
             self.values = Values(checkpoint, real=True)
-            self.unusual, self.valueless = unusual_keys(checkpoint), meta_keys(checkpoint)
+            self.unusual = unusual_keys(checkpoint)
             self.swaps = swaps_tensors()
             self.target_of = target_of
         # Hooks may write to the metadata, and what they write holds for the modules after them.
@@ -118,6 +118,7 @@ class Walk:
         problems = Texts(self.tree, self.checkpoint, self.said).problems(self.missing, self.unexpected, self.errors)
         plain = self.runner is None and raised is None and not self.literal
         filled, overwritten = completed(self.tree, self.filled, assign=self.assign, whole=plain)
+        filled = without_values(self.tree, filled, self.valueless, assign=self.assign)
         all_loaded = plain and not self.unexpected and not self.errors and not self.ignored
         return Outcome(
             loader=torch_loader(self.tree.torch_version, assign=self.assign),
@@ -342,17 +343,23 @@ class Walk:
         """Have torch load one tensor, on copies. Returns whether it did; if not, it is reported."""
         key = prefix + name
         if node.live is None:
+            if not slot.lazy and entry.shape != slot.tensor.shape:
+                if not self._fits(key, entry.shape, slot.tensor.shape):
+                    return False
+                entry = entry._replace(shape=())
+            if key in self.valueless and (slot.lazy or shapes_decide(entry, slot, assign)):
+                if not assign:
+                    self._say(no_data(key, entry.shape))
+                return assign
             if slot.lazy:
                 return True
-            if entry.shape != slot.tensor.shape and not self._fits(key, entry.shape, slot.tensor.shape):
-                return False
             self.doubts.append(f"{key}: whether torch can copy it was not tried, for want of the model.")
             return True
         from ckptdiff.loaders.torch.shadows import is_plain
         from ckptdiff.loaders.torch.tensor_trial import Unknown, try_loading
 
         target = self._target(node, name, slot)
-        if self.tree.built == "meta" and target is not None and (self.tree.names_meta or not is_plain(target)):
+        if self.tree.built == "meta" and target is not None and not is_plain(target):
             raise ModelValuesNeeded(prefix, node.qualified_name)  # the meta device copies what no other one does
         if key in scope.objects:
             assert self.runner is not None

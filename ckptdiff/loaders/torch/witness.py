@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ckptdiff.checkpoint.from_memory import meta_keys, unusual_keys
+from ckptdiff.checkpoint.from_memory import unusual_keys
 from ckptdiff.errors import CkptdiffError, UsageError
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch.answer import error_message
@@ -90,7 +90,7 @@ def _torch_says(outcome: Outcome, strict: bool) -> tuple[_Answer, bool]:
     """torch's answer, and whether the model was on the meta device."""
     valueless = outcome.model.built in ("meta", "uninitialized")
     checkpoint = outcome.checkpoint
-    plain = not (unusual_keys(checkpoint) or meta_keys(checkpoint)) and all(
+    plain = not (unusual_keys(checkpoint) or checkpoint.without_values()) and all(
         slot.ordinary for _, node in outcome.model.walk() for slot in node.local.values()
     )
     if plain or valueless:
