@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,17 @@ class Quantizer:
     scale: float = 1.0
     zero_point: int = 0
     axis: int = 0
+
+
+class SavedOn(NamedTuple):
+    """A device that a file says memory of it was on, other than the CPU, and what puts it back there.
+
+    `storage`: torch.load, storage by storage. `value`: torch.load again, moving a tensor that was pickled as an array.
+    `script`: torch.jit.load.
+    """
+
+    device: str
+    by: Literal["storage", "value", "script"] = "storage"
 
 
 class TensorInfo(NamedTuple):

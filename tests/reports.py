@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Alternative, Checkpoint
@@ -12,7 +13,7 @@ from ckptdiff.loaders.torch.accounting import Origins, completed, unused, withou
 from ckptdiff.loaders.torch.answer import torch_loader
 from ckptdiff.loaders.torch.texts import Texts, mismatched, not_a_tensor
 from ckptdiff.model.tree import ModuleNode, ModuleTree, Slot
-from ckptdiff.tensors import Entry, ObjectInfo, Storage, TensorInfo
+from ckptdiff.tensors import Entry, ObjectInfo, SavedOn, Storage, TensorInfo
 
 EVIL = "evil\x1b[31m\u202e[bold]\n::error::\ud800<b>|`key`"
 
@@ -228,6 +229,13 @@ def many() -> Outcome:
     return compared(root, {"other": tensor(2)})
 
 
+def elsewhere() -> Outcome:
+    """A file of a GPU, read where there is none."""
+    entries: dict[str, Entry] = {"weight": tensor(3, device="cuda:1")}
+    outcome = compared(module(weight=slot(3)), entries, checkpoint={"saved_on": (SavedOn("cuda:1"),)})
+    return replace(outcome, unrestored="RuntimeError: Attempting to deserialize object on a CUDA device")
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -243,6 +251,7 @@ CASES = {
         assigned,
         valueless,
         many,
+        elsewhere,
     )
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.table import Format, format_named
 from ckptdiff.places import Identity
-from ckptdiff.tensors import Entry, TensorInfo
+from ckptdiff.tensors import Entry, SavedOn, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Checkpoint:
     """What a user should know of the file itself: one sentence each."""
     non_persistent: tuple[str, ...] = ()
     """Buffers of a whole pickled module that its state dict leaves out."""
+    saved_on: tuple[SavedOn, ...] = ()
+    """The devices that the whole file was saved on, other than the CPU, in the order in which torch restores them."""
     byteorder: str = "little"
     """Order of the bytes of each element in the file: `little` or `big`."""
     identities: Mapping[str, Identity] = field(default_factory=dict, compare=False, repr=False)

@@ -73,6 +73,7 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
             *notices(name, opened.content, chosen, entries),
         ),
         non_persistent=tuple(transient),
+        saved_on=opened.saved_on,
         byteorder=opened.byteorder,
         identities=opened.identities,
         opened=opened,

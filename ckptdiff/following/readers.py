@@ -133,13 +133,14 @@ def read_torch(patches: Patches, files: Files) -> None:
         patches.attribute(torch.serialization, "pickle", pickle_module())
 
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        name = files.name(f)  # torch has read it, whatever comes of that
         with plainly(), torch.enable_grad():
             result = _load_mapped(original, f, args, kwargs)
         place = place_of(files, f)
         if place is not None and isinstance(result, torch.Tensor):
             files.gave(result, files.name(place[0]), place[1])
         else:
-            files.gave_all(result, files.name(f))
+            files.gave_all(result, name)
         return result
 
     original = patches.function(torch.load, load)

@@ -9,7 +9,7 @@ from typing import Any
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.table import Format, format_named
 from ckptdiff.places import Identity
-from ckptdiff.tensors import Entry, TensorInfo
+from ckptdiff.tensors import Entry, SavedOn, TensorInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Opened:
     leftover: bool = False
     """Whether its pickle leaves more behind than the one value."""
     byteorder: str = "little"
+    saved_on: tuple[SavedOn, ...] = ()
+    """The devices that it was saved on, other than the CPU, in the order in which torch restores them: of all that is
+    in the file, each once."""
     file_metadata: Mapping[str, str] = field(default_factory=dict)
     """safetensors' `__metadata__`."""
     warnings: tuple[str, ...] = ()

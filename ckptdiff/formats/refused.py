@@ -83,8 +83,8 @@ def _tar(source: ByteSource) -> CheckpointError:
     if first.split(b"/")[-1] in (b"storages", b"tensors", b"pickle", b"sys_info", b"."):
         return CheckpointError(
             f"{source.name} is a checkpoint in the tar format that torch wrote before version 0.1.10 (2017)",
-            "torch.load(path, weights_only=False) still reads it, if you trust the file; the default refuses it. Save "
-            "what it gives with torch.save.",
+            'torch.load(path, map_location="cpu", weights_only=False) still reads it, if you trust the file; the '
+            "default refuses it. Save what it gives with torch.save.",
         )
     return CheckpointError(f"{source.name} is a tar archive", "Unpack it first.")
 

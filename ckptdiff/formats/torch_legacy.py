@@ -15,6 +15,7 @@ from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import TruncatedError
+from ckptdiff.formats.pickles.saved_on import saved_on
 from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
 from ckptdiff.formats.signatures import has_magic
 from ckptdiff.formats.table import format_named
@@ -68,7 +69,14 @@ def _read(source: ByteSource, data: bytes | mmap.mmap) -> Opened:
     storages.place(keys, position)
     # Whatever machine wrote it, and whatever the system info says: storages are little-endian.
     return Opened(
-        source.name, "torch-legacy", value, source.size, storages.locate, unpickler.globals, unpickler.refused
+        source.name,
+        "torch-legacy",
+        value,
+        source.size,
+        storages.locate,
+        unpickler.globals,
+        unpickler.refused,
+        saved_on=saved_on(storages.devices, value, unpickler.globals.values()),
     )
 
 
@@ -101,6 +109,8 @@ class _Storages:
         self._roots: dict[object, StorageRef] = {}
         self._names: dict[str, str | int] = {}
         self._places: dict[str, Storage] = {}
+        self.devices: dict[str, None] = {}
+        """Those that storages were on, in the order in which torch restores them."""
 
     def persistent(self, saved_id: Any) -> object:
         """("storage", class, key, location, elements, view) or ("module", class, file, source), as `_legacy_load`
@@ -128,6 +138,8 @@ class _Storages:
         ref = self._refs.get(key)
         if ref is None:
             ref = self._refs[key] = StorageRef(str(key), dtype, numel * size, location_name(location))
+            if ref.location != "cpu":
+                self.devices[ref.location] = None
             if self._names.setdefault(ref.key, key) != key:
                 raise ValueError("two storages of one name")
             self._roots[key] = ref

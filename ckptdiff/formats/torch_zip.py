@@ -15,11 +15,12 @@ from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.machine import Unpickler
 from ckptdiff.formats.pickles.opcodes import MAX_PROGRAM
+from ckptdiff.formats.pickles.saved_on import saved_on
 from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
 from ckptdiff.formats.zip_archive import Record, ZipArchive, is_stored
 from ckptdiff.places import ByteSource
 from ckptdiff.suffixes import WEIGHTS
-from ckptdiff.tensors import Storage
+from ckptdiff.tensors import SavedOn, Storage
 
 FILE_VERSION = 10
 """The newest there is (caffe2/serialize/versions.h, kMaxSupportedFileFormatVersion)."""
@@ -53,6 +54,7 @@ def read(source: ByteSource) -> Opened:
         raise _not_torch(archive)
     script = f"{root}constants.pkl" in archive.records
     reader = _Reader(archive, root, script)
+    constants = _Reader(archive, root, script, "constants/")
     unpickler = Unpickler(source.name, reader.persistent, source.size)
     _check_version(archive, root)
     if not script:
@@ -76,8 +78,7 @@ def read(source: ByteSource) -> Opened:
     if script:
         from ckptdiff.formats import torchscript
 
-        _check_script(archive, root, unpickler)
-        constants = _Reader(archive, root, True, "constants/")
+        _check_script(archive, root, unpickler, constants)
         form, value = "torchscript", torchscript.state_dict(archive, root, value)
         remarks = torchscript.remarks(archive, root, value, constants.persistent)
     return Opened(
@@ -89,6 +90,11 @@ def read(source: ByteSource) -> Opened:
         unpickler.globals,
         "" if script else unpickler.refused,
         byteorder=byteorder,
+        saved_on=tuple(
+            SavedOn(device, "script") for device in {**constants.devices, **reader.devices} if device != "meta"
+        )
+        if script
+        else saved_on(reader.devices, value, unpickler.globals.values()),
         warnings=remarks,
     )
 
@@ -108,11 +114,9 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _check_script(archive: ZipArchive, root: str, data: Unpickler) -> None:
+def _check_script(archive: ZipArchive, root: str, data: Unpickler, reader: _Reader) -> None:
     """TorchScript's unpickler is stricter than Python's, and reads the constants before the data."""
-    constants = Unpickler(
-        archive.source.name, _Reader(archive, root, True, "constants/").persistent, archive.source.size
-    )
+    constants = Unpickler(archive.source.name, reader.persistent, archive.source.size)
     record = archive.find(f"{root}constants.pkl")
     assert record is not None
     program = archive.read(record, MAX_PROGRAM)
@@ -175,6 +179,8 @@ class _Reader:
         self._refs: dict[str | int, StorageRef] = {}
         self._owners: dict[str, str | int] = {}
         self._found: dict[str, tuple[Record, int | None]] = {}
+        self.devices: dict[str, None] = {}
+        """Those that storages were on, in the order in which torch restores them."""
 
     def persistent(self, saved_id: Any) -> StorageRef:
         """("storage", class, key, location, number of elements), as `_load` takes it; TorchScript up to 1.4 wrote a
@@ -196,7 +202,9 @@ class _Reader:
         if numel < 0:
             raise ValueError("a storage of negative size")
         dtype = STORAGE_DTYPES[cls.name]
-        device = "cpu" if location == "cpu" else location_name(location)
+        device = "cpu"
+        if location != "cpu" and (device := location_name(location)) != "cpu":
+            self.devices[device] = None
         ref = StorageRef(str(key), dtype, numel * element_size(dtype), device)
         self._check(key, ref)
         if numel:

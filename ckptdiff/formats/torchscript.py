@@ -145,7 +145,7 @@ def _path(value: object) -> str:
 def _refused(archive: ZipArchive, why: str) -> CheckpointError:
     return CheckpointError(
         f"{archive.source.name} is damaged, or beyond reading without running it: {why[:200]}",
-        "Load it with torch.jit.load and save its state_dict() with torch.save.",
+        'Load it with torch.jit.load(path, map_location="cpu") and save its state_dict() with torch.save.',
     )
 
 

@@ -48,6 +48,7 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
         *_told(outcome),
         *(_finding("unsafe-global", name, module="") for name in outcome.checkpoint.unsafe_globals),
         *_refused(outcome.checkpoint.weights_only),
+        *_unrestored(outcome),
         *_explained(outcome, modules),
     ]
     if any(problem.kind in ("missing", "unexpected") for problem in outcome.problems):
@@ -77,6 +78,15 @@ def _finding(
 def _refused(reason: str) -> Iterator[Finding]:
     if reason:
         yield _finding("weights-only", "", {"text": reason}, module="")
+
+
+def _unrestored(outcome: Outcome) -> Iterator[Finding]:
+    if outcome.unrestored is not None:
+        file = outcome.checkpoint
+        trusting = ", weights_only=False" if file.unsafe_globals or file.weights_only else ""
+        call = "torch.jit.load(path)" if file.saved_on[0].by == "script" else f"torch.load(path{trusting})"
+        devices = ", ".join(dict.fromkeys(place.device for place in file.saved_on))
+        yield _finding("saved-on", "", {"devices": devices, "call": call, "text": outcome.unrestored}, module="")
 
 
 def _errors(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:

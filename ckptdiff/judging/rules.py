@@ -239,6 +239,19 @@ _TABLE = (
         phrases=frozenset({"text"}),
     ),
     Rule(
+        "saved-on",
+        "warning",
+        "torch.load raises on this machine, which lacks the device that the file was saved on.",
+        'without map_location="cpu", {call} raises {text}',
+        "A file remembers the device of each tensor, and torch.load puts the tensors back there. Where there is no "
+        "such device, map_location has to say another one.\n"
+        'torch.load(path, map_location="cpu") reads the file on every machine. Whether load_state_dict takes what it '
+        "gives is another question, which is the one that is answered here.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.load.html",
+        about="whole",
+        phrases=frozenset({"text", "call"}),
+    ),
+    Rule(
         "unsafe-global",
         "warning",
         "The file names Python objects that ordinary checkpoints do not need.",

@@ -140,6 +140,9 @@ class Outcome:
     """The calls that the loader makes, where they are more than the one that is asked about."""
     values: ValueFacts | None = None
     """What the values are, where they were read; None where only headers were."""
+    unrestored: str | None = None
+    """`TypeName: text` as the call that reads the file raises on the machine, unless it is told where to put tensors
+    (`map_location="cpu"`); None where it does not."""
     assign: bool = False
     """Whether tensors are put in the place of the model's, not copied into them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -96,9 +97,20 @@ def _facts(checkpoint: Checkpoint, chosen: Mapping[str, TensorInfo], pattern: st
         )
     if pattern is not None:
         facts.append(("shown", f"{count(len(chosen), 'tensor')} matching {plain(pattern)}"))
+    if checkpoint.saved_on:
+        facts.append(("saved on", _devices(checkpoint)))
     versions = len(checkpoint.metadata or {})
     facts.append(("_metadata", count(versions, "module version") if checkpoint.metadata is not None else "none"))
     return facts
+
+
+def _devices(checkpoint: Checkpoint) -> str:
+    """The devices of the state dict's tensors, those with the most first, and what else was elsewhere in the file."""
+    totals = Counter(tensor.device for tensor in checkpoint.tensors.values())
+    listed = [f"{plain(device)} ({count(number, 'tensor')})" for device, number in totals.most_common()]
+    beside = [plain(device) for device, _ in checkpoint.saved_on if device not in totals]
+    listed += [f"{device} (beside the state dict)" for device in dict.fromkeys(beside)]
+    return ", ".join(listed)
 
 
 def _dtypes(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, str]]:

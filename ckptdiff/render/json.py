@@ -44,6 +44,7 @@ def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get ev
                 "alternatives": [{"key": other.key, "tensors": other.tensors} for other in source.alternatives],
                 "keys": len(source.entries),
                 "bytes": source.nbytes,
+                "saved_on": list(dict.fromkeys(place.device for place in source.saved_on)),
                 "warnings": list(source.warnings),
             },
             "summary": {
@@ -100,6 +101,7 @@ def checkpoint(checkpoint: Checkpoint, view: View) -> str:
                 if isinstance(entry, ObjectInfo)
             ],
             "container": dict(checkpoint.container),
+            "saved_on": list(dict.fromkeys(place.device for place in checkpoint.saved_on)),
             "metadata": dict(checkpoint.file_metadata),
             "module_versions": None
             if checkpoint.metadata is None
@@ -134,6 +136,7 @@ def _tensor(key: str, tensor: TensorInfo) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "nbytes": tensor.nbytes,
         "layout": tensor.layout,
+        "device": tensor.device,
     }
     if tensor.storage is not None:
         entry["storage"] = {

@@ -62,8 +62,14 @@ def text(done: Job | Written, *, show_all: bool) -> str:
     if isinstance(done, Written) and done.overflowed:
         rows = [f"{plain(key)}: {count(number, 'value')}" for key, number in done.overflowed.items()]
         lines += _section("overflowed in the new dtype", rows, most)
-    lines += _section("to know", [plain(note, 600) for note in (*plan.notes, *plan.uncertain)], None)
+    lines += _section("to know", [plain(note, 600) for note in (*_moved(job), *plan.notes, *plan.uncertain)], None)
     return "\n".join(lines) + "\n"
+
+
+def _moved(job: Job) -> list[str]:
+    """That what was on another device is not any more."""
+    devices = ", ".join(dict.fromkeys(place.device for place in job.plan.checkpoint.saved_on))
+    return [f"saved on {devices}, written for the CPU"] if devices else []
 
 
 def json(done: Job | Written) -> str:
@@ -85,7 +91,7 @@ def json(done: Job | Written) -> str:
         "adapted": [{"key": key, "how": how} for key, how in plan.adapted],
         "filled": list(plan.filled),
         "converted": [{"key": key, "from": old, "to": new} for key, old, new in plan.converted],
-        "notes": list(plan.notes),
+        "notes": [*_moved(job), *plan.notes],
         "uncertain": list(plan.uncertain),
     }
     if isinstance(done, Written):

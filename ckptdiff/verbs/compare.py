@@ -104,6 +104,10 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
         ensure_readable(file)
     given = model.describe()
     outcome = ask(given, file, assign=options.assign)
+    if file.saved_on:
+        from ckptdiff.loaders.torch.restoring import refusal
+
+        outcome = replace(outcome, unrestored=refusal(file))
     if options.verify:
         from ckptdiff.loaders.torch.witness import confirm
 

@@ -83,7 +83,8 @@ def converted(
     kept = [key for key, entry in outcome.filled.items() if entry.by == "file" and entry.rows is None]
     _check_complete(outcome, kept, partial=partial)
     described = left.checkpoint
-    written = replace(described, entries={key: described.entries[key] for key in kept})
+    entries = {key: described.entries[key] for key in kept}
+    written = replace(described, entries=entries, saved_on=outcome.checkpoint.saved_on)
     return carried_out(planned(written, None, options), options, None, progress)
 
 

@@ -275,7 +275,7 @@ def _jagged(args: Any) -> Tensor:
 
 
 def _device(tensor: Any) -> str:
-    device: str = tensor.device if tensor.storage is None else tensor.storage.location
+    device: str = tensor.storage.location if tensor.storage is not None and tensor.device == "cpu" else tensor.device
     return device
 
 
@@ -298,8 +298,10 @@ def _from_cpu_tensor(args: Any) -> object:
 
 
 def _with_dtype(data: Tensor, dtype: str, device: str) -> Tensor:
-    if data.dtype == dtype:
-        return data
+    if data.dtype == dtype and data.storage is not None and device != "meta":
+        moved = Tensor(*(getattr(data, name) for name in ("storage", "dtype", "shape", "stride", "offset", "layout")))
+        moved.device = device
+        return moved
     # `.to(dtype)` makes another tensor, whose bytes are not in the file as such.
     return Tensor(None, dtype, data.shape, device=device)
 

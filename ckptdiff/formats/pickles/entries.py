@@ -121,8 +121,9 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             last = offset + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if last * bits > storage.nbytes * 8:
             raise BadTensorError(f"needs {(last * bits + 7) // 8} bytes of a storage of {storage.nbytes}")
+    device = ref.location if tensor.device == "cpu" else tensor.device
     return TensorInfo(
-        dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name, ref.location, parts, tensor.quantizer
+        dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name, device, parts, tensor.quantizer
     )
 
 

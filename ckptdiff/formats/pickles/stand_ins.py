@@ -127,6 +127,6 @@ class Tensor:
         self.parts = parts
         """The dense tensors a sparse one is made of, or the scales and zero points of a quantized one."""
         self.device = device
-        """Where a tensor without a storage was; a storage says it itself."""
+        """Where a tensor was that has no storage, or is moved from its storage's device; else the storage says it."""
         self.quantizer = quantizer
         """The `ckptdiff.tensors.Quantizer` of a quantized one."""

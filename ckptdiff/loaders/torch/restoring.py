@@ -1,0 +1,96 @@
+"""What torch says of a file that was saved on a device which is not here, asked of torch itself; none is started."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+import zipfile
+from typing import Any
+
+import torch
+from torch import nn
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.tensors import SavedOn
+
+_CPU = b"X\3\0\0\0cpu"
+"""The device as a TorchScript archive pickles it."""
+
+
+def refusal(file: Checkpoint) -> str | None:
+    """`TypeName: text` as torch raises on reading the file where it is not told `map_location`; None if it does not."""
+    return next((text for place in file.saved_on if (text := _refused(place)) is not None), None)
+
+
+def _refused(place: SavedOn) -> str | None:
+    """What torch says of one device."""
+    device = place.device
+    here = devices_of(device.partition(":")[0])
+    if here:
+        index = device.partition(":")[2]
+        if not index or (index.isdecimal() and int(index) < here):
+            return None
+        if place.by == "script":  # C++ asks the driver, which would start it
+            return f"RuntimeError: there is no {device} on this machine"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if place.by == "storage":
+                _serialization.default_restore_location(_nowhere(0), device)
+            elif place.by == "value":
+                torch.empty(0).to(device=device)
+            else:
+                torch.jit.load(_script_on(device))  # type: ignore[no-untyped-call]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def devices_of(kind: str) -> int:
+    """How many devices of a kind there are, asked without starting any."""
+    with contextlib.suppress(Exception):
+        if kind == "mps":
+            return int(torch.backends.mps.is_available())
+        module: Any = getattr(torch, kind, None)
+        if kind not in ("cpu", "meta") and hasattr(module, "device_count"):
+            return int(module.device_count())
+    return 0
+
+
+_serialization: Any = torch.serialization
+_storage: Any = torch.UntypedStorage
+
+
+class _Storage(torch.UntypedStorage):
+    """A storage that is moved nowhere: what is asked is whether torch would try."""
+
+    def to(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    cuda = hpu = to
+
+    def mps(self) -> Any:
+        return self if torch.backends.mps.is_available() else _storage(0).mps()
+
+
+_nowhere: Any = _Storage
+_Storage.__module__, _Storage.__qualname__ = "torch.storage", "UntypedStorage"  # which torch calls by its name
+
+
+class _Empty(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("b", torch.zeros(1))
+
+
+def _script_on(device: str) -> io.BytesIO:
+    """A TorchScript archive of one tensor that was on a device."""
+    made, moved = io.BytesIO(), io.BytesIO()
+    torch.jit.save(torch.jit.script(_Empty()), made)
+    name = b"X" + len(device.encode()).to_bytes(4, "little") + device.encode()
+    with zipfile.ZipFile(made) as source, zipfile.ZipFile(moved, "w") as target:
+        for record in source.namelist():
+            target.writestr(record, source.read(record).replace(_CPU, name))
+    moved.seek(0)
+    return moved
