@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
+from ckptdiff.loaders.named_loaders import NAMES, Row, named, recognised
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
-from ckptdiff.spelling import given
+from ckptdiff.spelling import given, option
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ckptdiff.loaders.function import Left
+    from ckptdiff.loaders.left import Left
     from ckptdiff.model.given import GivenModel
     from ckptdiff.renaming.applied import Renames
     from ckptdiff.writing.execute import Output
@@ -114,27 +115,59 @@ class CheckpointRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoaderRequest:
-    """The code that loads: a function or its reference, and whether objects that a file names may be made for it."""
+    """What loads: a function or its reference, or a loader of a name with what it is told.
 
-    loader: str | Callable[..., Any]
+    `trust` says whether objects that a file names may be made for it, `trust_remote_code` whether code that lies beside
+    the weights may run.
+    """
+
+    loader: str | Callable[..., Any] | Row
+    args: Mapping[str, object] = field(default_factory=dict)
     trust: bool = False
+    trust_remote_code: bool = False
 
     @staticmethod
-    def of(loader: str | Callable[..., Any] | None, trust: bool = False) -> LoaderRequest:
-        """None stands for `load_state_dict` of what the file holds. Raises UsageError for what is no loader."""
-        if loader is None:
-            from ckptdiff.loaders.plain import load_state_dict
-
-            return LoaderRequest(load_state_dict, trust)
-        if isinstance(loader, str):
+    def of(
+        loader: str | Callable[..., Any] | None,
+        args: Mapping[str, object] | None = None,
+        trust: bool = False,
+        trust_remote_code: bool = False,
+    ) -> LoaderRequest | None:
+        """None for torch's own, `load_state_dict`. Raises UsageError for what is no loader."""
+        chosen: str | Callable[..., Any] | Row | None = loader
+        if isinstance(loader, str) and loader.isidentifier():
+            chosen = named(loader)
+        elif isinstance(loader, str):
             if not parse_reference(loader).attr:
                 raise UsageError(f"{loader} names no function.", "Write for example load.py:load_weights.")
-        elif not callable(loader):
-            raise UsageError(f"A loader is a function or its reference, not {type(loader).__name__}.", "")
-        return LoaderRequest(loader, trust)
+        elif loader is not None and not isinstance(loader, str) and not callable(loader):
+            raise UsageError(f"A loader is a name, a function or its reference, not {type(loader).__name__}.", "")
+        if args and loader is not None and not isinstance(chosen, Row):
+            raise UsageError(
+                f"{option('loader_args')} is for a loader of a name.", f"Those are {', '.join(NAMES[1:])}."
+            )
+        return None if chosen is None else LoaderRequest(chosen, args or {}, trust, trust_remote_code)
+
+    @staticmethod
+    def usual(
+        model: ModelRequest | None,
+        path: object,
+        args: Mapping[str, object] | None = None,
+        trust_remote_code: bool = False,
+    ) -> LoaderRequest | None:
+        """The one that people call for a model and a checkpoint, None where that is `load_state_dict`."""
+        if not isinstance(path, (str, os.PathLike)):
+            return None
+        row = recognised(None if model is None else model.model, os.fspath(path))
+        return None if row is None else LoaderRequest(row, args or {}, trust_remote_code=trust_remote_code)
 
     def left(self, model: ModelRequest | None, path: str) -> Left:
         """What it leaves in the model; None is one that it makes itself. Raises CkptdiffError without an answer."""
+        if isinstance(self.loader, Row):
+            from ckptdiff.loaders.asked import Asked
+
+            given = (None, {}) if model is None else (model.model, model.args)
+            return self.loader.ask(Asked(given[0], path, given[1], self.args, self.trust, self.trust_remote_code))
         from ckptdiff.loaders.function import left_by
 
         if model is None:

@@ -16,7 +16,18 @@ Value = str | bool | Sequence[str] | Mapping[str, str]
 """A text, a switch that is on, several texts, or names with the Python source of their values."""
 
 SWITCHES = frozenset(
-    ("all", "allow_stale", "assign", "check_values", "fill_missing", "force", "keep_container", "partial", "verify")
+    (
+        "all",
+        "allow_stale",
+        "assign",
+        "check_values",
+        "fill_missing",
+        "force",
+        "keep_container",
+        "partial",
+        "verify",
+        "trust_remote_code",
+    )
 )
 """Options that are on or off."""
 RESULTS = frozenset(("save",))

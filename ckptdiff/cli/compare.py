@@ -27,13 +27,15 @@ EXAMPLES = """\
   ckptdiff compare model.py:Net ddp.pth --strip-prefix module.
   ckptdiff compare torchvision:resnet50 run.ckpt --key ema.state_dict
   ckptdiff compare model.py:Net weights.pth --loader load.py:load
-  ckptdiff compare hf:bert-dir bert-dir/model.safetensors --format json"""
+  ckptdiff compare hf:bert-dir --format json"""
 
 
 def command(
     model: options.Model,
     checkpoint: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help=options.CHECKPOINT_HELP)] = None,
     loader: options.Loader = None,
+    loader_arg: options.LoaderArgs = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     trust_checkpoint: options.TrustCheckpoint = False,
     key: options.Key = None,
     arg: options.Args = None,
@@ -76,20 +78,27 @@ def command(
 
     from ckptdiff.model.reference import parse_args
     from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
-    from ckptdiff.verbs.compare import CompareOptions
+    from ckptdiff.verbs.compare import CompareOptions, own_checkpoint
 
-    if checkpoint is None:
-        if loader is None:
-            raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")
-        asked, checkpoint = None, model  # the loader makes the model
-    else:
+    asked: ModelRequest | None = None
+    if checkpoint is not None or model.startswith("hf:"):
         asked = ModelRequest.of(model, parse_args(arg or []))
-    loads = None if loader is None else LoaderRequest.of(loader, trust_checkpoint)
+        checkpoint = checkpoint or cast("str", own_checkpoint(asked))
+    elif loader is not None:
+        checkpoint = model  # the loader makes the model
+    else:
+        raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")
+    file = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
+    loader_args = parse_args(loader_arg or [], "loader_args")
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    asked_for = CompareOptions(assign=assign, check_values=check_values, verify=verify, fail_on=level, loader=loads)
+    if loader is None:
+        asked_for = asked_for.with_usual(asked, file, loader_args, trust_remote_code)
     verdict, text, written, notes = answered(
         _compared,
         asked,
-        CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse)),
-        CompareOptions(assign=assign, check_values=check_values, verify=verify, fail_on=level, loader=loads),
+        file,
+        asked_for,
         chosen,
         view,
         [name for name, _ in reports],
@@ -121,7 +130,7 @@ def _compared(
 
     answer = compared(model, checkpoint, options)
     judged = answer.report
-    if judged.empty_side == "model":
+    if judged.empty_side == "model" and judged.outcome.raised is None:
         raise ModelError(
             f"{model.shown if model else 'The model'} has no parameters or buffers, so there is nothing to compare.",
             "Name the model that holds them.",

@@ -38,6 +38,8 @@ def command(
     second: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help="What the loader is given.")] = None,
     out: Out = "",
     loader: options.Loader = None,
+    loader_arg: options.LoaderArgs = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Leave out what keeps initial values, wholly or in part.")
     ] = False,
@@ -62,18 +64,21 @@ def command(
     """
     from ckptdiff.errors import UsageError
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import LoaderRequest, ModelRequest, WriteOptions
+    from ckptdiff.requests import ModelRequest, WriteOptions
+    from ckptdiff.verbs.convert import converter
 
     one_of("--color", color, COLORS)
     one_of("--format", format, FORMATS)
     if not out:
         raise UsageError("OUT is missing.", "Write -o converted.safetensors.")
     model, checkpoint = (None, first) if second is None else (first, second)
+    asked = None if model is None else ModelRequest.of(model, parse_args(arg or []))
+    loader_args = parse_args(loader_arg or [], "loader_args")
     text = answered(
         _converted,
-        None if model is None else ModelRequest.of(model, parse_args(arg or [])),
+        asked,
         checkpoint,
-        LoaderRequest.of(loader, trust_checkpoint),
+        converter(asked, checkpoint, loader, loader_args, trust_checkpoint, trust_remote_code),
         WriteOptions.of(
             out,
             dtype=dtype,

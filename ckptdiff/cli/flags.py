@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ckptdiff.spelling import Metavar, Spelling, Value
 
-_FLAGS = {"args": "--arg", "out": "-o", "names": "TARGET"}
+_FLAGS = {"args": "--arg", "loader_args": "--loader-arg", "out": "-o", "names": "TARGET"}
 """Those that are not the keyword with dashes; the names of targets are arguments."""
 
 

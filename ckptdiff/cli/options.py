@@ -73,8 +73,18 @@ Report = Annotated[
 Loader = Annotated[
     str | None,
     typer.Option(
-        "--loader", metavar="FILE.py:FUNC", help="The function that loads: of model and path, or of the path alone."
+        "--loader",
+        metavar="NAME|FILE.py:FUNC",
+        help="Who loads: torch, transformers, or a function of model and path or of the path alone. "
+        "Without it, who usually does: transformers for hf:DIRECTORY.",
     ),
+]
+LoaderArgs = Annotated[
+    list[str] | None,
+    typer.Option("--loader-arg", metavar="NAME=VALUE", help="Argument for a loader of a name; repeatable."),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the loader run the code that lies beside the weights.")
 ]
 TrustCheckpoint = Annotated[
     bool, typer.Option("--trust-checkpoint", help="Let the loader make the objects that the file names, by their code.")

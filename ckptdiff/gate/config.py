@@ -65,11 +65,12 @@ _OPTIONS = {
     "rules": _TEXT,
     "loader": _TEXT,
     "trust_checkpoint": _SWITCH,
+    "trust_remote_code": _SWITCH,
     "assign": _SWITCH,
     "check_values": _SWITCH,
     "fail_on": _TEXT,
 }
-TARGET = (*_OPTIONS, "args", "levels", "ignore")
+TARGET = (*_OPTIONS, "args", "loader_args", "levels", "ignore")
 _IGNORE = ("rule", "key", "reason")
 _POLICY_LEVELS = (*LEVELS, "off")
 
@@ -91,7 +92,9 @@ class Target:
     rename: tuple[str, ...] = ()
     rules: str | None = None
     loader: str | None = None
+    loader_args: Mapping[str, object] = field(default_factory=dict)
     trust_checkpoint: bool = False
+    trust_remote_code: bool = False
     assign: bool = False
     check_values: bool = False
     fail_on: Level | None = None
@@ -222,7 +225,7 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
     place = f"target {table.get('name', position)!r} of {where}"
     _known(table, TARGET, place)
     for name in ("name", "model", "checkpoint"):
-        if name not in table and not (name == "model" and "loader" in table):
+        if name not in table and not _is_given(name, table):
             raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')
     for name, kind in _OPTIONS.items():
         if name in table:
@@ -230,19 +233,21 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
     if "fail_on" in table:
         level = table["fail_on"]
         _one_of(level, LEVELS, f"the level {level!r} in 'fail_on' of the {place}", f"Use {', '.join(LEVELS)}.")
-    args = table.get("args", {})
-    if not isinstance(args, dict):
-        raise UsageError(f"'args' of the {place} is not a table.", "Write `args = { name = value }`.")
+    for name in ("args", "loader_args"):
+        if not isinstance(table.get(name, {}), dict):
+            raise UsageError(f"{name!r} of the {place} is not a table.", f"Write `{name} = {{ name = value }}`.")
     return Target(
         name=table["name"],
         model=moved(table["model"], lambda path: _path_from(folder, path)) if "model" in table else "",
-        checkpoint=_path_from(folder, table["checkpoint"]),
-        args=args,
+        checkpoint=_path_from(folder, table["checkpoint"]) if "checkpoint" in table else "",
+        args=table.get("args", {}),
         key=table.get("key"),
         strip_prefix=_texts(table.get("strip_prefix", ())),
         add_prefix=table.get("add_prefix", ""),
         rename=_texts(table.get("rename", ())),
-        loader=moved(table["loader"], lambda path: _path_from(folder, path)) if "loader" in table else None,
+        loader=_loader(folder, table["loader"]) if "loader" in table else None,
+        loader_args=table.get("loader_args", {}),
+        trust_remote_code=table.get("trust_remote_code", False),
         trust_checkpoint=table.get("trust_checkpoint", False),
         assign=table.get("assign", False),
         check_values=table.get("check_values", False),
@@ -250,6 +255,18 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
         rules=_path_from(folder, table["rules"]) if "rules" in table else None,
         policy=shared.refined(_policy(table, f"the {place}")),
     )
+
+
+def _is_given(name: str, table: Mapping[str, Any]) -> bool:
+    """Whether a target need not name it: a loader may make its model, and a `hf:` directory holds its weights."""
+    if name == "model":
+        return "loader" in table
+    return name == "checkpoint" and str(table.get("model", "")).startswith("hf:")
+
+
+def _loader(folder: Path, text: str) -> str:
+    """A loader's name, or its reference with the path as seen from here."""
+    return moved(text, lambda path: _path_from(folder, path)) if ":" in text else text
 
 
 def _ensure(kind: str, value: object, name: str, place: str) -> None:

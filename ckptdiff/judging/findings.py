@@ -33,7 +33,7 @@ class Finding:
 
 def findings(outcome: Outcome) -> tuple[Finding, ...]:
     """Everything that follows from an outcome: errors first, and each rule's keys in torch's order."""
-    if outcome.loader.how == "followed":
+    if outcome.loader.name != "torch":
         told = [_finding(rule, key, facts) for rule, key, facts in found_of(outcome)]
         return _in_order([*told, *_told(outcome)])
     model = outcome.model.keys()

@@ -44,6 +44,8 @@ class Report:
     fail_on: Level = "error"
     repairs: tuple[Advice, ...] = ()
     """What would repair it by renaming or filtering, as far as somebody has looked for that."""
+    bare: Outcome | None = None
+    """What `load_state_dict` says of the same two, where another loader was asked and this was looked at."""
 
     @property
     def advice(self) -> tuple[Advice, ...]:
@@ -67,7 +69,7 @@ class Report:
     def complete(self) -> bool:
         """Whether the call returns, and nothing of the model keeps an initial value; ties count as given."""
         return self.raises is None and all(
-            item.by not in ("initial", "meta", "code" if self.loader.how == "followed" else "") and item.rows is None
+            item.by not in ("initial", "meta", "code" if self.loader.name != "torch" else "") and item.rows is None
             for item in self.outcome.filled.values()
         )
 
@@ -76,9 +78,10 @@ class Report:
         """(keys of the checkpoint, keys of the model, what is done) of everything that is not loaded as it is."""
         made: dict[tuple[tuple[str, ...], str], list[str]] = {}
         for key, item in self.outcome.filled.items():
-            if item.by == "file" and (item.steps or len(item.sources) > 1):
-                sources = tuple(source for _, source in item.sources)
-                made.setdefault((sources, ", ".join(item.steps)), []).append(key)
+            sources = tuple(source for _, source in item.sources)
+            renamed = len(sources) == 1 and self.loader.name != "function" and sources[0] != key
+            if item.by == "file" and (item.steps or len(sources) > 1 or renamed):
+                made.setdefault((sources, ", ".join(item.steps) or "rename"), []).append(key)
         return [(sources, tuple(keys), operation) for (sources, operation), keys in made.items()]
 
     @property

@@ -132,6 +132,16 @@ _TABLE = (
         phrases=frozenset({"text"}),
     ),
     Rule(
+        "conversion-error",
+        "error",
+        "The loader makes it of what the file holds, and cannot.",
+        "{text}",
+        "Loaders rename, stack, split and cast on the way from the file's layout to the model's. Here that fails, so "
+        "the key gets no value: a part is missing in the file, or has another shape than the others.",
+        _LOAD,
+        phrases=frozenset({"text"}),
+    ),
+    Rule(
         "load-error",
         "error",
         "Loading fails in another way.",
@@ -154,11 +164,13 @@ _TABLE = (
     Rule(
         "ignored-key",
         "warning",
-        "The key lies below a child registered as None; torch drops it without a word.",
+        "The checkpoint has it, and loading goes on without it.",
         "{what}",
-        "load_state_dict(strict=True) reports success and the weights are not loaded. A key is only called "
-        "unexpected when its module has no child of that name, and a child that is None counts as one.\n"
-        "Usual cause: an option switched a part of the model off (self.downsample = None).",
+        "load_state_dict(strict=True) reports success and drops keys below a child registered as None: a key is only "
+        "called unexpected when its module has no child of that name, and a child that is None counts as one.\n"
+        "Usual cause: an option switched a part of the model off (self.downsample = None).\n"
+        "Loaders such as from_pretrained leave unexpected keys aside by design, with a line in their log: the file "
+        "belongs to a larger model, or a part of this one has another name in it.",
         _LOAD,
     ),
     Rule(
@@ -349,6 +361,17 @@ _TABLE = (
         "A load_state_dict hook or an override of _load_from_state_dict changed the keys before they were "
         "matched, often to accept an older layout. The report is about the keys as the module left them.",
         f"{_MODULE}#torch.nn.Module.register_load_state_dict_pre_hook",
+        phrases=frozenset({"change"}),
+        folded_by="change",
+    ),
+    Rule(
+        "converted",
+        "note",
+        "The loader renames it or makes it of other keys.",
+        "{change}",
+        "The file has another layout than the model, which the loader knows: an older name, a base model's prefix, "
+        "experts one by one, projections fused or apart. The report is about what the model ends with.",
+        _LOAD,
         phrases=frozenset({"change"}),
         folded_by="change",
     ),

@@ -99,8 +99,8 @@ def _timm(name: str, args: Mapping[str, object]) -> Recipe:
 
 
 def _transformers(target: str, args: Mapping[str, object]) -> Recipe:
-    path = Path(target).expanduser()
-    values = _read_config(path, target)
+    path = directory_of(target)
+    values = read_config(path, target)
     transformers: Any = _library("transformers")
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
@@ -130,7 +130,8 @@ def _transformers(target: str, args: Mapping[str, object]) -> Recipe:
     return Recipe(_architecture(transformers, values, target), {"config": config}, remarks)
 
 
-def _read_config(path: Path, target: str) -> dict[str, Any]:
+def read_config(path: Path, target: str) -> dict[str, Any]:
+    """A config.json, or that of a directory. Raises ModelError where there is none that can be read."""
     file = path / "config.json" if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -162,9 +163,15 @@ def _with_floats(value: Any) -> Any:
 
 def _architecture(transformers: Any, values: Mapping[str, Any], target: str) -> Callable[..., object]:
     """What makes the architecture the configuration names, else AutoModel's for its type."""
-    architectures = values.get("architectures")
-    if not architectures:
+    if not values.get("architectures"):
         return partial(transformers.AutoModel.from_config, trust_remote_code=False)
+    make: Callable[..., object] = architecture_of(transformers, values, target)._from_config
+    return make  # as AutoModel.from_config does: it heeds the dtype
+
+
+def architecture_of(transformers: Any, values: Mapping[str, Any], target: str) -> Any:
+    """The class that a configuration names. Raises ModelError where transformers has none of that name."""
+    architectures = values["architectures"]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
         raise ModelError(f"hf:{target}: `architectures` is no list of names.", "Name a transformers config.json.")
     name = architectures[0]
@@ -175,6 +182,28 @@ def _architecture(transformers: Any, values: Mapping[str, Any], target: str) -> 
             f"hf:{target}: transformers {transformers.__version__} has no architecture `{name}`.",
             f"Did you mean `{close}`?" if close else "Update transformers; code that comes with a model is never run.",
         )
-    architecture: Any = found
-    make: Callable[..., object] = architecture._from_config  # as AutoModel.from_config does: it heeds the dtype
-    return make
+    return found
+
+
+def directory_of(target: str) -> Path:
+    """The directory that `hf:TARGET` means: its path, or what the local hub cache has under that name."""
+    path = Path(target).expanduser()
+    if path.exists():
+        return path
+    return cached(target) or path
+
+
+def cached(name: str) -> Path | None:
+    """Where the local hub cache has the newest known state of `organisation/name`, None where it has not."""
+    parts = name.split("/")
+    if len(parts) > 2 or not all(part and part.strip(".") for part in parts):
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub").expanduser()
+    repository = hub / f"models--{'--'.join(parts)}"
+    try:
+        commit = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    folder = repository / "snapshots" / commit
+    return folder if folder.is_dir() else None

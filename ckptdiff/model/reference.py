@@ -109,8 +109,9 @@ def _hint_without_colon(text: str) -> str:
     return _FORMS
 
 
-def parse_args(items: Sequence[str]) -> dict[str, object]:
-    """Read the values of `--arg`, each `name=value` with a Python literal; a bare word is a string.
+def parse_args(items: Sequence[str], named: str = "args") -> dict[str, object]:
+    """Read the values of `--arg`, or of the option that is named, each `name=value` with a Python literal; a bare word
+    is a string.
 
     Raises UsageError for an item without a name, a repeated name, a literal that does not parse, and for JSON's
     `true`, `false` and `null`, which as strings would all count as true.
@@ -121,21 +122,21 @@ def parse_args(items: Sequence[str]) -> dict[str, object]:
         name = name.strip()
         if not equals or not name.isidentifier():
             raise UsageError(
-                f"{given('args', item)}: this is not `name=value`.",
-                f"Write for example `{options(args={'num_classes': '10'})}`.",
+                f"{given(named, item)}: this is not `name=value`.",
+                f"Write for example `{options(**{named: {'num_classes': '10'}})}`.",
             )
         if name in args:
-            raise UsageError(f"{given('args', name)} is given twice.", "Give each argument once.")
-        args[name] = _literal(name, value.strip())
+            raise UsageError(f"{given(named, name)} is given twice.", "Give each argument once.")
+        args[name] = _literal(name, value.strip(), named)
     return args
 
 
-def _literal(name: str, text: str) -> object:
+def _literal(name: str, text: str, named: str) -> object:
     if text in _JSON_WORDS:
-        quoted = f"{option('args')} {name}='\"{text}\"'"
+        quoted = f"{option(named)} {name}='\"{text}\"'"
         raise UsageError(
-            f"{given('args', f'{name}={text}')}: values are Python, where this is {_JSON_WORDS[text]}.",
-            f"Write `{options(args={name: _JSON_WORDS[text]})}`, or `{quoted}` for the string.",
+            f"{given(named, f'{name}={text}')}: values are Python, where this is {_JSON_WORDS[text]}.",
+            f"Write `{options(**{named: {name: _JSON_WORDS[text]}})}`, or `{quoted}` for the string.",
         )
     try:
         with warnings.catch_warnings():
@@ -144,8 +145,8 @@ def _literal(name: str, text: str) -> object:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if text[:1] in tuple("[({'\""):
             raise UsageError(
-                f"{given('args', f'{name}={text}')}: this is no Python literal.",
+                f"{given(named, f'{name}={text}')}: this is no Python literal.",
                 "Check brackets and quotes; quote the whole item for the shell, "
-                f"as in {options(args={'sizes': '[1, 2]'})}.",
+                f"as in {options(**{named: {'sizes': '[1, 2]'}})}.",
             ) from None
         return text

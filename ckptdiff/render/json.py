@@ -66,6 +66,13 @@ def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get ev
                 for key, theirs, ours in report.mismatched_keys
             ],
             "error_message": report.error_message(),
+            "loader": {"name": report.loader.name, "version": report.loader.version, "call": report.loader.call},
+            "raises": report.raises,
+            "complete": report.complete,
+            "conversions": [
+                {"sources": list(sources), "targets": list(targets), "operation": operation}
+                for sources, targets, operation in report.conversions
+            ],
             "findings": [
                 {
                     "rule": finding.rule,

@@ -9,7 +9,8 @@ from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, Level, reaches
 from ckptdiff.keys import fold
-from ckptdiff.loaders.outcome import Kind
+from ckptdiff.loaders.outcome import Kind, Outcome
+from ckptdiff.loaders.torch.answer import loads
 from ckptdiff.render.advised import sentence
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
@@ -90,7 +91,7 @@ def _doubts(report: Report) -> bool:
 
 
 def _verdict(report: Report) -> str:
-    if report.loader.how == "followed":
+    if report.loader.name != "torch":
         return _followed(report)
     if report.empty_side and report.outcome.raised is None:
         return f"No answer: the {report.empty_side} has no tensors, so there is nothing to compare."
@@ -118,9 +119,46 @@ def _verdict(report: Report) -> str:
 
 def _followed(report: Report) -> str:
     """The verdict on a loader that was run: what it leaves, not what it says."""
-    call = plain(report.loader.call)
+    loader = report.loader
+    if loader.name != "function":
+        return _as_a_library(report)
+    call = plain(loader.call)
     if report.raises is not None:
         return f"Not complete: {call} raises {plain(report.raises.partition(':')[0])}."
+    left = _left(report)
+    if left:
+        return f"Not complete: {call} returns, and {left}."
+    if report.outcome.doubts:
+        return f"Complete as far as can be known; {count(len(report.outcome.doubts), 'thing')} could not be, see below."
+    return f"Complete: {call} fills every key of the model."
+
+
+def _as_a_library(report: Report) -> str:
+    """The verdict on a loader of a name, which is said along with its version."""
+    loader = report.loader
+    as_it_would = f"as {plain(loader.name)} {plain(loader.version)}'s {plain(loader.call)} would load it"
+    if report.raises is not None:
+        return f"Not complete, {as_it_would}: it raises {plain(report.raises.partition(':')[0])}."
+    left = _left(report)
+    if left:
+        listed = set(report.missing_keys) | {key for key, _, _ in report.mismatched_keys}
+        silent = sum(
+            item.by in ("initial", "meta", "code") and key not in listed for key, item in report.outcome.filled.items()
+        )
+        unsaid = f", and it does not say so of {count(silent, 'key')}" if silent else ""
+        return f"Not complete, {as_it_would}: {left}{unsaid}."
+    if report.outcome.doubts:
+        told = count(len(report.outcome.doubts), "thing")
+        return f"Complete as far as can be known, {as_it_would}; {told} could not be, see below."
+    if report.verdict == "fail":
+        return f"Loads, but fails the gate, {as_it_would}."
+    warnings = sum(finding.level == "warning" for finding in report.findings)
+    rest = f", with {count(warnings, 'warning')}" if warnings else ""
+    return f"Complete, {as_it_would}{rest}."
+
+
+def _left(report: Report) -> str:
+    """What of the model a loader leaves as it was, "" for nothing."""
     kinds = Counter(finding.rule for finding in report.findings)
     left = [
         count(kinds[rule], f"key {verb}", f"keys {plural}") + rest
@@ -130,11 +168,7 @@ def _followed(report: Report) -> str:
         )
         if kinds[rule]
     ]
-    if left:
-        return f"Not complete: {call} returns, and {', '.join(left)}."
-    if report.outcome.doubts:
-        return f"Complete as far as can be known; {count(len(report.outcome.doubts), 'thing')} could not be, see below."
-    return f"Complete: {call} fills every key of the model."
+    return ", ".join(left)
 
 
 def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
@@ -142,8 +176,11 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     model, checkpoint = outcome.model, outcome.checkpoint
     facts = []
     empty = report.loads(strict=False) and coverage.nothing
-    if report.loader.how == "followed":
-        facts.append(("loader", plain(report.loader.call)))
+    if report.loader.name != "torch":
+        loader = report.loader
+        facts.append(("loader", plain(" ".join(filter(None, (loader.name, loader.version, loader.call))))))
+        if report.bare is not None and loads(report.bare) != report.complete:
+            facts.append(("", f"bare load_state_dict: {_bare(report.bare)}"))
     elif outcome.raised is not None or not report.empty_side:
         facts += [
             ("strict=True", _answer(report, strict=True)),
@@ -170,6 +207,20 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     # What a snapshot cannot know is among the findings already.
     warnings = [warning for warning in checkpoint.warnings if warning not in outcome.doubts]
     return facts + [("beware", plain(warning, 1000)) for warning in (*model.remarks, *warnings)]
+
+
+def _bare(outcome: Outcome) -> str:
+    """What `load_state_dict` would say where another loader answers, in one line."""
+    if outcome.raised is not None or loads(outcome):
+        return "loads" if outcome.raised is None else f"raises {plain(outcome.raised.partition(':')[0])}"
+    kinds = Counter(problem.kind for problem in outcome.problems)
+    missing = outcome.problem_keys("missing")
+    parts = [f"{number(kinds[kind])} {kind}" for kind in _LISTED if kinds[kind]]
+    if missing and all(key in outcome.filled and outcome.filled[key].by == "tie" for key in missing):
+        parts[0] += ", tied"
+    if kinds["mismatched"]:
+        parts.append(count(kinds["mismatched"], "size mismatch", "size mismatches"))
+    return ", ".join(parts) or "raises"
 
 
 def _amount(report: Report) -> str:

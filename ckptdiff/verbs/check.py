@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ckptdiff.choices import one_of
 from ckptdiff.errors import CkptdiffError, UsageError
@@ -96,17 +96,22 @@ def judge_target(target: Target, fail_on: Level) -> TargetResult:
 
 
 def _report(target: Target, fail_on: Level) -> Report:
-    from ckptdiff.verbs.compare import CompareOptions, compared
+    from ckptdiff.verbs.compare import CompareOptions, compared, own_checkpoint
 
     renames = renames_of(target.strip_prefix, target.add_prefix, target.rename, target.rules)
     options = CompareOptions(
         assign=target.assign,
         check_values=target.check_values,
         fail_on=target.fail_on or fail_on,
-        loader=LoaderRequest.of(target.loader, target.trust_checkpoint) if target.loader else None,
+        loader=LoaderRequest.of(target.loader, target.loader_args, target.trust_checkpoint, target.trust_remote_code)
+        if target.loader
+        else None,
     )
     model = ModelRequest.of(target.model, target.args) if target.model else None
-    report = compared(model, CheckpointRequest(target.checkpoint, target.key, renames), options).report
+    file = CheckpointRequest(target.checkpoint or cast("str", own_checkpoint(model)), target.key, renames)
+    if not target.loader:
+        options = options.with_usual(model, file, target.loader_args, target.trust_remote_code)
+    report = compared(model, file, options).report
     if report.empty_side == "model" or (report.empty_side and options.loader is None):
         side = target.model if report.empty_side == "model" else target.checkpoint
         raise CkptdiffError(f"{side} holds no tensors, so there is nothing to compare.", "Name what holds them.")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
@@ -14,12 +14,15 @@ from ckptdiff.judging.advice import Advice
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.judging.rules import RULES
 from ckptdiff.loaders.torch.ask import ask
+from ckptdiff.loaders.torch.walk import compare as walk
 from ckptdiff.loaders.torch.walk import refused
+from ckptdiff.model.reference import Reference
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
 from ckptdiff.spelling import option
 
 if TYPE_CHECKING:
     from ckptdiff.judging.rules import Level
+    from ckptdiff.loaders.outcome import Outcome
     from ckptdiff.model.given import GivenModel
     from ckptdiff.requests import File, Model
     from ckptdiff.suggesting.suggestion import Suggestion
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
 
 def compare(
     model: Model | None,
-    checkpoint: File,
+    checkpoint: File | None = None,
     *,
     loader: str | Callable[..., Any] | None = None,
+    loader_args: Mapping[str, object] | None = None,
     trust_checkpoint: bool = False,
+    trust_remote_code: bool = False,
     key: str | None = None,
     strip_prefix: str | Sequence[str] | None = None,
     add_prefix: str | None = None,
@@ -50,9 +55,13 @@ def compare(
     file, then `add_prefix`. `assign` is that of `load_state_dict`. `check_values` reads the tensors too, a piece at a
     time, and reports NaN, values that a cast loses and tied tensors that really differ.
 
-    With `loader`, a function of the model and the path, or of the path alone (then `model` may be None), or its
-    reference `file.py:function`, it is asked what that would leave in the model: it runs as it stands, without its
-    values, on a copy of a live model. Objects that only code named in the file could make are refused to it without
+    A `hf:` directory stands for both sides: without a checkpoint it is compared with itself.
+
+    `loader` names who loads: "torch" is `load_state_dict`, the others are listed in docs/loaders.md; without it, it is
+    the one that people call for what was named. `loader_args` are its own arguments; `trust_remote_code` lets it run
+    code that lies beside the weights. A function of the model and the path, or of the path alone (then `model` may be
+    None), or its reference `file.py:function`, is asked what it would leave in the model: it runs as it stands, without
+    its values, on a copy of a live model. Objects that only code named in the file could make are refused to it without
     `trust_checkpoint`.
 
     Raises CkptdiffError where no answer can be given: a file that cannot be read, a model that does not build.
@@ -60,13 +69,26 @@ def compare(
     if model is None and loader is None:
         raise UsageError("Without a loader, compare needs a model.", "Pass the model, or the loader that makes it.")
     asked = None if model is None else ModelRequest.of(model, args)
-    given: object = checkpoint  # callers without a type checker pass anything, as they do to load_state_dict
-    if asked is not None and loader is None and not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
+    given: object = own_checkpoint(asked) if checkpoint is None else checkpoint
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    # callers without a type checker pass anything, as they do to load_state_dict
+    if asked is not None and loads is None and not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
         return _refused(asked, given, fail_on)
-    loads = None if loader is None else LoaderRequest.of(loader, trust_checkpoint)
+    file = CheckpointRequest(cast("File", given), key, renames_of(strip_prefix, add_prefix, rename, rules))
     options = CompareOptions(assign=assign, check_values=check_values, fail_on=fail_on, loader=loads)
-    renames = renames_of(strip_prefix, add_prefix, rename, rules)
-    return compared(asked, CheckpointRequest(checkpoint, key, renames), options).report
+    if loader is None:
+        options = options.with_usual(asked, file, loader_args, trust_remote_code)
+    return compared(asked, file, options).report
+
+
+def own_checkpoint(model: ModelRequest | None) -> object:
+    """The directory of a `hf:` reference, which holds its weights too; None for what holds none."""
+    reference = None if model is None else model.model
+    if not isinstance(reference, Reference) or reference.kind != "hf":
+        return None
+    from ckptdiff.model.libraries import directory_of
+
+    return str(directory_of(reference.target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +100,21 @@ class CompareOptions:
     verify: bool = False
     fail_on: Level = "error"
     loader: LoaderRequest | None = None
+
+    def with_usual(
+        self,
+        model: ModelRequest | None,
+        checkpoint: CheckpointRequest,
+        args: Mapping[str, object] | None = None,
+        trust_remote_code: bool = False,
+    ) -> CompareOptions:
+        """With the loader that people call for these two, unless an option is one of `load_state_dict` alone."""
+        if self.assign or self.check_values or self.verify or checkpoint.key or checkpoint.renames:
+            return self
+        loader = LoaderRequest.usual(model, checkpoint.checkpoint, args, trust_remote_code)
+        if args and loader is None:
+            raise UsageError(f"{option('loader_args')} is for a loader of a name.", f"Name it with {option('loader')}.")
+        return replace(self, loader=loader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +132,7 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
     to be checked that are not at hand.
     """
     if options.loader is not None:
-        return _followed(model, checkpoint, options, options.loader)
+        return _by_loader(model, checkpoint, options, options.loader)
     assert model is not None
     file, idle = checkpoint.renamed()
     if options.check_values:
@@ -121,7 +158,7 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
     return Compared(replace(report, repairs=_repairs(report, given)), (*idle, *given.notes))
 
 
-def _followed(
+def _by_loader(
     model: ModelRequest | None, checkpoint: CheckpointRequest, options: CompareOptions, loader: LoaderRequest
 ) -> Compared:
     """What a loader would leave in the model. Raises UsageError for options that are about `load_state_dict` alone."""
@@ -137,7 +174,18 @@ def _followed(
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
     if "://" not in os.fspath(path) and not Path(path).exists():
         raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
-    return Compared(judge(loader.left(model, os.fspath(path)).outcome, fail_on=options.fail_on))
+    outcome = loader.left(model, os.fspath(path)).outcome
+    return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome)))
+
+
+def _bare(outcome: Outcome) -> Outcome | None:
+    """What `load_state_dict` says of the same two where a loader of a name was asked; None where it cannot be told."""
+    if outcome.loader.name == "function" or not outcome.model.keys() or not outcome.checkpoint.entries:
+        return None
+    try:
+        return walk(outcome.model, outcome.checkpoint)
+    except Exception:  # its hooks and the like are beside the question
+        return None
 
 
 def _refused(model: ModelRequest, checkpoint: object, fail_on: Level) -> Report:

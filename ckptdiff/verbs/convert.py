@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.loaders.plain import load_state_dict
 from ckptdiff.requests import LoaderRequest, ModelRequest, WriteOptions
 from ckptdiff.spelling import Metavar, call, option
 from ckptdiff.verbs.rewrite import carried_out, planned
@@ -27,9 +28,11 @@ def convert(
     out: str | os.PathLike[str],
     *,
     loader: str | Callable[..., Any] | None = None,
+    loader_args: Mapping[str, object] | None = None,
     partial: bool = False,
     args: Mapping[str, object] | None = None,
     trust_checkpoint: bool = False,
+    trust_remote_code: bool = False,
     dtype: object = "",
     shared: str | None = None,
     max_shard_size: int | str | None = None,
@@ -41,10 +44,10 @@ def convert(
 ) -> Job | Written:
     """Write the state dict that a loader would leave in a model; a Job that was not carried out with `dry_run=True`.
 
-    `loader` is a function of the model and the path, or of the path alone, then `model` may be None; or its reference,
-    `file.py:function`. It runs as it stands, without its values; each tensor is computed when it is written. Keys that
-    would keep initial values, wholly or in part, are refused; `partial` leaves them out. The other options are those of
-    `rewrite`.
+    `loader` is a name as for `compare`, with its `loader_args`, or a function of the model and the path, or of the path
+    alone, then `model` may be None; or its reference, `file.py:function`. It runs as it stands, without its values;
+    each tensor is computed when it is written. Keys that would keep initial values, wholly or in part, are refused;
+    `partial` leaves them out. The other options are those of `rewrite`.
 
     Raises CkptdiffError where the loader raises, leaves something at its initial value, or what it leaves cannot be
     written; `out` is then what it was.
@@ -60,9 +63,24 @@ def convert(
         fsync=fsync,
     )
     asked = None if model is None else ModelRequest.of(model, args)
-    return converted(
-        asked, os.fspath(checkpoint), LoaderRequest.of(loader, trust_checkpoint), options, partial, progress
-    )
+    path = os.fspath(checkpoint)
+    loads = converter(asked, path, loader, loader_args, trust_checkpoint, trust_remote_code)
+    return converted(asked, path, loads, options, partial, progress)
+
+
+def converter(
+    model: ModelRequest | None,
+    path: str,
+    loader: str | Callable[..., Any] | None,
+    args: Mapping[str, object] | None,
+    trust: bool,
+    trust_remote_code: bool,
+) -> LoaderRequest:
+    """The loader to follow: the one that is named, the usual one, or plain code around `load_state_dict`."""
+    chosen = LoaderRequest.of(loader, args, trust, trust_remote_code)
+    if loader is None:
+        chosen = LoaderRequest.usual(model, path, args, trust_remote_code)
+    return chosen or LoaderRequest(load_state_dict, {}, trust)
 
 
 def converted(
@@ -80,7 +98,7 @@ def converted(
         raise CheckpointError(
             f"{outcome.loader.call} raises {outcome.raised}", f"`{call('compare', loader=Metavar())}` says more."
         )
-    kept = [key for key, entry in outcome.filled.items() if entry.by == "file" and entry.rows is None]
+    kept = [key for key, entry in outcome.filled.items() if entry.by in ("file", "tie") and entry.rows is None]
     _check_complete(outcome, kept, partial=partial)
     described = left.checkpoint
     entries = {key: described.entries[key] for key in kept}

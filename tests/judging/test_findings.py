@@ -19,8 +19,10 @@ def found(name: str) -> dict[str, list[Finding]]:
     return by_rule
 
 
-OF_FOLLOWED_LOADERS = {"initial-value", "filled-in-part", "overwritten", "unused-key"}
-"""tests/judging/test_loader_findings.py finds them."""
+OF_FOLLOWED_LOADERS = {
+    "initial-value", "filled-in-part", "overwritten", "unused-key", "conversion-error", "converted",
+}  # fmt: skip
+"""tests/judging/test_loader_findings.py finds them, and tests/loaders/transformers."""
 
 
 def test_every_rule_is_found_somewhere() -> None:

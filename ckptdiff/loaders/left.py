@@ -1,0 +1,244 @@
+"""What a loader that was followed left in a model: the answer, and the model's state dict as a Checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.from_memory import checkpoint_of
+from ckptdiff.errors import CkptdiffError
+from ckptdiff.following.engine import Engine
+from ckptdiff.following.followed import Fill, Followed
+from ckptdiff.following.mode import parts
+from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem
+from ckptdiff.model.extract import extract, tensor_info
+from ckptdiff.model.tree import ModuleTree, Slot
+from ckptdiff.tensors import Entry, TensorInfo
+from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
+
+MAX_DOUBTS = 20
+
+
+class State(Mapping[str, torch.Tensor]):
+    """A state dict that a loader left, whose values are computed one by one when they are asked for."""
+
+    def __init__(self, engine: Engine, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._engine = engine
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        tensor = self._tensors[key]
+        return self._engine.value(tensor).contiguous() if _is_ordinary(tensor) else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a loader left: the answer, and the model's state dict as a Checkpoint in memory."""
+
+    outcome: Outcome
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a loader says of itself, in its own lists and order; sorted where it keeps sets.
+
+    `missing` is None where it has no such list, so that whatever keeps an initial value is missing. `ignored`: it goes
+    on without the unexpected keys by design. `failed` has what it could not convert, in its words.
+    """
+
+    missing: Sequence[str] | None = None
+    unexpected: Sequence[str] = ()
+    mismatched: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    ignored: bool = False
+    doubts: tuple[str, ...] = ()
+
+
+def left_in(
+    module: nn.Module,
+    followed: Followed,
+    loader: Loader,
+    told: Told,
+    path: Any,
+    *,
+    reference: str = "",
+    machine: Machine | None = None,
+) -> Left:
+    """What a loader left in a module, after it was followed: every key by what fills it, whatever the loader says."""
+    with without_torch_dispatch():
+        state_dict = module.state_dict(keep_vars=True)
+    tensors = {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
+    fills = {key: followed.fill(value) for key, value in tensors.items()}
+    tree = extract(module, reference)
+    slots = tree.keys()
+    filled = {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()}
+    if loader.name != "function":  # which ties what by itself, and says nothing of it
+        _name_ties(filled, {own_name(key) for keys in followed.files.order.values() for key in keys})
+    outcome = Outcome(
+        loader,
+        machine or Machine(torch.__version__),
+        tree,
+        _checkpoint(path),
+        filled,
+        dict(_unused(followed, filled, told)),
+        tuple(_problems(fills, told)),
+        followed.raised,
+        {key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"},
+        doubts=(*told.doubts, *_doubts(followed, fills)),
+    )
+    plain = {key: _unclassed(value) if _is_ordinary(value) else value for key, value in tensors.items()}
+    described = checkpoint_of(plain)
+    entries = {
+        key: _contiguous(entry) if _is_ordinary(plain[key]) else entry for key, entry in described.entries.items()
+    }
+    metadata = getattr(state_dict, "_metadata", None)
+    state = cast("Mapping[object, object]", State(followed.engine, plain))
+    return Left(
+        outcome, replace(described, path=outcome.checkpoint.path, entries=entries, metadata=metadata, live=state)
+    )
+
+
+def left_nothing(
+    followed: Followed,
+    loader: Loader,
+    told: Told,
+    path: Any,
+    *,
+    tree: ModuleTree | None = None,
+    machine: Machine | None = None,
+) -> Left:
+    """What became of a call that raised before there was a model to look at; `tree` describes the one it was making."""
+    if tree is None:
+        tree = extract(nn.Module())
+    filled = {key: Filled(key, "initial", slot) for key, slot in tree.keys().items()}
+    checkpoint = _checkpoint(path)
+    outcome = Outcome(
+        loader,
+        machine or Machine(torch.__version__),
+        tree,
+        checkpoint,
+        filled,
+        dict.fromkeys(checkpoint.entries, "unread"),
+        tuple(_problems({}, told)),
+        followed.raised,
+        doubts=(*told.doubts, *followed.doubts),
+    )
+    return Left(outcome, replace(checkpoint, entries={}))
+
+
+def _is_ordinary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values are those of its storage alone, whatever its class adds to them."""
+    return tensor.layout is torch.strided and parts(tensor)[0] is tensor and not tensor.is_quantized
+
+
+def _unclassed(tensor: torch.Tensor) -> torch.Tensor:
+    with without_torch_function(), without_torch_dispatch():
+        return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+            tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+        )
+
+
+def _contiguous(entry: Entry) -> Entry:
+    """A tensor as State gives it."""
+    return TensorInfo(entry.dtype, entry.shape) if isinstance(entry, TensorInfo) else entry
+
+
+def _unused(followed: Followed, filled: Mapping[str, Filled], told: Told) -> Iterator[tuple[str, str]]:
+    """The keys that files gave and that fill nothing; the same memory under another name counts for both."""
+    used = {source for entry in filled.values() for source in entry.sources}
+    ignored = set(told.unexpected) if told.ignored else set()
+    for file, keys in followed.files.order.items():
+        for key in keys:
+            source = followed.files.aliases.get((file, key), (file, key))
+            if source not in used and (file, key) not in used:
+                yield key, "ignored" if key in ignored else "unused"
+    for key in ignored:  # under the loader's own names, where it had renamed them
+        yield key, "ignored"
+
+
+def _filled(key: str, fill: Fill, slot: Slot | None, tensor: torch.Tensor) -> Filled:
+    if fill.by == "initial":
+        if tensor.is_meta:
+            return Filled(key, "meta", slot)
+        return Filled(key, "code" if fill.overwritten or fill.doubt else "initial", slot)
+    rows = _rows(fill, tensor) if fill.by == "part" else None
+    by: Literal["file", "meta"] = "meta" if tensor.is_meta else "file"
+    return Filled(key, by, slot, tensor_info(tensor), fill.sources, fill.steps, rows)
+
+
+def _name_ties(filled: dict[str, Filled], given: set[str]) -> None:
+    """Say of keys which no file has that they are given by a tie, to a key that is the same tensor and that one has."""
+    names: dict[int, list[str]] = {}
+    for key, item in filled.items():
+        if item.slot is not None and item.by == "file":
+            names.setdefault(item.slot.identity, []).append(key)
+    for keys in names.values():
+        if not given.isdisjoint(keys):
+            for key in keys:
+                if key not in given:
+                    filled[key] = filled[key]._replace(by="tie")
+
+
+def own_name(source: str) -> str:
+    """The key of a tensor in its own state dict, without the path of that in its file."""
+    return source.rpartition("/")[2]
+
+
+def _rows(fill: Fill, tensor: torch.Tensor) -> tuple[tuple[int, int], ...]:
+    """The stretches of the first dimension that were filled whole."""
+    width = max(tensor.numel() // max(tensor.size(0), 1), 1) if tensor.dim() else 1
+    rows = []
+    for first, end in fill.filled:
+        start, stop = -(-first // width), end // width
+        if start < stop:
+            rows.append((start, stop))
+    return tuple(rows)
+
+
+def _problems(fills: Mapping[str, Fill], told: Told) -> Iterator[Problem]:
+    missing = told.missing
+    for key in missing if missing is not None else [key for key, fill in fills.items() if fill.by == "initial"]:
+        yield Problem("missing", key)
+    for key in told.unexpected:
+        yield Problem("unexpected", key)
+    for key, given, wanted in told.mismatched:
+        yield Problem("mismatched", key, "", given, wanted)
+    for key, text in told.failed.items():
+        yield Problem("conversion", key, text)
+    for key, fill in fills.items():
+        if fill.by == "part":
+            count = sum(end - first for first, end in fill.filled)
+            yield Problem("part", key, f"{count:,} of {fill.numel:,} elements are filled")
+
+
+def _doubts(followed: Followed, fills: Mapping[str, Fill]) -> Iterator[str]:
+    looked = [f"{key} of {file}" for file, key in followed.engine.looked][:3]
+    doubted = [(key, fill.doubt) for key, fill in fills.items() if fill.doubt and fill.by != "file"]
+    for key, line in doubted[:MAX_DOUBTS]:
+        yield f"{key}: {line} wrote to it after the code had looked at values ({', '.join(looked)})."
+    yield from followed.doubts
+
+
+def _checkpoint(path: Any) -> Checkpoint:
+    from ckptdiff.checkpoint.reading import read
+
+    if isinstance(path, Checkpoint):
+        return path
+    shown = os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(path)
+    try:
+        return read(shown)
+    except CkptdiffError:
+        return Checkpoint(shown, "unknown", {})

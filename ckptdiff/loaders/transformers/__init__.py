@@ -1,0 +1,1 @@
+"""transformers: what `from_pretrained` would leave in a model, by running it."""

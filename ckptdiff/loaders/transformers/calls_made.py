@@ -1,0 +1,160 @@
+"""Which class loads, what it is given, and under which arguments: `from_pretrained` as one would write it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ckptdiff.errors import ModelError, UsageError
+from ckptdiff.loaders.asked import Asked
+from ckptdiff.model import libraries
+from ckptdiff.model.reference import Reference
+from ckptdiff.model.tree import ModuleTree
+from ckptdiff.model.user_code import did_you_mean
+from ckptdiff.spelling import given, option
+
+_OURS = ("auto_class",)
+"""Arguments that choose the class, and are not its own."""
+_WEIGHTS = re.compile(
+    r"(?:model|pytorch_model)(?:\.(?P<variant>[^.]+))?\.(?P<format>safetensors|bin)(?:\.index\.json)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`owner.from_pretrained(path, **options)`; `path` is None where a state dict is handed over instead."""
+
+    owner: Any
+    path: str | None
+    options: Mapping[str, Any]
+    file: str = ""
+    """The file that the state dict is to be read from."""
+
+
+def call_of(asked: Asked) -> Callable[[], Call]:
+    """The call that is asked about; what takes code of the user's is left to the function, for inside of the run.
+
+    Raises UsageError and ModelError for what cannot be called so.
+    """
+    import transformers
+
+    _refuse_reserved(asked.options)
+    model, path = asked.model, Path(asked.path)
+    if isinstance(model, ModuleTree) or (isinstance(model, Reference) and model.kind == "snapshot"):
+        raise UsageError(f"{asked.shown or 'A ModuleTree'} describes a model, and from_pretrained makes one.", "")
+    if model is None or (isinstance(model, Reference) and model.kind == "hf"):
+        home = path if model is None else libraries.directory_of(model.target)
+        folder = home / str(asked.options.get("subfolder", "")) if asked.options.get("subfolder") else home
+        owner = _class_in(transformers, folder, asked)
+        return lambda: _named(owner, home, path, asked)
+    if isinstance(model, nn.Module):
+        live = model
+        return lambda: _like(live, path, asked)
+    from ckptdiff.model.build import build
+
+    reference = model
+    return lambda: _like(build(reference, asked.args).module, path, asked)
+
+
+def _refuse_reserved(options: Mapping[str, object]) -> None:
+    for name in ("state_dict", "config", "output_loading_info", "trust_remote_code", "device_map"):
+        if name in options:
+            raise UsageError(f"{given('loader_args', name)} is not for you to give here.", "Leave it out.")
+
+
+def _class_in(transformers: Any, folder: Path, asked: Asked) -> Any:
+    """The class that loads a directory: the one that is named, else the one of its configuration."""
+    values = libraries.read_config(folder, str(folder))
+    chosen = asked.options.get("auto_class")
+    remote = values.get("auto_map")
+    if remote and not asked.trust_remote_code and (chosen is None or values.get("model_type") is None):
+        architectures = values.get("architectures") or [""]
+        if not hasattr(transformers, str(architectures[0])):
+            raise ModelError(
+                f"{folder}: the model's code lies beside its weights, and does not run unless you trust it.",
+                f"Read it; if you trust it, give {option('trust_remote_code')}.",
+            )
+    if chosen is not None:
+        found = getattr(transformers, str(chosen), None)
+        if found is None or not hasattr(found, "from_pretrained"):
+            known = [name for name in dir(transformers) if name.startswith("AutoModel")]
+            close = did_you_mean(str(chosen), known)
+            hint = f"Did you mean `{close}`?" if close else "Write for example AutoModelForCausalLM."
+            raise UsageError(f"{given('loader_args', f'auto_class={chosen}')}: transformers has no such class.", hint)
+        return found
+    if remote and asked.trust_remote_code:
+        return _remote(transformers, values, remote)
+    if not values.get("architectures"):
+        return transformers.AutoModel
+    return libraries.architecture_of(transformers, values, str(folder))
+
+
+def _remote(transformers: Any, values: Mapping[str, Any], remote: Mapping[str, Any]) -> Any:
+    """The Auto class under which a directory offers code of its own for its architecture."""
+    names = values.get("architectures") or []
+    for auto, target in remote.items():
+        if names and isinstance(target, str) and target.rpartition(".")[2] == names[0] and hasattr(transformers, auto):
+            return getattr(transformers, auto)
+    found = next((name for name in remote if name.startswith("AutoModel") and hasattr(transformers, name)), None)
+    return getattr(transformers, found or "AutoModel")
+
+
+def _named(owner: Any, home: Path, path: Path, asked: Asked) -> Call:
+    """A directory's own class, on that directory, on another one, or on a file."""
+    options = {name: value for name, value in asked.options.items() if name not in _OURS}
+    if asked.trust_remote_code:
+        options["trust_remote_code"] = True
+    if path.is_dir() and (path.samefile(home) or not home.is_dir()):
+        return Call(owner, str(path), {**asked.args, **options})
+    inside = _usual_file(path, home)
+    if inside is not None:
+        return Call(owner, str(home), {**asked.args, **inside, **options})
+    config = _config(home, asked)
+    if path.is_dir():
+        return Call(owner, str(path), {"config": config, **options})
+    return Call(_class_for(owner, config), None, {"config": config, **options}, str(path))
+
+
+def _class_for(owner: Any, config: Any) -> Any:
+    """The model's class itself: an Auto class takes no state dict without a name."""
+    mapping = getattr(owner, "_model_mapping", None)
+    return owner if mapping is None else mapping[type(config)]
+
+
+def _usual_file(path: Path, home: Path) -> dict[str, Any] | None:
+    """The arguments under which `from_pretrained(home)` takes this very file of it, None where it does not."""
+    matched = _WEIGHTS.fullmatch(path.name)
+    if matched is None or not home.is_dir() or not path.is_file() or not path.parent.samefile(home):
+        return None
+    usual: dict[str, Any] = {"variant": matched["variant"]} if matched["variant"] else {}
+    return usual if matched["format"] == "safetensors" else {**usual, "use_safetensors": False}
+
+
+def _config(home: Path, asked: Asked) -> Any:
+    from transformers import AutoConfig
+
+    extra = {"trust_remote_code": True} if asked.trust_remote_code else {}
+    folder = {"subfolder": asked.options["subfolder"]} if asked.options.get("subfolder") else {}
+    return AutoConfig.from_pretrained(str(home), **asked.args, **extra, **folder)
+
+
+def _like(module: nn.Module, path: Path, asked: Asked) -> Call:
+    """The class of a module that is there, with its configuration."""
+    import transformers
+
+    if not isinstance(module, transformers.PreTrainedModel):
+        raise UsageError(
+            f"from_pretrained is of transformers' models, and {type(module).__name__} is none.",
+            f"{given('loader', 'torch')} asks load_state_dict.",
+        )
+    options = {name: value for name, value in asked.options.items() if name not in _OURS}
+    config = copy.deepcopy(module.config)
+    if path.is_dir():
+        return Call(type(module), str(path), {"config": config, **options})
+    return Call(type(module), None, {"config": config, **options}, str(path))

@@ -1,0 +1,113 @@
+"""`from_pretrained`, run as it stands on files whose values nobody reads; its own lists beside what it fills."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from ckptdiff.errors import CkptdiffError
+from ckptdiff.following.followed import Followed, following
+from ckptdiff.following.inert import Refused
+from ckptdiff.loaders.asked import Asked
+from ckptdiff.loaders.left import Left, Told, left_in, left_nothing
+from ckptdiff.loaders.outcome import Loader, Machine
+from ckptdiff.loaders.transformers.calls_made import Call, call_of
+from ckptdiff.loaders.transformers.load_report import reported
+from ckptdiff.model.libraries import offline
+from ckptdiff.model.sandbox import contained
+
+_TAKES_PART = ("transformers", "safetensors", "accelerate", "peft", "bitsandbytes", "torchao", "compressed-tensors")
+
+
+def ask(asked: Asked) -> Left:
+    """What `from_pretrained` leaves. Raises CkptdiffError without an answer."""
+    with offline(), quietly(), contained(asked.shown or asked.path):
+        prepared = call_of(asked)
+        try:
+            with following(trust=asked.trust_checkpoint) as followed, reported() as said:
+                call = prepared()
+                module = _called(followed, call)
+            if module is None:
+                module = said.model
+        except Refused as refused:
+            raise CkptdiffError(
+                f"from_pretrained needs an object of the class {refused.name}, which the file names and nothing here "
+                "makes.",
+                "If you trust the file, pass trust_checkpoint.",
+            ) from None
+        told = Told(said.missing, said.unexpected, said.mismatched, said.failed, ignored=True)
+        loader = Loader("transformers", version("transformers"), _spelled(call), "followed")
+        if module is None:
+            return left_nothing(followed, loader, told, asked.path, machine=_machine())
+        return left_in(module, followed, loader, told, asked.path, reference=asked.shown, machine=_machine())
+
+
+def _called(followed: Followed, call: Call) -> nn.Module | None:
+    """The model that the call returns; None, and what it raised noted, where it does not."""
+    try:
+        options = dict(call.options)
+        if call.file:
+            options["state_dict"] = _read(call.file)
+        made: Any = call.owner.from_pretrained(call.path, **options)
+        followed.result = made
+    except (Refused, CkptdiffError):
+        raise
+    except (Exception, SystemExit) as error:
+        followed.error = error
+        followed.raised = f"{type(error).__name__}: {error}"
+        return None
+    return made if isinstance(made, nn.Module) else None
+
+
+def _read(path: str) -> Any:
+    """A state dict as one reads it to hand it over."""
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _spelled(call: Call) -> str:
+    name = getattr(call.owner, "__name__", "")
+    return f"{name}.from_pretrained"
+
+
+def _machine() -> Machine:
+    """torch, and the libraries that are installed and take part."""
+    found = []
+    for name in _TAKES_PART:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append((name, version(name)))
+    return Machine(torch.__version__, tuple(found))
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep a library's warnings and progress bars to itself, and its loading to one thread."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    before = os.environ.get("HF_DEACTIVATE_ASYNC_LOAD")
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            del os.environ["HF_DEACTIVATE_ASYNC_LOAD"]
+        else:
+            os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = before
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,78 @@
+"""The one place where transformers is patched: where its report on a load is made, of the lists that it keeps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from ckptdiff.errors import CkptdiffError
+
+_REPORT = "log_state_dict_report"
+_PLACES = ("transformers.modeling_utils", "transformers.integrations.peft")
+"""Modules that have the function under its name: for the model, and for an adapter that lies beside it."""
+_LISTS = ("missing_keys", "unexpected_keys", "mismatched_keys", "conversion_errors", "error_msgs")
+
+
+@dataclass(slots=True)
+class Reported:
+    """What transformers said of a load: the model as it was then, and its lists as plain values, sorted."""
+
+    model: Any = None
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    times: int = 0
+
+    def add(self, model: Any, info: Any) -> None:
+        """Take the lists over, as they stand. Raises CkptdiffError where they are not what they were."""
+        if any(not hasattr(info, name) for name in _LISTS):
+            raise moved()
+        self.times += 1
+        self.model = self.model if self.model is not None else model
+        self.missing = sorted({*self.missing, *map(str, info.missing_keys)})
+        self.unexpected = sorted({*self.unexpected, *map(str, info.unexpected_keys)})
+        shapes = [(str(key), tuple(given), tuple(wanted)) for key, given, wanted in info.mismatched_keys]
+        self.mismatched = sorted({*self.mismatched, *shapes})
+        self.failed |= {str(key): str(text).strip() for key, text in sorted(info.conversion_errors.items())}
+
+
+def moved() -> CkptdiffError:
+    """What there is to say where a release keeps its lists elsewhere."""
+    import transformers
+
+    return CkptdiffError(
+        f"transformers {transformers.__version__} keeps what it says of a load elsewhere than known here.",
+        "Use transformers 5, or a newer ckptdiff.",
+    )
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[Reported]:
+    """What transformers reports inside the block. Raises CkptdiffError where the release has no such report."""
+    said = Reported()
+    modules = [import_module(_PLACES[0])]
+    with contextlib.suppress(ImportError):
+        modules.append(import_module(_PLACES[1]))
+    if not hasattr(modules[0], _REPORT):
+        raise moved()
+    kept = [(module, getattr(module, _REPORT)) for module in modules if hasattr(module, _REPORT)]
+
+    def watching(original: Any) -> Any:
+        def log_state_dict_report(*args: Any, **kwargs: Any) -> Any:
+            info = kwargs.get("loading_info", args[3] if len(args) > 3 else None)
+            said.add(kwargs.get("model", args[0] if args else None), info)
+            return original(*args, **kwargs)
+
+        return log_state_dict_report
+
+    try:
+        for module, original in kept:
+            setattr(module, _REPORT, watching(original))
+        yield said
+    finally:
+        for module, original in kept:
+            setattr(module, _REPORT, original)
