@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from ckptdiff.verbs.rewrite import rewrite as rewrite
     from ckptdiff.verbs.snapshot import snapshot as snapshot
     from ckptdiff.verbs.suggest import suggest as suggest
+    from ckptdiff.verbs.trace import trace as trace
 
 __version__ = "0.1.0"
 
 # Names are imported when they are first used (PEP 562), so that importing the package costs nothing.
-_VERBS = ("check", "compare", "convert", "filter", "inspect", "load", "rewrite", "snapshot", "suggest")
+_VERBS = ("check", "compare", "convert", "filter", "inspect", "load", "rewrite", "snapshot", "suggest", "trace")
 _PUBLIC = {
     "Checkpoint": "ckptdiff.checkpoint.checkpoint",
     "CkptdiffError": "ckptdiff.errors",
@@ -43,6 +44,7 @@ __all__ = [
     "rewrite",
     "snapshot",
     "suggest",
+    "trace",
 ]
 
 

@@ -74,6 +74,7 @@ __all__ = [
     "schema_of",
     "set_metadata",
     "storage_identity",
+    "store_of_one",
     "tensor_makers",
     "tensor_rebuilder",
     "typed_storage_parts",
@@ -276,6 +277,11 @@ def allowed_globals() -> dict[str, Any]:
 
 CHECKPOINT_WRAPPERS = "torch.distributed.algorithms._checkpoint."
 """The package of `checkpoint_wrapper`, whose hooks take a prefix from keys and do nothing else."""
+
+
+def store_of_one() -> Any:
+    """What a process group of this process alone meets in."""
+    return torch._C._distributed_c10d.HashStore()
 
 
 def process_groups() -> list[Any]:

@@ -15,7 +15,19 @@ import ckptdiff
 from ckptdiff.cli.streams import emit, show
 from ckptdiff.errors import UsageError
 
-COMMANDS = ("compare", "filter", "rewrite", "convert", "inspect", "suggest", "snapshot", "check", "init", "rules")
+COMMANDS = (
+    "compare",
+    "trace",
+    "filter",
+    "rewrite",
+    "convert",
+    "inspect",
+    "suggest",
+    "snapshot",
+    "check",
+    "init",
+    "rules",
+)
 """Each is a module of this package with a `command` function and an `EXAMPLES` text."""
 
 _COMPLETE = "_CKPTDIFF_COMPLETE"
@@ -90,6 +102,19 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+class _BeforeProgram(_Command):
+    """A command that takes a whole command line as its last argument, which begins where its own options end."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = import_module(f"ckptdiff.cli.{self.name}").FLAGS
+        position = 0
+        while position < len(args) and args[position].startswith("-") and args[position] not in ("-m", "--"):
+            position += 1 if args[position] in flags or "=" in args[position] else 2
+        if args[position : position + 1] == ["-m"]:
+            args = [*args[:position], "--", *args[position:]]
+        return super().parse_args(ctx, args)
+
+
 class _Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _spare_pydantic(self, ctx)
@@ -108,7 +133,9 @@ class _Commands(TyperGroup):
 def _load(name: str) -> Any:
     module = import_module(f"ckptdiff.cli.{name}")
     program = typer.Typer(add_completion=False, rich_markup_mode=None)
-    program.command(name, cls=_Command, epilog=f"\b\nExamples:\n{module.EXAMPLES}")(module.command)
+    before = {"allow_interspersed_args": False} if hasattr(module, "FLAGS") else {}
+    kind = _BeforeProgram if before else _Command
+    program.command(name, cls=kind, context_settings=before, epilog=f"\b\nExamples:\n{module.EXAMPLES}")(module.command)
     return get_command(program)
 
 

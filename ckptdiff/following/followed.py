@@ -52,6 +52,14 @@ class Followed:
     raised: str | None = None
     error: BaseException | None = field(default=None, repr=False)
     doubts: dict[str, None] = field(default_factory=dict)
+    opened: Mapping[str, None] = field(default_factory=dict)
+    """The files of weights that code has opened by itself."""
+
+    def unread(self) -> Iterator[str]:
+        """Doubts about files that were opened past every reader."""
+        for path in self.opened:
+            if not self.files.knows(path) and Path(path).is_file():
+                yield f"{Path(path).name} was opened by the code itself, and what it took from it is not known."
 
     def fills(self, module: nn.Module) -> Mapping[str, Fill]:
         """For every tensor of a module's state dict, where its values come from."""
@@ -128,12 +136,9 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
             watch_arrays(patched, engine)
         _follow_threads(patched, engine)
         engine.draws.watch(patched, plainly)
-        with watched() as opened, Following(engine):
+        with watched() as followed.opened, Following(engine):
             yield followed
-        for path in opened:
-            if not files.knows(path) and Path(path).is_file():
-                text = f"{Path(path).name} was opened by the code itself, and what it took from it is not known."
-                followed.doubts[text] = None
+        followed.doubts.update(dict.fromkeys(followed.unread()))
     finally:
         patched.undo()
         torch.set_rng_state(generators)

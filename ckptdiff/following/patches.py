@@ -28,7 +28,11 @@ class Patches:
     """What was replaced, to be undone in reverse order, name by name."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
+
+    def also(self, undo: Callable[[], object]) -> None:
+        """Call something when everything is put back, before what was replaced so far."""
+        self._undo.append(undo)
 
     def attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute of a module or class."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint.checkpoint import Checkpoint
     from ckptdiff.gate.run import Run
     from ckptdiff.judging.report import Report
+    from ckptdiff.tracing.trace import Trace
 
 # Imported when used: Rich alone takes longer to import than everything else that `inspect` does.
 FORMATS = {
@@ -44,6 +45,12 @@ def render_report(format: str, report: Report, view: View = DEFAULT) -> str:  # 
 def render_checkpoint(format: str, checkpoint: Checkpoint, view: View = DEFAULT) -> str:  # noqa: A002
     """What a checkpoint holds in one of FORMATS, ending with a newline."""
     text: str = import_module(FORMATS[format]).checkpoint(checkpoint, view)
+    return inert(text)
+
+
+def render_trace(format: str, trace: Trace, view: View = DEFAULT) -> str:  # noqa: A002
+    """What a program loads in one of FORMATS, ending with a newline."""
+    text: str = import_module(FORMATS[format]).trace(trace, view)
     return inert(text)
 
 

@@ -6,7 +6,8 @@ removal makes a new version. Everything is ASCII: what a terminal could obey lea
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CkptdiffError
@@ -15,6 +16,9 @@ from ckptdiff.printable import json_text
 from ckptdiff.render.checkpoint_outline import in_order, matching
 from ckptdiff.render.view import View
 from ckptdiff.tensors import ObjectInfo, TensorInfo
+
+if TYPE_CHECKING:
+    from ckptdiff.tracing.trace import Trace
 
 SCHEMA_VERSION = 1
 
@@ -86,6 +90,63 @@ def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get ev
                 }
                 for finding in report.findings
             ],
+        }
+    )
+
+
+def trace(trace: Trace, view: View) -> str:  # noqa: ARG001
+    """What a program loads, ending with a newline."""
+    return _dump(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "program": trace.program,
+            "verdict": trace.verdict,
+            "ended": trace.ended,
+            "line": trace.line,
+            "raised": trace.raised,
+            "errors": [asdict(error) for error in trace.errors],
+            "models": [
+                {
+                    "class": model.kind,
+                    "made_at": model.made_at,
+                    "asked": model.asked,
+                    "complete": model.complete,
+                    "keys": len(model.outcome.filled),
+                    "filled": {key: [list(source) for source in sources] for key, sources in model.filled.items()},
+                    "initial": list(model.initial),
+                    "partial": {item.key: [list(rows) for rows in item.rows or ()] for item in model.partial},
+                    "overwritten": list(model.overwritten),
+                    "overwritten_by": dict(model.overwritten),
+                    "allowed": sorted(model.allowed),
+                }
+                for model in trace.models
+            ],
+            "optimizers": [
+                {
+                    "class": state.kind,
+                    "restored": state.restored,
+                    "entries": state.entries,
+                    "line": state.line,
+                    "sources": list(state.sources),
+                    "raised": state.raised,
+                }
+                for state in trace.states
+            ],
+            "files": [
+                {"file": file.file, "tensors": file.tensors, "unused": list(file.unused)} for file in trace.files
+            ],
+            "saved": [
+                {
+                    "file": save.file,
+                    "line": save.line,
+                    "tensors": {key: [list(source) for source in sources] for key, sources in save.tensors.items()},
+                }
+                for save in trace.saved
+            ],
+            "unopened": list(trace.unopened),
+            "notes": list(trace.notes),
+            "looked_at": [list(source) for source in trace.looked_at],
+            "doubts": list(trace.doubts),
         }
     )
 

@@ -80,7 +80,7 @@ def outline(report: Report, view: View) -> Outline:
         verdict=_verdict(report),
         good=report.verdict == "pass" and (True if not _doubts(report) else None),
         facts=tuple(_facts(report, view.verbose)),
-        sections=tuple(_sections(report.findings, limit)),
+        sections=tuple(sections(report.findings, limit)),
         advice=tuple(map(sentence, report.advice)),
         torch_says=(report.error_message() or "") if view.verbose else "",
     )
@@ -256,7 +256,7 @@ def _answer(report: Report, *, strict: bool) -> str:
     return "raises: " + ", ".join(parts)
 
 
-def _sections(findings: tuple[Finding, ...], limit: int | None) -> list[Section]:
+def sections(findings: tuple[Finding, ...], limit: int | None) -> list[Section]:
     """Findings by rule, in their order; within a rule, keys of equal facts are folded."""
     by_rule: dict[tuple[str, Level], dict[object, list[Finding]]] = {}
     for finding in findings:

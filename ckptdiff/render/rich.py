@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -18,9 +19,12 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.judging.report import Report
 from ckptdiff.render.checkpoint_outline import contents
 from ckptdiff.render.escape import lines as lines_of
-from ckptdiff.render.outline import Section, outline
+from ckptdiff.render.outline import Outline, Section, outline
 from ckptdiff.render.phrases import number, size
 from ckptdiff.render.view import View
+
+if TYPE_CHECKING:
+    from ckptdiff.tracing.trace import Trace
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
@@ -28,7 +32,17 @@ _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 def report(report: Report, view: View) -> str:
     """The report, with escape sequences for colour when the view has it, ending with a newline."""
-    words = outline(report, view)
+    return _laid_out(outline(report, view), view)
+
+
+def trace(trace: Trace, view: View) -> str:
+    """What a program loads, likewise."""
+    from ckptdiff.render.trace_outline import outline as outline_of
+
+    return _laid_out(outline_of(trace, view), view)
+
+
+def _laid_out(words: Outline, view: View) -> str:
     mark, style = {True: ("✓", "green"), None: ("!", "yellow"), False: ("✗", "red")}[words.good]
     parts: list[RenderableType] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
     for section in words.sections:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint.checkpoint import Checkpoint
     from ckptdiff.judging.report import Report
     from ckptdiff.render.checkpoint_outline import TensorRow
-    from ckptdiff.render.outline import Section
+    from ckptdiff.render.outline import Outline, Section
+    from ckptdiff.tracing.trace import Trace
 
 _WIDEST = 64
 """A name longer than this pushes its columns to the right instead of everybody's."""
@@ -23,7 +24,17 @@ def report(report: Report, view: View) -> str:
     """The report, ending with a newline."""
     from ckptdiff.render.outline import outline
 
-    words = outline(report, view)
+    return _laid_out(outline(report, view))
+
+
+def trace(trace: Trace, view: View) -> str:
+    """What a program loads, ending with a newline."""
+    from ckptdiff.render.trace_outline import outline
+
+    return _laid_out(outline(trace, view))
+
+
+def _laid_out(words: Outline) -> str:
     lines = [words.verdict, "", *_facts(words.facts)]
     for section in words.sections:
         lines += ["", *_section(section)]

@@ -1,0 +1,139 @@
+"""`ckptdiff trace`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptdiff.cli import options
+from ckptdiff.cli.report_files import parse_reports
+from ckptdiff.cli.streams import chosen_format, emit, positive, view_of
+from ckptdiff.render.view import View
+from ckptdiff.replacing import write_whole
+
+if TYPE_CHECKING:
+    from ckptdiff.tracing.options import TraceOptions
+    from ckptdiff.tracing.trace import Trace
+
+EXAMPLES = """\
+  ckptdiff trace sample.py --ckpt weights.pth
+  ckptdiff trace --allow 'head.*' finetune.py
+  ckptdiff trace -m package.evaluate --resume run.ckpt
+  ckptdiff trace torchrun --nproc-per-node 8 train.py --resume run.ckpt"""
+
+FLAGS = ("--trust-checkpoint", "--allow-network", "--scratch", "--quiet", "--all", "--help", "-h", "-q")
+"""The options without a value: with them it is known where the program's own command line begins."""
+
+_CODES = {"pass": 0, "fail": 1, "none": 2}
+
+
+def command(
+    program: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT ARGS... | -m MODULE ARGS...", help="The command as you start it.")
+    ],
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until", metavar="first-call|end|FILE:LINE", help="How far it runs: to the first call of a loaded model."
+        ),
+    ] = "first-call",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="GLOB", help="Keys that are meant to keep initial values; repeatable."),
+    ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Let it make the objects that a file names, by their code.")
+    ] = False,
+    allow_network: Annotated[bool, typer.Option("--allow-network", help="Let it reach other machines.")] = False,
+    scratch: Annotated[bool, typer.Option("--scratch", help="Run it in a copy of this folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing that it prints.")] = False,
+    format: options.RunFormat = "auto",  # noqa: A002 - the option's own name
+    report: options.Report = None,
+    show_all: options.ShowAll = False,
+    color: options.Color = "auto",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="SECONDS", help="How long it may take to come to its first call.")
+    ] = "600",
+) -> int:
+    """What does this program load, and what does it leave at random?
+
+    The program is run as it stands, up to the first call of a model that holds something of a file. Its weights are
+    not read but mapped, and none are written; other files that it writes are its own doing (--scratch runs it in a
+    copy of the folder). What it prints goes to standard error.
+    Exits with 0 when every model that a checkpoint reached is complete, 1 when not or when loading raised, 2 when it
+    did not come so far.
+    """
+    from ckptdiff.render import OWN, REPORTS
+    from ckptdiff.running.apart import run_apart
+    from ckptdiff.tracing.options import TraceOptions
+
+    chosen = chosen_format(format, ("auto", *REPORTS))
+    view = view_of(chosen, color, all=show_all)
+    reports = parse_reports(report or [])
+    seconds = positive("--timeout", timeout)
+    settings = TraceOptions(until, trust_checkpoint, allow_network, tuple(allow or ()))
+    settings.place()
+    verdict, text, written = run_apart(
+        _traced,
+        program,
+        settings,
+        chosen,
+        view,
+        [name for name, _ in reports],
+        scratch=scratch,
+        quiet=quiet,
+        seconds=seconds,
+        about=" ".join(program[:2]),
+        timeout=seconds + 30,
+    )
+    emit(text, own=chosen in OWN)
+    for (_, path), content in zip(reports, written, strict=True):
+        write_whole(path, content)
+    return _CODES[verdict]
+
+
+def _traced(
+    words: Sequence[str],
+    settings: TraceOptions,
+    chosen: str,
+    view: View,
+    reports: Sequence[str],
+    *,
+    scratch: bool,
+    quiet: bool,
+    seconds: float,
+) -> tuple[str, str, list[str]]:
+    """The verdict, what is printed and the further reports, as text: the program's process has all the rest."""
+    from ckptdiff.running.apart import leave
+    from ckptdiff.tracing.program import parse_program
+    from ckptdiff.verbs.trace import traced
+
+    answers: list[tuple[str, str, list[str]]] = []
+
+    def done(trace: Trace) -> None:
+        answers.append(_rendered(trace, chosen, view, reports))
+        leave(answers[0])
+
+    program = parse_program(words)
+    if scratch:
+        from ckptdiff.tracing.scratch import copied_folder
+
+        os.chdir(copied_folder())
+    if quiet:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+    traced(program, settings, done, seconds)
+    return answers[0]
+
+
+def _rendered(trace: Trace, chosen: str, view: View, reports: Sequence[str]) -> tuple[str, str, list[str]]:
+    from ckptdiff.render import FORMATS, render_run, render_trace
+    from ckptdiff.verbs.trace import run_of
+
+    run = run_of(trace)
+    text = render_trace(chosen, trace, view) if chosen in FORMATS else render_run(chosen, run, view)
+    return trace.verdict, text, [render_run(name, run, view) for name in reports]

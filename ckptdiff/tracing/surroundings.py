@@ -1,0 +1,332 @@
+"""What stands between a program and its weights: process groups, compilers, kernels, loggers, downloads.
+
+None of it changes which weights are loaded. Each is answered in the simplest way that lets the program go on, and every
+answer is told. A stand-in is one function of `STAND_INS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ckptdiff.following.mode import parts
+from ckptdiff.following.patches import Patches
+from ckptdiff.torch_private import IncompatibleKeys, store_of_one
+from ckptdiff.tracing.watch import Watch
+
+Tell = Callable[[str], None]
+"""Takes a sentence on what was answered in place of the real thing."""
+
+
+class Scene(NamedTuple):
+    """What a stand-in has to do with: where to put it, who watches the program, and whom to tell of it."""
+
+    patched: Patches
+    watch: Watch
+    tell: Tell
+
+
+RANK: Mapping[str, str] = {
+    "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0", "ROLE_RANK": "0",
+    "ROLE_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none",
+}  # fmt: skip
+"""What torchrun tells the one rank of a group of one."""
+
+LOGGERS = (
+    "aim", "clearml", "comet_ml", "mlflow", "neptune", "swanlab", "tensorboard", "tensorboardX", "trackio", "visdom",
+    "wandb",
+)  # fmt: skip
+KERNELS = (
+    "apex", "causal_conv1d", "flash_attn", "flash_attn_2_cuda", "fused_layer_norm_cuda", "mamba_ssm", "mpi4py",
+    "nvidia_smi", "pynvml", "torch_scatter", "torch_sparse", "transformer_engine", "triton", "xformers",
+)  # fmt: skip
+"""Modules that programs import for what is not needed before the weights."""
+
+
+class Nothing:
+    """Whatever is asked of it is nothing, and says so by being false."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return Nothing()
+
+    def __call__(self, *args: Any, **_: Any) -> Any:
+        # A decorator gives back what it is put before.
+        return args[0] if len(args) == 1 and callable(args[0]) else Nothing()
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Nothing was entered."""
+
+    def __getitem__(self, _: Any) -> Any:
+        return Nothing()
+
+    def __setitem__(self, _: Any, __: Any) -> None:
+        """Nothing is kept."""
+
+    def __mro_entries__(self, _: Any) -> tuple[type, ...]:
+        return (object,)
+
+
+class _Absent(ModuleType):
+    """A module that is not installed and that nobody needs before the weights."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return Nothing()
+
+
+class AbsentModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds modules of `LOGGERS` and `KERNELS` where nobody else does."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:  # noqa: ARG002
+        if fullname.partition(".")[0] not in (*LOGGERS, *KERNELS):
+            return None
+        if fullname.partition(".")[0] in _ASKED_FOR and not _asked_by_program():
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: Any) -> ModuleType:
+        name = spec.name
+        if "." not in name:
+            self._tell(f"{name} is not installed; what the program takes from it is nothing.")
+        return _Absent(name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing to run."""
+
+
+_ASKED_FOR = frozenset(KERNELS)
+"""Libraries look whether they can have these, and take another way without."""
+
+
+def _asked_by_program() -> bool:
+    """Whether it is the program's own code that imports, rather than a library."""
+    from ckptdiff.tracing.lines import is_programs
+
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith("<frozen") and file != __file__:
+            return is_programs(file)
+        frame = frame.f_back
+    return False
+
+
+def absent_modules(scene: Scene) -> None:
+    """Loggers, kernels and the like that are not installed."""
+    finder = AbsentModules(scene.tell)
+    sys.meta_path.append(finder)
+
+    def remove() -> None:
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(finder)
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, _Absent):
+                del sys.modules[name]
+
+    scene.patched.also(remove)
+
+
+def group_of_one(scene: Scene) -> None:
+    """Process groups: this rank alone, which is number 0."""
+    if not torch.distributed.is_available():
+        return
+    import torch.distributed as dist
+
+    asked: list[str] = []
+
+    def init_process_group(backend: Any = None, *_: Any, **__: Any) -> None:
+        if not dist.is_initialized():
+            scene.tell(f"A process group ({backend or 'by default'}) was made of this process alone, as rank 0 of 1.")
+        asked.append(str(backend or "gloo"))
+        missing = {name: value for name, value in RANK.items() if name not in os.environ}
+        os.environ.update(missing)
+        original("gloo", store=store_of_one(), rank=0, world_size=1)
+
+    original = scene.patched.function(dist.init_process_group, init_process_group)
+    before = scene.patched.function(
+        dist.get_backend, lambda *args, **kwargs: asked[-1] if asked else before(*args, **kwargs)
+    )
+
+    def destroy() -> None:
+        if asked and dist.is_initialized():
+            dist.destroy_process_group()
+
+    scene.patched.also(destroy)
+    environment = dict(os.environ)
+
+    def restore() -> None:
+        for name in RANK:
+            if name not in environment:
+                os.environ.pop(name, None)
+
+    scene.patched.also(restore)
+
+
+def uncompiled(scene: Scene) -> None:
+    """`torch.compile` gives back what it is given, a module in the wrapper that its keys are named after."""
+    said: list[bool] = []
+
+    def compile(model: Any = None, *_: Any, **__: Any) -> Any:  # noqa: A001 - torch's name
+        if model is None:
+            return lambda function: compile(function)
+        if not said:
+            said.append(True)
+            scene.tell("torch.compile was passed through: nothing is compiled.")
+        return _Optimized(model) if isinstance(model, nn.Module) else model
+
+    scene.patched.function(torch.compile, compile)
+    scene.patched.function(nn.Module.compile, lambda *_, **__: None)
+
+
+class _Optimized(nn.Module):
+    """A module as `torch.compile` wraps it, under `_orig_mod`, but not compiled."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_orig_mod":
+            return self._modules[name]
+        return getattr(self._modules["_orig_mod"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module does."""
+        return self._orig_mod(*args, **kwargs)
+
+
+def extensions(scene: Scene) -> None:
+    """C++ and CUDA that a program would compile before it starts."""
+    import torch.utils.cpp_extension as cpp
+
+    def load(name: Any = "", *_: Any, **__: Any) -> Any:
+        scene.tell(f"The extension {name} was not compiled; what the program takes from it is nothing.")
+        return Nothing()
+
+    for function in (cpp.load, cpp.load_inline):
+        scene.patched.function(function, load)
+
+
+def downloads(scene: Scene) -> None:
+    """Weights that would be downloaded: those of the cache, else what the model has, told to be from there."""
+    from torch import hub
+
+    def load_state_dict_from_url(url: Any, model_dir: Any = None, *args: Any, **kwargs: Any) -> Any:
+        folder = model_dir or os.path.join(hub.get_dir(), "checkpoints")  # noqa: PTH118 - as torch writes it
+        name = kwargs.get("file_name") or os.path.basename(str(url).partition("?")[0])  # noqa: PTH119
+        if os.path.exists(os.path.join(folder, name)):  # noqa: PTH110, PTH118
+            return original(url, model_dir, *args, **kwargs)
+        scene.tell(f"{url} was not downloaded; what it fills counts as filled by it.")
+        return NotDownloaded(str(url))
+
+    original = scene.patched.function(hub.load_state_dict_from_url, load_state_dict_from_url)
+
+    def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(state_dict, NotDownloaded):
+            return loading(module, state_dict, *args, **kwargs)
+        for key, value in module.state_dict(keep_vars=True).items():
+            for part in parts(value) if isinstance(value, torch.Tensor) else ():
+                scene.watch.followed.engine.describe(part, (state_dict.url, key))
+        return IncompatibleKeys([], [])
+
+    loading = scene.patched.function(nn.Module.load_state_dict, load_state_dict)
+
+
+class NotDownloaded(dict):  # type: ignore[type-arg]
+    """The state dict of a file that was not downloaded."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+
+def no_network(scene: Scene) -> None:
+    """Connections to other machines: refused, as where there is no network."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "offline"}
+    missing = [name for name in offline if name not in os.environ]
+    os.environ.update({name: offline[name] for name in missing})
+    scene.patched.also(lambda: [os.environ.pop(name, None) for name in missing])
+    import socket
+
+    said: list[str] = []
+
+    def refused(address: Any) -> None:
+        host = str(address[0]) if isinstance(address, tuple) and address else ""
+        if not host or host in ("localhost", "::1", "0.0.0.0") or host.startswith("127."):  # noqa: S104 - compared
+            return
+        if host not in said:
+            said.append(host)
+            scene.tell(f"A connection to {host} was refused.")
+        raise OSError(101, "Network is unreachable")
+
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def connecting(self: Any, address: Any) -> Any:
+        refused(address)
+        return connect(self, address)
+
+    def connecting_ex(self: Any, address: Any) -> Any:
+        refused(address)
+        return connect_ex(self, address)
+
+    scene.patched.attribute(socket.socket, "connect", connecting)
+    scene.patched.attribute(socket.socket, "connect_ex", connecting_ex)
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            name = host.decode() if isinstance(host, bytes) else host
+            refused((name or "localhost",))
+        except OSError:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution") from None
+        return resolve(host, *args, **kwargs)
+
+    scene.patched.attribute(socket, "getaddrinfo", getaddrinfo)
+
+
+def ranks(scene: Scene) -> None:
+    """`torch.multiprocessing.spawn`: its function runs here, as process 0."""
+    import torch.multiprocessing as multiprocessing
+
+    def spawn(fn: Any, args: Any = (), nprocs: int = 1, *_: Any, **__: Any) -> None:
+        scene.tell(f"torch.multiprocessing.spawn ran its function here, as process 0 of {nprocs}.")
+        fn(0, *args)
+
+    scene.patched.function(multiprocessing.spawn, spawn)  # type: ignore[attr-defined]
+
+
+STAND_INS: tuple[Callable[[Scene], None], ...] = (
+    absent_modules,
+    group_of_one,
+    uncompiled,
+    extensions,
+    downloads,
+    ranks,
+)

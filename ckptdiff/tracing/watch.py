@@ -1,0 +1,247 @@
+"""What a program does with models and checkpoints: what it makes, what it loads into what, what it would save."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ckptdiff.following.followed import Followed
+from ckptdiff.following.mode import parts
+from ckptdiff.following.patches import Patches
+from ckptdiff.following.readers import named_tensors
+from ckptdiff.torch_private import (
+    children_of,
+    non_persistent_buffers,
+    own_buffers,
+    own_parameters,
+    without_torch_dispatch,
+)
+from ckptdiff.tracing.lines import line_of_error, line_of_program
+
+Sources = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Failure:
+    """An error that loading raised: its text, the program's line, and the error itself.
+
+    `subject` is what was loaded, or loaded into; `recovered`, that the same worked later.
+    """
+
+    text: str
+    line: str
+    error: BaseException = field(repr=False)
+    subject: object = None
+    recovered: bool = False
+
+
+@dataclass(slots=True)
+class Restored:
+    """What was loaded into an optimizer, a scheduler or a scaler: how many of its entries, and of how many."""
+
+    kind: str
+    line: str
+    restored: int = 0
+    entries: int = 0
+    raised: str | None = None
+    sources: tuple[str, ...] = ()
+    """The files that its tensors come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A file that the program would have written: its tensors, and where each comes from."""
+
+    file: str
+    line: str
+    tensors: Mapping[str, Sources]
+
+
+class Watch:
+    """Notes on a program while it runs, under `following`."""
+
+    def __init__(self, followed: Followed) -> None:
+        self.followed = followed
+        self.failures: list[Failure] = []
+        self.restored: list[Restored] = []
+        self.saved: list[Saved] = []
+        self.asked: dict[int, nn.Module] = {}
+        """The modules into which something of a file was loaded, or should have been."""
+        self.lines: dict[int, str] = {}
+        """Where each module was made, by identity."""
+        self._made: list[weakref.ref[nn.Module]] = []
+        self._keys: dict[int, frozenset[str]] = {}
+        """The keys of modules as they stood when they were loaded, by identity."""
+
+    def modules(self) -> list[nn.Module]:
+        """Every module that is still there, and those into which something was loaded, in the order they were made."""
+        alive = {id(module): module for reference in self._made if (module := reference()) is not None}
+        return list({**alive, **{identity: module for identity, module in self.asked.items()}}.values())
+
+    def keys(self, module: nn.Module) -> frozenset[str] | None:
+        """The keys that a module had when it, or what it is part of, was loaded; None where none was."""
+        return self._keys.get(id(module))
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether any tensor of a module comes from a file."""
+        engine = self.followed.engine
+        return any(engine.pieces(part) for tensor in _tensors(module) for part in parts(tensor))
+
+    def note_keys(self, module: nn.Module) -> None:
+        """Remember the keys a module has by now."""
+        self._keys[id(module)] = frozenset(names_of(module))
+
+    @contextlib.contextmanager
+    def trying(self, subject: object) -> Iterator[None]:
+        """Note what loading raises, and that it worked at last."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Exception) and not any(failure.error is error for failure in self.failures):
+                text = f"{type(error).__name__}: {error}"
+                line = line_of_error(error.__traceback__) or line_of_program()
+                self.failures.append(Failure(text, line, error, subject))
+            raise
+        for failure in self.failures:
+            failure.recovered |= failure.subject == subject
+
+    def sources(self, tensor: torch.Tensor) -> Sources:
+        """Where a tensor comes from."""
+        found = (self.followed.engine.sources(part) for part in parts(tensor))
+        return tuple(sorted(frozenset().union(*found)))
+
+    # What it looks at
+
+    def start(self, patched: Patches) -> None:
+        """Look at what the program does, until `patched` is undone."""
+        self._modules_made(patched)
+        self._loading(patched)
+        self._state_loaders(patched)
+        self._saving(patched)
+
+    def _modules_made(self, patched: Patches) -> None:
+        made, lines = self._made, self.lines
+        initialise = nn.Module.__init__
+
+        def __init__(self: nn.Module, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            made.append(weakref.ref(self))
+            lines[id(self)] = line_of_program(past=self)
+            initialise(self, *args, **kwargs)
+
+        patched.attribute(nn.Module, "__init__", _like(__init__, initialise))
+
+    def _loading(self, patched: Patches) -> None:
+        def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._is_asked(module, state_dict):
+                self.asked[id(module)] = module
+                self.note_keys(module)
+            with self.trying(id(module)):
+                return original(module, state_dict, *args, **kwargs)
+
+        original = patched.function(nn.Module.load_state_dict, load_state_dict)
+
+        def reading(function: Callable[..., Any]) -> None:
+            def read(f: Any, *args: Any, **kwargs: Any) -> Any:
+                with self.trying(os.path.realpath(f) if isinstance(f, (str, os.PathLike)) else id(f)):
+                    return kept(f, *args, **kwargs)
+
+            kept = patched.function(function, read)
+
+        for function in (torch.load, torch.jit.load):
+            reading(function)
+
+    def _is_asked(self, module: nn.Module, state_dict: Any) -> bool:
+        """Whether a state dict is one of a file: it holds something of one, or what is left of one, which is nothing."""
+        if not isinstance(state_dict, Mapping) or not self.followed.files.order:
+            return False
+        tensors = [value for value in state_dict.values() if isinstance(value, torch.Tensor)]
+        return not tensors or any(self.sources(tensor) for tensor in tensors)
+
+    def _state_loaders(self, patched: Patches) -> None:
+        owners: list[Any] = [torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.amp.GradScaler]
+        for owner in owners:
+            self._state_loader(patched, owner.load_state_dict)
+
+    def _state_loader(self, patched: Patches, function: Callable[..., Any]) -> None:
+        def load_state_dict(holder: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            note = Restored(type(holder).__name__, line_of_program())
+            self.restored.append(note)
+            with self.trying(id(holder)):
+                try:
+                    result = original(holder, state_dict, *args, **kwargs)
+                except Exception as error:
+                    note.raised = f"{type(error).__name__}: {error}"
+                    raise
+            self._count(note, holder, state_dict)
+            return result
+
+        original = patched.function(function, load_state_dict)
+
+    def _count(self, note: Restored, holder: Any, state_dict: Any) -> None:
+        if isinstance(holder, torch.optim.Optimizer):
+            parameters = [parameter for group in holder.param_groups for parameter in group["params"]]
+            note.entries = len(parameters)
+            note.restored = sum(bool(holder.state.get(parameter)) for parameter in parameters)
+            tensors = [value for _, value in named_tensors({"": [dict(state) for state in holder.state.values()]})]
+            note.sources = tuple(sorted({file for tensor in tensors for file, _ in self.sources(tensor)}))
+        elif isinstance(state_dict, Mapping):
+            note.entries = note.restored = len(state_dict)
+
+    def _saving(self, patched: Patches) -> None:
+        def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+            if not isinstance(f, (str, os.PathLike)):
+                return original(obj, f, *args, **kwargs)
+            self._note_saved(f, dict(named_tensors(obj)))
+            return None
+
+        original = patched.function(torch.save, save)
+        try:
+            import safetensors.torch as library
+        except ImportError:
+            return
+
+        def save_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
+            self._note_saved(filename, dict(tensors))
+
+        patched.function(library.save_file, save_file)
+
+    def _note_saved(self, file: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        sources = {key: self.sources(tensor) for key, tensor in tensors.items()}
+        self.saved.append(Saved(os.fspath(file), line_of_program(), sources))
+
+
+def names_of(module: nn.Module) -> Iterator[str]:
+    """The keys of a module's parameters and persistent buffers, without running code of its own."""
+    stack = [("", module)]
+    seen = {id(module)}
+    while stack:
+        prefix, node = stack.pop()
+        transient = non_persistent_buffers(node)
+        for name, value in (*own_parameters(node).items(), *own_buffers(node).items()):
+            if isinstance(value, torch.Tensor) and name not in transient:
+                yield prefix + name
+        for name, child in children_of(node).items():
+            if child is not None and id(child) not in seen:
+                stack.append((f"{prefix}{name}.", child))
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    with without_torch_dispatch():
+        for node in module.modules():
+            for value in (*own_parameters(node).values(), *own_buffers(node).values()):
+                if isinstance(value, torch.Tensor):
+                    yield value
+
+
+def _like(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A replacement that looks like what it stands for."""
+    import functools
+
+    return functools.wraps(original)(replacement)

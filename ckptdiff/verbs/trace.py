@@ -1,0 +1,139 @@
+"""What does this program load, and what does it leave at random?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.gate.policy import Ignore, Policy
+from ckptdiff.gate.run import NoVerdict, Run, TargetResult
+from ckptdiff.judging.report import judge
+from ckptdiff.requests import several
+from ckptdiff.tracing.trace import Trace, TracedFile, TracedModel, TracedState
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ckptdiff.tracing.options import TraceOptions
+    from ckptdiff.tracing.program import Program
+    from ckptdiff.tracing.run import Tracing
+
+
+class Traced:
+    """A block of code that was traced: what its models, optimizers and files came to."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._trace: Trace | None = None
+
+    @property
+    def trace(self) -> Trace:
+        """All that is known of it: what is known by now, inside the block."""
+        return self._trace or self._tracing.concluded()
+
+    def of(self, model: nn.Module) -> TracedModel:
+        """What was left in one of its models."""
+        return self._tracing.of(model)
+
+    @property
+    def models(self) -> tuple[TracedModel, ...]:
+        """The models that it made or loaded something into, those that are part of others left out."""
+        return self.trace.models
+
+    @property
+    def optimizers(self) -> tuple[TracedState, ...]:
+        """What it loaded into optimizers, schedulers and scalers."""
+        return self.trace.states
+
+    @property
+    def files(self) -> tuple[TracedFile, ...]:
+        """The files that it read, with the keys that nothing used."""
+        return self.trace.files
+
+    def __repr__(self) -> str:
+        from ckptdiff.render.trace_outline import verdict
+
+        return f"<trace: {verdict(self.trace)}>"
+
+    def __str__(self) -> str:
+        from ckptdiff.render import render_trace
+
+        return render_trace("text", self.trace)
+
+    def _repr_html_(self) -> str:
+        from ckptdiff.render import render_run
+
+        return render_run("html", run_of(self.trace))
+
+
+@contextlib.contextmanager
+def trace(
+    *,
+    until: str = "first-call",
+    trust_checkpoint: bool = False,
+    allow: str | Sequence[str] = (),
+    allow_network: bool = False,
+) -> Iterator[Traced]:
+    """Trace a block of code: which models it makes, what checkpoints fill in them, and what keeps initial values.
+
+    The block is left at the first call of a model that holds something of a file, or with `until="end"` run to its end;
+    `until` may be a line, `file.py:12`. Files that it loads are mapped instead of read, weights that it would save are
+    not written. `allow` are globs of keys that may keep initial values; objects that only code named in a file could
+    make are refused without `trust_checkpoint`, connections to other machines without `allow_network`. What the block
+    raises passes through.
+
+    Raises UsageError for an `until` that is no place to stop at.
+    """
+    from ckptdiff.tracing.options import TraceOptions
+    from ckptdiff.tracing.run import Stopped, Tracing
+
+    tracing = Tracing(TraceOptions(until, trust_checkpoint, allow_network, several("allow", allow)), "the block")
+    traced = Traced(tracing)
+    with tracing.active():
+        try:
+            yield traced
+        except Stopped:
+            pass
+        except BaseException as error:
+            tracing.raised(error)
+            traced._trace = tracing.concluded()
+            raise
+        traced._trace = tracing.concluded()
+
+
+def traced(program: Program, options: TraceOptions, done: Callable[[Trace], None], timeout: float = 0) -> None:
+    """Trace a program in this process, which it may end, and hand what is known then to `done`, once."""
+    from ckptdiff.tracing.run import Tracing
+
+    def conclude() -> None:
+        done(tracing.concluded(program.arguments))
+
+    tracing = Tracing(options, program.name, conclude)
+    with tracing.active(), tracing.limited(timeout):
+        tracing.run(program)
+        conclude()
+
+
+def run_of(trace: Trace) -> Run:
+    """A trace as a run, one target a model that a checkpoint reached, in the forms that every run has."""
+    if trace.verdict == "none":
+        from ckptdiff.render.trace_outline import verdict
+
+        return Run((TargetResult(trace.program, error=NoVerdict("trace", verdict(trace))),))
+    return Run(tuple(_target(trace, model) for model in trace.reached) or (_reached_nothing(trace),))
+
+
+def _target(trace: Trace, model: TracedModel) -> TargetResult:
+    loading = next((error.text for error in trace.errors), None)
+    outcome = replace(model.outcome, raised=loading) if loading else model.outcome
+    ignores = tuple(Ignore("allowed", key=key) for key in model.allowed)
+    report, ignored = Policy(ignores=ignores).judged(judge(outcome))
+    return TargetResult(model.kind, report, ignored=ignored)
+
+
+def _reached_nothing(trace: Trace) -> TargetResult:
+    from ckptdiff.render.trace_outline import verdict
+
+    return TargetResult(trace.program, error=NoVerdict("trace", verdict(trace)))
