@@ -199,14 +199,14 @@ def uncompiled(scene: Scene) -> None:
         if not said:
             said.append(True)
             scene.tell("torch.compile was passed through: nothing is compiled.")
-        return _Optimized(model) if isinstance(model, nn.Module) else model
+        return OptimizedModule(model) if isinstance(model, nn.Module) else model
 
     scene.patched.function(torch.compile, compile)
     scene.patched.function(nn.Module.compile, lambda *_, **__: None)
 
 
-class _Optimized(nn.Module):
-    """A module as `torch.compile` wraps it, under `_orig_mod`, but not compiled."""
+class OptimizedModule(nn.Module):
+    """A module as `torch.compile` wraps it, under the name it has there, but not compiled."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -139,8 +139,8 @@ class Trace:
 
     @property
     def verdict(self) -> Verdict:
-        """`none` where nothing was read that could be followed, or it never came so far; `pass` where every model that a
-        checkpoint reached is complete and loading raised nothing."""
+        """`none` where it never came so far, or cannot be known; `pass` where every model that a checkpoint reached is
+        complete and loading raised nothing."""
         if self.ended.startswith("time limit") or (not self.files and not self.errors):
             return "none"
         if self.failed_loading or not all(model.complete for model in self.reached):

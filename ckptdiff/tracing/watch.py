@@ -83,7 +83,7 @@ class Watch:
     def modules(self) -> list[nn.Module]:
         """Every module that is still there, and those into which something was loaded, in the order they were made."""
         alive = {id(module): module for reference in self._made if (module := reference()) is not None}
-        return list({**alive, **{identity: module for identity, module in self.asked.items()}}.values())
+        return list((alive | self.asked).values())
 
     def keys(self, module: nn.Module) -> frozenset[str] | None:
         """The keys that a module had when it, or what it is part of, was loaded; None where none was."""
@@ -139,7 +139,7 @@ class Watch:
 
     def _loading(self, patched: Patches) -> None:
         def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._is_asked(module, state_dict):
+            if self._is_of_file(state_dict):
                 self.asked[id(module)] = module
                 self.note_keys(module)
             with self.trying(id(module)):
@@ -157,8 +157,8 @@ class Watch:
         for function in (torch.load, torch.jit.load):
             reading(function)
 
-    def _is_asked(self, module: nn.Module, state_dict: Any) -> bool:
-        """Whether a state dict is one of a file: it holds something of one, or what is left of one, which is nothing."""
+    def _is_of_file(self, state_dict: Any) -> bool:
+        """Whether a state dict holds something of a file, or is what is left of one, which is nothing."""
         if not isinstance(state_dict, Mapping) or not self.followed.files.order:
             return False
         tensors = [value for value in state_dict.values() if isinstance(value, torch.Tensor)]
@@ -207,7 +207,7 @@ class Watch:
         except ImportError:
             return
 
-        def save_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
+        def save_file(tensors: Any, filename: Any, *_: Any, **__: Any) -> None:
             self._note_saved(filename, dict(tensors))
 
         patched.function(library.save_file, save_file)
