@@ -463,6 +463,18 @@ def test_the_checkpoint_wrapper_is_in_the_package_of_that_name() -> None:
     assert hasattr(wrapper, "checkpoint_wrapper")
 
 
+def test_a_group_of_one_meets_in_a_store_of_its_own() -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=private.store_of_one(), rank=0, world_size=1)
+    try:
+        tensor = torch.ones(2)
+        dist.all_reduce(tensor)
+        assert tensor.tolist() == [1, 1]
+    finally:
+        dist.destroy_process_group()
+
+
 def test_the_process_groups_are_those_that_were_made(tmp_path: Path) -> None:
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available():

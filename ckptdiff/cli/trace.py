@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,17 @@ def command(
         list[str] | None,
         typer.Option("--allow", metavar="GLOB", help="Keys that are meant to keep initial values; repeatable."),
     ] = None,
+    save: Annotated[
+        str | None, typer.Option("--save", metavar="GOOD", help="Record this run, to hold later ones against.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="GOOD", help="A recorded run: what kept initial values there may here."),
+    ] = None,
+    map: Annotated[  # noqa: A002 - the option's own name
+        list[str] | None,
+        typer.Option("--map", metavar="OLD=NEW", help="A path written into the program, and what it is here."),
+    ] = None,
     trust_checkpoint: Annotated[
         bool, typer.Option("--trust-checkpoint", help="Let it make the objects that a file names, by their code.")
     ] = False,
@@ -68,13 +80,16 @@ def command(
     """
     from ckptdiff.render import OWN, REPORTS
     from ckptdiff.running.apart import run_apart
-    from ckptdiff.tracing.options import TraceOptions
+    from ckptdiff.tracing.good_run import read_good_run
+    from ckptdiff.tracing.options import TraceOptions, parse_maps
 
     chosen = chosen_format(format, ("auto", *REPORTS))
     view = view_of(chosen, color, all=show_all)
     reports = parse_reports(report or [])
     seconds = positive("--timeout", timeout)
-    settings = TraceOptions(until, trust_checkpoint, allow_network, tuple(allow or ()))
+    good = read_good_run(against) if against is not None else None
+    maps = parse_maps(map or ())
+    settings = TraceOptions(until, trust_checkpoint, allow_network, tuple(allow or ()), maps, good)
     settings.place()
     verdict, text, written = run_apart(
         _traced,
@@ -82,7 +97,7 @@ def command(
         settings,
         chosen,
         view,
-        [name for name, _ in reports],
+        [*(name for name, _ in reports), *(["trace"] if save else [])],
         scratch=scratch,
         quiet=quiet,
         seconds=seconds,
@@ -90,7 +105,8 @@ def command(
         timeout=seconds + 30,
     )
     emit(text, own=chosen in OWN)
-    for (_, path), content in zip(reports, written, strict=True):
+    paths = [path for _, path in reports] + ([save] if save else [])
+    for path, content in zip(paths, written, strict=True):
         write_whole(path, content)
     return _CODES[verdict]
 
@@ -123,9 +139,10 @@ def _traced(
 
         os.chdir(copied_folder())
     if quiet:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        null = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lives
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
+        sys.stdout = sys.stderr = null
     traced(program, settings, done, seconds)
     return answers[0]
 
@@ -136,4 +153,5 @@ def _rendered(trace: Trace, chosen: str, view: View, reports: Sequence[str]) -> 
 
     run = run_of(trace)
     text = render_trace(chosen, trace, view) if chosen in FORMATS else render_run(chosen, run, view)
-    return trace.verdict, text, [render_run(name, run, view) for name in reports]
+    further = [render_trace("json", trace) if name == "trace" else render_run(name, run, view) for name in reports]
+    return trace.verdict, text, further

@@ -144,6 +144,7 @@ def trace(trace: Trace, view: View) -> str:  # noqa: ARG001
                 for save in trace.saved
             ],
             "unopened": list(trace.unopened),
+            "lost": list(trace.lost),
             "notes": list(trace.notes),
             "looked_at": [list(source) for source in trace.looked_at],
             "doubts": list(trace.doubts),

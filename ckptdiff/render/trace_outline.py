@@ -49,6 +49,8 @@ def verdict(trace: Trace) -> str:
         return f"Not complete: loading raises {text}, and {name} ends there."
     if trace.errors:
         return f"Not complete: loading raises {plain(trace.errors[0].text.partition(':')[0])}, and {name} goes on."
+    if trace.lost:
+        return f"Not complete: {name} has not made {_names(trace.lost)}, which the good run had filled."
     if not trace.reached:
         return f"Not complete: {name} reads {_names([file.file for file in trace.files])}, and fills no model with it."
     lacking = [model for model in trace.reached if not model.complete]

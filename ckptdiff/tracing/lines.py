@@ -43,15 +43,23 @@ def line_of_frame(frame: FrameType | None, past: object = None) -> str:
     return nearest
 
 
-def line_of_error(traceback: TracebackType | None) -> str:
+def line_of_error(trace: TracebackType | None) -> str:
     """`FILE:LINE` of the program's own code, the innermost, that an error went through."""
     line = ""
-    while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
         if is_programs(file):
-            line = f"{shown(file)}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
+            line = f"{shown(file)}:{trace.tb_lineno}"
+        trace = trace.tb_next
     return line
+
+
+def from_program(trace: TracebackType | None) -> TracebackType | None:
+    """What of a traceback begins with the program's own code, all of it where none is."""
+    start = trace
+    while start is not None and not is_programs(start.tb_frame.f_code.co_filename):
+        start = start.tb_next
+    return start or trace
 
 
 def shown(file: str) -> str:

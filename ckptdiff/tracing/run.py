@@ -26,8 +26,9 @@ from ckptdiff.loaders.outcome import Loader, Machine, Outcome
 from ckptdiff.model.extract import extract
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.torch_private import DispatchMode, children_of, own_parameters, without_torch_dispatch
-from ckptdiff.tracing.lines import line_of_error, line_of_frame, line_of_program, shown
+from ckptdiff.tracing.lines import from_program, line_of_error, line_of_frame, line_of_program, shown
 from ckptdiff.tracing.options import FIRST_CALL, TraceOptions
+from ckptdiff.tracing.paths import map_paths, write_elsewhere
 from ckptdiff.tracing.program import Program
 from ckptdiff.tracing.surroundings import RANK, STAND_INS, Scene, no_network
 from ckptdiff.tracing.trace import Trace, TracedError, TracedFile, TracedModel, TracedSave, TracedState, allowed
@@ -69,8 +70,11 @@ class Tracing:
         with following(trust=self._options.trust) as followed, patches() as patched:
             self._followed, self._watch = followed, Watch(followed)
             self._watch.start(patched)
+            scene = Scene(patched, self._watch, self._tell)
             for stand_in in STAND_INS if self._options.network else (*STAND_INS, no_network):
-                stand_in(Scene(patched, self._watch, self._tell))
+                stand_in(scene)
+            map_paths(scene, self._options.maps)
+            write_elsewhere(scene, self._options.maps)
             with self._stopping(patched):
                 yield
 
@@ -93,7 +97,7 @@ class Tracing:
         except BaseException as error:
             self.raised(error)
             with contextlib.suppress(OSError, ValueError):
-                traceback.print_exception(error)
+                traceback.print_exception(type(error), error, from_program(error.__traceback__))
 
     def raised(self, error: BaseException) -> None:
         """Note that it ended in an error."""
@@ -243,6 +247,7 @@ class Tracing:
             tuple(self._files(models, states, saved)),
             saved,
             self._unopened(arguments),
+            tuple(kind for kind in self._options.good or () if kind not in {model.kind for model in models}),
             tuple(self._notes),
             tuple(followed.engine.looked),
             tuple(
@@ -304,14 +309,11 @@ class Tracing:
             },
             doubts=tuple(_doubts(followed, fills)),
         )
-        asked = bool(loaded) or _reached(fills)
-        return TracedModel(
-            type(module).__name__,
-            watch.lines.get(id(module), ""),
-            outcome,
-            asked,
-            allowed(tuple(fills), self._options.allow),
-        )
+        kind = type(module).__name__
+        good = self._options.good or {}
+        may = allowed(tuple(fills), self._options.allow) | good.get(kind, frozenset())
+        asked = bool(loaded) or _reached(fills) or kind in good
+        return TracedModel(kind, watch.lines.get(id(module), ""), outcome, asked, may)
 
     def _files(
         self, models: tuple[TracedModel, ...], states: tuple[TracedState, ...], saved: tuple[TracedSave, ...]

@@ -114,6 +114,8 @@ class Trace:
     saved: tuple[TracedSave, ...] = ()
     unopened: tuple[str, ...] = ()
     """Files named on the command line that were never opened."""
+    lost: tuple[str, ...] = ()
+    """Classes of models that a good run had filled, and that this one has not made."""
     notes: tuple[str, ...] = ()
     """What was answered in place of the real thing."""
     looked_at: tuple[Source, ...] = ()
@@ -143,7 +145,7 @@ class Trace:
         complete and loading raised nothing."""
         if self.ended.startswith("time limit") or (not self.files and not self.errors):
             return "none"
-        if self.failed_loading or not all(model.complete for model in self.reached):
+        if self.lost or self.failed_loading or not all(model.complete for model in self.reached):
             return "fail"
         if not self.reached and not self.converts:
             return "fail"

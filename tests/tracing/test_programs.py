@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import textwrap
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from ckptdiff.cli import main
 from tests.tracing.programs import CALL, MODELS, PROGRAMS, START, prepare
 from tests.tracing.truth import really
 
+SCHEMA = json.loads((resources.files("ckptdiff.render") / "schemas" / "trace.json").read_text())
 SAVES = ("converted and saved",)
+FAST = ("resume", "initialised again", "a prefix and strict=False")
+"""Those that are run where time matters."""
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["good", "damaged"])
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROGRAMS]
+)
 def test_what_a_program_fills(
     name: str, damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,6 +39,7 @@ def test_what_a_program_fills(
     code = main(["trace", "--format", "json", str(program)])
     answer = json.loads(capfd.readouterr().out)
 
+    jsonschema.validate(answer, SCHEMA)
     models = {model["class"]: model for model in answer["models"]}
     filled = {kind: set(model["filled"]) | set(model["partial"]) for kind, model in models.items()}
     assert {kind: keys for kind, keys in filled.items() if keys} == truth.filled
