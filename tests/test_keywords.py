@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "convert": lambda path, out, **options: ckptdiff.convert(net(), path, out, **options),
     "load": lambda path, out, **options: ckptdiff.load(net(), path, **options),
     "snapshot": lambda path, out, **options: ckptdiff.snapshot(net(), **options),
+    "trace": lambda path, out, **options: ckptdiff.trace(**options),
     "check": lambda path, out, **options: ckptdiff.check(path.with_name("c.toml"), **options),
 }
 SLIPS: list[Mapping[str, object]] = [

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ckptdiff.following.distributed import MappedRecords, note_places, place_of
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held, pickle_module
 from ckptdiff.following.mode import parts
 from ckptdiff.following.patches import Kept, Patches
+from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
 from ckptdiff.torch_private import FILE_READER, children_of, own_buffers, own_parameters, part_of_file
 

@@ -16,9 +16,9 @@ from ckptdiff.tracing.trace import Trace, TracedFile, TracedModel, TracedState
 if TYPE_CHECKING:
     from torch import nn
 
+    from ckptdiff.tracing.follow_program import Tracing
     from ckptdiff.tracing.options import TraceOptions
     from ckptdiff.tracing.program import Program
-    from ckptdiff.tracing.run import Tracing
 
 
 class Traced:
@@ -86,8 +86,8 @@ def trace(
 
     Raises UsageError for an `until` that is no place to stop at.
     """
+    from ckptdiff.tracing.follow_program import Stopped, Tracing
     from ckptdiff.tracing.options import TraceOptions
-    from ckptdiff.tracing.run import Stopped, Tracing
 
     tracing = Tracing(TraceOptions(until, trust_checkpoint, allow_network, several("allow", allow)), "the block")
     traced = Traced(tracing)
@@ -105,7 +105,7 @@ def trace(
 
 def traced(program: Program, options: TraceOptions, done: Callable[[Trace], None], timeout: float = 0) -> None:
     """Trace a program in this process, which it may end, and hand what is known then to `done`, once."""
-    from ckptdiff.tracing.run import Tracing
+    from ckptdiff.tracing.follow_program import Tracing
 
     def conclude() -> None:
         done(tracing.concluded(program.arguments))
