@@ -9,21 +9,20 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.following.followed import Fill, Followed, following
+from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
 from ckptdiff.following.patches import Patches, patches
-from ckptdiff.loaders.function import _doubts, _filled, _problems
-from ckptdiff.loaders.outcome import Loader, Machine, Outcome
-from ckptdiff.model.extract import extract
+from ckptdiff.loaders.left import Told, left_in
+from ckptdiff.loaders.outcome import Loader, Outcome
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.torch_private import DispatchMode, children_of, own_parameters, without_torch_dispatch
 from ckptdiff.tracing.lines import from_program, line_of_error, line_of_frame, line_of_program, shown
@@ -285,34 +284,21 @@ class Tracing:
         followed, watch = self._followed, self._watch
         assert followed is not None
         assert watch is not None
-        with without_torch_dispatch():
-            state_dict = module.state_dict(keep_vars=True)
-            names = dict(module.named_modules(remove_duplicate=False))
+        names = dict(module.named_modules(remove_duplicate=False))
         loaded = {f"{name}." if name else "": after[id(child)] for name, child in names.items() if id(child) in after}
-        tensors = {
-            key: value
-            for key, value in state_dict.items()
-            if isinstance(value, torch.Tensor) and not _is_late(key, loaded)
-        }
-        fills = {key: followed.fill(value) for key, value in tensors.items()}
-        tree = extract(module, type(module).__name__)
-        slots = tree.keys()
-        outcome = Outcome(
-            Loader("trace", "", self._name, "followed"),
-            Machine(torch.__version__),
-            tree,
-            Checkpoint(", ".join(followed.files.order), "", {}),
-            {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()},
-            problems=tuple(_problems(fills, None)),
-            overwritten={
-                key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"
-            },
-            doubts=tuple(_doubts(followed, fills)),
+        loader = Loader("trace", "", self._name, "followed")
+        files = Checkpoint(", ".join(followed.files.order), "", {})
+        outcome = left_in(module, followed, loader, Told(), files, reference=type(module).__name__).outcome
+        late = {key for key in outcome.filled if _is_late(key, loaded)}
+        outcome = replace(
+            outcome,
+            filled={key: item for key, item in outcome.filled.items() if key not in late},
+            problems=tuple(problem for problem in outcome.problems if problem.key not in late),
         )
         kind = type(module).__name__
         good = self._options.good or {}
-        may = allowed(tuple(fills), self._options.allow) | good.get(kind, frozenset())
-        asked = bool(loaded) or _reached(fills) or kind in good
+        may = allowed(tuple(outcome.filled), self._options.allow) | good.get(kind, frozenset())
+        asked = bool(loaded) or _reached(outcome) or kind in good
         return TracedModel(kind, watch.lines.get(id(module), ""), outcome, asked, may)
 
     def _files(
@@ -384,8 +370,8 @@ def _is_state(key: str) -> bool:
     return "/state/" in f"/{key}"
 
 
-def _reached(fills: dict[str, Fill]) -> bool:
-    return any(fill.by != "initial" and any(not _is_url(file) for file, _ in fill.sources) for fill in fills.values())
+def _reached(outcome: Outcome) -> bool:
+    return any(not _is_url(file) for item in outcome.filled.values() for file, _ in item.sources)
 
 
 def _is_late(key: str, loaded: dict[str, frozenset[str]]) -> bool:
