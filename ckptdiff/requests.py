@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Model = nn.Module | ModuleTree | str | os.PathLike[str]
     File = Checkpoint | Mapping[Any, Any] | str | os.PathLike[str]
+    Weights = File | nn.Module
     Path_ = str | os.PathLike[str]
     Texts = str | Iterable[str]
 

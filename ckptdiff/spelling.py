@@ -15,20 +15,10 @@ from ckptdiff.printable import unmarked
 Value = str | bool | Sequence[str] | Mapping[str, str]
 """A text, a switch that is on, several texts, or names with the Python source of their values."""
 
-SWITCHES = frozenset(
-    (
-        "all",
-        "allow_stale",
-        "assign",
-        "check_values",
-        "fill_missing",
-        "force",
-        "keep_container",
-        "partial",
-        "verify",
-        "trust_remote_code",
-    )
-)
+SWITCHES = frozenset((
+    "all", "allow_stale", "assign", "check_values", "fill_missing", "force", "keep_container", "partial", "quick",
+    "trust_remote_code", "verify",
+))  # fmt: skip
 """Options that are on or off."""
 RESULTS = frozenset(("save",))
 """Options for what becomes of the answer; in Python the answer has a method of that name."""

@@ -103,6 +103,13 @@ class SavedOn(NamedTuple):
     by: Literal["storage", "value", "script"] = "storage"
 
 
+class Part(NamedTuple):
+    """A part of a tensor that is stored in several: where in the whole it begins, in each dimension, and itself."""
+
+    at: tuple[int, ...]
+    tensor: TensorInfo
+
+
 class TensorInfo(NamedTuple):
     """A tensor without its values.
 
@@ -112,8 +119,9 @@ class TensorInfo(NamedTuple):
     `device` is where the file says that its memory was (`cpu`, `cuda:0`, `meta`, …); on `meta` there is no memory, so
     the file has no bytes of it.
     `parts` are the dense tensors that a sparse one is made of, values last, or the scales and zero points of a
-    quantized one; `quantizer` is None for all others. These and `device` say nothing of what the tensor is like, and do
-    not count where two are compared.
+    quantized one; `quantizer` is None for all others. `pieces` are what a tensor without a storage of its own is
+    stored in, by several ranks say. These and `device` say nothing of what the tensor is like, and do not count where
+    two are compared.
 
     A tuple since a file may have many thousands, and a frozen dataclass takes four times as long to make.
     """
@@ -128,6 +136,7 @@ class TensorInfo(NamedTuple):
     device: str = "cpu"
     parts: tuple[TensorInfo, ...] = ()
     quantizer: Quantizer | None = None
+    pieces: tuple[Part, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return type(other) is TensorInfo and self[:7] == other[:7]

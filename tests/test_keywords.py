@@ -24,6 +24,9 @@ VERBS: dict[str, Callable[..., Any]] = {
     "load": lambda path, out, **options: ckptdiff.load(net(), path, **options),
     "snapshot": lambda path, out, **options: ckptdiff.snapshot(net(), **options),
     "trace": lambda path, out, **options: ckptdiff.trace(**options),
+    "diff": lambda path, out, **options: ckptdiff.diff(path, path, **options),
+    "digest": lambda path, out, **options: ckptdiff.digest(path, **options),
+    "lock": lambda path, out, **options: ckptdiff.lock(path, out, **options),
     "check": lambda path, out, **options: ckptdiff.check(path.with_name("c.toml"), **options),
 }
 SLIPS: list[Mapping[str, object]] = [

@@ -13,7 +13,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.hf_shards import INFO
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.entries import shown
-from ckptdiff.tensors import TensorInfo
+from ckptdiff.tensors import Part, TensorInfo
 
 
 def merged(opened: Opened, choose: Callable[[Opened], Checkpoint]) -> Checkpoint:
@@ -52,7 +52,8 @@ def _whole(folder: str, key: str, found: list[tuple[tuple[int, ...], TensorInfo]
         raise CheckpointError(
             f"{folder} lacks a part of the tensor {shown(key)}", "Were all ranks done when it was copied?"
         )
-    return TensorInfo(first.dtype, shape)
+    pieces = tuple(Part(at, tensor) for (at, _), tensor in unique.items())
+    return TensorInfo(first.dtype, shape, pieces=pieces)
 
 
 def _offsets(part: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -14,20 +14,12 @@ from typer.main import get_command
 import ckptdiff
 from ckptdiff.cli.streams import emit, show
 from ckptdiff.errors import UsageError
+from ckptdiff.places import is_url
 
 COMMANDS = (
-    "compare",
-    "trace",
-    "filter",
-    "rewrite",
-    "convert",
-    "inspect",
-    "suggest",
-    "snapshot",
-    "check",
-    "init",
-    "rules",
-)
+    "compare", "diff", "trace", "filter", "rewrite", "convert", "inspect", "digest", "lock", "suggest",
+    "snapshot", "check", "init", "rules",
+)  # fmt: skip
 """Each is a module of this package with a `command` function and an `EXAMPLES` text."""
 
 _COMPLETE = "_CKPTDIFF_COMPLETE"
@@ -48,6 +40,8 @@ def run(arguments: list[str]) -> int:
         os.environ.pop(_COMPLETE, None)
     if arguments[:1] == ["--show-completion"] and len(arguments) == 2:
         os.environ[_COMPLETE] = f"source_{arguments[1]}"  # Typer's own option takes no shell, but this way does
+    if _is_pair(arguments):
+        arguments = ["diff", *arguments]
     try:
         code = get_command(app).main(arguments, prog_name="ckptdiff", standalone_mode=False)
     except _click_exception() as error:
@@ -62,6 +56,13 @@ def run(arguments: list[str]) -> int:
     if code == 130:  # Typer's answer to KeyboardInterrupt, told by the cause alone in a command that returns codes
         raise KeyboardInterrupt
     return int(code or 0)
+
+
+def _is_pair(arguments: list[str]) -> bool:
+    """Whether two checkpoints are given and no command."""
+    if len(arguments) < 2 or arguments[0] in COMMANDS or arguments[0].startswith("-"):
+        return False
+    return os.path.exists(arguments[0]) or is_url(arguments[0])  # noqa: PTH110
 
 
 def _usage_error(error: Any) -> UsageError:
@@ -147,6 +148,7 @@ app = typer.Typer(
     epilog="\b\nExamples:\n"
     "  ckptdiff compare model.py:Net weights.pth\n"
     "  ckptdiff compare torchvision:resnet50 resnet50.safetensors\n"
+    "  ckptdiff diff old.pth new.safetensors\n"
     "  ckptdiff inspect checkpoint.ckpt\n"
     "\n\b\nExit codes: 0 yes, 1 no, 2 no answer, 130 interrupted.",
 )

@@ -10,8 +10,9 @@ from ckptdiff.render.view import View
 from ckptdiff.replacing import write_whole
 
 
-def parse_reports(items: Sequence[str]) -> list[tuple[str, str]]:
-    """The (format, path) pairs of the option. Raises UsageError for a format there is not."""
+def parse_reports(items: Sequence[str], formats: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """The (format, path) pairs of the option, in formats of a run where none are given. Raises UsageError for a format
+    there is not."""
     from ckptdiff.choices import one_of
     from ckptdiff.render import REPORTS
 
@@ -22,7 +23,7 @@ def parse_reports(items: Sequence[str]) -> list[tuple[str, str]]:
             raise UsageError(
                 f"--report {item}: this is not FORMAT=PATH.", "Write for example --report html=report.html."
             )
-        pairs.append((one_of("report", name, tuple(REPORTS)), path))
+        pairs.append((one_of("report", name, tuple(formats or REPORTS)), path))
     return pairs
 
 

@@ -95,6 +95,17 @@ def positive(name: str, text: str) -> float:
     return number
 
 
+def tolerance(name: str, text: str) -> float:
+    """The number from 0 on that an option's text says. Raises UsageError for anything else."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise UsageError(f"{name} {text}: a tolerance is a number from 0 on.", f"Write for example {name} 1e-6.")
+    return number
+
+
 def chosen_format(value: str, choices: Sequence[str] = FORMATS) -> str:
     """What `--format auto` comes to: rich on a terminal that can show it, text elsewhere."""
     one_of("format", value, choices)

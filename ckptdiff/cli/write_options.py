@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ckptdiff.cli.progress import shown_progress
 
 if TYPE_CHECKING:
     from ckptdiff.writing.execute import Job, Progress, Written
@@ -46,9 +46,6 @@ NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait for the d
 Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What is printed on what was written.")]
 FORMATS = ("text", "json")
 
-_QUIET = 1.0
-"""Seconds of work that need no progress bar."""
-
 
 def written(
     run: Callable[[Progress | None], Job | Written],
@@ -60,43 +57,12 @@ def written(
     from ckptdiff.render import written as render
     from ckptdiff.running.apart import alive
 
-    bar = _Bar() if sys.stderr is not None and sys.stderr.isatty() else None
+    with shown_progress() as bar:
 
-    def progress(done: int, total: int) -> None:
-        alive()  # copying takes as long as it takes
-        if bar is not None:
-            bar(done, total)
+        def progress(done: int, total: int) -> None:
+            alive()  # copying takes as long as it takes
+            if bar is not None:
+                bar(done, total)
 
-    try:
         done = run(progress)
-    finally:
-        if bar is not None:
-            bar.close()
     return render.json(done) if format == "json" else render.text(done, show_all=show_all)
-
-
-class _Bar:
-    """A progress bar of Rich's with bytes and rate, which appears when the work takes longer than a moment."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._progress: Any = None
-        self._task: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._progress is None:
-            if time.monotonic() - self._started < _QUIET or done >= total:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._progress.add_task("", total=total)
-            self._progress.start()
-        self._progress.update(self._task, completed=done, total=total)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()

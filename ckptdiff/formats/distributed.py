@@ -17,7 +17,7 @@ from ckptdiff.formats.pickles.constructors import dtype_name
 from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
 from ckptdiff.formats.pickles.stand_ins import Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.places import Place, truncated
-from ckptdiff.tensors import Storage
+from ckptdiff.tensors import Part, Storage, TensorInfo
 
 MAX_PATH = 64
 
@@ -41,8 +41,9 @@ def read(folder: Place) -> Opened:
             raise ValueError("more than one value")
         keys = fields["state_dict_metadata"]
         paths = fields.get("planner_data")
-        value = _nested(name, keys, paths if isinstance(paths, dict) else {})
-        total = unpickled.nbytes + _check_files(index, keys, fields.get("storage_data"))
+        size, placed = _check_files(index, keys, fields.get("storage_data"))
+        value = _nested(name, keys, paths if isinstance(paths, dict) else {}, placed)
+        total = unpickled.nbytes + size
     except (TypeError, ValueError, KeyError, AttributeError, IndexError):
         raise CheckpointError(
             f"{name} is not what torch.distributed.checkpoint writes", "Give the directory that it wrote."
@@ -80,7 +81,11 @@ def _class_name(value: Any) -> str:
     return value.cls.name if type(value) is Instance and type(value.cls) is Global else ""
 
 
-def _tensor(value: Any) -> Tensor:
+_Placed = dict[str, list[tuple[Any, Storage]]]
+"""Key → the offsets of a chunk in its tensor, and where in which file it is."""
+
+
+def _tensor(value: Any, placed: list[tuple[Any, Storage]]) -> Tensor:
     fields = _fields(value)
     properties = fields["properties"].state
     if type(properties) is tuple and (
@@ -90,7 +95,18 @@ def _tensor(value: Any) -> Tensor:
     ):
         raise ValueError("properties of another number")
     dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
-    return Tensor(None, dtype_name(dtype), _sizes(fields["size"]))
+    name, size = dtype_name(dtype), _sizes(fields["size"])
+    sizes = {}
+    for chunk in fields["chunks"]:
+        parts = _fields(chunk)
+        if "offsets" in parts:
+            sizes[_sizes(parts["offsets"])] = _sizes(parts["sizes"])
+    pieces = tuple(
+        Part(offsets, TensorInfo(name, sizes[offsets], storage=storage))
+        for at, storage in placed
+        if (offsets := (0,) * len(size) if at is None else _sizes(at)) in sizes
+    )
+    return Tensor(None, name, size, pieces=pieces)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -105,11 +121,12 @@ def _elements(sizes: tuple[int, ...]) -> int:
     return prod(sizes)
 
 
-def _nested(name: str, keys: dict[Any, Any], paths: dict[Any, Any]) -> Mapping:
+def _nested(name: str, keys: dict[Any, Any], paths: dict[Any, Any], placed: _Placed) -> Mapping:
     """The saved object: each flat key at the path it came from. Indices of lists become names."""
     root = _mapping()
     for key, value in keys.items():
-        leaf = _tensor(value) if _class_name(value) == "TensorStorageMetadata" else Instance(_BYTES, ())
+        is_tensor = _class_name(value) == "TensorStorageMetadata"
+        leaf = _tensor(value, placed.get(key, [])) if is_tensor else Instance(_BYTES, ())
         path = paths.get(key, (key,))
         if type(path) is not tuple or not 0 < len(path) <= MAX_PATH:
             raise ValueError("no path")
@@ -137,11 +154,11 @@ def _mapping() -> Mapping:
     return mapping
 
 
-def _check_files(metadata: Place, keys: dict[Any, Any], storage: Any) -> int:
-    """Every chunk must lie in its file, and a tensor's chunks must be as many elements as the tensor."""
+def _check_files(metadata: Place, keys: dict[Any, Any], storage: Any) -> tuple[int, _Placed]:
+    """Bytes of all files, and where the chunks lie: every one in its file, those of a tensor as many elements as it."""
     name = metadata.name
     sizes: dict[str, int] = {}
-    placed: set[Any] = set()
+    placed: _Placed = {}
     for index, info in (storage or {}).items():
         fields = _fields(info)
         file, offset, length = fields["relative_path"], fields["offset"], fields["length"]
@@ -153,9 +170,10 @@ def _check_files(metadata: Place, keys: dict[Any, Any], storage: Any) -> int:
             raise truncated(
                 metadata.named(file).name, f"{name} places a chunk at byte {offset + length} of {sizes[file]}"
             )
-        key = _fields(index.value if type(index) is OddKey else index)["fqn"]
-        if type(key) is str:
-            placed.add(key)
+        which = _fields(index.value if type(index) is OddKey else index)
+        if type(which["fqn"]) is str:
+            where = Storage(f"{offset}+{length}", metadata.named(file).path, None, length)
+            placed.setdefault(which["fqn"], []).append((which.get("offset"), where))
     for key, value in keys.items():
         if type(key) is not str:
             raise TypeError("no key")
@@ -169,7 +187,7 @@ def _check_files(metadata: Place, keys: dict[Any, Any], storage: Any) -> int:
             raise CheckpointError(
                 f"{name} lacks a part of the tensor {shown(key)}", "Were all ranks done when it was copied?"
             )
-    return sum(sizes.values())
+    return sum(sizes.values()), placed
 
 
 def _size_of(metadata: Place, file: str) -> int:

@@ -26,8 +26,8 @@ MAX_INFLATED = 16 << 20
 _END = Struct("<4s4H2L2x")
 _LOCATOR = Struct("<4s4xQL")  # signature, offset of the zip64 record, number of disks
 _END64 = Struct("<4sQ4x2L2Q2Q")  # signature, its size, then as in _END
-# signature, flags, method, compressed, size, name, extra, comment lengths, disk, attributes, header offset
-_ENTRY = Struct("<4s4x2H8x2L4H2xLL")
+# signature, flags, method, checksum, compressed, size, name, extra, comment lengths, disk, attributes, header offset
+_ENTRY = Struct("<4s4x2H4x3L4H2xLL")
 _LOCAL = Struct("<4s4xH16x2H")  # signature, method, name length, extra length
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _MASKED = 0x61, 0x2000
@@ -35,12 +35,16 @@ _DIRECTORY = 0x10
 
 
 class Record:
-    """One file in the archive. `limit` is where the next record's header begins, `odd` why torch cannot read it."""
+    """One file in the archive. `limit` is where the next record's header begins, `odd` why torch cannot read it.
 
-    __slots__ = ("compressed", "header", "limit", "method", "name", "odd", "size")
+    `crc` is the checksum that the archive's directory gives, 0 where there is none.
+    """
 
-    def __init__(self, name: str, method: int, compressed: int, size: int, header: int, odd: str) -> None:
+    __slots__ = ("compressed", "crc", "header", "limit", "method", "name", "odd", "size")
+
+    def __init__(self, name: str, method: int, crc: int, compressed: int, size: int, header: int, odd: str) -> None:
         self.name = name
+        self.crc = crc
         self.odd = odd
         self.method = method
         self.compressed = compressed
@@ -114,8 +118,8 @@ class ZipArchive:
         for _ in range(count):
             if position + 46 > len(data):
                 raise self._damaged("its zip directory ends early")
-            signature, flags, method, compressed, size, name_length, extra, comment, disk, attributes, header = unpack(
-                data, position
+            signature, flags, method, crc, compressed, size, name_length, extra, comment, disk, attributes, header = (
+                unpack(data, position)
             )
             if signature != b"PK\1\2" or flags & _MASKED or disk > 1:
                 raise self._damaged("its zip directory makes no sense")
@@ -137,7 +141,7 @@ class ZipArchive:
                 odd = "is marked as a directory"
             elif method not in (_STORED, _DEFLATED):
                 odd = f"is compressed by zip method {method}"
-            records[name] = Record(name, method, compressed, size, header, odd)
+            records[name] = Record(name, method, crc, compressed, size, header, odd)
             folded.append(raw.lower())
         self._found.update(zip(folded, records.values(), strict=True))
         self._alike = len(self._found) < len(folded)

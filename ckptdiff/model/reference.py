@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ckptdiff.errors import UsageError
-from ckptdiff.spelling import given, option, options
+from ckptdiff.spelling import Metavar, call, given, option, options
 from ckptdiff.suffixes import OLD, WEIGHTS
 
 Kind = Literal["file", "module", "hf", "torchvision", "timm", "snapshot"]
@@ -94,7 +94,8 @@ def _hint_without_colon(text: str) -> str:
     if not text:
         return _FORMS
     if text.lower().endswith((*WEIGHTS, *OLD)):
-        return "The model comes first and the checkpoint second."
+        two = call("diff", Metavar("A"), Metavar("B"))
+        return f"The model comes first and the checkpoint second; `{two}` compares two checkpoints."
     try:
         if Path(text).is_dir():
             return f"For a transformers model write `hf:{text}`."

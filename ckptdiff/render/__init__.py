@@ -10,6 +10,7 @@ from ckptdiff.render.view import DEFAULT, View
 
 if TYPE_CHECKING:
     from ckptdiff.checkpoint.checkpoint import Checkpoint
+    from ckptdiff.difference.difference import Difference
     from ckptdiff.gate.run import Run
     from ckptdiff.judging.report import Report
     from ckptdiff.tracing.trace import Trace
@@ -30,6 +31,11 @@ REPORTS = {
     "junit": "ckptdiff.render.junit",
     "sarif": "ckptdiff.render.sarif",
     "html": "ckptdiff.render.html",
+}
+# What a difference comes in. Each module has a `difference`.
+DIFFERENCES = {
+    **FORMATS,
+    "json": "ckptdiff.render.difference_json",
 }
 
 OWN = ("github", "html")
@@ -52,6 +58,16 @@ def render_trace(format: str, trace: Trace, view: View = DEFAULT) -> str:  # noq
     """What a program loads in one of FORMATS, ending with a newline."""
     text: str = import_module(FORMATS[format]).trace(trace, view)
     return inert(text)
+
+
+def render_difference(format: str, difference: Difference, view: View = DEFAULT) -> str:  # noqa: A002
+    """What differs in one of DIFFERENCES, ending with a newline."""
+    if view.listing and format in ("text", "rich"):
+        from ckptdiff.render import difference_listings
+
+        return inert(difference_listings.listing(difference, view))
+    text: str = import_module(DIFFERENCES[format]).difference(difference, view)
+    return text if format in OWN else inert(text)
 
 
 def render_run(format: str, run: Run, view: View = DEFAULT) -> str:  # noqa: A002

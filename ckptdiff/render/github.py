@@ -12,8 +12,8 @@ from ckptdiff.judging.rules import LEVELS, RULES, Level
 from ckptdiff.printable import inert
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
-from ckptdiff.render.outline import Row
 from ckptdiff.render.phrases import count, number
+from ckptdiff.render.sections import Row
 from ckptdiff.render.targets import TargetWords, model_file, run_verdict, target_words
 from ckptdiff.render.view import View
 

@@ -20,8 +20,8 @@ from ckptdiff.printable import inert, json_text
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.html_data import STATUSES, data
-from ckptdiff.render.outline import Row, Section
 from ckptdiff.render.phrases import number, percent
+from ckptdiff.render.sections import Row, Section
 from ckptdiff.render.targets import WORDS, TargetWords, run_verdict, target_words
 from ckptdiff.render.view import View
 

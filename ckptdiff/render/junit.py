@@ -16,8 +16,8 @@ from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, reaches
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
-from ckptdiff.render.outline import Section
 from ckptdiff.render.phrases import number
+from ckptdiff.render.sections import Section
 from ckptdiff.render.targets import TargetWords, target_words
 from ckptdiff.render.view import View
 

@@ -16,8 +16,8 @@ from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import LEVELS
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
-from ckptdiff.render.outline import Row, Section
 from ckptdiff.render.phrases import count, number, percent
+from ckptdiff.render.sections import Row, Section
 from ckptdiff.render.targets import WORDS, TargetWords, run_verdict, target_words
 from ckptdiff.render.view import View
 

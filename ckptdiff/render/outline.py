@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
@@ -15,6 +14,7 @@ from ckptdiff.render.advised import sentence
 from ckptdiff.render.escape import plain
 from ckptdiff.render.messages import message
 from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, size
+from ckptdiff.render.sections import Outline, Row, Section
 from ckptdiff.render.view import View
 from ckptdiff.spelling import given, option
 
@@ -32,45 +32,6 @@ _BUILT = {
 
 _LISTED: tuple[Kind, ...] = ("missing", "unexpected")
 """What only strict=True raises for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Keys with the same status, shape and dtype, folded. `name` is escaped, and "" where there is no key."""
-
-    name: str
-    count: int
-    message: str
-    """May have several lines; what is not printable is left in it only where a message of torch's holds it."""
-
-    @property
-    def times(self) -> str:
-        return f"x{self.count:,}" if self.count > 1 else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """All findings of one rule and level. `more` says what is left out of `rows`, "" when nothing is."""
-
-    rule: str
-    level: Level
-    summary: str
-    count: int
-    rows: tuple[Row, ...]
-    more: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """A Report in words. `good` is False where the answer is no, None where it is yes with doubts or warnings."""
-
-    verdict: str
-    good: bool | None
-    facts: tuple[tuple[str, str], ...]
-    sections: tuple[Section, ...]
-    advice: tuple[str, ...]
-    torch_says: str
-    """torch's own message, as it is; "" unless asked for."""
 
 
 def outline(report: Report, view: View) -> Outline:

@@ -16,15 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.difference.difference import Difference
 from ckptdiff.judging.report import Report
 from ckptdiff.render.checkpoint_outline import contents
 from ckptdiff.render.escape import lines as lines_of
-from ckptdiff.render.outline import Outline, Section, outline
+from ckptdiff.render.outline import outline
 from ckptdiff.render.phrases import number, size
+from ckptdiff.render.sections import Outline, Section
 from ckptdiff.render.view import View
 
 if TYPE_CHECKING:
-    from ckptdiff.tracing.trace import Trace
+    pass
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
@@ -32,17 +34,18 @@ _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 def report(report: Report, view: View) -> str:
     """The report, with escape sequences for colour when the view has it, ending with a newline."""
-    return _laid_out(outline(report, view), view)
+    return laid_out(outline(report, view), view)
 
 
-def trace(trace: Trace, view: View) -> str:
-    """What a program loads, likewise."""
-    from ckptdiff.render.trace_outline import outline as outline_of
+def difference(difference: Difference, view: View) -> str:
+    """What differs, ending with a newline."""
+    from ckptdiff.render import difference_outline
 
-    return _laid_out(outline_of(trace, view), view)
+    return laid_out(difference_outline.outline(difference, view), view)
 
 
-def _laid_out(words: Outline, view: View) -> str:
+def laid_out(words: Outline, view: View) -> str:
+    """What an outline says, ending with a newline."""
     mark, style = {True: ("✓", "green"), None: ("!", "yellow"), False: ("✗", "red")}[words.good]
     parts: list[RenderableType] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
     for section in words.sections:
@@ -100,7 +103,7 @@ def _section(section: Section, width: int) -> list[RenderableType]:
     roomy = needed <= width
     style = _STYLES[section.level]
     title = Text.assemble(
-        (f"{_MARKS[section.level]} {section.level}: {section.rule}", f"bold {style}"),
+        (f"{_MARKS[section.level]} {section.title}", f"bold {style}"),
         (f" ({number(section.count)})", "bold"),
         (f"  {section.summary}", "dim"),
     )

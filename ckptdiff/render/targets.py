@@ -10,8 +10,9 @@ from ckptdiff.gate.run import Outcome, Run, TargetResult
 from ckptdiff.judging.rules import Level
 from ckptdiff.model.reference import parse_reference
 from ckptdiff.render.escape import plain
-from ckptdiff.render.outline import Outline, outline
+from ckptdiff.render.outline import outline
 from ckptdiff.render.phrases import count
+from ckptdiff.render.sections import Outline
 from ckptdiff.render.view import View
 
 WORDS: dict[Outcome, str] = {"pass": "passes", "fail": "fails", "error": "no verdict"}

@@ -11,9 +11,10 @@ from ckptdiff.render.view import View
 # What only one of the two needs is imported there: `inspect` starts in a tenth of a second.
 if TYPE_CHECKING:
     from ckptdiff.checkpoint.checkpoint import Checkpoint
+    from ckptdiff.difference.difference import Difference
     from ckptdiff.judging.report import Report
     from ckptdiff.render.checkpoint_outline import TensorRow
-    from ckptdiff.render.outline import Outline, Section
+    from ckptdiff.render.sections import Outline, Section
     from ckptdiff.tracing.trace import Trace
 
 _WIDEST = 64
@@ -24,17 +25,18 @@ def report(report: Report, view: View) -> str:
     """The report, ending with a newline."""
     from ckptdiff.render.outline import outline
 
-    return _laid_out(outline(report, view))
+    return laid_out(outline(report, view))
 
 
 def trace(trace: Trace, view: View) -> str:
     """What a program loads, ending with a newline."""
     from ckptdiff.render.trace_outline import outline
 
-    return _laid_out(outline(trace, view))
+    return laid_out(outline(trace, view))
 
 
-def _laid_out(words: Outline) -> str:
+def laid_out(words: Outline) -> str:
+    """What an outline says, ending with a newline."""
     lines = [words.verdict, "", *_facts(words.facts)]
     for section in words.sections:
         lines += ["", *_section(section)]
@@ -60,13 +62,20 @@ def checkpoint(checkpoint: Checkpoint, view: View) -> str:
     return "\n".join(lines) + "\n"
 
 
+def difference(difference: Difference, view: View) -> str:
+    """What differs, ending with a newline."""
+    from ckptdiff.render.difference_outline import outline
+
+    return laid_out(outline(difference, view))
+
+
 def _facts(facts: tuple[tuple[str, str], ...]) -> list[str]:
     width = max(len(name) for name, _ in facts)
     return [f"  {name:<{width}}  {value}" for name, value in facts]
 
 
 def _section(section: Section) -> list[str]:
-    lines = [f"{section.level}: {section.rule} ({number(section.count)}) - {section.summary}"]
+    lines = [f"{section.title} ({number(section.count)}) - {section.summary}"]
     named = [row for row in section.rows if row.name]
     width = min(max((len(row.name) for row in named), default=0), _WIDEST)
     times = max((len(row.times) for row in named), default=0)

@@ -10,8 +10,9 @@ from ckptdiff.judging.report import judge
 from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.render.escape import plain
-from ckptdiff.render.outline import LIMIT, Outline, Row, Section, sections
+from ckptdiff.render.outline import LIMIT, sections
 from ckptdiff.render.phrases import count, number
+from ckptdiff.render.sections import Outline, Row, Section
 from ckptdiff.render.view import View
 from ckptdiff.spelling import option
 from ckptdiff.tracing.trace import Trace, TracedModel

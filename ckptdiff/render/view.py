@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Sort = Literal["file", "name", "size"]
+Sort = Literal["file", "name", "size", "change"]
+Listing = Literal["", "stat", "names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,8 @@ class View:
 
     `all` lifts the caps on rows; `verbose` adds how the model was built and torch's own message. `width` (columns) and
     `color` matter to `rich` alone. `tensors` (a glob) and `sort` choose the tensors of a listing, which are then shown
-    one by one instead of as a tree.
+    one by one instead of as a tree. `listing` is what a difference is shown as in its place: a line for each module, or
+    the names alone.
     """
 
     all: bool = False
@@ -23,6 +26,9 @@ class View:
     color: bool = False
     tensors: str | None = None
     sort: Sort | None = None
+    listing: Listing = ""
+    digests: Mapping[str, str] | None = None
+    """What tensors are shown with."""
 
 
 DEFAULT = View()

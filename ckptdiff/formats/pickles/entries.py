@@ -106,8 +106,9 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
     if ref is None or ref.location == "meta":
         device = tensor.device if ref is None else ref.location
         return TensorInfo(
-            dtype, shape, stride, offset, None, tensor.layout, tensor.type_name, device, parts, tensor.quantizer
-        )
+            dtype, shape, stride, offset, None, tensor.layout, tensor.type_name, device, parts, tensor.quantizer,
+            tensor.pieces,
+        )  # fmt: skip
     storage = ref.info
     if storage is None:
         storage = ref.info = locate(ref)

@@ -100,7 +100,7 @@ class Tensor:
     """A tensor as its reconstruction call describes it; not yet checked against anything."""
 
     __slots__ = (
-        "device", "dtype", "layout", "offset", "parts", "quantizer", "shape", "storage", "stride",
+        "device", "dtype", "layout", "offset", "parts", "pieces", "quantizer", "shape", "storage", "stride",
         "type_name",
     )  # fmt: skip
 
@@ -116,6 +116,7 @@ class Tensor:
         parts: tuple[Tensor, ...] = (),
         device: str = "cpu",
         quantizer: Any = None,
+        pieces: Any = (),
     ) -> None:
         self.storage = storage
         self.dtype = dtype
@@ -130,3 +131,5 @@ class Tensor:
         """Where a tensor was that has no storage, or is moved from its storage's device; else the storage says it."""
         self.quantizer = quantizer
         """The `ckptdiff.tensors.Quantizer` of a quantized one."""
+        self.pieces = pieces
+        """The `ckptdiff.tensors.Part`s that it is stored in, where it has no storage of its own."""

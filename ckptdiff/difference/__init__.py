@@ -1,0 +1,1 @@
+"""Checkpoint × Checkpoint → Difference; Checkpoint × lock → Verification."""

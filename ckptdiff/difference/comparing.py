@@ -1,0 +1,286 @@
+"""The values of pairs of tensors, read once on all cores: which are equal, and the figures of those that are not.
+
+A tensor is compared in pieces, whose blocks fit in the processor's cache. Equal blocks cost a read of both and a
+comparison of bytes; only where bytes differ numpy is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.contents.flat_bytes import Blocks, Fill, nbytes_of, parts_of
+from ckptdiff.tensors import DTYPES, TensorInfo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ckptdiff.difference.figures import Figures, Tolerance
+
+Progress = Callable[[int, int], None]
+
+_BLOCK = 1 << 18
+"""Bytes of a block of either side."""
+_PIECE = 16 << 20
+"""Bytes of a tensor that one thread takes at a time."""
+_FEW = 4 << 20
+"""Bytes that are not worth a thread."""
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tensor of A, and the one of B that it is held against, which has its shape."""
+
+    key: str
+    other: str
+    before: TensorInfo
+    after: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A piece of a dense part of a pair: bytes of the first side, values at these places."""
+
+    pair: int
+    part: int
+    start: int
+    stop: int
+    measured: bool = False
+    """Whether figures are wanted though nothing in it differs."""
+
+
+def compare_pairs(
+    a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair], tolerance: Tolerance | None, progress: Progress | None = None
+) -> list[Figures | None]:
+    """The figures of each pair, None where they are the same bits. Raises CheckpointError where a file is damaged."""
+    comparison = _Comparison(a, b, pairs, tolerance, progress)
+    return comparison.run()
+
+
+class _Comparison:
+    def __init__(
+        self,
+        a: Checkpoint,
+        b: Checkpoint,
+        pairs: Sequence[Pair],
+        tolerance: Tolerance | None,
+        progress: Progress | None,
+    ) -> None:
+        self._a, self._b, self._pairs = a, b, pairs
+        self._tolerance = tolerance
+        self._progress = progress
+        self._parts = [tuple(zip(parts_of(p.before), parts_of(p.after), strict=False)) for p in pairs]
+        self._done = 0
+        self._total = sum(nbytes_of(one) + nbytes_of(two) for parts in self._parts for one, two in parts)
+
+    def run(self) -> list[Figures | None]:
+        figures: dict[int, Figures] = {}
+        alike: list[_Task] = []
+        for task, measured in self._spread(self._tasks()):
+            if measured is None:
+                alike.append(task)
+            else:
+                self._add(figures, task, measured)
+        again = [task for task in alike if task.pair in figures and task.stop > task.start]
+        for task, measured in self._spread([_measured(task) for task in again]):
+            assert measured is not None
+            self._add(figures, task, measured)
+        return [figures.get(place) for place in range(len(self._pairs))]
+
+    def _add(self, figures: dict[int, Figures], task: _Task, measured: Figures) -> None:
+        if task.part != self._main(task.pair):  # the scales of integers, the indices of values: another scale
+            from ckptdiff.difference.figures import Figures
+
+            measured = Figures(count=measured.count, beyond=measured.count)
+        if task.pair in figures:
+            figures[task.pair].add(measured)
+        else:
+            figures[task.pair] = measured
+
+    def _main(self, pair: int) -> int:
+        """Which part has the values that figures are about."""
+        return 0 if self._pairs[pair].before.layout == "strided" else len(self._parts[pair]) - 1
+
+    def _tasks(self) -> list[_Task]:
+        tasks = []
+        with Blocks(self._a) as here, Blocks(self._b) as there:
+            for place, parts in enumerate(self._parts):
+                for number, (one, two) in enumerate(parts):
+                    count = nbytes_of(one)
+                    whole = not (here.is_direct(one) and there.is_direct(two))
+                    step = max(count, 1) if whole else _PIECE
+                    tasks += [_Task(place, number, start, min(start + step, count)) for start in range(0, count, step)]
+        return tasks
+
+    def _spread(self, tasks: Sequence[_Task]) -> Iterable[tuple[_Task, Figures | None]]:
+        """What comes of the tasks, as they are done."""
+        amount = sum(task.stop - task.start for task in tasks)
+        threads = 1 if amount < _FEW else min(_cores(), _MOST_THREADS, len(tasks))
+        if threads <= 1:
+            with _Worker(self) as worker:
+                for task in tasks:
+                    yield task, worker.do(task)
+                    self._told(task)
+            return
+        yield from self._in_threads(tasks, threads)
+
+    def _in_threads(self, tasks: Sequence[_Task], threads: int) -> Iterable[tuple[_Task, Figures | None]]:
+        waiting = iter(tasks)
+        lock = threading.Lock()
+        given_up = threading.Event()
+        answers: SimpleQueue[tuple[_Task, Figures | None] | BaseException | None] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                with _Worker(self) as worker:
+                    while not given_up.is_set():
+                        with lock:
+                            task = next(waiting, None)
+                        if task is None:
+                            break
+                        answers.put((task, worker.do(task)))
+            except BaseException as error:
+                answers.put(error)
+            else:
+                answers.put(None)
+
+        running = [threading.Thread(target=work, name="ckptdiff-diff", daemon=True) for _ in range(threads)]
+        for thread in running:
+            thread.start()
+        left = threads
+        try:
+            while left:
+                answer = answers.get()
+                if answer is None:
+                    left -= 1
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    yield answer
+                    self._told(answer[0])
+        finally:
+            given_up.set()
+            for thread in running:
+                thread.join()
+
+    def _told(self, task: _Task) -> None:
+        if self._progress is not None and not task.measured:
+            one, two = self._parts[task.pair][task.part]
+            self._done += task.stop - task.start
+            self._done += (task.stop - task.start) * nbytes_of(two) // max(nbytes_of(one), 1)
+            self._progress(self._done, self._total)
+
+
+class _Worker:
+    """One thread's files and buffers."""
+
+    def __init__(self, comparison: _Comparison) -> None:
+        self._pairs = comparison._pairs
+        self._parts = comparison._parts
+        self._tolerance = comparison._tolerance
+        self._here, self._there = Blocks(comparison._a), Blocks(comparison._b)
+        self._one, self._two = bytearray(_BLOCK), bytearray(_BLOCK)
+        self._open: tuple[int, int] = (-1, -1)
+        self._fills: tuple[Fill, Fill] | None = None
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._here.__exit__(None, None, None)
+        self._there.__exit__(None, None, None)
+
+    def do(self, task: _Task) -> Figures | None:
+        """The figures of a piece; None where its bits are the same and none are asked for."""
+        pair = self._pairs[task.pair]
+        one, two = self._parts[task.pair][task.part]
+        if self._open != (task.pair, task.part):
+            self._here.let_go()
+            self._there.let_go()
+            here = self._read(self._here, pair.key, one, task.part)
+            self._fills = here, self._read(self._there, pair.other, two, task.part)
+            self._open = (task.pair, task.part)
+        assert self._fills is not None
+        if one.dtype != two.dtype:
+            return self._cast(task, one, two, *self._fills)
+        if task.measured:
+            return self._unchanged(one, task.start, task.stop, self._fills[0])
+        return self._same_dtype(task, one, *self._fills)
+
+    @staticmethod
+    def _read(blocks: Blocks, key: str, tensor: TensorInfo, part: int) -> Fill:
+        return blocks.of(key, tensor) if not part else blocks.stored(tensor)
+
+    def _same_dtype(self, task: _Task, tensor: TensorInfo, here: Fill, there: Fill) -> Figures | None:
+        one, two = self._one, self._two
+        figures: Figures | None = None
+        place = task.start
+        while place < task.stop:
+            count = min(_BLOCK, task.stop - place)
+            if count < len(one):
+                one, two = bytearray(count), bytearray(count)
+            here(place, memoryview(one))
+            there(place, memoryview(two))
+            if one != two:
+                from ckptdiff.difference.figures import Figures, Tolerance, measure
+                from ckptdiff.difference.numerals import numeral
+
+                kind = numeral(tensor.dtype)
+                values = place // kind.width * kind.per_byte
+                found = measure(memoryview(one), memoryview(two), kind, values, self._tolerance or Tolerance())
+                if figures is None:
+                    figures = Figures()
+                    if place > task.start:
+                        figures = self._unchanged(tensor, task.start, place, here)
+                figures.add(found)
+            elif figures is not None:
+                from ckptdiff.difference.figures import unchanged
+                from ckptdiff.difference.numerals import numeral
+
+                figures.add(unchanged(memoryview(one), numeral(tensor.dtype)))
+            place += count
+        return figures
+
+    def _unchanged(self, tensor: TensorInfo, start: int, stop: int, here: Fill) -> Figures:
+        from ckptdiff.difference.figures import Figures, unchanged
+        from ckptdiff.difference.numerals import numeral
+
+        figures = Figures()
+        for place in range(start, stop, _BLOCK):
+            buffer = memoryview(bytearray(min(_BLOCK, stop - place)))
+            here(place, buffer)
+            figures.add(unchanged(buffer, numeral(tensor.dtype)))
+        return figures
+
+    def _cast(self, task: _Task, one: TensorInfo, two: TensorInfo, here: Fill, there: Fill) -> Figures:
+        from ckptdiff.difference.casting import measure_cast
+        from ckptdiff.difference.figures import Figures, Tolerance
+        from ckptdiff.difference.numerals import numeral
+
+        left, right = numeral(one.dtype), numeral(two.dtype)
+        widths = (DTYPES[one.dtype].bits, DTYPES[two.dtype].bits)
+        figures = Figures()
+        step = 1 << 16
+        for first in range(task.start * 8 // widths[0], task.stop * 8 // widths[0], step):
+            last = min(first + step, task.stop * 8 // widths[0])
+            buffers = []
+            for fill, bits in ((here, widths[0]), (there, widths[1])):
+                buffer = memoryview(bytearray((last - first) * bits // 8))
+                fill(first * bits // 8, buffer)
+                buffers.append(buffer)
+            figures.add(measure_cast(buffers[0], buffers[1], (left, right), first, self._tolerance or Tolerance()))
+        return figures
+
+
+def _measured(task: _Task) -> _Task:
+    return _Task(task.pair, task.part, task.start, task.stop, measured=True)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

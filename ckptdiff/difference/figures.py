@@ -1,0 +1,231 @@
+"""How two tensors of one shape differ, in figures: a block at a time, added up.
+
+Floats are computed with in float64, integers as integers. What is counted as changed has other bits; NaN is NaN, of
+whatever bits, and the two zeros are two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ckptdiff.difference.numerals import Array, Numeral, steps
+
+
+@dataclass(slots=True)
+class Figures:
+    """The sums over some blocks of a pair of tensors. `place` is the flat position of the value that `pair` is of."""
+
+    seen: int = 0
+    count: int = 0
+    beyond: int = 0
+    """Those changed by more than the tolerance."""
+    zeros: int = 0
+    """Changed in nothing but the sign of a zero."""
+    nan: int = 0
+    """NaN on both sides."""
+    payloads: int = 0
+    """Of these, with other bits."""
+    new_nan: int = 0
+    new_inf: int = 0
+    largest: float | int = 0
+    place: int = -1
+    pair: tuple[Any, Any] | None = None
+    steps: int = 0
+    delta: float = 0.0
+    """Sum of the squares of what is added; then of the first side, of the second, and of their products."""
+    first: float = 0.0
+    second: float = 0.0
+    product: float = 0.0
+    inexact: int = 0
+    """Under another dtype: values that are another number there."""
+    unrounded: int = 0
+    """Of these, those that no rounding to that dtype explains."""
+
+    def add(self, other: Figures) -> None:
+        """Add those of other blocks."""
+        if other.place >= 0 and (
+            self.place < 0
+            or other.largest > self.largest
+            or (other.largest == self.largest and other.place < self.place)
+        ):
+            self.largest, self.place, self.pair = other.largest, other.place, other.pair
+        self.steps = max(self.steps, other.steps)
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+_SUMS = ("seen", "count", "beyond", "zeros", "nan", "payloads", "new_nan", "new_inf", "delta", "first", "second",
+         "product", "inexact", "unrounded")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """`|a - b| <= atol + rtol * |b|`, as `torch.allclose(a, b)` has it."""
+
+    atol: float = 0.0
+    rtol: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.atol > 0 or self.rtol > 0
+
+
+def measure(one: memoryview, other: memoryview, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
+    """The figures of a block of two tensors of one dtype, whose first value is at the flat position `start`."""
+    left, right = kind.bits(one), kind.bits(other)
+    if kind.kind == "float":
+        return _floats(left, right, kind, start, tolerance)
+    if kind.kind == "complex":
+        return _complex(left, right, kind, start, tolerance)
+    return _integers(left, right, kind, start, tolerance)
+
+
+def unchanged(one: memoryview, kind: Numeral) -> Figures:
+    """The same of a block that both sides have alike."""
+    raw = kind.bits(one)
+    values = kind.values(raw)
+    nan = 0
+    if kind.kind == "complex":
+        values = values.view(np.float64)
+    if values.dtype != np.float64:
+        values = values.astype(np.float64)
+    square = float(np.dot(values, values))
+    if not math.isfinite(square):
+        missing = np.isnan(values)
+        nan = int(missing.sum()) if kind.kind == "float" else int(missing.reshape(-1, 2).any(axis=1).sum())
+        square = _squares(values[np.isfinite(values)])
+    count = len(raw) // 2 if kind.kind == "complex" else len(raw)
+    return Figures(seen=count, nan=nan, first=square, second=square, product=square)
+
+
+def _floats(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
+    unequal = left != right
+    before, after = kind.values(left), kind.values(right)
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = after - before
+        delta = float(np.dot(change, change))
+        first, second = float(np.dot(before, before)), float(np.dot(after, after))
+        product = float(np.dot(before, after))
+    if not (math.isfinite(delta) and math.isfinite(first) and math.isfinite(second)):
+        return _odd_floats(left, right, unequal, before, after, kind, start, tolerance)
+    figures = Figures(seen=len(left), count=int(np.count_nonzero(unequal)))
+    np.abs(change, out=change)
+    _largest(figures, change, before, after, start, unequal)
+    if not figures.largest:  # nothing but signs of zeros
+        figures.zeros = figures.count
+    figures.steps = int(steps(left, right, kind).max())
+    if figures.largest and figures.count:
+        figures.zeros = int(np.count_nonzero(unequal & (change == 0)))
+    if tolerance:
+        figures.beyond = int(np.count_nonzero(change > tolerance.atol + tolerance.rtol * np.abs(after)))
+    figures.delta, figures.first, figures.second, figures.product = delta, first, second, product
+    return figures
+
+
+def _odd_floats(
+    left: Array,
+    right: Array,
+    unequal: Array,
+    before: Array,
+    after: Array,
+    kind: Numeral,
+    start: int,
+    tolerance: Tolerance,
+) -> Figures:
+    """The same where some value is NaN or infinite, or too large to square."""
+    missing, lacking = np.isnan(before), np.isnan(after)
+    both, either = missing & lacking, missing | lacking
+    figures = Figures(seen=len(left), nan=int(both.sum()), payloads=int((unequal & both).sum()))
+    unequal = unequal & ~both
+    figures.count = int(unequal.sum())
+    figures.new_nan = int((lacking & ~missing).sum())
+    figures.new_inf = int((np.isinf(after) & ~np.isinf(before)).sum())
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = np.abs(after - before)
+    change[either | ~unequal] = 0
+    numbers = unequal & ~either
+    figures.zeros = int((numbers & (change == 0)).sum())
+    _largest(figures, change, before, after, start, unequal)
+    finite = np.isfinite(before) & np.isfinite(after)
+    if numbers.any():
+        figures.steps = int(steps(left[numbers], right[numbers], kind).max())
+    if tolerance:
+        far = change > tolerance.atol + tolerance.rtol * np.where(finite, np.abs(after), 0)
+        figures.beyond = int((far | (unequal & either)).sum())
+    before, after, change = before[finite], after[finite], change[finite]
+    figures.delta, figures.first, figures.second = _squares(change), _squares(before), _squares(after)
+    figures.product = _product(before, after)
+    return figures
+
+
+def _complex(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
+    unequal = (left != right).reshape(-1, 2).any(axis=1)
+    before, after = kind.values(left), kind.values(right)
+    missing, lacking = np.isnan(before), np.isnan(after)
+    both, either = missing & lacking, missing | lacking
+    figures = Figures(seen=len(before), nan=int(both.sum()), payloads=int((unequal & both).sum()))
+    unequal &= ~both
+    figures.count = int(unequal.sum())
+    figures.new_nan = int((lacking & ~missing).sum())
+    figures.new_inf = int((np.isinf(after) & ~np.isinf(before)).sum())
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = np.abs(after - before)
+    change[either | ~unequal] = 0
+    numbers = unequal & ~either
+    figures.zeros = int((numbers & (change == 0)).sum())
+    _largest(figures, change, before, after, start, unequal)
+    halves = np.repeat(numbers, 2)
+    if halves.any():
+        figures.steps = int(steps(left[halves], right[halves], kind).max())
+    finite = np.isfinite(before) & np.isfinite(after)
+    if tolerance:
+        far = change > tolerance.atol + tolerance.rtol * np.where(finite, np.abs(after), 0)
+        figures.beyond = int((far | (unequal & either)).sum())
+    before, after = before[finite].view(np.float64), after[finite].view(np.float64)
+    figures.delta = _squares(change[finite])
+    figures.first, figures.second, figures.product = _squares(before), _squares(after), _product(before, after)
+    return figures
+
+
+def _integers(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
+    unequal = left != right
+    figures = Figures(seen=len(left), count=int(np.count_nonzero(unequal)))
+    before, after = kind.values(left), kind.values(right)
+    if kind.kind == "bool":
+        before, after = before.view(np.uint8), after.view(np.uint8)
+    # Exact, whatever the size: the difference of two numbers of n bits has n bits without its sign.
+    unsigned = before.dtype.str.replace("i", "u")
+    change = np.maximum(before, after).view(unsigned) - np.minimum(before, after).view(unsigned)
+    _largest(figures, change, before, after, start, unequal)
+    if kind.kind == "bool" and figures.pair is not None:
+        figures.pair = bool(figures.pair[0]), bool(figures.pair[1])
+    if tolerance:
+        far = change > tolerance.atol + tolerance.rtol * np.abs(after.astype(np.float64))
+        figures.beyond = int(np.count_nonzero(far))
+    wide, before, after = change.astype(np.float64), before.astype(np.float64), after.astype(np.float64)
+    figures.delta, figures.first, figures.second = _squares(wide), _squares(before), _squares(after)
+    figures.product = _product(before, after)
+    return figures
+
+
+def _largest(figures: Figures, change: Array, before: Array, after: Array, start: int, unequal: Array) -> None:
+    """Where the change is the largest; where nothing has a size, the first value that changed."""
+    if not figures.count:
+        return
+    largest = change.max()
+    place = int(change.argmax()) if largest else int(unequal.argmax())
+    figures.largest = largest.item()
+    figures.place = start + place
+    figures.pair = (before[place].item(), after[place].item())
+
+
+def _squares(values: Array) -> float:
+    return _product(values, values)
+
+
+def _product(one: Array, other: Array) -> float:
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return float(np.dot(one, other))

@@ -1,0 +1,106 @@
+"""A Difference as JSON, for programs: complete and unfolded. `schemas/diff.json` describes it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ckptdiff.difference.difference import Change, Difference, Number, Side
+from ckptdiff.printable import json_text
+from ckptdiff.render.json import SCHEMA_VERSION
+from ckptdiff.render.view import View
+from ckptdiff.tensors import TensorInfo
+
+
+def difference(found: Difference, view: View) -> str:  # noqa: ARG001 - programs get everything
+    """What differs, ending with a newline."""
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": found.verdict,
+        "basis": found.basis,
+        "doubts": list(found.doubts),
+        "a": _side(found.a),
+        "b": _side(found.b),
+        "equal": list(found.equal),
+        "renamed": [
+            {"a": key, "b": other, "evidence": found.evidence.get(key, "rule")} for key, other in found.renamed
+        ],
+        "only_in_a": [_only(found, key, found.tensors_a) for key in found.only_in_a],
+        "only_in_b": [_only(found, key, found.tensors_b) for key in found.only_in_b],
+        "other_shape": [
+            {
+                "key": key,
+                "a": list(before),
+                "b": list(after),
+                "explained": found.explained.get(key),
+                "digests": _digests(found, key),
+            }
+            for key, before, after in found.other_shape
+        ],
+        "changed": [_change(found, change) for change in found.changed.values()],
+        "close": [_change(found, change) for change in found.close.values()],
+        "nan_of_other_bits": dict(found.nan),
+        "beside": [
+            {"where": entry.where, "key": entry.key, "a": entry.before, "b": entry.after} for entry in found.beside
+        ],
+    }
+    return json_text(value, indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "path": side.name,
+        "format": side.format,
+        "state_dict_key": side.state_dict_key,
+        "tensors": side.tensors,
+        "bytes": side.nbytes,
+    }
+
+
+def _only(found: Difference, key: str, tensors: Any) -> dict[str, Any]:
+    tensor: TensorInfo = tensors[key]
+    return {
+        "key": key,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "explained": found.explained.get(key),
+        "digests": _digests(found, key),
+    }
+
+
+def _change(found: Difference, change: Change) -> dict[str, Any]:
+    return {
+        "key": change.key,
+        "key_in_b": change.other,
+        "dtype": [change.before.dtype, change.after.dtype],
+        "shape": list(change.before.shape),
+        "elements": change.numel,
+        "count": change.count,
+        "max_abs": _number(change.max_abs),
+        "index": None if change.index is None else list(change.index),
+        "values": None if change.values is None else [_number(value) for value in change.values],
+        "max_ulp": change.max_ulp,
+        "rel_l2": change.rel_l2,
+        "cosine": change.cosine,
+        "norm": _number(change.norm),
+        "nan": change.nan,
+        "new_nan": change.new_nan,
+        "new_inf": change.new_inf,
+        "signed_zeros": change.signed_zeros,
+        "cast": change.cast,
+        "explained": change.explained,
+        "digests": _digests(found, change.key),
+    }
+
+
+def _digests(found: Difference, key: str) -> list[str | None] | None:
+    return list(found.digests[key]) if key in found.digests else None
+
+
+def _number(value: Number | None) -> Any:
+    """A number; as text what JSON has none for: `"nan"`, `"inf"`, `"1+2j"`."""
+    if isinstance(value, complex):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,140 @@
+"""What differs between two checkpoints?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.difference.difference import Difference
+from ckptdiff.difference.differing import DiffOptions, difference
+from ckptdiff.difference.locks import Lock, is_lock, read_lock
+from ckptdiff.errors import UsageError
+from ckptdiff.requests import CheckpointRequest, renames_of, several
+from ckptdiff.spelling import Metavar, call, given, option
+
+if TYPE_CHECKING:
+    from ckptdiff.difference.comparing import Progress
+    from ckptdiff.requests import File, Weights
+
+
+def diff(
+    a: Weights,
+    b: Weights,
+    *,
+    values: bool = True,
+    quick: bool = False,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    strip_prefix: str | Sequence[str] | None = None,
+    add_prefix: str | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
+    key_a: str | None = None,
+    key_b: str | None = None,
+    keys: str | Sequence[str] = (),
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> Difference:
+    """What differs between two checkpoints: files of any format, folders, URLs, locks, state dicts in memory.
+
+    Every value is read and compared; with `values=False` only names, dtypes and shapes are, with `quick` the checksums
+    that torch's files have. `atol` and `rtol` allow differences as `torch.allclose` does. The keys of A are renamed
+    first, as in `compare`. `key_a` and `key_b` are the dotted paths of the state dicts inside their files, `keys` are
+    globs of those that are looked at. `scheduler` is the address of a Dask scheduler whose workers read the values.
+    `progress` is called with the bytes done and all bytes.
+
+    Raises CkptdiffError where a file cannot be read, or has no values to look at.
+    """
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        if not 0 <= value < float("inf"):
+            raise UsageError(f"{given(name, value)}: a tolerance is a number from 0 on.", "")
+    options = DiffOptions(
+        values=values,
+        quick=quick,
+        atol=atol,
+        rtol=rtol,
+        keys=chosen(several("keys", keys)),
+        scheduler=scheduler,
+        progress=progress,
+    )
+    return diffed(
+        CheckpointRequest(weights(a), key_a, renames_of(strip_prefix, add_prefix, rename, rules)),
+        CheckpointRequest(weights(b), key_b),
+        options,
+    )
+
+
+def diffed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions) -> Difference:
+    """`diff`, as it was asked."""
+    one, other = side(a), side(b)
+    if a.renames:
+        options = replace(options, renamed=_new_names(one, a))
+    return difference(one, other, options)
+
+
+def with_digests(found: Difference, a: CheckpointRequest, b: CheckpointRequest) -> Difference:
+    """The same, with the digests of what differs."""
+    from ckptdiff.contents.digests import digests_of
+
+    to = dict(found.renamed)
+    mine = [key for key in found.tensors_a if key in found.changed or key in found.only_in_a or _reshaped(found, key)]
+    theirs = [*(to.get(key, key) for key in mine if key not in found.only_in_a), *found.only_in_b]
+    known = []
+    for request, keys in ((a, mine), (b, theirs)):
+        one = side(request)
+        every = one.digests if isinstance(one, Lock) else digests_of(one, keys).tensors
+        known.append({key: every[key] for key in keys})
+    digests = {key: (known[0][key], known[1].get(to.get(key, key))) for key in mine}
+    return replace(found, digests={**digests, **{key: (None, known[1][key]) for key in found.only_in_b}})
+
+
+def _reshaped(found: Difference, key: str) -> bool:
+    return any(key == name for name, *_ in found.other_shape)
+
+
+def side(request: CheckpointRequest) -> Checkpoint | Lock:
+    """One side: a checkpoint, or a lock. Raises CkptdiffError for what cannot be read."""
+    given_ = request.checkpoint
+    if isinstance(given_, (str, os.PathLike)) and is_lock(os.fspath(given_)):
+        if request.key:
+            raise UsageError(f"{os.fspath(given_)} is a lock, which has no keys inside keys.", "Leave the key out.")
+        return read_lock(os.fspath(given_))
+    return request.read()
+
+
+def weights(given_: Weights) -> File:
+    """What a live module would save, and whatever else stands for weights as it is."""
+    torch = sys.modules.get("torch")  # whoever has a module has imported it
+    if torch is not None and isinstance(given_, torch.nn.Module):
+        state_dict: File = given_.state_dict()
+        return state_dict
+    return given_  # type: ignore[return-value]  # no module
+
+
+def _new_names(one: Checkpoint | Lock, request: CheckpointRequest) -> Mapping[str, str]:
+    from ckptdiff.renaming.applied import new_names
+
+    renames = request.renames
+    assert renames is not None
+    if renames.operations:
+        raise UsageError(
+            f"{option('rules')}: the file has operations on tensors, and diff compares them as they are.",
+            f"Write A under its new names first, by `{call('rewrite', Metavar('A'), out='OUT', rules='RULES')}`.",
+        )
+    if isinstance(one, Lock):
+        one = Checkpoint(one.path, "lock", one.tensors)
+    return new_names(one, renames)[0]
+
+
+def chosen(patterns: tuple[str, ...]) -> Callable[[str], bool] | None:
+    """A test whether a key matches one of some globs; None without any."""
+    if not patterns:
+        return None
+    from ckptdiff.keys import glob
+
+    tests = [glob(pattern) for pattern in patterns]
+    return lambda key: any(test(key) for test in tests)
