@@ -1,0 +1,118 @@
+"""Running rows: each in a forked process with a time limit, so that no library meets what another left."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FAMILIES = ("plain",)
+ROW_SECONDS = 300
+
+
+@dataclass
+class Tally:
+    """What came out of some cases."""
+
+    cases: int = 0
+    agreed: int = 0
+    doubted: list[str] = field(default_factory=list)
+    """Those that are not answered, and said so."""
+    wrong: list[str] = field(default_factory=list)
+    rows: int = 0
+    absent: list[str] = field(default_factory=list)
+    raised: int = 0
+
+    @property
+    def code(self) -> int:
+        return 1 if self.wrong or not self.cases else 0
+
+    def add(self, name: str, verdict: str) -> None:
+        self.cases += 1
+        if verdict.startswith("agree"):
+            self.agreed += 1
+        elif verdict.startswith(("doubt", "refused")):
+            self.doubted.append(f"{name}: {verdict}")
+        else:
+            self.wrong.append(f"{name}: {verdict}")
+
+    def __str__(self) -> str:
+        lines = [f"agree {self.agreed} of {self.cases}, {self.rows} loaders"]
+        if self.doubted:
+            lines.append(f"not answered, and said so: {len(self.doubted)}")
+            lines += [f"  {line[:600]}" for line in self.doubted]
+        if self.absent:
+            lines.append("not installed: " + "; ".join(self.absent))
+        lines += [f"WRONG {line[:1500]}" for line in self.wrong]
+        return "\n".join(lines)
+
+
+def run_family(family: str, only: str = "", situation: str = "", *, quiet: bool = False) -> Tally:
+    """Run the rows of a module of this package."""
+    module = importlib.import_module(f"tests.following.table.{family}")
+    tally = Tally()
+    for row in module.ROWS:
+        if only in row.name:
+            verdicts = apart(row, situation)
+            tally.rows += 1
+            for name, verdict in verdicts.items():
+                tally.add(f"{family}: {row.name}: {name}", verdict)
+                if not quiet or not verdict == "agree":
+                    print(f"{row.name}: {name}: {verdict[:1500]}", file=sys.stderr, flush=True)
+    tally.absent += getattr(module, "ABSENT", [])
+    return tally
+
+
+def apart(row: Any, situation: str = "") -> dict[str, str]:
+    """The verdicts on a row, from a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                signal.alarm(ROW_SECONDS)
+                warnings.simplefilter("ignore")
+                _answer(row, situation, Path(folder), answer)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        verdicts: dict[str, str] = {}
+        with contextlib.suppress(OSError):
+            verdicts = {name: verdict for name, verdict in map(json.loads, answer.read_text().splitlines())}
+        if status:
+            verdicts["end"] = f"WRONG the process ended with {status}"
+        return verdicts
+
+
+def _answer(row: Any, situation: str, folder: Path, answer: Path) -> None:
+    from tests.following.table.rows import SITUATIONS
+    from tests.following.table.truth import agreement
+
+    with answer.open("a") as file:
+        for name in row.only or SITUATIONS:
+            if name in row.skip or situation not in ("", name):
+                continue
+            start = time.perf_counter()
+            try:
+                verdict = agreement(row, name, folder / name, convert=name in ("good", "missing", "dtype", "shuffled"))
+            except Exception:
+                verdict = f"WRONG {traceback.format_exc()[-1400:]}"
+            if os.environ.get("TABLE_TIMES"):
+                print(f"{row.name} {name} {time.perf_counter() - start:.2f} s", file=sys.stderr)
+            file.write(json.dumps([name, verdict]) + "\n")
+            file.flush()
