@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-zoo test-oldest test-typer zoo lint format fuzz bench package clean
+.PHONY: demo test test-fast test-browser test-zoo test-oldest test-typer zoo loaders lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -48,11 +48,22 @@ format: .venv/.dev
 	@touch $@
 
 test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
-	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/test_torch_private.py tests/loaders tests/model tests/zoo
+	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
 	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model
+
+# The loaders that people call, of whatever library, held against what they really do.
+.venv-loaders/.installed: pyproject.toml constraints-loaders.txt
+	$(PYTHON) -m venv .venv-loaders
+	.venv-loaders/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
+	.venv-loaders/bin/python -m pip install $(PIP_QUIET) -c constraints-loaders.txt -e . pytest --group loaders
+	.venv-loaders/bin/python -m pip install $(PIP_QUIET) --no-deps -r tests/following/table/without_dependencies.txt
+	@touch $@
+
+loaders: .venv-loaders/.installed ## every loader in every situation, followed and called for real: an hour
+	.venv-loaders/bin/python -m tests.following.table --quiet
 
 # The oldest torch that is promised.
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt tests/real_weights.txt
@@ -92,4 +103,4 @@ package: .venv/.dev ## the two files to upload, checked, and the demo from the w
 	@BIN=.venv-package/bin sh fixtures/demo.sh
 
 clean:
-	rm -rf .venv .venv-zoo .venv-oldest .venv-package build dist
+	rm -rf .venv .venv-zoo .venv-oldest .venv-loaders .venv-package build dist

@@ -162,7 +162,7 @@ class LoaderRequest:
         row = recognised(None if model is None else model.model, os.fspath(path))
         return None if row is None else LoaderRequest(row, args or {}, trust_remote_code=trust_remote_code)
 
-    def left(self, model: ModelRequest | None, path: str) -> Left:
+    def left(self, model: ModelRequest | None, path: str | os.PathLike[str]) -> Left:
         """What it leaves in the model; None is one that it makes itself. Raises CkptdiffError without an answer."""
         if isinstance(self.loader, Row):
             from ckptdiff.loaders.asked import Asked

@@ -16,12 +16,13 @@ _SUFFIXES = (
     ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".gguf", ".msgpack", ".pt2", ".joblib", ".distcp",
 )  # fmt: skip
 _lock = threading.Lock()
+_reading = threading.local()
 _watching: list[dict[str, None]] = []
 _installed = False
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _watching:
+    if event != "open" or not _watching or getattr(_reading, "depth", 0):
         return
     path, mode = arguments[0], arguments[1]
     if isinstance(path, bytes):
@@ -30,6 +31,16 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if isinstance(path, str) and not writes and path.lower().endswith(_SUFFIXES):
         for opened in _watching:
             opened[path] = None
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """What is opened inside the block, a reader opens: where it fails, nothing was taken from the file."""
+    _reading.depth = getattr(_reading, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _reading.depth -= 1
 
 
 @contextlib.contextmanager

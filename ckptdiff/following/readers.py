@@ -19,6 +19,7 @@ from torch import nn
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held, pickle_module
 from ckptdiff.following.mode import parts
+from ckptdiff.following.opened_files import reading
 from ckptdiff.following.patches import Kept, Patches
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
@@ -134,7 +135,7 @@ def read_torch(patches: Patches, files: Files) -> None:
 
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         name = files.name(f)  # torch has read it, whatever comes of that
-        with plainly(), torch.enable_grad():
+        with plainly(), torch.enable_grad(), reading():
             result = _load_mapped(original, f, args, kwargs)
         place = place_of(files, f)
         if place is not None and isinstance(result, torch.Tensor):
@@ -178,7 +179,7 @@ def read_safetensors(patches: Patches, files: Files) -> None:
 
         def __init__(self, filename: Any, *args: Any, **kwargs: Any) -> None:
             self._file = files.name(filename)
-            with plainly():
+            with plainly(), reading():
                 self._real = kept.value(filename, *args, **kwargs)
 
         def __enter__(self) -> Any:
@@ -240,7 +241,7 @@ def read_torchscript(patches: Patches, files: Files) -> None:
     """`torch.jit.load`, whose tensors are read by C++ at once."""
 
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
-        with plainly():
+        with plainly(), reading():
             module = original(f, *args, **kwargs)
             state_dict = module.state_dict(keep_vars=True)
         files.gave_all(dict(state_dict), files.name(f))
@@ -290,7 +291,8 @@ def read_numpy(patches: Patches, files: Files) -> None:
     from ckptdiff.following.arrays import from_file
 
     def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(file, *args, **kwargs)
+        with reading():
+            result = original(file, *args, **kwargs)
         name = files.name(file)
         if isinstance(result, np.ndarray):
             return from_file(files, result, name, "")

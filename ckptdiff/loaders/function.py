@@ -121,9 +121,9 @@ def _called(followed: Followed, load: Load, model: nn.Module | None, path: Any) 
     arguments = (path,) if model is None or _takes_one(load) else (model, path)
     try:
         followed.result = load(*arguments)
-    except Refused:
+    except (Refused, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # torch.distributed.checkpoint raises one that is no Exception
         followed.error = error
         followed.raised = f"{type(error).__name__}: {error}"
     return followed.result

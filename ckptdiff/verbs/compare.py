@@ -174,7 +174,7 @@ def _by_loader(
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
     if "://" not in os.fspath(path) and not Path(path).exists():
         raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
-    outcome = loader.left(model, os.fspath(path)).outcome
+    outcome = loader.left(model, path).outcome
     return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome)))
 
 

@@ -63,9 +63,8 @@ def convert(
         fsync=fsync,
     )
     asked = None if model is None else ModelRequest.of(model, args)
-    path = os.fspath(checkpoint)
-    loads = converter(asked, path, loader, loader_args, trust_checkpoint, trust_remote_code)
-    return converted(asked, path, loads, options, partial, progress)
+    loads = converter(asked, os.fspath(checkpoint), loader, loader_args, trust_checkpoint, trust_remote_code)
+    return converted(asked, checkpoint, loads, options, partial, progress)
 
 
 def converter(
@@ -85,7 +84,7 @@ def converter(
 
 def converted(
     model: ModelRequest | None,
-    checkpoint: str,
+    checkpoint: str | os.PathLike[str],
     loader: LoaderRequest,
     options: WriteOptions,
     partial: bool,

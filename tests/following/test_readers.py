@@ -217,3 +217,22 @@ def test_a_look_into_a_file_that_a_reader_reads_too_is_none(folders):
     found, _ = followed(looking, Net(), folders[0])
     assert found.raised is None
     assert not found.doubts
+
+
+def then_by_hand(model, folder):
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever it says of such a file
+        torch.load(folder / "w.safetensors")
+    read_by_hand(model, folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_reader_opened_and_could_not_read_is_no_doubt(folders, tmp_path):
+    data = (folders[0] / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(data[: len(data) // 2])
+    for read in (torch.load, torch.jit.load):
+        found, _ = followed(lambda model, path, read=read: read(path), Net(), tmp_path / "w.pth")
+        assert found.raised is not None
+        assert not found.doubts
+    found, _ = followed(then_by_hand, Net(), folders[0])
+    assert found.raised is None
+    assert "was opened by the code itself" in next(iter(found.doubts))

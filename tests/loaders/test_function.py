@@ -108,6 +108,13 @@ def test_what_it_raises(weights):
     assert outcome.raised.startswith("RuntimeError: Error(s) in loading state_dict for Linear:\n\tMissing key(s)")
 
 
+def test_what_it_raises_may_be_no_exception(weights):
+    def load(model, path):
+        raise BaseException("ranks: 0")  # as torch.distributed.checkpoint does
+
+    assert ask(load, Net(), weights).raised == "BaseException: ranks: 0"
+
+
 def test_numbers_that_were_looked_at_are_a_doubt(weights):
     def looking(model, path):
         loaded = torch.load(path)["model"]

@@ -135,3 +135,11 @@ def test_options_of_another_loader(tmp_path):
         ckptdiff.compare(None, tmp_path / "w.pth")
     with pytest.raises(CkptdiffError, match="takes the path of a file"):
         ckptdiff.compare(Net(), state(1), loader=lambda model, path: None)
+
+
+def test_the_path_is_handed_on_as_it_was_given(folder):
+    def load(model, path):
+        model.load_state_dict(torch.load(path / "w.pth"))
+
+    assert ckptdiff.compare("model.py:Net", folder, loader=load).complete
+    assert set(ckptdiff.convert("model.py:Net", folder, folder / "out.pth", loader=load).keys) == set(SHAPES)

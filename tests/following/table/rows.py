@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class Row:
     skip: tuple[str, ...] = ()
     """Situations that its files cannot be in."""
     only: tuple[str, ...] = ()
-    unlike: Mapping[str, str] = field(default_factory=dict)
-    """Situations whose answer is a doubt or a refusal, and why."""
+    needs: tuple[str, ...] = ()
+    """Packages, imported before the row runs."""
 
     def good(self, seed: int) -> dict[str, Any]:
         """The state dict of a seed."""
@@ -44,7 +44,11 @@ class Row:
 
 def valued(module: nn.Module, seed: int) -> State:
     """A module's state dict with values of a seed's own: no element has the value that another seed gives it."""
-    return {key: values_like(value, seed, key) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    return {
+        key: values_like(value, seed, key)
+        for key, value in module.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def values_like(tensor: torch.Tensor, seed: int, key: str = "") -> torch.Tensor:

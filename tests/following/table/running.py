@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -12,12 +13,11 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("plain",)
+FAMILIES = ("plain", "vision", "training", "hub", "language")
 ROW_SECONDS = 300
 
 
@@ -64,14 +64,29 @@ def run_family(family: str, only: str = "", situation: str = "", *, quiet: bool 
     tally = Tally()
     for row in module.ROWS:
         if only in row.name:
+            if lacking := [name for name in row.needs if not importable(name)]:
+                tally.absent.append(f"{row.name} ({', '.join(lacking)})")
+                continue
             verdicts = apart(row, situation)
             tally.rows += 1
             for name, verdict in verdicts.items():
                 tally.add(f"{family}: {row.name}: {name}", verdict)
-                if not quiet or not verdict == "agree":
+                if not quiet or verdict != "agree":
                     print(f"{row.name}: {name}: {verdict[:1500]}", file=sys.stderr, flush=True)
-    tally.absent += getattr(module, "ABSENT", [])
     return tally
+
+
+def importable(name: str) -> bool:
+    """Whether a package is installed; then it is imported, once for all rows."""
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            importlib.import_module(name)
+        except Exception:
+            return False
+    return True
 
 
 def apart(row: Any, situation: str = "") -> dict[str, str]:
@@ -93,7 +108,7 @@ def apart(row: Any, situation: str = "") -> dict[str, str]:
         _, status = os.waitpid(child, 0)
         verdicts: dict[str, str] = {}
         with contextlib.suppress(OSError):
-            verdicts = {name: verdict for name, verdict in map(json.loads, answer.read_text().splitlines())}
+            verdicts = dict(map(json.loads, answer.read_text().splitlines()))
         if status:
             verdicts["end"] = f"WRONG the process ended with {status}"
         return verdicts

@@ -42,7 +42,7 @@ def called(row: Row, model: nn.Module | None, path: Path) -> End:
     raised = result = None
     try:
         result = row.load(path) if row.makes_model else row.load(model, path)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raised = f"{type(error).__name__}: {error}"
     left = model_in(result) or model
     return End(raised, shown(result), left, tensors_of(left))
@@ -77,7 +77,11 @@ def shown(result: Any) -> str:
 
 
 def without_addresses(text: str) -> str:
-    return re.sub(r"0x[0-9a-f]+", "0x…", text)
+    """A text without what differs from one real call to the next: addresses, tracebacks, and the order
+    in which Rust hands out keys."""
+    text = re.sub(r"0x[0-9a-f]+", "0x…", text)
+    text = re.sub(r"(?m)^  .*\n", "", text) if "Traceback" in text else text
+    return re.sub(r'(?<=: )"[^"\n]*"(?:, "[^"\n]*")+', lambda found: ", ".join(sorted(found[0].split(", "))), text)
 
 
 def agreement(row: Row, situation: str, folder: Path, *, convert: bool) -> str:
@@ -96,7 +100,9 @@ def agreement(row: Row, situation: str, folder: Path, *, convert: bool) -> str:
     faults = list(differences(found, left, ends))
     doubts = [*found.doubts]
     if left is not None:
-        doubts += [f"{key}: {fill.doubt}" for key, fill in found.fills(left).items() if fill.doubt and fill.by != "file"]
+        doubts += [
+            f"{key}: {fill.doubt}" for key, fill in found.fills(left).items() if fill.doubt and fill.by != "file"
+        ]
     if faults:
         return f"doubt: {doubts[0]} ({faults[0]})" if doubts else "WRONG " + "; ".join(faults[:6])
     if convert and ends[0].raised is None and (fault := converted(row, model, paths[0], ends, folder)):
@@ -131,8 +137,8 @@ def fault_of(
 ) -> str:
     if tensor.is_meta or true.is_meta:
         return "" if tensor.is_meta and true.is_meta else "on meta in one of both"
-    if type(tensor) is not type(true) or tensor.shape != true.shape or tensor.dtype != true.dtype:
-        return f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.dtype}, really {type(true).__name__} {tuple(true.shape)} {true.dtype}"
+    if kind(tensor) != kind(true):
+        return f"{kind(tensor)}, really {kind(true)}"
     ours, theirs = parts(tensor), parts(true)
     for mine, its in zip(ours, theirs, strict=True):
         if mine.layout is torch.strided and not torch.equal(bits(found.engine.value(mine)), bits(its)):
@@ -156,6 +162,10 @@ def fault_of(
     if torch.equal(mask & ~constant, true_mask):
         return ""
     return f"{fill.by}, {int(mask.sum())} elements from the file, really {int(true_mask.sum())} of {mask.numel()}"
+
+
+def kind(tensor: torch.Tensor) -> str:
+    return f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.dtype}"
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -184,7 +194,7 @@ def changed(tensor: torch.Tensor, twin: torch.Tensor) -> torch.Tensor:
 
 
 def converted(row: Row, model: nn.Module | None, path: Path, ends: list[End], folder: Path) -> str:
-    """What is wrong with what `convert` writes: it has to be what the real call leaves, where that came from the file."""
+    """What is wrong with what `convert` writes: it has to be what the real call leaves of the file."""
     out = folder / "out.pth"
     seeded()
     try:
