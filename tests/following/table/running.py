@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = ("plain", "vision", "training", "hub", "language")
-ROW_SECONDS = 300
+ROW_SECONDS = 1200
 
 
 @dataclass
