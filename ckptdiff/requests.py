@@ -168,7 +168,9 @@ class LoaderRequest:
             from ckptdiff.loaders.asked import Asked
 
             given = (None, {}) if model is None else (model.model, model.args)
-            return self.loader.ask(Asked(given[0], path, given[1], self.args, self.trust, self.trust_remote_code))
+            return self.loader.ask(
+                Asked(given[0], os.fspath(path), given[1], self.args, self.trust, self.trust_remote_code)
+            )
         from ckptdiff.loaders.function import left_by
 
         if model is None:

@@ -22,7 +22,7 @@ _installed = False
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _watching or getattr(_reading, "depth", 0):
+    if event != "open" or not _watching or getattr(_reading, "depth", False):
         return
     path, mode = arguments[0], arguments[1]
     if isinstance(path, bytes):
