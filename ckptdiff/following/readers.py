@@ -134,9 +134,11 @@ def read_torch(patches: Patches, files: Files) -> None:
         patches.attribute(torch.serialization, "pickle", pickle_module())
 
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
-        name = files.name(f)  # torch has read it, whatever comes of that
+        if not isinstance(f, (str, os.PathLike)):
+            files.name(f)  # the code opened it for torch, which has read it, whatever comes of that
         with plainly(), torch.enable_grad(), reading():
             result = _load_mapped(original, f, args, kwargs)
+        name = files.name(f)
         place = place_of(files, f)
         if place is not None and isinstance(result, torch.Tensor):
             files.gave(result, files.name(place[0]), place[1])
