@@ -23,7 +23,12 @@ check_values = true
 fail_on = "warning"
 ```
 
-A target says what `ckptdiff.compare` takes, in its words.
+A target says what `ckptdiff.compare` takes, in its words. Or it is a command, which `ckptdiff trace` answers:
+
+```toml
+[target.sampling]                                    # the same as [[targets]] with a name
+trace = "sample.py --out_dir=out"
+```
 """
 
 from __future__ import annotations
@@ -51,13 +56,14 @@ else:
     import tomli as tomllib
 
 NAMES = ("ckptdiff.toml", "pyproject.toml")
-_TOP = ("targets", "levels", "ignore")
+_TOP = ("targets", "target", "levels", "ignore")
 _TEXT, _TEXTS, _SWITCH = "a string", "a string or a list of strings", "true or false"
 _EXAMPLES = {_TEXT: '"..."', _TEXTS: '["..."]', _SWITCH: "true"}
 _OPTIONS = {
     "name": _TEXT,
     "model": _TEXT,
     "checkpoint": _TEXT,
+    "trace": _TEXT,
     "key": _TEXT,
     "strip_prefix": _TEXTS,
     "add_prefix": _TEXT,
@@ -71,6 +77,7 @@ _OPTIONS = {
     "fail_on": _TEXT,
 }
 TARGET = (*_OPTIONS, "args", "loader_args", "levels", "ignore")
+TRACED = ("name", "trace", "trust_checkpoint", "fail_on", "levels", "ignore")
 _IGNORE = ("rule", "key", "reason")
 _POLICY_LEVELS = (*LEVELS, "off")
 
@@ -86,6 +93,9 @@ class Target:
     model: str
     checkpoint: str
     args: Mapping[str, object] = field(default_factory=dict)
+    trace: str = ""
+    """A command, in whose place there are model and checkpoint otherwise, and which is run in `folder`."""
+    folder: str = ""
     key: str | None = None
     strip_prefix: tuple[str, ...] = ()
     add_prefix: str = ""
@@ -202,7 +212,7 @@ def load(path: Path) -> Config:
         content = table
     _known(content, _TOP, where)
     shared = _policy(content, where)
-    tables = _tables(content.get("targets", []), f"targets of {where}")
+    tables = [*_tables(content.get("targets", []), f"targets of {where}"), *_named(content.get("target", {}), where)]
     targets = tuple(_target(table, position, where, path.parent, shared) for position, table in enumerate(tables, 1))
     names = Counter(target.name for target in targets)
     for name, times in names.items():
@@ -223,7 +233,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, shared: Policy) -> Target:
     place = f"target {table.get('name', position)!r} of {where}"
-    _known(table, TARGET, place)
+    _known(table, TRACED if "trace" in table else TARGET, place)
     for name in ("name", "model", "checkpoint"):
         if name not in table and not _is_given(name, table):
             raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')
@@ -241,6 +251,8 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
         model=moved(table["model"], lambda path: _path_from(folder, path)) if "model" in table else "",
         checkpoint=_path_from(folder, table["checkpoint"]) if "checkpoint" in table else "",
         args=table.get("args", {}),
+        trace=table.get("trace", ""),
+        folder=str(folder),
         key=table.get("key"),
         strip_prefix=_texts(table.get("strip_prefix", ())),
         add_prefix=table.get("add_prefix", ""),
@@ -257,8 +269,18 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
     )
 
 
+def _named(tables: object, where: str) -> list[Mapping[str, Any]]:
+    """Targets in tables of their own, `[target.released]`."""
+    if isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values()):
+        return [{"name": name, **table} for name, table in tables.items()]
+    raise UsageError(f"'target' of {where} is no table of tables.", "Write [target.released], or [[targets]].")
+
+
 def _is_given(name: str, table: Mapping[str, Any]) -> bool:
-    """Whether a target need not name it: a loader may make its model, and a `hf:` directory holds its weights."""
+    """Whether a target need not name it: a loader may make its model, a `hf:` directory holds its weights, a program
+    has both."""
+    if name != "name" and "trace" in table:
+        return True
     if name == "model":
         return "loader" in table
     return name == "checkpoint" and str(table.get("model", "")).startswith("hf:")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ckptdiff.judging.report import Report
     from ckptdiff.judging.rules import Level
 
+_TRACED = 600.0
+"""Seconds in which a program comes to its models' first call; the target's own time is shorter, or not."""
 _PRELOADED = ("ckptdiff.torch_import", "ckptdiff.verbs.check", "ckptdiff.verbs.compare")
 """What every target's process needs, and the one that starts them does not."""
 
@@ -96,6 +98,16 @@ def judge_target(target: Target, fail_on: Level) -> TargetResult:
 
 
 def _report(target: Target, fail_on: Level) -> Report:
+    if target.trace:
+        from ckptdiff.verbs.trace import judged
+
+        return judged(
+            target.trace,
+            target.folder,
+            trust=target.trust_checkpoint,
+            fail_on=target.fail_on or fail_on,
+            timeout=_TRACED,
+        )
     from ckptdiff.verbs.compare import CompareOptions, compared, own_checkpoint
 
     renames = renames_of(target.strip_prefix, target.add_prefix, target.rename, target.rules)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.errors import CkptdiffError
 from ckptdiff.gate.policy import Ignore, Policy
 from ckptdiff.gate.run import NoVerdict, Run, TargetResult
-from ckptdiff.judging.report import judge
+from ckptdiff.judging.report import Report, judge
+from ckptdiff.loaders.outcome import Outcome
+from ckptdiff.model.tree import ModuleNode, ModuleTree
 from ckptdiff.requests import several
 from ckptdiff.tracing.trace import Trace, TracedFile, TracedModel, TracedState
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ckptdiff.judging.rules import Level
     from ckptdiff.tracing.follow_program import Tracing
     from ckptdiff.tracing.options import TraceOptions
     from ckptdiff.tracing.program import Program
@@ -114,6 +121,70 @@ def traced(program: Program, options: TraceOptions, done: Callable[[Trace], None
     with tracing.active(), tracing.limited(timeout):
         tracing.run(program)
         conclude()
+
+
+def judged(command: str, folder: str, *, trust: bool, fail_on: Level, timeout: float) -> Report:
+    """The report on a command that a config names, run in a folder: on all models that a checkpoint reached, as one.
+
+    Raises CkptdiffError where there is no answer.
+    """
+    from ckptdiff.running.apart import run_apart
+
+    words = shlex.split(command)
+    arguments = (words, folder, trust, fail_on, timeout)
+    report: Report = run_apart(_judged_here, *arguments, about=command, timeout=timeout + 30)
+    return report
+
+
+def _judged_here(words: Sequence[str], folder: str, trust: bool, fail_on: Level, timeout: float) -> Report:
+    from ckptdiff.render.trace_outline import verdict
+    from ckptdiff.running.apart import leave
+    from ckptdiff.tracing.options import TraceOptions
+    from ckptdiff.tracing.program import parse_program
+
+    reports: list[Report] = []
+
+    def done(trace: Trace) -> None:
+        if trace.verdict == "none" or not trace.reached:
+            raise CkptdiffError(verdict(trace), "`ckptdiff trace` with the same command says more.")
+        reports.append(judge(_merged(trace), fail_on=fail_on))
+        leave(reports[0])
+
+    os.chdir(folder)
+    traced(parse_program(words), TraceOptions(trust=trust), done, timeout)
+    return reports[0]
+
+
+def _merged(trace: Trace) -> Outcome:
+    """What was left in all models that a checkpoint reached; the keys of several begin with their class."""
+    loading = next((error.text for error in trace.errors), None)
+    models = [model.outcome for model in trace.reached]
+    if len(models) == 1:
+        return replace(models[0], raised=loading)
+    kinds = Counter(model.kind for model in trace.reached)
+    numbers: Counter[str] = Counter()
+    names = []
+    for model in trace.reached:
+        numbers[model.kind] += 1
+        names.append(model.kind if kinds[model.kind] == 1 else f"{model.kind}{numbers[model.kind]}")
+    by_name = dict(zip(names, models, strict=True))
+    return replace(
+        models[0],
+        raised=loading,
+        model=ModuleTree(
+            ModuleNode("", "", {}, {name: model.model.root for name, model in by_name.items()}), trace.program
+        ),
+        filled={f"{name}.{key}": item for name, model in by_name.items() for key, item in model.filled.items()},
+        problems=tuple(
+            problem._replace(key=f"{name}.{problem.key}")
+            for name, model in by_name.items()
+            for problem in model.problems
+        ),
+        overwritten={
+            f"{name}.{key}": line for name, model in by_name.items() for key, line in model.overwritten.items()
+        },
+        doubts=tuple(dict.fromkeys(doubt for model in models for doubt in model.doubts)),
+    )
 
 
 def run_of(trace: Trace) -> Run:

@@ -92,7 +92,7 @@ SAID: dict[str, dict[str, Any]] = {
 
 def test_a_target_can_say_all_that_compare_takes() -> None:
     parameters = inspect.signature(ckptdiff.compare).parameters
-    assert {"name", "levels", "ignore", *parameters} == set(gate_config.TARGET)
+    assert {"name", "levels", "ignore", *parameters} == set(gate_config.TARGET) - {"trace"}
     keywords = {name for name in parameters if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY}
     assert set(SAID) == keywords - {"trust_checkpoint", "trust_remote_code", "loader_args"}  # see tests/loaders
 
@@ -154,3 +154,50 @@ def test_a_program_that_asks_is_not_run_again_in_the_targets_processes(desk: Pat
     Path("ask.py").write_text("import ckptdiff\nprint('asked')\nprint(ckptdiff.check('c.toml').outcome)\n")
     done = subprocess.run([sys.executable, "ask.py"], capture_output=True, text=True, check=True)
     assert done.stdout == "asked\npass\n"
+
+
+PROGRAM = """\
+import sys, torch
+from torch import nn
+
+class Net(nn.Linear):
+    pass
+
+class Critic(nn.Linear):
+    pass
+
+net = Net(3, 2)
+net.load_state_dict(torch.load(sys.argv[1], map_location="cpu"), strict=False)
+critic = Critic(3, 2)
+critic.weight.data.copy_(torch.load(sys.argv[1])["weight"])
+try:
+    net(torch.rand(1, 3))
+except:
+    print("never mind")
+"""
+
+
+def test_a_command_is_a_target(desk: Path) -> None:
+    Path("program.py").write_text(PROGRAM)
+    torch.save(nn.Linear(3, 2).state_dict(), "good.pth")
+    torch.save({"net.weight": torch.rand(2, 3), "weight": torch.rand(2, 3)}, "bad.pth")
+    Path("ckptdiff.toml").write_text(
+        '[target.good]\ntrace = "program.py good.pth"\nignore = [{ key = "Critic.bias", reason = "drawn anew" }]\n'
+        '[target.bad]\ntrace = "program.py bad.pth"\n'
+        '[[targets]]\nname = "none"\ntrace = "program.py nothing.pth"\n'
+    )
+    run = ckptdiff.check()
+    outcomes = {result.name: result for result in run.targets}
+    assert [(name, outcomes[name].outcome) for name in ("good", "bad", "none")] == [
+        ("good", "pass"), ("bad", "fail"), ("none", "error"),
+    ]  # fmt: skip
+    report = outcomes["bad"].report
+    assert report is not None
+    found = {finding.key for finding in report.findings if finding.rule == "initial-value"}
+    assert found == {"Net.bias", "Critic.bias"}
+
+
+def test_a_command_takes_no_model(desk: Path) -> None:
+    Path("ckptdiff.toml").write_text('[target.a]\ntrace = "program.py"\nmodel = "m.json"\n')
+    with pytest.raises(UsageError, match="does not know the key 'model'"):
+        ckptdiff.check()
