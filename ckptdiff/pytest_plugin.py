@@ -1,8 +1,13 @@
-"""The pytest plugin: `assert_loads` and the fixture `state_dict_snapshot`. It imports only pytest until one is used.
+"""The pytest plugin: `assert_loads`, `assert_loads_everything` and the fixture `state_dict_snapshot`. It imports only
+pytest until one is used.
 
 ```python
 def test_released_weights_load(assert_loads):
     assert_loads("model.py:Net", "weights/v1.safetensors", allow_missing="head.*")
+
+def test_a_run_resumes(assert_loads_everything):
+    with assert_loads_everything(allow="head.*"):
+        main(["--resume", "run.ckpt"])  # it is left at the first call of a loaded model
 
 def test_the_state_dict_stays(state_dict_snapshot):
     state_dict_snapshot(Net())          # `pytest --ckptdiff-update` writes and accepts
@@ -11,10 +16,11 @@ def test_the_state_dict_stays(state_dict_snapshot):
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from ckptdiff.judging.report import Report
     from ckptdiff.judging.rules import Level
     from ckptdiff.requests import File, Model
+    from ckptdiff.verbs.trace import Traced
 
 FOLDER = "__snapshots__"
 _SHOWN = 40
@@ -78,6 +85,37 @@ def assert_loads(
     if report.verdict != "pass":
         raise AssertionError(render_report("text", report))
     return report
+
+
+@contextlib.contextmanager
+def assert_loads_everything(
+    *,
+    allow: str | Sequence[str] = (),
+    until: str = "first-call",
+    trust_checkpoint: bool = False,
+    allow_network: bool = False,
+) -> Iterator[Traced]:
+    """Assert that the code inside the block fills every key of every model that it loads a checkpoint into.
+
+    The keywords are those of `ckptdiff.trace`. Raises AssertionError with a report on what is not filled, or where
+    nothing was loaded.
+    """
+    __tracebackhide__ = True
+    import ckptdiff
+    import ckptdiff.torch_import
+
+    with ckptdiff.trace(
+        until=until, allow=allow, trust_checkpoint=trust_checkpoint, allow_network=allow_network
+    ) as traced:
+        yield traced
+    if traced.trace.verdict != "pass":
+        raise AssertionError(str(traced))
+
+
+@pytest.fixture(name="assert_loads_everything")
+def _assert_loads_everything() -> Callable[..., contextlib.AbstractContextManager[Traced]]:
+    """`ckptdiff.pytest_plugin.assert_loads_everything`, without an import."""
+    return assert_loads_everything
 
 
 @pytest.fixture(name="assert_loads")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.pytest_plugin import assert_loads
+from ckptdiff.pytest_plugin import assert_loads, assert_loads_everything
 
 pytest_plugins = ["pytester"]
 
@@ -52,6 +52,21 @@ def test_a_size_mismatch_is_never_allowed_and_nothing_is_no_pass() -> None:
         assert_loads(Net(), Net(5).state_dict(), allow_missing="*", allow_unexpected="*")
     with pytest.raises(AssertionError):
         assert_loads(Net(), {}, allow_missing="*")
+
+
+def test_a_block_that_loads_everything(tmp_path: Path) -> None:
+    torch.save(Net().state_dict(), tmp_path / "net.pth")
+    with assert_loads_everything() as traced:
+        Net().load_state_dict(torch.load(tmp_path / "net.pth"))
+    assert [model.kind for model in traced.models] == ["Net"]
+    with pytest.raises(AssertionError, match="2 of 4 keys keep initial values"), assert_loads_everything():
+        body = {key: value for key, value in torch.load(tmp_path / "net.pth").items() if key.startswith("body.")}
+        Net(5).load_state_dict(body, strict=False)
+    with assert_loads_everything(allow="head.*"):
+        body = {key: value for key, value in torch.load(tmp_path / "net.pth").items() if key.startswith("body.")}
+        Net(5).load_state_dict(body, strict=False)
+    with pytest.raises(AssertionError, match="No answer"), assert_loads_everything():
+        Net()
 
 
 def test_options_are_those_of_compare(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ _PATTERNS = 4
 
 def found_of(outcome: Outcome) -> Iterator[Found]:
     """What a followed loader leaves as it was, fills in part, or writes over; and what of the file fills nothing."""
-    named = outcome.loader.name != "function"
+    named = not outcome.loader.is_users
     for key, item in outcome.filled.items():
         if item.by in ("initial", "meta", "code"):
             slot = item.slot

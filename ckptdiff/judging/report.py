@@ -79,7 +79,7 @@ class Report:
         made: dict[tuple[tuple[str, ...], str], list[str]] = {}
         for key, item in self.outcome.filled.items():
             sources = tuple(source for _, source in item.sources)
-            renamed = len(sources) == 1 and self.loader.name != "function" and sources[0] != key
+            renamed = len(sources) == 1 and not self.loader.is_users and sources[0] != key
             if item.by == "file" and (item.steps or len(sources) > 1 or renamed):
                 made.setdefault((sources, ", ".join(item.steps) or "rename"), []).append(key)
         return [(sources, tuple(keys), operation) for (sources, operation), keys in made.items()]
@@ -119,7 +119,8 @@ class Report:
         outcome = self.outcome
         if not self.coverage.total_keys and not any(EXTRA_STATE in node.custom for _, node in outcome.model.walk()):
             return "model"
-        return "" if outcome.checkpoint.entries else "checkpoint"
+        # A program may name its files by itself.
+        return "" if outcome.checkpoint.entries or outcome.loader.name == "program" else "checkpoint"
 
     @property
     def verdict(self) -> Literal["pass", "fail"]:

@@ -85,7 +85,7 @@ def left_in(
     tree = extract(module, reference)
     slots = tree.keys()
     filled = {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()}
-    if loader.name != "function":  # which ties what by itself, and says nothing of it
+    if not loader.is_users:  # which ties what by itself, and says nothing of it
         _name_ties(filled, {own_name(key) for keys in followed.files.order.values() for key in keys})
     outcome = Outcome(
         loader,

@@ -57,6 +57,11 @@ class Loader:
     call: str
     how: Literal["walk", "rule", "followed"]
 
+    @property
+    def is_users(self) -> bool:
+        """Whether it is code of the user's, a function or a program, rather than a library's."""
+        return self.name in ("function", "program")
+
 
 class Machine(NamedTuple):
     """The machine that an outcome holds for."""

@@ -81,7 +81,7 @@ def _verdict(report: Report) -> str:
 def _followed(report: Report) -> str:
     """The verdict on a loader that was run: what it leaves, not what it says."""
     loader = report.loader
-    if loader.name != "function":
+    if not loader.is_users:
         return _as_a_library(report)
     call = plain(loader.call)
     if report.raises is not None:

@@ -286,7 +286,7 @@ class Tracing:
         assert watch is not None
         names = dict(module.named_modules(remove_duplicate=False))
         loaded = {f"{name}." if name else "": after[id(child)] for name, child in names.items() if id(child) in after}
-        loader = Loader("trace", "", self._name, "followed")
+        loader = Loader("program", "", self._name, "followed")
         files = Checkpoint(", ".join(followed.files.order), "", {})
         outcome = left_in(module, followed, loader, Told(), files, reference=type(module).__name__).outcome
         late = {key for key in outcome.filled if _is_late(key, loaded)}

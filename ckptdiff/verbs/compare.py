@@ -180,7 +180,7 @@ def _by_loader(
 
 def _bare(outcome: Outcome) -> Outcome | None:
     """What `load_state_dict` says of the same two where a loader of a name was asked; None where it cannot be told."""
-    if outcome.loader.name == "function" or not outcome.model.keys() or not outcome.checkpoint.entries:
+    if outcome.loader.is_users or not outcome.model.keys() or not outcome.checkpoint.entries:
         return None
     try:
         return walk(outcome.model, outcome.checkpoint)
