@@ -265,8 +265,10 @@ class Tracing:
         assert watch is not None
         modules = watch.modules()
         known = {id(module) for module in modules}
-        modules += [item for item in gc.get_objects() if issubclass(type(item), nn.Module) and id(item) not in known]
-        modules = [module for module in modules if hasattr(module, "_modules")]
+        # A pickled module was made past its constructor. What somebody else has made is nobody's business.
+        others = [item for item in gc.get_objects() if issubclass(type(item), nn.Module) and id(item) not in known]
+        modules += [module for module in others if "_modules" in vars(module) and self._holds(module)]
+        modules = [module for module in modules if "_modules" in vars(module)]
         inside = {id(child) for module in modules for child in children_of(module).values() if child is not None}
         roots = [module for module in modules if id(module) not in inside]
         sizes = {id(root): sum(1 for _ in root.parameters()) for root in roots}
