@@ -37,16 +37,18 @@ class ModelRequest:
 
     model: Reference | ModuleTree | nn.Module
     args: Mapping[str, object] = field(default_factory=dict)
+    device: str | None = None
+    """As on which machine: `cuda` or `cpu`; None for this one, else the one that its code asks for."""
 
     @staticmethod
-    def of(model: Model, args: Mapping[str, object] | None = None) -> ModelRequest:
+    def of(model: Model, args: Mapping[str, object] | None = None, device: str | None = None) -> ModelRequest:
         """Nothing is built or imported. Raises UsageError for what is no model, and for `args` where none are taken."""
         given: object = model  # callers without a type checker pass anything
         if isinstance(given, (str, os.PathLike)):
             reference = parse_reference(os.fspath(given))
             if args and reference.kind == "snapshot":
                 raise UsageError(f"{reference.text} is a snapshot, which takes no arguments.", "Leave them out.")
-            return ModelRequest(reference, args or {})
+            return ModelRequest(reference, args or {}, ensure_device(device))
         if not isinstance(given, ModuleTree):
             from torch import nn
 
@@ -57,7 +59,7 @@ class ModelRequest:
                 )
         if args:
             raise UsageError("args is for a model that ckptdiff builds; this one is built.", "Leave args out.")
-        return ModelRequest(given)
+        return ModelRequest(given, device=ensure_device(device))
 
     @property
     def shown(self) -> str:
@@ -72,10 +74,10 @@ class ModelRequest:
     def maker(self) -> nn.Module | Callable[[], nn.Module]:
         """A live model, or what builds the referenced one with its values. Raises UsageError for a mere description."""
         if isinstance(self.model, Reference) and self.model.kind != "snapshot":
-            from ckptdiff.model.build import build
+            from ckptdiff.model.machines import built_on
 
             reference = self.model
-            return lambda: build(reference, self.args, with_values=True).module
+            return lambda: built_on(reference, self.args, self.device, with_values=True)[0].module
         if isinstance(self.model, (Reference, ModuleTree)):
             raise UsageError(
                 f"{self.shown or 'A ModuleTree'} describes a model, and a loader needs one to run on.",
@@ -87,7 +89,14 @@ class ModelRequest:
         """The model, described. Raises CkptdiffError where it does not build."""
         from ckptdiff.model.given import describe
 
-        return describe(self.model, self.args)
+        return describe(self.model, self.args, self.device)
+
+
+def ensure_device(device: str | None) -> str | None:
+    """A machine as an option names it. Raises UsageError for another word."""
+    if device not in (None, "cuda", "cpu", "mps", "xpu"):
+        raise UsageError(f"{given('device', str(device))}: there is no such machine.", "Write cuda or cpu.")
+    return device
 
 
 @dataclass(frozen=True, slots=True)

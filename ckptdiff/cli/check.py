@@ -46,6 +46,7 @@ def command(
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead of processes.")
     ] = None,
+    device: options.Device = None,
     report: options.Report = None,
     format: options.RunFormat = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
@@ -80,6 +81,7 @@ def command(
         update_baseline=update_baseline,
         allow_stale=allow_stale,
         scheduler=scheduler,
+        device=device,
         fail_on=level,
     )
     if run.recorded is not None:

@@ -52,6 +52,7 @@ def command(
         bool,
         typer.Option("--check-values", help="Read the weights too: NaN, overflow in casts, tied tensors that differ."),
     ] = False,
+    device: options.Device = None,
     format: options.RunFormat = "auto",  # noqa: A002 - the option's own name
     report: options.Report = None,
     show_all: options.ShowAll = False,
@@ -77,12 +78,12 @@ def command(
     reports = parse_reports(report or [])
 
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
     from ckptdiff.verbs.compare import CompareOptions, own_checkpoint
 
     asked: ModelRequest | None = None
     if checkpoint is not None or model.startswith("hf:"):
-        asked = ModelRequest.of(model, parse_args(arg or []))
+        asked = ModelRequest.of(model, parse_args(arg or []), device)
         checkpoint = checkpoint or cast("str", own_checkpoint(asked))
     elif loader is not None:
         checkpoint = model  # the loader makes the model
@@ -91,7 +92,14 @@ def command(
     file = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     loader_args = parse_args(loader_arg or [], "loader_args")
     loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
-    asked_for = CompareOptions(assign=assign, check_values=check_values, verify=verify, fail_on=level, loader=loads)
+    asked_for = CompareOptions(
+        assign=assign,
+        check_values=check_values,
+        verify=verify,
+        fail_on=level,
+        loader=loads,
+        device=ensure_device(device),
+    )
     if loader is None:
         asked_for = asked_for.with_usual(asked, file, loader_args, trust_remote_code)
     verdict, text, written, notes = answered(

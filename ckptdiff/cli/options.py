@@ -86,6 +86,10 @@ LoaderArgs = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the loader run the code that lies beside the weights.")
 ]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="cuda|cpu", help="As on which machine; this one, or what the code asks for."),
+]
 TrustCheckpoint = Annotated[
     bool, typer.Option("--trust-checkpoint", help="Let the loader make the objects that the file names, by their code.")
 ]

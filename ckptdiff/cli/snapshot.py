@@ -33,6 +33,7 @@ def command(
         str | None, typer.Option("--check", metavar="FILE", help="Exit 1 if the model differs from this snapshot.")
     ] = None,
     arg: options.Args = None,
+    device: options.Device = None,
     timeout: options.Timeout = "600",
 ) -> int:
     """Write down the model's state-dict schema.
@@ -46,7 +47,7 @@ def command(
     from ckptdiff.requests import ModelRequest
     from ckptdiff.verbs.snapshot import snapshot_of
 
-    text = answered(snapshot_of, ModelRequest.of(model, parse_args(arg or [])), timeout=timeout)
+    text = answered(snapshot_of, ModelRequest.of(model, parse_args(arg or []), device), timeout=timeout)
     if check is not None:
         return _check(model, text, check)
     assert out is not None

@@ -30,7 +30,7 @@ from ckptdiff.following.origins import (
     pieces,
     uniform,
 )
-from ckptdiff.following.patches import Patches
+from ckptdiff.patches import Patches
 from ckptdiff.torch_private import without_torch_function
 
 _LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__", "__int__", "__bool__", "__index__",

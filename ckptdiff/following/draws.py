@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ckptdiff.following.patches import Patches
+from ckptdiff.patches import Patches
 
 
 class Draw(NamedTuple):

@@ -20,9 +20,9 @@ from ckptdiff.following.looking import watch_looks
 from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.opened_files import watched
 from ckptdiff.following.origins import covered, distinct_labels
-from ckptdiff.following.patches import Patches
 from ckptdiff.following.readers import READERS, Files
 from ckptdiff.following.replay import plainly
+from ckptdiff.patches import Patches
 from ckptdiff.torch_private import without_torch_dispatch
 
 

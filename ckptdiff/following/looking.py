@@ -9,7 +9,7 @@ import torch
 
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
-from ckptdiff.following.patches import Patches
+from ckptdiff.patches import Patches
 from ckptdiff.torch_private import without_torch_function
 
 

@@ -20,9 +20,9 @@ from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held, pickle_module
 from ckptdiff.following.mode import parts
 from ckptdiff.following.opened_files import reading
-from ckptdiff.following.patches import Kept, Patches
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
+from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import FILE_READER, children_of, own_buffers, own_parameters, part_of_file
 
 _GENERATOR_STATES = (5056, 16)

@@ -74,6 +74,7 @@ _OPTIONS = {
     "trust_remote_code": _SWITCH,
     "assign": _SWITCH,
     "check_values": _SWITCH,
+    "device": _TEXT,
     "fail_on": _TEXT,
 }
 TARGET = (*_OPTIONS, "args", "loader_args", "levels", "ignore")
@@ -107,6 +108,7 @@ class Target:
     trust_remote_code: bool = False
     assign: bool = False
     check_values: bool = False
+    device: str | None = None
     fail_on: Level | None = None
     policy: Policy = field(default_factory=Policy)
 
@@ -243,6 +245,9 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
     if "fail_on" in table:
         level = table["fail_on"]
         _one_of(level, LEVELS, f"the level {level!r} in 'fail_on' of the {place}", f"Use {', '.join(LEVELS)}.")
+    if "device" in table:
+        device = table["device"]
+        _one_of(device, ("cuda", "cpu"), f"the machine {device!r} in 'device' of the {place}", "Use cuda or cpu.")
     for name in ("args", "loader_args"):
         if not isinstance(table.get(name, {}), dict):
             raise UsageError(f"{name!r} of the {place} is not a table.", f"Write `{name} = {{ name = value }}`.")
@@ -263,6 +268,7 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
         trust_checkpoint=table.get("trust_checkpoint", False),
         assign=table.get("assign", False),
         check_values=table.get("check_values", False),
+        device=table.get("device"),
         fail_on=table.get("fail_on"),
         rules=_path_from(folder, table["rules"]) if "rules" in table else None,
         policy=shared.refined(_policy(table, f"the {place}")),

@@ -49,6 +49,7 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
         *(_finding("unsafe-global", name, module="") for name in outcome.checkpoint.unsafe_globals),
         *_refused(outcome.checkpoint.weights_only),
         *_unrestored(outcome),
+        *(_finding("machine", "", {"machine": name, "text": text}, module="") for name, text in outcome.elsewhere),
         *_explained(outcome, modules),
     ]
     if any(problem.kind in ("missing", "unexpected") for problem in outcome.problems):

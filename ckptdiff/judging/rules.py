@@ -251,6 +251,18 @@ _TABLE = (
         phrases=frozenset({"text"}),
     ),
     Rule(
+        "machine",
+        "warning",
+        "The model's code goes by the machine: on another one it is another model.",
+        "on {machine} {text}",
+        "The constructor asked what devices there are (torch.cuda.is_available, device_count, get_device_capability) "
+        "and made other keys or shapes for the answer. This report holds for the machine that it names; {device} asks "
+        "about another one.",
+        "https://docs.pytorch.org/docs/stable/notes/cuda.html",
+        about="whole",
+        phrases=frozenset({"text"}),
+    ),
+    Rule(
         "saved-on",
         "warning",
         "torch.load raises on this machine, which lacks the device that the file was saved on.",

@@ -148,6 +148,8 @@ class Outcome:
     unrestored: str | None = None
     """`TypeName: text` as the call that reads the file raises on the machine, unless it is told where to put tensors
     (`map_location="cpu"`); None where it does not."""
+    elsewhere: tuple[tuple[str, str], ...] = ()
+    """Other machines and what is another there, where code of the model goes by the machine."""
     assign: bool = False
     """Whether tensors are put in the place of the model's, not copied into them."""
 

@@ -30,6 +30,8 @@ _ON_BEHALF = (
     "torch.overrides",
     "torch.storage",
     "torch.nn.parameter",
+    "ckptdiff.claimed.claiming",
+    "ckptdiff.claimed.host",
     "ckptdiff.model.meta_building",
     "ckptdiff.model.past_modes",
     "ckptdiff.model.uncommitted",
@@ -59,6 +61,14 @@ def asker() -> str:
     if name.partition(".")[0] in _MADE_FOR_META:
         return "" if _is_makers(frame) else name
     return name
+
+
+def called_by() -> str:
+    """The module of the code that called the mode which asks; claims of a GPU between them do not count."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and _module(frame).startswith("ckptdiff.claimed."):
+        frame = frame.f_back
+    return "" if frame is None else _module(frame)
 
 
 def hidden_code(func: Callable[..., Any], classes: Iterable[type]) -> str:

@@ -21,16 +21,20 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ckptdiff.claimed.host import Machine
+from ckptdiff.claimed.questions import Asked
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.model import libraries as sources
 from ckptdiff.model import model_choice as obvious
 from ckptdiff.model import suspects, user_code
+from ckptdiff.model.machines import HERE, Host, hosts, on
 from ckptdiff.model.meta_building import on_meta
 from ckptdiff.model.past_modes import Watch
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.sandbox import contained
 from ckptdiff.model.uncommitted import uncommitted
 from ckptdiff.spelling import option, options
+from ckptdiff.torch_private import without_torch_function
 
 How = Literal["meta", "uninitialized", "plain"]
 
@@ -50,6 +54,8 @@ class Built:
     how: How
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    host: Host = HERE
+    """The machine that it was built on."""
     home: user_code.Home | None = field(default=None, repr=False, compare=False)
 
     @contextlib.contextmanager
@@ -69,8 +75,16 @@ class _Failure:
     final: bool
 
 
-def build(reference: Reference | str, args: Mapping[str, object] | None = None, *, with_values: bool = False) -> Built:
-    """Build the model a reference names, with keyword arguments `args`; plainly at once if its values are wanted.
+def build(
+    reference: Reference | str,
+    args: Mapping[str, object] | None = None,
+    *,
+    with_values: bool = False,
+    host: Host | None = None,
+    asked: Asked | None = None,
+) -> Built:
+    """Build the model a reference names, with keyword arguments `args`; plainly at once if its values are wanted; as on
+    `host`, noting in `asked` what it asks of the machine.
 
     Its code runs in this process, contained as far as a process allows (see `sandbox.contained`).
 
@@ -84,10 +98,11 @@ def build(reference: Reference | str, args: Mapping[str, object] | None = None, 
             f"{reference.text} is a snapshot, not a model's code.", "It is read without building anything."
         )
     home = home_of(reference)
+    host = host or hosts(None)
     notes: list[str] = []
     failures: list[_Failure] = []
     for way in _WAYS[-1:] if with_values else _WAYS:
-        outcome = _attempt(reference, home, args or {}, way)
+        outcome = _attempt(reference, home, args or {}, way, host, asked or Asked())
         if isinstance(outcome, Built):
             return replace(outcome, notes=tuple(notes), home=home)
         if home is not None:
@@ -119,12 +134,17 @@ def _way(how: How) -> Iterator[tuple[Watch | None, user_code.Pause]]:
 
 
 def _attempt(
-    reference: Reference, home: user_code.Home | None, args: Mapping[str, object], how: How
+    reference: Reference, home: user_code.Home | None, args: Mapping[str, object], how: How, host: Host, asked: Asked
 ) -> Built | _Failure:
     doubts: list[str] = []
     stage = _Stage(f"{reference.target}: importing it" if home else f"{reference.text}: looking it up")
     try:
-        with contained(reference.target), _way(how) as (watch, pause), user_code.importing(home, pause):
+        with (
+            contained(reference.target),
+            _way(how) as (watch, pause),
+            on(host, asked, "meta" if how == "meta" else "cpu") as machine,
+            user_code.importing(home, pause := _paused(pause, machine)),
+        ):
             built: Built | None = None
             try:
                 built = _make(reference, home, args, how, pause, stage)
@@ -133,7 +153,7 @@ def _attempt(
                     doubts = [*watch.doubts, *_suspicions(home, built, watch, how)]
             if doubts:
                 raise _Doubtful
-            return built
+            return replace(built, host=host)
     except KeyboardInterrupt:
         raise
     except _Doubtful:
@@ -146,6 +166,19 @@ def _attempt(
         shown = ModelError(f"{stage.doing} failed: {cause}", _hint(error), detail=shortened_traceback(error))
         final = isinstance(error, (SyntaxError, ImportError)) and not doubts
         return _Failure(shown, cause, tuple(doubts), final)
+
+
+def _paused(pause: user_code.Pause, machine: Machine | None) -> user_code.Pause:
+    """What suspends a way of building, and the claims of a machine with it."""
+    if machine is None:
+        return pause
+
+    @contextlib.contextmanager
+    def both() -> Iterator[None]:
+        with machine.paused(), without_torch_function(), pause():
+            yield
+
+    return both
 
 
 def _suspicions(home: user_code.Home | None, built: Built | None, watch: Watch, how: How) -> list[str]:

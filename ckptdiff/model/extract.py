@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ckptdiff.claimed.claims import claim_of
 from ckptdiff.errors import ModelError
 from ckptdiff.model.tree import (
     EXTRA_STATE,
@@ -49,6 +50,7 @@ _HAD_TORCHS = getattr(BASE_LOADER, "__code__", None) is not None and (
     BASE_LOADER.__code__.co_filename == nn.Module.register_buffer.__code__.co_filename
 )
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
+_CPU = torch.device("cpu")
 # Named dimensions, which recent releases of torch have no more.
 has_names: Callable[[torch.Tensor], bool] = getattr(torch.Tensor, "has_names", lambda _: False)
 _NAMES_DIMENSIONS = hasattr(torch.Tensor, "has_names")
@@ -99,9 +101,10 @@ def _unusual_tensor_info(tensor: torch.Tensor, type_name: str) -> TensorInfo:
 
 
 def _placed(info: TensorInfo, tensor: torch.Tensor) -> TensorInfo:
-    """What is known of a model's tensor, with the meta device where it has no value."""
+    """What is known of a model's tensor, with the device that it is on, or says that it is on."""
     try:
-        return info._replace(device="meta") if tensor.is_meta else info
+        device = claim_of(tensor) or tensor.device
+        return info if device == _CPU else info._replace(device=str(device))
     except Exception:  # a subclass answers as it likes
         return info
 
@@ -250,7 +253,7 @@ class _Extraction:
             info = _placed(tensor_info(tensor), tensor)
             ordinary = info.layout == "strided" and (info.stride is None or not _overlaps(info))
         else:
-            alike = (cls, tensor.dtype, tensor.shape, tensor.storage_offset(), tensor.is_meta)
+            alike = (cls, tensor.dtype, tensor.shape, tensor.storage_offset(), claim_of(tensor) or tensor.device)
             known = self._tensors.get(alike)
             info = self._tensors[alike] = known or _placed(tensor_info(tensor), tensor)
             ordinary = True

@@ -25,6 +25,13 @@ class GivenModel:
     notes: tuple[str, ...] = ()
     args: Mapping[str, object] = field(default_factory=dict)
     built: Built | None = None
+    others: tuple[GivenModel, ...] = ()
+    """What it is on other machines, where its code goes by the machine."""
+
+    @property
+    def device(self) -> str:
+        """The kind of device of the machine that it was built on; `cpu` for none."""
+        return "cpu" if self.built is None else self.built.host.kind
 
     @property
     def shown(self) -> str:
@@ -39,11 +46,14 @@ class GivenModel:
         """The same model with its initial values; itself where it was not built here."""
         if self.built is None or self.reference is None:
             return self
-        return _built(self.reference, self.args, with_values=True)
+        return _built(self.reference, self.args, self.built.host.kind, with_values=True)
 
 
-def describe(model: Reference | ModuleTree | nn.Module, args: Mapping[str, object]) -> GivenModel:
-    """The model, built with `args` where it is a reference. Raises CkptdiffError where it does not build."""
+def describe(
+    model: Reference | ModuleTree | nn.Module, args: Mapping[str, object], device: str | None = None
+) -> GivenModel:
+    """The model, built with `args` where it is a reference, as on a machine with `device`. Raises CkptdiffError where
+    it does not build."""
     if isinstance(model, ModuleTree):
         return GivenModel(model)
     if not isinstance(model, Reference):
@@ -54,13 +64,31 @@ def describe(model: Reference | ModuleTree | nn.Module, args: Mapping[str, objec
         from ckptdiff.model.snapshot import read_snapshot
 
         return GivenModel(read_snapshot(model.target), model)
-    return _built(model, args)
+    return _built(model, args, device)
 
 
-def _built(reference: Reference, args: Mapping[str, object], *, with_values: bool = False) -> GivenModel:
-    from ckptdiff.model.build import build
+def _built(
+    reference: Reference, args: Mapping[str, object], device: str | None, *, with_values: bool = False
+) -> GivenModel:
+    from ckptdiff.model.machines import built_on
+
+    built, others = built_on(reference, args, device, with_values=with_values)
+    given = _given(reference, args, built)
+    different = (other for other in (_given(reference, args, other) for other in others) if _differ(given, other))
+    return replace(given, others=tuple(different))
+
+
+def _given(reference: Reference, args: Mapping[str, object], built: Built) -> GivenModel:
     from ckptdiff.model.extract import extract
 
-    built = build(reference, args, with_values=with_values)
     tree = replace(extract(built.module, built.reference, built.how), remarks=built.remarks)
     return GivenModel(tree, reference, built.notes, args, built)
+
+
+def _differ(one: GivenModel, other: GivenModel) -> bool:
+    """Whether two models load differently, as far as their keys, shapes and dtypes tell."""
+    ours, theirs = one.tree.keys(), other.tree.keys()
+    return ours.keys() != theirs.keys() or any(
+        (slot.tensor.shape, slot.tensor.dtype) != (theirs[key].tensor.shape, theirs[key].tensor.dtype)
+        for key, slot in ours.items()
+    )

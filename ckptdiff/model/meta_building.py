@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ckptdiff.claimed.claiming import NOWHERE
 from ckptdiff.model.askers import asker, hidden_code
 from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded
 from ckptdiff.torch_private import VERSION_COUNTER, chosen_device, tensor_makers, without_torch_function
@@ -115,7 +116,8 @@ class MetaWatch(TorchFunctionMode):
 
 
 def _is_meta_device(value: Any) -> bool:
-    return (isinstance(value, torch.device) and value.type == "meta") or (type(value) is str and value == "meta")
+    named = (isinstance(value, torch.device) and value.type == "meta") or (type(value) is str and value == "meta")
+    return named and value is not NOWHERE
 
 
 def _normal(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:

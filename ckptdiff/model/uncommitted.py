@@ -9,14 +9,13 @@ tensors have no values: the first time code wants one, building stops with `Valu
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ckptdiff.model.askers import asker, hidden_code
+from ckptdiff.model.askers import asker, called_by, hidden_code
 from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded, Watch
 from ckptdiff.torch_private import VERSION_COUNTER, DispatchMode, schema_of
 
@@ -172,10 +171,10 @@ class _Readers(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func == _IS_META:
-            if sys._getframe(1).f_globals.get("__name__") == "torch.nn.init" and self._mode.skip_filling(args[0]):
+            if called_by() == "torch.nn.init" and self._mode.skip_filling(args[0]):
                 return True
         elif func in _EXPORTERS:
-            if sys._getframe(1).f_globals.get("__name__") != __name__:
+            if called_by() not in (__name__, "ckptdiff.claimed.claims"):
                 self._export(func, args[0])
         elif func == VERSION_COUNTER:
             if self._mode.is_unknown(args[0]) and asker():

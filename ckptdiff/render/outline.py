@@ -161,6 +161,8 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     facts.append(("checkpoint", where))
     if checkpoint.state_dict_key or checkpoint.alternatives:
         facts.append(("state dict", chosen_state_dict(checkpoint)))
+    if outcome.machine.device != "cpu":
+        facts.append(("machine", f"as on one that has {plain(outcome.machine.device)}"))
     if verbose:
         facts.append(("built", _BUILT.get(model.built, plain(model.built))))
         if model.torch_version:

@@ -20,9 +20,9 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
-from ckptdiff.following.patches import Patches, patches
 from ckptdiff.loaders.left import Told, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
+from ckptdiff.patches import Patches, patches
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.torch_private import DispatchMode, children_of, own_parameters, without_torch_dispatch
 from ckptdiff.tracing.lines import from_program, line_of_error, line_of_frame, line_of_program, shown

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.patches import Kept
+from ckptdiff.patches import Kept
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.tracing.options import Maps
 from ckptdiff.tracing.surroundings import Scene

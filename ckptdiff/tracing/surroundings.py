@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ckptdiff.following.mode import parts
-from ckptdiff.following.patches import Patches
+from ckptdiff.patches import Patches
 from ckptdiff.torch_private import IncompatibleKeys, store_of_one
 from ckptdiff.tracing.watch import Watch
 

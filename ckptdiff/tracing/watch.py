@@ -14,8 +14,8 @@ from torch import nn
 
 from ckptdiff.following.followed import Followed
 from ckptdiff.following.mode import parts
-from ckptdiff.following.patches import Patches
 from ckptdiff.following.readers import named_tensors
+from ckptdiff.patches import Patches
 from ckptdiff.torch_private import (
     children_of,
     non_persistent_buffers,

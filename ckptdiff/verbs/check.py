@@ -16,7 +16,7 @@ from ckptdiff.gate.config import Config, Target, find, load
 from ckptdiff.gate.run import NoVerdict, Run, TargetResult
 from ckptdiff.judging.rules import LEVELS
 from ckptdiff.replacing import open_descriptor, write_whole
-from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of, several
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of, several
 from ckptdiff.running import run_targets
 from ckptdiff.small_files import text_of
 from ckptdiff.spelling import given, option
@@ -41,6 +41,7 @@ def check(
     update_baseline: str | os.PathLike[str] | None = None,
     allow_stale: bool = False,
     scheduler: str | None = None,
+    device: str | None = None,
     fail_on: Level = "error",
 ) -> Run:
     """Compare every target that a config lists, each in a process of its own, and apply the config's policy.
@@ -49,7 +50,8 @@ def check(
     the targets that are meant, all without. `jobs` run at a time, 0 being one a processor, each for at most `timeout`
     seconds; `scheduler` is the address of a Dask scheduler whose workers do it instead. Findings that `baseline`
     records do not count, and such as are gone fail a target unless `allow_stale`; `update_baseline` records what fails
-    today. `fail_on` is the least grave level that fails a target which says none of its own.
+    today. `device` (that of `compare`) and `fail_on`, the least grave level that fails a target, hold for targets which
+    say none of their own.
 
     A target that gives no answer has none in the result. Raises CkptdiffError where the config, the baseline or an
     option is at fault.
@@ -59,7 +61,10 @@ def check(
     one_of("fail_on", fail_on, LEVELS)
     path = Path(config) if config is not None else find(Path.cwd())
     settings = load(path)
-    targets = _chosen(settings, several("names", names))
+    machine = ensure_device(device)
+    targets = [
+        replace(target, device=target.device or machine) for target in _chosen(settings, several("names", names))
+    ]
     # What is wrong with a baseline is said before the targets take their time.
     accepted = _accepted(settings, baseline, update_baseline, allow_stale=allow_stale)
     run = run_targets(
@@ -115,11 +120,12 @@ def _report(target: Target, fail_on: Level) -> Report:
         assign=target.assign,
         check_values=target.check_values,
         fail_on=target.fail_on or fail_on,
+        device=target.device,
         loader=LoaderRequest.of(target.loader, target.loader_args, target.trust_checkpoint, target.trust_remote_code)
         if target.loader
         else None,
     )
-    model = ModelRequest.of(target.model, target.args) if target.model else None
+    model = ModelRequest.of(target.model, target.args, target.device) if target.model else None
     file = CheckpointRequest(target.checkpoint or cast("str", own_checkpoint(model)), target.key, renames)
     if not target.loader:
         options = options.with_usual(model, file, target.loader_args, target.trust_remote_code)

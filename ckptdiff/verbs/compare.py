@@ -13,11 +13,12 @@ from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.judging.advice import Advice
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.judging.rules import RULES
+from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import compare as walk
 from ckptdiff.loaders.torch.walk import refused
 from ckptdiff.model.reference import Reference
-from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
 from ckptdiff.spelling import option
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def compare(
     args: Mapping[str, object] | None = None,
     assign: bool = False,
     check_values: bool = False,
+    device: str | None = None,
     fail_on: Level = "error",
 ) -> Report:
     """What `model.load_state_dict` would do with a checkpoint, without loading it.
@@ -54,6 +56,9 @@ def compare(
     state dict inside its file. Its keys are renamed first: `strip_prefix`, then `rename` ("A -> B") and the rules of a
     file, then `add_prefix`. `assign` is that of `load_state_dict`. `check_values` reads the tensors too, a piece at a
     time, and reports NaN, values that a cast loses and tied tensors that really differ.
+
+    `device`, "cuda" or "cpu", says as on which machine the question is meant; without, it is this one, else the one
+    that the model's code asks for. A GPU is claimed, not used, whether there is one or not.
 
     A `hf:` directory stands for both sides: without a checkpoint it is compared with itself.
 
@@ -68,14 +73,16 @@ def compare(
     """
     if model is None and loader is None:
         raise UsageError("Without a loader, compare needs a model.", "Pass the model, or the loader that makes it.")
-    asked = None if model is None else ModelRequest.of(model, args)
+    asked = None if model is None else ModelRequest.of(model, args, device)
     given: object = own_checkpoint(asked) if checkpoint is None else checkpoint
     loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
     # callers without a type checker pass anything, as they do to load_state_dict
     if asked is not None and loads is None and not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
         return _refused(asked, given, fail_on)
     file = CheckpointRequest(cast("File", given), key, renames_of(strip_prefix, add_prefix, rename, rules))
-    options = CompareOptions(assign=assign, check_values=check_values, fail_on=fail_on, loader=loads)
+    options = CompareOptions(
+        assign=assign, check_values=check_values, fail_on=fail_on, loader=loads, device=ensure_device(device)
+    )
     if loader is None:
         options = options.with_usual(asked, file, loader_args, trust_remote_code)
     return compared(asked, file, options).report
@@ -93,13 +100,15 @@ def own_checkpoint(model: ModelRequest | None) -> object:
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """How they are compared. `verify` asks torch's own loader as well; `loader` is asked in its place."""
+    """How they are compared. `verify` asks torch's own loader as well; `loader` is asked in its place; `device` says as
+    on which machine."""
 
     assign: bool = False
     check_values: bool = False
     verify: bool = False
     fail_on: Level = "error"
     loader: LoaderRequest | None = None
+    device: str | None = None
 
     def with_usual(
         self,
@@ -141,10 +150,15 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
         ensure_readable(file)
     given = model.describe()
     outcome = ask(given, file, assign=options.assign)
+    outcome = replace(
+        outcome,
+        machine=outcome.machine._replace(device=given.device),
+        elsewhere=tuple(_elsewhere(given, file, options)),
+    )
     if file.saved_on:
         from ckptdiff.loaders.torch.restoring import refusal
 
-        outcome = replace(outcome, unrestored=refusal(file))
+        outcome = replace(outcome, unrestored=refusal(file, options.device))
     if options.verify:
         from ckptdiff.loaders.torch.witness import confirm
 
@@ -156,6 +170,23 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
         outcome = replace(outcome, values=check_values(outcome))
     report = judge(outcome, fail_on=options.fail_on)
     return Compared(replace(report, repairs=_repairs(report, given)), (*idle, *given.notes))
+
+
+def _elsewhere(given: GivenModel, file: Checkpoint, options: CompareOptions) -> Iterator[tuple[str, str]]:
+    """Each other machine on which the model is another one, with what is another and what becomes of loading."""
+    ours = given.tree.keys()
+    for other in given.others:
+        theirs = other.tree.keys()
+        assert other.built is not None
+        kinds = {
+            "more": [key for key in theirs if key not in ours],
+            "fewer": [key for key in ours if key not in theirs],
+            "otherwise": [key for key, slot in theirs.items() if key in ours and slot.tensor != ours[key].tensor],
+        }
+        told = [f"{len(keys):,} {kind}: {', '.join(keys[:_FEW])}" for kind, keys in kinds.items() if keys]
+        message = error_message(ask(other, file, assign=options.assign))
+        loads = "load_state_dict succeeds" if message is None else f"load_state_dict raises {message}"
+        yield other.built.host.shown, f"the keys differ ({'; '.join(told)}), and {loads}"
 
 
 def _by_loader(
@@ -194,6 +225,7 @@ def _refused(model: ModelRequest, checkpoint: object, fail_on: Level) -> Report:
     return judge(refused(model.describe().tree, Checkpoint("", "no state dict", {}), error), fail_on=fail_on)
 
 
+_FEW = 3
 _MOST_ADVISED = 200_000
 """Keys of both sides; more take longer to look through for renames than to compare."""
 _MOST_RENAMES = 3

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from ckptdiff.requests import Model
 
 
-def snapshot(model: Model, *, args: Mapping[str, object] | None = None) -> str:
-    """The model's state-dict schema as the text of a snapshot file.
+def snapshot(model: Model, *, args: Mapping[str, object] | None = None, device: str | None = None) -> str:
+    """The model's state-dict schema as the text of a snapshot file; `device` as in `compare`.
 
     Raises CkptdiffError where the model does not build.
     """
-    return snapshot_of(ModelRequest.of(model, args))
+    return snapshot_of(ModelRequest.of(model, args, device))
 
 
 def snapshot_of(request: ModelRequest) -> str:

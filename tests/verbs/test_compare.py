@@ -170,3 +170,49 @@ def test_advice_to_rename_is_what_rename_takes(tmp_path: Path) -> None:
     assert advice.facts["loads"]
     rules = [rule for name, rule in advice.options if name == "rename"]
     assert ckptdiff.compare(snapshot, file, rename=rules).loads()
+
+
+def test_a_model_that_goes_by_the_machine(tmp_path: Path) -> None:
+    """Both answers, and the other machine's alone where it is asked for."""
+    (tmp_path / "by_machine.py").write_text(
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.a = nn.Linear(2, 2)\n"
+        "        if torch.cuda.is_available():\n            self.fast = nn.Linear(2, 2)\n"
+    )
+    net = f"{tmp_path / 'by_machine.py'}:Net"
+    state = {"a.weight": torch.zeros(2, 2), "a.bias": torch.zeros(2)}
+    without = ckptdiff.compare(net, state, device="cpu")
+    assert (without.loads(), without.findings, without.outcome.machine.device) == (True, (), "cpu")
+    there = ckptdiff.compare(net, state, device="cuda")
+    assert (there.missing_keys, there.outcome.machine.device) == (["fast.weight", "fast.bias"], "cuda")
+    if not torch.cuda.is_available():
+        (finding,) = ckptdiff.compare(net, state).findings
+        assert (finding.rule, finding.level) == ("machine", "warning")
+        assert finding.arguments["machine"] == "a machine with a GPU"
+        assert str(finding.arguments["text"]).startswith(
+            "the keys differ (2 more: fast.weight, fast.bias), and load_state_dict raises Error(s) in loading"
+        )
+    assert '"fast.weight"' not in ckptdiff.snapshot(net, device="cpu")
+    assert '"fast.weight"' in ckptdiff.snapshot(net, device="cuda")
+    with pytest.raises(ckptdiff.CkptdiffError, match="there is no such machine"):
+        ckptdiff.compare(net, state, device="tpu")
+
+
+def test_a_model_that_needs_a_gpu_and_a_file_of_one(tmp_path: Path) -> None:
+    (tmp_path / "needs.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.a = nn.Linear(8, 16).cuda()\n"
+        "        self.n = nn.BatchNorm1d(16).cuda()\n"
+    )
+    saved = Path(__file__).parents[1] / "formats" / "saved_on_gpu" / "dev.pth"
+    report = ckptdiff.compare(f"{tmp_path / 'needs.py'}:Net", saved, device="cuda")
+    assert (report.complete, report.findings) == (True, ())
+    assert "machine       as on one that has cuda" in str(render_text(report))
+    assert "saved-on" in [finding.rule for finding in ckptdiff.compare(nn.Linear(1, 1), saved, device="cpu").findings]
+
+
+def render_text(report: ckptdiff.Report) -> str:
+    from ckptdiff.render import render_report
+    from ckptdiff.render.view import View
+
+    return render_report("text", report, View())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import warnings
 import zipfile
@@ -12,15 +11,24 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.claimed.here import devices_of, kind_here
+from ckptdiff.claimed.host import claimed
 from ckptdiff.tensors import SavedOn
 
 _CPU = b"X\3\0\0\0cpu"
 """The device as a TorchScript archive pickles it."""
 
 
-def refusal(file: Checkpoint) -> str | None:
-    """`TypeName: text` as torch raises on reading the file where it is not told `map_location`; None if it does not."""
-    return next((text for place in file.saved_on if (text := _refused(place)) is not None), None)
+def refusal(file: Checkpoint, device: str | None = None) -> str | None:
+    """`TypeName: text` as torch raises on reading the file where it is not told `map_location`; None if it does not.
+
+    As on a machine with `device`, on this one without.
+    """
+    here = kind_here()
+    if device is None or device == here:
+        return next((text for place in file.saved_on if (text := _refused(place)) is not None), None)
+    with claimed(device):
+        return next((text for place in file.saved_on if (text := _refused(place)) is not None), None)
 
 
 def _refused(place: SavedOn) -> str | None:
@@ -45,17 +53,6 @@ def _refused(place: SavedOn) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def devices_of(kind: str) -> int:
-    """How many devices of a kind there are, asked without starting any."""
-    with contextlib.suppress(Exception):
-        if kind == "mps":
-            return int(torch.backends.mps.is_available())
-        module: Any = getattr(torch, kind, None)
-        if kind not in ("cpu", "meta") and hasattr(module, "device_count"):
-            return int(module.device_count())
-    return 0
 
 
 _serialization: Any = torch.serialization

@@ -11,7 +11,8 @@ from torch import nn
 
 import ckptdiff
 from ckptdiff.checkpoint import read
-from ckptdiff.loaders.torch.restoring import devices_of, refusal
+from ckptdiff.claimed.here import devices_of
+from ckptdiff.loaders.torch.restoring import refusal
 from ckptdiff.render import render_report
 from ckptdiff.render.view import View
 from tests.formats.test_locations import moved
