@@ -17,6 +17,7 @@ from ckptdiff.following.origins import paint
 if TYPE_CHECKING:
     from ckptdiff.following.engine import Engine
 
+_DRAWN = frozenset((torch.float32, torch.float16, torch.bfloat16, torch.float64))
 LARGE = 1024 * 1024
 """Bytes from which a new tensor's values are noted rather than computed, though they come from no file."""
 
@@ -34,6 +35,8 @@ def draw(
         return None
     fill = found.fill
     target = tensors[0] if draws_into(function) else None
+    if target is not None and target.is_meta and len(tensors) == 1 and target.dtype in _DRAWN:
+        return target  # nothing is drawn for what has no memory, and the way of a meta kernel to that is long
     if fill is not None and makes_plain(kwargs) and all(is_plain(tensor) for tensor in tensors):
         with replay.plainly():
             like = on_meta(torch.ops.aten.empty_like.default, (args[0],), kwargs) if tensors else None

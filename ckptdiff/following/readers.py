@@ -18,6 +18,7 @@ from torch import nn
 
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held, pickle_module
+from ckptdiff.following.mapped_tensors import MappedTensors
 from ckptdiff.following.mode import parts
 from ckptdiff.following.opened_files import reading
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
@@ -181,6 +182,10 @@ def read_safetensors(patches: Patches, files: Files) -> None:
 
         def __init__(self, filename: Any, *args: Any, **kwargs: Any) -> None:
             self._file = files.name(filename)
+            self._path = filename
+            self._mapped: MappedTensors | None = None
+            asked = (*args, *(kwargs[name] for name in ("framework", "device") if name in kwargs))
+            self._plain = all(value in ("pt", "torch", "cpu", torch.device("cpu")) for value in asked)
             with plainly(), reading():
                 self._real = kept.value(filename, *args, **kwargs)
 
@@ -189,14 +194,14 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             return self
 
         def __exit__(self, *error: Any) -> Any:
+            self._plain, self._mapped = False, None  # it raises from now on
             return self._real.__exit__(*error)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._real, name)
 
         def get_tensor(self, name: str) -> Any:
-            with plainly():
-                return self._noted(name, self._real.get_tensor(name))
+            return self._noted(name, self._whole(name))
 
         def get_tensors(self, *args: Any) -> Any:
             with plainly():
@@ -204,6 +209,13 @@ def read_safetensors(patches: Patches, files: Files) -> None:
 
         def get_slice(self, name: str) -> Any:
             return _Slice(self, name, self._real.get_slice(name))
+
+        def _whole(self, name: str) -> Any:
+            with plainly(), reading():
+                if self._plain and self._mapped is None:
+                    self._mapped = MappedTensors(self._path, map_file(self._path))
+                made = self._mapped.tensor(name) if self._mapped is not None else None
+                return self._real.get_tensor(name) if made is None else made
 
         def _noted(self, name: str, tensor: Any) -> Any:
             if isinstance(tensor, torch.Tensor):
@@ -221,9 +233,11 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             return getattr(self._real, name)
 
         def __getitem__(self, index: Any) -> Any:
+            whole = self._opened._whole(self._name)
+            self._opened._noted(self._name, whole)
+            if index is Ellipsis and isinstance(whole, torch.Tensor):
+                return whole
             with plainly():
-                whole = self._opened._real.get_tensor(self._name)
-                self._opened._noted(self._name, whole)
                 part = self._real[index]
             if isinstance(part, torch.Tensor) and files.engine.known(part) is None:
                 return whole[index]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Filled, Outcome
 from ckptdiff.tensors import TensorInfo
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Found = tuple[str, str, "dict[str, Value]"]
 """A rule, a key, and the facts."""
+_NUMBER = re.compile(r"\d+")
 _PATTERNS = 4
 """Patterns of source keys that a sentence lists."""
 
@@ -69,10 +71,9 @@ def _change(item: Filled) -> str:
     if len(sources) == 1:
         return f"{steps or 'named '}{_relative(sources[0], item.key)} in the file"
     shared = _shared(sources[0], item.key)
-    patterns = [
-        f"{folded.pattern[shared:]} (x{folded.count})" if folded.count > 1 else folded.pattern[shared:]
-        for folded in fold(sources)
-    ]
+    # thousands of experts: each number a star, which tells as much as the numbers themselves
+    counted = Counter(_NUMBER.sub("*", source[shared:]) for source in sources)
+    patterns = [f"{pattern} (x{number})" if number > 1 else pattern for pattern, number in counted.items()]
     more = f" and {len(patterns) - _PATTERNS} more" if len(patterns) > _PATTERNS else ""
     return f"{steps or 'made of '}{', '.join(patterns[:_PATTERNS])}{more}"
 

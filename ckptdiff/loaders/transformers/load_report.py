@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -76,3 +78,28 @@ def reported() -> Iterator[Reported]:
     finally:
         for module, original in kept:
             setattr(module, _REPORT, original)
+
+
+@contextlib.contextmanager
+def converters_reused() -> Iterator[None]:
+    """Let transformers copy a converter only where it uses the copy, which it makes for each of thousands of experts.
+
+    A copy to which nothing was added yet is as good as the next one. Where a release has it otherwise, nothing changes.
+    """
+    module = sys.modules.get("transformers.core_model_loading")
+    if module is None or getattr(module, "deepcopy", None) is not copy.deepcopy:
+        yield
+        return
+    spare: dict[int, tuple[Any, Any]] = {}
+
+    def deepcopy(value: Any) -> Any:
+        held = spare.get(id(value))
+        if held is None or held[0] is not value or getattr(held[1], "collected_tensors", True):
+            held = spare[id(value)] = value, copy.deepcopy(value)
+        return held[1]
+
+    vars(module)["deepcopy"] = deepcopy
+    try:
+        yield
+    finally:
+        vars(module)["deepcopy"] = copy.deepcopy
