@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from ckptdiff.verbs.snapshot import snapshot as snapshot
     from ckptdiff.verbs.suggest import suggest as suggest
     from ckptdiff.verbs.trace import trace as trace
+    from ckptdiff.verbs.verify import verify as verify
 
 __version__ = "0.1.0"
 
 # Names are imported when they are first used (PEP 562), so that importing the package costs nothing.
 _VERBS = (
     "check", "compare", "convert", "diff", "digest", "filter", "inspect", "load", "lock", "rewrite", "snapshot",
-    "suggest", "trace",
+    "suggest", "trace", "verify",
 )  # fmt: skip
 _PUBLIC = {
     "Checkpoint": "ckptdiff.checkpoint.checkpoint",
@@ -57,6 +58,7 @@ __all__ = [
     "snapshot",
     "suggest",
     "trace",
+    "verify",
 ]
 
 

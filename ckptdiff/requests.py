@@ -202,6 +202,7 @@ class WriteOptions:
     dry_run: bool = False
     force: bool = False
     verify_bytes: bool = False
+    force_damaged: bool = False
     fsync: bool = True
 
     @staticmethod
@@ -218,6 +219,7 @@ class WriteOptions:
         dry_run: bool = False,
         force: bool = False,
         verify_bytes: bool = False,
+        force_damaged: bool = False,
         fsync: bool = True,
     ) -> WriteOptions:
         """Nothing is read or written. Raises UsageError for an option that says nothing that can be done."""
@@ -238,6 +240,7 @@ class WriteOptions:
             dry_run=dry_run,
             force=force,
             verify_bytes=verify_bytes,
+            force_damaged=force_damaged,
             fsync=fsync,
         )
 

@@ -16,8 +16,8 @@ Value = str | bool | Sequence[str] | Mapping[str, str]
 """A text, a switch that is on, several texts, or names with the Python source of their values."""
 
 SWITCHES = frozenset((
-    "all", "allow_stale", "assign", "check_values", "fill_missing", "force", "keep_container", "partial", "quick",
-    "trust_remote_code", "verify",
+    "all", "allow_stale", "assign", "check_values", "fill_missing", "force", "force_damaged", "keep_container",
+    "partial", "quick", "trust_remote_code", "verify",
 ))  # fmt: skip
 """Options that are on or off."""
 RESULTS = frozenset(("save",))

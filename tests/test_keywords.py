@@ -27,6 +27,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "diff": lambda path, out, **options: ckptdiff.diff(path, path, **options),
     "digest": lambda path, out, **options: ckptdiff.digest(path, **options),
     "lock": lambda path, out, **options: ckptdiff.lock(path, out, **options),
+    "verify": lambda path, out, **options: ckptdiff.verify(path, **options),
     "check": lambda path, out, **options: ckptdiff.check(path.with_name("c.toml"), **options),
 }
 SLIPS: list[Mapping[str, object]] = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.entries import listed, shown
+from ckptdiff.places import place_of
 from ckptdiff.tensors import Entry, TensorInfo
 
 
@@ -49,6 +52,32 @@ def union(opened: Opened, choose: Callable[[Opened], Checkpoint]) -> Checkpoint:
         identities=opened.identities,
         opened=opened,
     )
+
+
+def index_faults(checkpoint: Checkpoint) -> list[str]:
+    """What an index says otherwise than its shards, a sentence each; nothing of a checkpoint without one.
+
+    Files that lie beside its shards, are called like them and are not in it belong to it as well.
+    """
+    opened = checkpoint.opened
+    if opened is None or opened.kind.content != "shards":
+        return []
+    index = opened.name
+    found = [text for text in checkpoint.warnings if text.startswith(f"{index}")]
+    place = place_of(checkpoint.path)
+    named = set(opened.content.weight_map.values())
+    stems = {stem for name in named if (stem := _stem(name))}
+    beside = place_of(os.path.dirname(place.path) or ".").list() if place.local and not place.is_folder() else []  # noqa: PTH120
+    strays = [name for name in beside if name not in named and _stem(name) in stems]
+    if strays:
+        found.append(f"{index} does not name {len(strays)} files that are called like its shards: {listed(strays)}")
+    return found
+
+
+def _stem(name: str) -> str:
+    """What the names of one checkpoint's shards have in common: all but their number."""
+    match = re.fullmatch(r"(.*?)\d+(-of-\d+\.\w+)", name)
+    return match[1] + match[2] if match else ""
 
 
 def _renamed(entry: Entry, file: str) -> Entry:

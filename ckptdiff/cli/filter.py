@@ -17,6 +17,7 @@ from ckptdiff.cli.write_options import (
     DryRun,
     Dtype,
     Force,
+    ForceDamaged,
     Format,
     KeepContainer,
     KeepGlobs,
@@ -73,6 +74,7 @@ def command(
     dry_run: DryRun = False,
     force: Force = False,
     verify_bytes: VerifyBytes = False,
+    force_damaged: ForceDamaged = False,
     no_fsync: NoFsync = False,
     format: Format = "text",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
@@ -107,6 +109,7 @@ def command(
             dry_run=dry_run,
             force=force,
             verify_bytes=verify_bytes,
+            force_damaged=force_damaged,
             fsync=not no_fsync,
         ),
         show_all=show_all,

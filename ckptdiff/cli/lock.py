@@ -11,6 +11,7 @@ from ckptdiff.cli.streams import emit, tell
 
 EXAMPLES = """\
   ckptdiff lock weights.safetensors -o weights.lock
+  ckptdiff verify weights.safetensors --lock weights.lock
   ckptdiff diff weights.lock new.pth"""
 
 

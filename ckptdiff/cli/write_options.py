@@ -40,6 +40,9 @@ MaxShardSize = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
+ForceDamaged = Annotated[
+    bool, typer.Option("--force-damaged", help="Copy what does not have its checksum, too, to save what is left.")
+]
 VerifyBytes = Annotated[bool, typer.Option("--verify-bytes", help="Read everything back and compare checksums.")]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait for the disk; a power cut may lose the file.")]
 

@@ -21,6 +21,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.zip_archive import ZipArchive, checksum
 from ckptdiff.formats.zip_members import archive_in
 from ckptdiff.places import changed, ensure_same, open_again
+from ckptdiff.spelling import option
 
 _THREADS = 2
 _PIECE = 512 << 10
@@ -38,9 +39,14 @@ class _Known:
 
 
 class Checksums:
-    """Those of a checkpoint's files. Use it with `with`, and call `finish` before the block ends."""
+    """Those of a checkpoint's files. Use it with `with`, and call `finish` before the block ends.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    `forgiving` notes damage in `damaged` in place of raising.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, forgiving: bool = False) -> None:
+        self._forgiving = forgiving
+        self.damaged: list[CheckpointError] = []
         self._checkpoint = checkpoint
         self._levels: dict[str, list[tuple[list[int], list[_Known]]]] = {}
         """Of each file its records, and those of the archives that lie in them, by where they begin."""
@@ -64,6 +70,11 @@ class Checksums:
             record.crc for record in self._at(path, start) if (record.start, record.end) == (start, start + nbytes)
         )
         return next(exact, None)
+
+    @property
+    def used(self) -> bool:
+        """Whether anything has a checksum at all."""
+        return any(record.used for levels in self._levels.values() for _, records in levels for record in records)
 
     def use(self, path: str, start: int) -> None:
         """Have checked what holds the byte at `start`. Raises CheckpointError if something was found damaged."""
@@ -112,7 +123,7 @@ class Checksums:
             path, record = item
             try:
                 if not self._given_up and self._crc(path, record, buffer) not in (record.crc, None):
-                    self._errors.append(self._error(path, record))
+                    (self.damaged if self._forgiving else self._errors).append(self._error(path, record))
             except OSError as error:
                 self._errors.append(CheckpointError(f"{path} cannot be read: {error.strerror}", "Check the disk."))
             except Exception as error:  # raised where `finish` is called: a record that was not checked is no good one
@@ -175,7 +186,7 @@ class Checksums:
         of = f" of {keys[0]!r}" if keys else ""
         return CheckpointError(
             f"{path} is damaged: the bytes{of} in its record {record.name[:200]!r} do not have the checksum it gives",
-            "Download or copy the file again.",
+            f"Download or copy the file again; {option('force_damaged')} copies it as it is.",
         )
 
 

@@ -13,21 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.flat_bytes import Blocks, nbytes_of, parts_of
+from ckptdiff.contents.spreading import Progress, for_each_tensor
 from ckptdiff.tensors import Quantizer, TensorInfo
 
-Progress = Callable[[int, int], None]
-
 _BLOCK = 1 << 20
-_FEW = 4 << 20
-_MOST_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +36,8 @@ def digests_of(checkpoint: Checkpoint, keys: Iterable[str] | None = None, progre
     """The digests of a checkpoint's tensors, or of some. Raises CkptdiffError where values are not at hand."""
     tensors = checkpoint.tensors
     chosen = dict(tensors) if keys is None else {key: tensors[key] for key in keys}
-    # The large ones first, so that no thread is left with one in the end.
-    order = sorted(chosen, key=lambda key: -chosen[key].nbytes if chosen[key].layout == "strided" else 0)
-    found = dict(_in_threads(checkpoint, [(key, chosen[key]) for key in order], progress))
-    return Digests(whole(found), {key: found[key] for key in chosen})
+    found = for_each_tensor(checkpoint, chosen, digest, progress)
+    return Digests(whole(found), found)
 
 
 def whole(tensors: Mapping[str, str]) -> str:
@@ -58,56 +50,6 @@ def whole(tensors: Mapping[str, str]) -> str:
 
 def _order(key: object) -> tuple[bool, str]:
     return not isinstance(key, str), str(key)
-
-
-def _in_threads(
-    checkpoint: Checkpoint, tensors: list[tuple[str, TensorInfo]], progress: Progress | None
-) -> dict[str, str]:
-    total = sum(tensor.nbytes for _, tensor in tensors if tensor.layout == "strided")
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    threads = 1 if total < _FEW else min(cores, _MOST_THREADS, len(tensors))
-    waiting, found = iter(tensors), dict[str, str]()
-    lock = threading.Lock()
-    errors: list[BaseException] = []
-    done = 0
-
-    def count(amount: int) -> None:
-        nonlocal done
-        with lock:
-            done += amount
-            if progress is not None:
-                progress(done, total)
-
-    def work() -> None:
-        try:
-            with Blocks(checkpoint) as blocks:
-                while not errors:
-                    with lock:
-                        some = list(islice(waiting, 1))
-                    if not some:
-                        return
-                    key, tensor = some[0]
-                    found[key] = digest(blocks, key, tensor, count)
-                    blocks.let_go()
-        except BaseException as error:
-            errors.append(error)
-
-    if threads <= 1:
-        work()
-    else:
-        running = [threading.Thread(target=work, name="ckptdiff-digest", daemon=True) for _ in range(threads)]
-        for thread in running:
-            thread.start()
-        try:
-            for thread in running:
-                thread.join()
-        except BaseException as error:  # interrupted
-            errors.append(error)
-            raise
-    if errors:
-        raise errors[0]
-    return found
 
 
 def digest(blocks: Blocks, key: str, tensor: TensorInfo, count: Callable[[int], None] = lambda _: None) -> str:

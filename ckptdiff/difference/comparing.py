@@ -6,21 +6,19 @@ comparison of bytes; only where bytes differ numpy is imported.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.flat_bytes import Blocks, Fill, nbytes_of, parts_of
+from ckptdiff.contents.spreading import MOST_THREADS, Progress, cores
 from ckptdiff.tensors import DTYPES, TensorInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ckptdiff.difference.figures import Figures, Tolerance
-
-Progress = Callable[[int, int], None]
 
 _BLOCK = 1 << 18
 """Bytes of a block of either side."""
@@ -28,7 +26,6 @@ _PIECE = 16 << 20
 """Bytes of a tensor that one thread takes at a time."""
 _FEW = 4 << 20
 """Bytes that are not worth a thread."""
-_MOST_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ class _Comparison:
     def _spread(self, tasks: Sequence[_Task]) -> Iterable[tuple[_Task, Figures | None]]:
         """What comes of the tasks, as they are done."""
         amount = sum(task.stop - task.start for task in tasks)
-        threads = 1 if amount < _FEW else min(_cores(), _MOST_THREADS, len(tasks))
+        threads = 1 if amount < _FEW else min(cores(), MOST_THREADS, len(tasks))
         if threads <= 1:
             with _Worker(self) as worker:
                 for task in tasks:
@@ -278,9 +275,3 @@ class _Worker:
 
 def _measured(task: _Task) -> _Task:
     return _Task(task.pair, task.part, task.start, task.stop, measured=True)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

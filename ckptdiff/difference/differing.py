@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.contents.spreading import Progress
 from ckptdiff.difference import partners
 from ckptdiff.difference.beside import beside
-from ckptdiff.difference.comparing import Pair, Progress, compare_pairs
+from ckptdiff.difference.comparing import Pair, compare_pairs
 from ckptdiff.difference.difference import Basis, Change, Difference, Side, Verdict
 from ckptdiff.difference.locks import Lock
 from ckptdiff.difference.same_file import same_bytes, same_place

@@ -101,6 +101,24 @@ def unchanged(one: memoryview, kind: Numeral) -> Figures:
     return Figures(seen=count, nan=nan, first=square, second=square, product=square)
 
 
+def nan_and_infinite(data: memoryview, kind: Numeral) -> tuple[int, int, bool]:
+    """How many values of a block are NaN, how many infinite, and whether all are zero."""
+    raw = kind.bits(data)
+    if kind.kind in ("int", "bool"):
+        return 0, 0, not raw.any()
+    values = kind.values(raw)
+    if kind.kind == "complex":
+        values = values.view(np.float64)
+    with np.errstate(over="ignore"):
+        square = float(np.dot(values, values))
+    if math.isfinite(square):
+        return 0, 0, square == 0 and not values.any()
+    nan, infinite = np.isnan(values), np.isinf(values)
+    if kind.kind == "complex":
+        nan, infinite = (which.reshape(-1, 2).any(axis=1) for which in (nan, infinite))
+    return int(nan.sum()), int(infinite.sum()), False
+
+
 def _floats(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
     unequal = left != right
     before, after = kind.values(left), kind.values(right)

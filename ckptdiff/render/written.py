@@ -59,6 +59,8 @@ def text(done: Job | Written, *, show_all: bool) -> str:
     for _, old, new in plan.converted:
         converted[f"{old} to {new}"] = converted.get(f"{old} to {new}", 0) + 1
     lines += _section("converted", [f"{what}: {count(number, 'tensor')}" for what, number in converted.items()], most)
+    if isinstance(done, Written) and done.damage:
+        lines += _section("damaged, and copied as it is", [plain(text, 1000) for text in done.damage], most)
     if isinstance(done, Written) and done.overflowed:
         rows = [f"{plain(key)}: {count(number, 'value')}" for key, number in done.overflowed.items()]
         lines += _section("overflowed in the new dtype", rows, most)

@@ -17,7 +17,7 @@ from ckptdiff.requests import CheckpointRequest, renames_of, several
 from ckptdiff.spelling import Metavar, call, given, option
 
 if TYPE_CHECKING:
-    from ckptdiff.difference.comparing import Progress
+    from ckptdiff.contents.spreading import Progress
     from ckptdiff.requests import File, Weights
 
 

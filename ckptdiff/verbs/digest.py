@@ -12,7 +12,7 @@ from ckptdiff.requests import CheckpointRequest
 from ckptdiff.verbs.diff import side, weights
 
 if TYPE_CHECKING:
-    from ckptdiff.contents.digests import Progress
+    from ckptdiff.contents.spreading import Progress
     from ckptdiff.requests import Weights
 
 

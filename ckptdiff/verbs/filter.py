@@ -44,6 +44,7 @@ def filter(  # noqa: A001 - the command's own name
     dry_run: bool = False,
     force: bool = False,
     verify_bytes: bool = False,
+    force_damaged: bool = False,
     fsync: bool = True,
     progress: Progress | None = None,
 ) -> Job | Written:
@@ -70,6 +71,7 @@ def filter(  # noqa: A001 - the command's own name
         dry_run=dry_run,
         force=force,
         verify_bytes=verify_bytes,
+        force_damaged=force_damaged,
         fsync=fsync,
     )
     renames = renames_of(strip_prefix, add_prefix, rename, rules)

@@ -12,7 +12,7 @@ from ckptdiff.verbs.diff import weights
 from ckptdiff.verbs.digest import digested
 
 if TYPE_CHECKING:
-    from ckptdiff.contents.digests import Progress
+    from ckptdiff.contents.spreading import Progress
     from ckptdiff.requests import Weights
 
 

@@ -36,6 +36,7 @@ def rewrite(
     dry_run: bool = False,
     force: bool = False,
     verify_bytes: bool = False,
+    force_damaged: bool = False,
     fsync: bool = True,
     progress: Progress | None = None,
 ) -> Job | Written:
@@ -60,6 +61,7 @@ def rewrite(
         dry_run=dry_run,
         force=force,
         verify_bytes=verify_bytes,
+        force_damaged=force_damaged,
         fsync=fsync,
     )
     renames = renames_of(strip_prefix, add_prefix, rename, rules)
@@ -103,6 +105,7 @@ def carried_out(
         force=options.force,
         fsync=options.fsync,
         verify_bytes=options.verify_bytes,
+        force_damaged=options.force_damaged,
         progress=progress,
         initial=initial,
     )

@@ -83,6 +83,8 @@ class Written:
     checkpoint: Checkpoint
     outcome: Outcome | None = None
     overflowed: Mapping[str, int] | None = None
+    damage: tuple[str, ...] = ()
+    """With `force_damaged`: what of the input did not have the checksum that it gives, and was copied as it is."""
 
     @property
     def nbytes(self) -> int:
@@ -196,13 +198,15 @@ def execute(
     force: bool = False,
     fsync: bool = True,
     verify_bytes: bool = False,
+    force_damaged: bool = False,
     progress: Progress | None = None,
     initial: Initial | None = None,
 ) -> Written:
     """Write the job's output; it appears whole, or not at all.
 
-    `initial` supplies the values of filled keys. Raises OutputError where it cannot be written or what was written does
-    not hold, CheckpointError where the input cannot be read to its end. The destination is then what it was.
+    `initial` supplies the values of filled keys; `force_damaged` copies damage too, and says so. Raises OutputError
+    where it cannot be written or what was written does not hold, CheckpointError where the input cannot be read to its
+    end. The destination is then what it was.
     """
     layout, plan, output = job.layout, job.plan, job.output
     values = _initial_values(plan, initial)
@@ -220,7 +224,7 @@ def execute(
             output.path, inputs=_inputs(plan.checkpoint), directory=output.directory, force=force, fsync=fsync
         ) as stage,
         Files(plan.checkpoint.identities, watched=_files(plan.checkpoint)) as files,
-        Checksums(plan.checkpoint) as checksums,
+        Checksums(plan.checkpoint, forgiving=force_damaged) as checksums,
     ):
         writer = BlockWriter(files, checksums, plan.checkpoint, values)
         starts: dict[str, dict[str, int]] = {}
@@ -246,7 +250,8 @@ def execute(
     if progress is not None:
         progress(total, total)
     checkpoint = replace(result, path=str(output.path))
-    return Written(job, sizes, checkpoint, outcome, dict(writer.overflowed))
+    damage = tuple(error.message for error in checksums.damaged)
+    return Written(job, sizes, checkpoint, outcome, dict(writer.overflowed), damage)
 
 
 def _write(sink: Sink, writer: BlockWriter, file: OutputFile, job: Job) -> dict[str, int]:
