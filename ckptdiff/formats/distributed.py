@@ -13,7 +13,7 @@ from typing import Any
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats import torch_legacy
 from ckptdiff.formats.opened import Opened
-from ckptdiff.formats.pickles.constructors import dtype_name
+from ckptdiff.formats.pickles.constructors import UnknowableError, dtype_name
 from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
 from ckptdiff.formats.pickles.stand_ins import Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.places import Place, truncated
@@ -44,6 +44,10 @@ def read(folder: Place) -> Opened:
         size, placed = _check_files(index, keys, fields.get("storage_data"))
         value = _nested(name, keys, paths if isinstance(paths, dict) else {}, placed)
         total = unpickled.nbytes + size
+    except UnknowableError as why:
+        raise CheckpointError(
+            f"{name} cannot be read as torch would: {why}", "Load it with torch and save it again."
+        ) from None
     except (TypeError, ValueError, KeyError, AttributeError, IndexError):
         raise CheckpointError(
             f"{name} is not what torch.distributed.checkpoint writes", "Give the directory that it wrote."

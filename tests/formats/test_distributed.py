@@ -129,3 +129,12 @@ def test_sharded_tensors_of_several_processes(tmp_path: Path) -> None:
         data.unlink()
     with pytest.raises(CheckpointError, match="does not exist"):
         read(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", [b"float99", b"flxxx32"])
+def test_a_dtype_that_is_not_known(name: bytes, tmp_path: Path) -> None:
+    dcp.save({"a": torch.ones(2)}, checkpoint_id=tmp_path / "c")
+    metadata = tmp_path / "c" / ".metadata"
+    metadata.write_bytes(metadata.read_bytes().replace(b"float32", name))
+    with pytest.raises(CheckpointError, match=rf"the dtype torch\.{name.decode()}, which this release of ckptdiff does"):
+        read(tmp_path / "c")

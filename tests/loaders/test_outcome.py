@@ -28,7 +28,7 @@ class Renaming(nn.Module):
         self.weight = nn.Parameter(torch.zeros(2, 3))
         self.made = nn.Parameter(torch.zeros(2))
         self.turned = nn.Parameter(torch.zeros(2, 3))
-        self.register_load_state_dict_pre_hook(self.rename)
+        self._register_load_state_dict_pre_hook(self.rename, with_module=True)  # public since torch 2.5
 
     @staticmethod
     def rename(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

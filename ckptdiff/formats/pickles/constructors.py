@@ -84,7 +84,7 @@ def dtype_name(value: object) -> str:
     if type(value) is Global and value.module == "torch" and value.name in DTYPES:
         return value.name
     if type(value) is Global and value.module == "torch" and value.name[-1:].isdigit():
-        raise UnknowableError(f"it has the dtype torch.{value.name}, which is newer than this release of ckptdiff")
+        raise UnknowableError(f"it has the dtype torch.{value.name}, which this release of ckptdiff does not know")
     raise ValueError("not a torch dtype")
 
 

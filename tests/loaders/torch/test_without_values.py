@@ -122,7 +122,7 @@ def test_code_that_gives_the_values(tmp_path: Path) -> None:
         def __init__(self, replaces: bool) -> None:
             super().__init__(2, 2, bias=False)
             self.replaces = replaces
-            self.register_load_state_dict_pre_hook(self.rename)
+            self._register_load_state_dict_pre_hook(self.rename, with_module=True)  # public since torch 2.5
 
         @staticmethod
         def rename(module: Any, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
