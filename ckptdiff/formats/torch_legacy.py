@@ -14,7 +14,7 @@ from ckptdiff.formats import compressed
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.machine import Unpickler
-from ckptdiff.formats.pickles.opcodes import TruncatedError
+from ckptdiff.formats.pickles.opcodes import STEPS_PER_STORAGE, TruncatedError
 from ckptdiff.formats.pickles.saved_on import saved_on
 from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
 from ckptdiff.formats.signatures import has_magic
@@ -31,15 +31,16 @@ _FIRST_REMOTE_WINDOW = 1 << 16
 _COPY_LIMIT = 256 << 20
 
 
-def read(source: ByteSource) -> Opened:
-    """Runs the pickles of a legacy checkpoint, or the only one of a file that is just a pickle."""
+def read(source: ByteSource, *, steps: int = 0) -> Opened:
+    """Runs the pickles of a legacy checkpoint, or the only one of a file that is just a pickle, which may take `steps`
+    more than others of few storages."""
     window = _FIRST_WINDOW if source.local else _FIRST_REMOTE_WINDOW
     while True:
         complete = window >= source.size
         in_place = not complete and window > _COPY_LIMIT
         data = source.whole() if in_place else source.read(0, min(window, source.size))
         try:
-            return _read(source, data)
+            return _read(source, data, steps)
         except CheckpointError as error:
             # joblib puts the bytes of arrays between the steps of its pickle.
             head = bytes(data[: compressed.HEAD])
@@ -50,9 +51,9 @@ def read(source: ByteSource) -> Opened:
         window *= 16 if source.local else 2
 
 
-def _read(source: ByteSource, data: bytes | mmap.mmap) -> Opened:
+def _read(source: ByteSource, data: bytes | mmap.mmap, steps: int) -> Opened:
     storages = _Storages(source)
-    unpickler = Unpickler(source.name, storages.persistent, source.size)
+    unpickler = Unpickler(source.name, storages.persistent, source.size, lambda: steps + storages.steps)
     value, position = unpickler.load(data)
     if value != MAGIC if type(value) is int else True:
         return _only_pickle(source, value, unpickler, storages)
@@ -111,6 +112,11 @@ class _Storages:
         self._places: dict[str, Storage] = {}
         self.devices: dict[str, None] = {}
         """Those that storages were on, in the order in which torch restores them."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps of a program they account for."""
+        return STEPS_PER_STORAGE * len(self._refs)
 
     def persistent(self, saved_id: Any) -> object:
         """("storage", class, key, location, elements, view) or ("module", class, file, source), as `_legacy_load`

@@ -14,7 +14,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, element_size, location_name
 from ckptdiff.formats.pickles.machine import Unpickler
-from ckptdiff.formats.pickles.opcodes import MAX_PROGRAM
+from ckptdiff.formats.pickles.opcodes import MAX_PROGRAM, STEPS_PER_STORAGE
 from ckptdiff.formats.pickles.saved_on import saved_on
 from ckptdiff.formats.pickles.stand_ins import Global, StorageRef
 from ckptdiff.formats.zip_archive import Record, ZipArchive, is_stored
@@ -55,7 +55,7 @@ def read(source: ByteSource) -> Opened:
     script = f"{root}constants.pkl" in archive.records
     reader = _Reader(archive, root, script)
     constants = _Reader(archive, root, script, "constants/")
-    unpickler = Unpickler(source.name, reader.persistent, source.size)
+    unpickler = Unpickler(source.name, reader.persistent, source.size, lambda: STEPS_PER_STORAGE * len(archive.records))
     _check_version(archive, root)
     if not script:
         _check_names(archive, root)
@@ -117,6 +117,12 @@ def _is_text(name: str) -> bool:
 def _check_script(archive: ZipArchive, root: str, data: Unpickler, reader: _Reader) -> None:
     """TorchScript's unpickler is stricter than Python's, and reads the constants before the data."""
     constants = Unpickler(archive.source.name, reader.persistent, archive.source.size)
+    constants = Unpickler(
+        archive.source.name,
+        _Reader(archive, root, True, "constants/").persistent,
+        archive.source.size,
+        lambda: STEPS_PER_STORAGE * len(archive.records),
+    )
     record = archive.find(f"{root}constants.pkl")
     assert record is not None
     program = archive.read(record, MAX_PROGRAM)

@@ -345,6 +345,7 @@ FLOODS = {
     "None on the stack": b"(" + b"N" * 5_500_000 + b"l",
     "copies of the top": b"N(N" + b"2" * 1_200_000 + b"l",
     "popped again": b"N0" * 1_000_000,
+    "popped again, and an object now and then": (b"]0" * 100 + b"N0" * 8000) * 520,
     "marks popped": b"(1" * 1_000_000,
     "state set on nothing": b"}" + b"Nb" * 1_500_000,
     "nothing set": b"}" + b"(u" * 3_000_000,

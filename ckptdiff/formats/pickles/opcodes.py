@@ -21,6 +21,9 @@ MAX_OBJECTS = 24_000_000
 MAX_PROGRAM = 256 << 20
 """Bytes of instructions; texts and byte strings are counted by what is kept of them."""
 MAX_IDLE = 256
+FREE_STEPS = 8_000_000
+STEPS_PER_STORAGE = 128
+"""A tensor takes 25 steps and its keys some, a module 100 and more."""
 MAX_GLOBALS = 100_000
 MAX_DEPTH = 10_000
 MAX_TEXT = 16 << 20
@@ -32,6 +35,8 @@ MAX_NAMES = 16 << 20
 """Characters of all names of classes together."""
 MAX_INTEGER_BYTES = 1 << 16
 MAX_ODD_KEYS = 10_000
+UNSUPPORTED = "Unsupported operand %d"
+"""What torch's unpickler for weights_only=True says of an opcode that it does not know."""
 
 # Where Python 2 had them (pickle's fix_imports, for protocols 0 to 2).
 _PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict": "collections"}
@@ -45,8 +50,18 @@ class TruncatedError(CheckpointError):
 class Steps:
     """What an unpickler does to its stack, one step at a time, and what it must remember of one file."""
 
-    def __init__(self, name: str, persistent: Callable[[Any], object] | None = None, size: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        persistent: Callable[[Any], object] | None = None,
+        size: int = 0,
+        more: Callable[[], int] = int,
+    ) -> None:
         self.name = name
+        self.steps = 0
+        """How many it has taken, of all programs of the file."""
+        self._more = more
+        """How many steps the file may take beside those that any may: by the storages that are in it."""
         self.most = min(FREE_OBJECTS + size // BYTES_PER_OBJECT, MAX_OBJECTS)
         """How much the program may make, by the bytes of its file."""
         self.globals: dict[tuple[str, str], Global] = {}
@@ -253,8 +268,30 @@ class Steps:
         marks: list[list[Any]],
         memo: dict[int, Any],
         protocol: int,
+    ) -> tuple[list[Any], int, int, int]:
+        """One step of the opcodes that checkpoints seldom use. Returns the stack, which a mark may have changed, the
+        position, the cost of what was made, and how many bytes of it are no instructions."""
+        if op not in (0x8F, 0x55):  # EMPTY_SET, SHORT_BINSTRING
+            self.refused = self.refused or UNSUPPORTED % op
+        before, above = position, stack
+        stack, position = self._rare_step(op, data, position, end, stack, marks, memo, protocol)
+        cost = 3 if stack is above else 3 + len(above)
+        passed = position - before
+        if passed < SHORT_TEXT:
+            return stack, position, cost, 0
+        return stack, position, cost + (cost_of(stack[-1]) if stack else 0), passed
+
+    def _rare_step(
+        self,
+        op: int,
+        data: bytes | mmap.mmap,
+        position: int,
+        end: int,
+        stack: list[Any],
+        marks: list[list[Any]],
+        memo: dict[int, Any],
+        protocol: int,
     ) -> tuple[list[Any], int]:
-        """One step of the opcodes that checkpoints seldom use. Returns the stack, which a mark may have changed."""
         if op in _TO_MARK:
             if op == 0x31:  # POP_MARK
                 return marks.pop(), position
@@ -295,11 +332,7 @@ class Steps:
             line, position = self._line(data, position, end)
             self._take_line(op, line, stack, memo)
             return stack, position
-        if op == 0x30:  # POP: a value, or the mark if there is no value above it
-            if not stack:
-                return marks.pop(), position
-            stack.pop()
-        elif op == 0x32:  # DUP
+        if op == 0x32:  # DUP
             stack.append(stack[-1])
         elif op == 0x8F:  # EMPTY_SET
             stack.append(Collection("set", []))
