@@ -136,5 +136,5 @@ def test_a_dtype_that_is_not_known(name: bytes, tmp_path: Path) -> None:
     dcp.save({"a": torch.ones(2)}, checkpoint_id=tmp_path / "c")
     metadata = tmp_path / "c" / ".metadata"
     metadata.write_bytes(metadata.read_bytes().replace(b"float32", name))
-    with pytest.raises(CheckpointError, match=rf"the dtype torch\.{name.decode()}, which this release of ckptdiff does"):
+    with pytest.raises(CheckpointError, match=rf"the dtype torch\.{name.decode()}, which this release"):
         read(tmp_path / "c")

@@ -20,11 +20,11 @@ def weights(tmp_path):
 
 
 def whole(model, path):
-    model.load_state_dict(torch.load(path)["model"])
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
 
 
 def rows(model, path):
-    loaded = torch.load(path)["model"]
+    loaded = torch.load(path, weights_only=True)["model"]
     model.second.weight.data[4:8] = loaded["second.weight"][:4]
     model.embed.weight.data[:, 2:].copy_(loaded["embed.weight"][:, 2:])
 
@@ -61,7 +61,7 @@ def test_a_live_model_stays_as_it_is(weights):
 
     def replaced(module, path):
         module.second = nn.Linear(3, 3)
-        module.norm.weight.data = torch.load(path)["model"]["norm.weight"]
+        module.norm.weight.data = torch.load(path, weights_only=True)["model"]["norm.weight"]
         nn.init.normal_(module.first.weight)
 
     ask(replaced, model, weights)
@@ -84,7 +84,7 @@ def test_a_function_that_makes_the_model(weights):
 
 def test_the_lists_that_a_loader_returns(weights):
     def partly(model, path):
-        loaded = torch.load(path)["model"]
+        loaded = torch.load(path, weights_only=True)["model"]
         del loaded["first.bias"], loaded["scale"]
         loaded["other"] = loaded.pop("norm.bias")
         result = model.load_state_dict(loaded, strict=False)
@@ -101,7 +101,7 @@ def test_the_lists_that_a_loader_returns(weights):
 
 def test_what_it_raises(weights):
     def raising(model, path):
-        model.first.load_state_dict(torch.load(path)["model"])
+        model.first.load_state_dict(torch.load(path, weights_only=True)["model"])
 
     outcome = ask(raising, Net(), weights)
     assert outcome.raised is not None
@@ -117,7 +117,7 @@ def test_what_it_raises_may_be_no_exception(weights):
 
 def test_numbers_that_were_looked_at_are_a_doubt(weights):
     def looking(model, path):
-        loaded = torch.load(path)["model"]
+        loaded = torch.load(path, weights_only=True)["model"]
         model.load_state_dict({key: value for key, value in loaded.items() if key != "scale"}, strict=False)
         model.scale.fill_(loaded["norm.bias"][0].item())
 
@@ -148,7 +148,7 @@ def test_a_function_in_a_file(tmp_path, weights):
     (tmp_path / "helpers.py").write_text("def chosen(content):\n    return content['model']\n")
     (tmp_path / "train.py").write_text(
         "import torch\nfrom helpers import chosen\n\n"
-        "def load(model, path):\n    model.load_state_dict(chosen(torch.load(path)))\n"
+        "def load(model, path):\n    model.load_state_dict(chosen(torch.load(path, weights_only=True)))\n"
     )
     outcome = ask(f"{tmp_path}/train.py:load", Net(), weights)
     assert {entry.by for entry in outcome.filled.values()} == {"file"}

@@ -138,7 +138,7 @@ class _Scan:
         for name in (LOAD_METHOD, "__getattribute__", "__getattr__", "__setattr__", "__delattr__"):
             if name in vars(nn.Module) and not is_torchs(vars(nn.Module)[name]):
                 self.telling[f"replaces nn.Module.{name}"] = None
-        for cls in (torch.Tensor, nn.Parameter, nn.Buffer, type(nn.Parameter)):
+        for cls in (torch.Tensor, nn.Parameter, getattr(nn, "Buffer", torch.Tensor), type(nn.Parameter)):
             for name, value in vars(cls).items():
                 if not is_torchs(value):
                     self.telling[f"replaces {class_name(cls).removeprefix('torch.')}.{name}"] = None

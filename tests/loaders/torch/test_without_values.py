@@ -143,7 +143,7 @@ def test_code_that_gives_the_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_followed_loader_leaves_them_so_too(assign: bool, tmp_path: Path) -> None:
     def load(model: nn.Module, path: Path) -> None:
-        model.load_state_dict(torch.load(path), assign=assign, strict=False)
+        model.load_state_dict(torch.load(path, weights_only=True), assign=assign, strict=False)
 
     state_dict = {"weight": torch.zeros(2, 2, device="meta" if assign else "cpu"), "bias": torch.zeros(2)}
     torch.save(state_dict, tmp_path / "w.pth")
