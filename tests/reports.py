@@ -241,6 +241,12 @@ def elsewhere() -> Outcome:
     )
 
 
+def moved() -> Outcome:
+    """Assigned tensors of a GPU in a model on the CPU, and one that stays."""
+    entries: dict[str, Entry] = {"weight": tensor(3, device="cuda:1")}
+    return compared(module(bias=slot(3), weight=slot(3)), entries, assign=True)
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -257,6 +263,7 @@ CASES = {
         valueless,
         many,
         elsewhere,
+        moved,
     )
 }
 

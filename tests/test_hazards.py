@@ -212,3 +212,37 @@ def test_a_lazy_layer_is_not_taken_for_tied_with_another(tmp_path: Path) -> None
     report = ckptdiff.compare(model, tmp_path / "file.pth", check_values=True)
     assert [(finding.rule, finding.key) for finding in report.findings] == [("lazy-parameter", "1.weight")]
     assert report.coverage.keys == report.coverage.total_keys == 2
+
+
+def test_assigning_moves_a_model_to_where_the_file_was_saved(tmp_path: Path) -> None:
+    """A GPU is claimed: what torch does is to put the file's tensors in the place of the model's."""
+    from ckptdiff.claimed.host import claimed
+
+    saved = Path(__file__).parent / "formats" / "saved_on_gpu" / "mixed.pth"
+    linear = nn.Linear(4, 4)
+    state_dict = linear.state_dict()
+    with claimed("cuda"):
+        linear.load_state_dict(torch.load(saved), strict=False, assign=True)
+        assert [p.device.type for p in linear.parameters()] == ["cpu", "cpu"]  # weight and bias of this file
+        on_gpu = nn.Linear(4, 4).cuda()
+        on_gpu.load_state_dict({"weight": state_dict["weight"]}, strict=False, assign=True)
+        assert [p.device.type for p in on_gpu.parameters()] == ["cpu", "cuda"]
+        on_gpu = nn.Linear(4, 4).cuda()
+    report = ckptdiff.compare(on_gpu, {"weight": state_dict["weight"]}, assign=True)
+    assert [(item.rule, item.key, *item.arguments.values()) for item in report.findings if item.level == "warning"] == [
+        ("assigned-device", "weight", "cuda:0", "cpu"),
+        ("devices-differ", "bias", "cuda:0", "weight", "cpu"),
+    ]
+    assert not [item for item in ckptdiff.compare(on_gpu, state_dict).findings if item.rule == "assigned-device"]
+    whole = Path(saved).with_name("dev.pth")
+    model = nn.Module()
+    model.a, model.n = nn.Linear(8, 16), nn.BatchNorm1d(16)
+    report = ckptdiff.compare(model, whole, assign=True, device="cuda")
+    assert {item.rule for item in report.findings} == {"assigned-device"}
+    assert len(report.findings) == 7
+    assert report.findings[0].arguments == {"model_device": "cpu", "checkpoint_device": "cuda:0"}
+    report = ckptdiff.compare(model, whole, assign=True, device="cpu")  # where only map_location="cpu" reads it
+    assert {item.rule for item in report.findings} == {"saved-on"}
+    with torch.device("meta"):
+        empty = nn.Linear(4, 4)
+    assert ckptdiff.compare(empty, state_dict, assign=True).findings == ()

@@ -10,6 +10,7 @@ import torch
 from torch.overrides import is_tensor_like
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.claimed.claims import claim_of
 from ckptdiff.model.extract import class_name, dtype_name, has_names, tensor_info
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo
 from ckptdiff.torch_private import metadata_of
@@ -36,7 +37,9 @@ def entry_of(value: Any) -> Entry:
     """A value of a state dict as torch's loader sees it: a tensor, or something like one, or no tensor."""
     if isinstance(value, torch.Tensor):
         try:
-            return tensor_info(value)
+            info = tensor_info(value)
+            device = claim_of(value) or value.device
+            return info if device.type in ("cpu", "meta") else info._replace(device=str(device))
         except Exception:  # a subclass answers as it likes
             return TensorInfo("float32", (), type_name=class_name(type(value)))
     if is_tensor_like(value):  # type: ignore[no-untyped-call]

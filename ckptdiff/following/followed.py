@@ -22,6 +22,7 @@ from ckptdiff.following.opened_files import watched
 from ckptdiff.following.origins import covered, distinct_labels
 from ckptdiff.following.readers import READERS, Files
 from ckptdiff.following.replay import plainly
+from ckptdiff.generators import generators_kept
 from ckptdiff.patches import Patches
 from ckptdiff.torch_private import without_torch_dispatch
 
@@ -125,7 +126,8 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
     files = Files(engine, trust=trust)
     followed = Followed(engine, files)
     patched = Patches()
-    generators = torch.get_rng_state()
+    kept = contextlib.ExitStack()
+    kept.enter_context(generators_kept())
     try:
         for reader in READERS:
             reader(patched, files)
@@ -141,7 +143,7 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
         followed.doubts.update(dict.fromkeys(followed.unread()))
     finally:
         patched.undo()
-        torch.set_rng_state(generators)
+        kept.close()
 
 
 def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs: Any) -> Followed:

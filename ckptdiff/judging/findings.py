@@ -190,6 +190,7 @@ def _ties(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
             yield _finding("tied-alias", key, {"twin": last_loaded[first[key]]})
     if outcome.assign:
         yield from _torn(outcome, model)
+        yield from _moved(outcome)
 
 
 def _torn(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
@@ -203,6 +204,36 @@ def _torn(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
             for key in twins:
                 if model[key] is not model[twin]:
                     yield _finding("untied", key, {"twin": twin})
+
+
+def _moved(outcome: Outcome) -> Iterator[Finding]:
+    """Keys whose tensor is on another device once the file's has taken its place, and those that stay apart from them:
+    with map_location where there is no other way to read the file, else as it was saved."""
+    built_on_meta = outcome.model.built == "meta"
+    mapped = outcome.unrestored is not None
+    for prefix, node in outcome.model.walk():
+        before: dict[str, str] = {}
+        after: dict[str, str] = {}
+        for name, slot in node.local.items():
+            device = slot.tensor.device
+            before[name] = "cpu" if device == "meta" and built_on_meta else device
+            entry = outcome.filled[f"{prefix}{name}"].entry
+            after[name] = (
+                before[name] if entry is None else "cpu" if mapped and entry.device != "meta" else entry.device
+            )
+            if entry is not None and "meta" not in (before[name], after[name]) and before[name] != after[name]:
+                facts: dict[str, Value] = {"model_device": before[name], "checkpoint_device": after[name]}
+                yield _finding("assigned-device", f"{prefix}{name}", facts)
+        apart = {device: name for name, device in reversed(after.items()) if device != "meta"}
+        if len(apart) > 1 and len(set(before.values())) == 1:
+            first = next(iter(after))
+            for name, device in after.items():
+                if device not in ("meta", after[first]):
+                    yield _finding(
+                        "devices-differ",
+                        f"{prefix}{name}",
+                        {"device": device, "twin": f"{prefix}{first}", "other": after[first]},
+                    )
 
 
 def _values(outcome: Outcome) -> Iterator[Finding]:

@@ -230,6 +230,25 @@ _TABLE = (
         _LOAD,
     ),
     Rule(
+        "assigned-device",
+        "warning",
+        "With assign=True the model's tensor goes to where the file's is.",
+        "on {model_device} in the model, on {checkpoint_device} afterwards",
+        "With assign=True load_state_dict copies nothing: the checkpoint's tensors take the place of the model's, on "
+        "the device that torch.load has put them on. A model on a GPU is then on the CPU, or the other way, and an "
+        "optimizer that was made before holds the old tensors. Read with map_location, or move the model afterwards.",
+        _LOAD,
+    ),
+    Rule(
+        "devices-differ",
+        "warning",
+        "With assign=True the tensors of one module are on different devices afterwards.",
+        "on {device} afterwards, and {twin} of the same module on {other}",
+        "With assign=True each key goes to the device of its own tensor in the file, and what the file lacks stays "
+        "where it was: the forward pass raises. Read the file with map_location, or move the module afterwards.",
+        _LOAD,
+    ),
+    Rule(
         "lazy-parameter",
         "warning",
         "The model's tensor is uninitialized and takes any shape.",

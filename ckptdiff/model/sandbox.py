@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
+
+from ckptdiff.generators import generators_kept
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def contained(argv: str) -> Iterator[None]:
         warnings.simplefilter("ignore")
         stack.enter_context(_streams())
         stack.enter_context(_python_state(argv))
-        stack.enter_context(_random_state())
+        stack.enter_context(generators_kept())
         stack.enter_context(_torch_state())
         here, leave = os.getpid(), os._exit
         try:
@@ -83,26 +83,6 @@ def _python_state(argv: str) -> Iterator[None]:
         sys.argv = old_argv
         sys.path[:] = path
         os.chdir(directory)
-
-
-@contextlib.contextmanager
-def _random_state() -> Iterator[None]:
-    python, numpy = random.getstate(), _numpy_random()
-    state: Any = numpy.get_state() if numpy else None
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        if numpy:
-            numpy.set_state(state)
-        elif numpy := _numpy_random():  # imported meanwhile
-            numpy.seed()  # as it is after an import
-
-
-def _numpy_random() -> Any:
-    numpy = sys.modules.get("numpy")  # nothing to put back where nobody has imported it yet
-    return getattr(numpy, "random", None)
 
 
 @contextlib.contextmanager

@@ -17,9 +17,9 @@ import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import ModelError
+from ckptdiff.generators import generators_kept
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch import forked as apart
-from ckptdiff.loaders.torch.generators import generators_kept
 from ckptdiff.loaders.torch.module_code import Runner, needed
 from ckptdiff.loaders.torch.real_answer import ask_torch, corrected
 from ckptdiff.loaders.torch.restarts import CodeFailed, ModelValuesNeeded, TakeLiterally

@@ -16,9 +16,9 @@ from torch import nn
 
 from ckptdiff.checkpoint.from_memory import unusual_keys
 from ckptdiff.errors import CkptdiffError, UsageError
+from ckptdiff.generators import generators_kept
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch.answer import error_message
-from ckptdiff.loaders.torch.generators import generators_kept
 from ckptdiff.loaders.torch.given_values import Values
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
 from ckptdiff.loaders.torch.rereading import disagreement

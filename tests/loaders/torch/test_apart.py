@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.from_memory import checkpoint_of
+from ckptdiff.generators import generators_kept
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.loaders.torch import forked as apart
 from ckptdiff.loaders.torch.answer import error_message, loads
-from ckptdiff.loaders.torch.generators import generators_kept
 from ckptdiff.loaders.torch.restarts import ModelValuesNeeded
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
