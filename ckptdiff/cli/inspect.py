@@ -17,6 +17,7 @@ EXAMPLES = """\
   ckptdiff inspect model.safetensors
   ckptdiff inspect run.ckpt --key ema
   ckptdiff inspect model.pth --tensors '*.bias' --sort size
+  ckptdiff inspect model.pth --hash
   ckptdiff inspect model.pth --format json"""
 
 
@@ -29,6 +30,9 @@ def command(
     sort: Annotated[
         str | None, typer.Option("--sort", metavar="size|name|file", help="One by one, in this order.")
     ] = None,
+    with_hash: Annotated[
+        bool, typer.Option("--hash", help="The digest of all values and of each tensor; reads the whole file.")
+    ] = False,
     strip_prefix: options.StripPrefix = None,
     add_prefix: options.AddPrefix = "",
     rename: options.Rename = None,
@@ -40,7 +44,7 @@ def command(
 ) -> int:
     """What is in a checkpoint?
 
-    Reads headers alone, imports no torch and runs nothing the file names.
+    Reads headers alone (with --hash the values too), imports no torch and runs nothing the file names.
     """
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all)
@@ -59,5 +63,11 @@ def command(
         file, idle = renamed(file, renames)
         for sentence in idle:
             tell(f"warning: {sentence}")
+    if with_hash:
+        from ckptdiff.cli.progress import shown_progress
+        from ckptdiff.contents.digests import digests_of
+
+        with shown_progress() as progress:
+            view = replace(view, digests=digests_of(file, progress=progress))
     emit(render_checkpoint(chosen, file, view))
     return 0

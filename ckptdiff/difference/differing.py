@@ -98,7 +98,7 @@ class _Diff:
             basis=self.basis,
         )
         found = replace(found, verdict=self._verdict(found))
-        if self.basis == "values":
+        if self.basis == "values" and (found.changed or found.other_shape or found.only_in_a or found.only_in_b):
             from ckptdiff.difference.explaining import explained
 
             assert isinstance(a, Checkpoint)

@@ -1,11 +1,293 @@
-"""What happened to tensors that differ, where it can be proved."""
+"""What happened to tensors that differ, where it can be proved: found by hash or norm, then compared byte by byte."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.difference.difference import Difference
+from ckptdiff.contents.flat_bytes import Blocks
+from ckptdiff.difference.arithmetic import low_rank, scaled
+from ckptdiff.difference.difference import Change, Difference
+from ckptdiff.difference.partners import is_constant
+from ckptdiff.difference.rows import Matrix, columns_are, hashes, is_transposed, order_of, rows_are
+from ckptdiff.tensors import DTYPES, TensorInfo
+
+_MOST_ROWS = 4_000_000
+"""Rows of all tensors that are looked for elsewhere."""
 
 
-def explained(found: Difference, a: Checkpoint, b: Checkpoint) -> Difference:  # noqa: ARG001
+def explained(found: Difference, a: Checkpoint, b: Checkpoint) -> Difference:
     """The same, with what was proved."""
+    if found.same and not found.changed:
+        return found
+    with Blocks(a) as here, Blocks(b) as there:
+        changed = {key: _changed(change, here, there) for key, change in found.changed.items()}
+        said: dict[str, str] = {}
+        for key, _, _ in found.other_shape:
+            other = dict(found.renamed).get(key, key)
+            one, two = _matrix(here, key, found.tensors_a[key]), _matrix(there, other, found.tensors_b[other])
+            text = _reshaped(one, two) if one is not None and two is not None else None
+            if text is not None:
+                said[key] = text
+            here.let_go()
+            there.let_go()
+        mine = _matrices(here, found.only_in_a, found.tensors_a)
+        theirs = _matrices(there, found.only_in_b, found.tensors_b)
+        said.update(_fused(mine, theirs, "fused from A's", "fused into B's"))
+        said.update(_fused(theirs, mine, "split off from A's", "split into B's", of_sources=False))
+        said.update(_transposed_among(mine, theirs, said))
+        said.update(_ties(found))
+    return replace(found, changed=changed, explained=said)
+
+
+def _matrix(blocks: Blocks, key: str, tensor: TensorInfo) -> Matrix | None:
+    """None where elements are no whole bytes, or lie in several parts."""
+    if tensor.layout != "strided" or tensor.parts or DTYPES[tensor.dtype].bits % 8 or not tensor.numel:
+        return None
+    return Matrix(key, tensor, blocks.of(key, tensor))
+
+
+def _matrices(blocks: Blocks, keys: tuple[str, ...], tensors: Mapping[str, TensorInfo]) -> list[Matrix]:
+    left, chosen = _MOST_ROWS, []
+    for key in keys:
+        rows = tensors[key].shape[0] if tensors[key].shape else 1
+        if left >= rows and tensors[key].numel > 1 and DTYPES[tensors[key].dtype].bits <= 64:
+            matrix = _matrix(blocks, key, tensors[key])
+            if matrix is not None:
+                chosen.append(matrix)
+                left -= rows
+    return chosen
+
+
+# One tensor against itself
+
+
+def _changed(change: Change, here: Blocks, there: Blocks) -> Change:
+    if (
+        change.explained is not None
+        or change.cast is not None
+        or not change.count
+        or change.before.dtype != change.after.dtype
+    ):
+        return change
+    one, other = _matrix(here, change.key, change.before), _matrix(there, change.other, change.after)
+    if one is None or other is None or one.width > 8 or change.numel < 2:
+        return change
+    text = None
+    if change.count * 2 > change.numel and is_constant(there, change.other, change.after):
+        value = change.values[1] if change.values is not None else ""
+        text = (
+            f"constant: every element is {value:.6g}"
+            if isinstance(value, float)
+            else f"constant: every element is {value}"
+        )
+    if text is None and _may_be_permuted(change):
+        text = _permuted(one, other)
+    if text is None and change.cosine is not None and abs(change.cosine) > 0.99999:
+        text = scaled(one, other)
+    if text is None and len(change.before.shape) >= 2 and change.count * 2 > change.numel:
+        text = low_rank(one, other)
+    if text is None and one.columns > 1 and change.count * 10 < change.numel:
+        text = _few_rows(one, other)
+    here.let_go()
+    there.let_go()
+    return change if text is None else replace(change, explained=text)
+
+
+def _may_be_permuted(change: Change) -> bool:
+    """Whether both sides have the same norm, as far as numbers tell."""
+    if change.rel_l2 is None or change.cosine is None:
+        return change.before.dtype == "bool"
+    square = change.rel_l2**2
+    return abs(square - (2 - 2 * change.cosine)) <= 1e-9 * max(square, 1e-3)
+
+
+def _permuted(one: Matrix, other: Matrix) -> str | None:
+    rows, columns = hashes(one, columns=True)
+    new_rows, new_columns = hashes(other, columns=True)
+    order = order_of(rows, new_rows)
+    noun = "rows" if one.columns > 1 else "elements"
+    if order is not None and rows_are(other, [one], np.zeros(one.rows, np.int64), order):
+        return _moved(noun, order)
+    if one.columns > 1:
+        order = order_of(columns, new_columns)
+        if order is not None and columns_are(one, other, order):
+            return _moved("columns", order)
+        square = one.rows == one.columns and len(one.info.shape) == 2
+        if square and np.array_equal(columns, new_rows) and is_transposed(one, other):
+            return "transposed"
+    return None
+
+
+def _moved(noun: str, order: np.ndarray) -> str:
+    moved = int((order != np.arange(len(order))).sum())
+    if np.array_equal(order, np.arange(len(order))[::-1]):
+        return f"{noun} in reverse order"
+    return f"{noun} permuted: {moved:,} of {len(order):,} moved"
+
+
+def _few_rows(one: Matrix, other: Matrix) -> str | None:
+    """Which rows alone changed."""
+    differing: list[int] = []
+    for first, last in one.parts():
+        odd = (one.read(first, last) != other.read(first, last)).any(axis=1)
+        differing += (np.flatnonzero(odd) + first).tolist()
+        if len(differing) > one.rows // 10 + 1:
+            return None
+    shown = ", ".join(map(str, differing[:8])) + (", …" if len(differing) > 8 else "")
+    return f"only in {len(differing):,} of {one.rows:,} rows ({shown})" if one.rows > len(differing) else None
+
+
+# Another shape
+
+
+def _reshaped(one: Matrix, other: Matrix) -> str | None:
+    """Of two tensors of one dtype."""
+    if one.info.dtype != other.info.dtype or one.width > 8:
+        return None
+    shape, new = one.info.shape, other.info.shape
+    if len(shape) == len(new) == 2 and shape == new[::-1] and is_transposed(one, other):
+        return "transposed"
+    if one.info.numel == other.info.numel:
+        same = Matrix(one.key, one.info._replace(shape=new), one.fill)
+        if all(np.array_equal(same.read(*part), other.read(*part)) for part in same.parts()):
+            return "the same elements in another shape"
+    if len(shape) == len(new) and shape[1:] == new[1:] and shape:
+        return _resized(one, other)
+    if len(shape) == len(new) > 1 and shape[0] == new[0] and shape[2:] == new[2:]:
+        return _widened(one, other)
+    return None
+
+
+def _resized(one: Matrix, other: Matrix) -> str | None:
+    """Rows were cut off, or added."""
+    longer, shorter = (one, other) if one.rows > other.rows else (other, one)
+    start = 0
+    if longer is one:
+        first = shorter.read(0, 1)
+        places = [row for part in longer.parts() for row in _rows_like(longer, part, first)]
+        if len(places) != 1 or places[0] + shorter.rows > longer.rows:
+            return None
+        start = places[0]
+    every = np.arange(shorter.rows)
+    if not rows_are(shorter, [longer], np.zeros_like(every), every + start):
+        return None
+    if longer is one:
+        said = f"the first {shorter.rows:,}" if not start else f"rows {start:,} to {start + shorter.rows - 1:,}"
+        return f"sliced: {said} of A's {longer.rows:,} rows"
+    added = longer.rows - shorter.rows
+    zero = not longer.read(shorter.rows, longer.rows).any()
+    return f"padded: A's {shorter.rows:,} rows, then {added:,} {'of zeros' if zero else 'new ones'}"
+
+
+def _rows_like(matrix: Matrix, part: tuple[int, int], row: np.ndarray) -> list[int]:
+    return (np.flatnonzero((matrix.read(*part) == row).all(axis=1)) + part[0]).tolist()
+
+
+def _widened(one: Matrix, other: Matrix) -> str | None:
+    """Columns were cut off, or added behind."""
+    fewer = min(one.columns, other.columns)
+    for part in one.parts():
+        if not np.array_equal(one.read(*part)[:, :fewer], other.read(*part)[:, :fewer]):
+            return None
+    before, after = one.info.shape[1], other.info.shape[1]
+    if after < before:
+        return f"sliced: the first {after:,} of A's {before:,} columns"
+    return f"padded: A's {before:,} columns, then {after - before:,} new ones"
+
+
+# Among several tensors
+
+
+def _fused(
+    sources: list[Matrix], targets: list[Matrix], of_target: str, of_source: str, *, of_sources: bool = True
+) -> dict[str, str]:
+    """Tensors of the one side whose rows make up one of the other; the first text is on the target, the second on them.
+
+    With `of_sources` false the sources are B's: what A has was split.
+    """
+    if len(sources) < 2 or not targets:
+        return {}
+    where: dict[tuple[str, int], dict[int, tuple[int, int] | None]] = {}
+    for number, matrix in enumerate(sources):
+        table = where.setdefault((matrix.info.dtype, matrix.columns), {})
+        for row, value in enumerate(hashes(matrix)[0].tolist()):
+            table[value] = None if value in table else (number, row)
+    said: dict[str, str] = {}
+    for target in targets:
+        table = where.get((target.info.dtype, target.columns), {})
+        found = [table.get(value) for value in hashes(target)[0].tolist()] if table else [None]
+        if any(place is None for place in found):
+            continue
+        which = np.array([place[0] for place in found if place], np.int64)
+        places = np.array([place[1] for place in found if place], np.int64)
+        used = list(dict.fromkeys(which.tolist()))
+        whole = sum(sources[number].rows for number in used) == target.rows and len(set(found)) == len(found)
+        if len(used) < 2 or not whole or not rows_are(target, sources, which, places):
+            continue
+        names = ", ".join(str(sources[number].key) for number in used)
+        pattern = _pattern(which, places, len(used))
+        if of_sources:
+            said[target.key] = f"{of_target} {names}{pattern}"
+            said.update({sources[number].key: f"{of_source} {target.key}" for number in used})
+        else:
+            said[target.key] = f"{of_source} {names}{pattern}"
+            said.update({sources[number].key: f"{of_target} {target.key}" for number in used})
+    return said
+
+
+def _pattern(which: np.ndarray, places: np.ndarray, several: int) -> str:
+    """How the rows follow one another: part after part, or a run of each in turn."""
+    breaks = np.flatnonzero((np.diff(which) != 0) | (np.diff(places) != 1)) + 1
+    runs = np.diff([0, *breaks.tolist(), len(which)])
+    if len(runs) == several:
+        return ", one after the other"
+    if len(set(runs.tolist())) == 1 and len(runs) % several == 0:
+        return f", {runs[0]:,} rows of each in turn ({len(runs) // several:,} heads)"
+    return ", their rows mixed"
+
+
+def _transposed_among(mine: list[Matrix], theirs: list[Matrix], said: Mapping[str, str]) -> dict[str, str]:
+    """Tensors under other names that are each other's transpose."""
+    found: dict[str, str] = {}
+    by: dict[tuple[str, int, int], list[tuple[bytes, Matrix]]] = {}
+    for matrix in theirs:
+        if len(matrix.info.shape) == 2 and matrix.key not in said and matrix.width <= 8:
+            key = (matrix.info.dtype, matrix.columns, matrix.rows)
+            by.setdefault(key, []).append((hashes(matrix)[0].tobytes(), matrix))
+    for matrix in mine:
+        rows = by.get((matrix.info.dtype, matrix.rows, matrix.columns)) if len(matrix.info.shape) == 2 else None
+        if not rows or matrix.key in said:
+            continue
+        columns = hashes(matrix, columns=True)[1]
+        if len(np.unique(columns)) < 2:
+            continue
+        alike = [other for hashed, other in rows if hashed == columns.tobytes()]
+        if len(alike) == 1 and is_transposed(matrix, alike[0]):
+            found[matrix.key] = f"transposed, B's {alike[0].key}"
+            found[alike[0].key] = f"transposed, A's {matrix.key}"
     return found
+
+
+def _ties(found: Difference) -> dict[str, str]:
+    """Keys that share all of their memory with one that both sides have: a file holds it once."""
+    said: dict[str, str] = {}
+    equal = set(found.equal)
+    for keys, tensors in ((found.only_in_a, found.tensors_a), (found.only_in_b, found.tensors_b)):
+        where = {
+            _memory(tensors[key]): key for key in equal if _memory(tensors.get(key)) is not None and key in tensors
+        }
+        for key in keys:
+            place = _memory(tensors[key])
+            if place is not None and place in where:
+                said[key] = f"tied to {where[place]}, which is equal"
+    return said
+
+
+def _memory(tensor: TensorInfo | None) -> object:
+    if tensor is None or tensor.storage is None or not tensor.numel:
+        return None
+    return tensor.storage.file, tensor.storage.id, tensor.offset, tensor.dtype, tensor.shape, tensor.stride

@@ -15,6 +15,10 @@ from ckptdiff.render.view import Sort, View
 from ckptdiff.spelling import option
 from ckptdiff.tensors import ObjectInfo, TensorInfo
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ckptdiff.contents.digests import Digests
+
 LIMIT = 40
 """Lines of tensors shown unless all are asked for."""
 _FEW = 10
@@ -52,13 +56,13 @@ def contents(checkpoint: Checkpoint, view: View) -> Contents:
     """The words on a checkpoint: its tensors as a folded tree, or one by one when a glob or an order is given."""
     tensors, sort, limit = view.tensors, view.sort, None if view.all else LIMIT
     chosen = matching(checkpoint, tensors)
-    if tensors is None and sort is None:
+    if tensors is None and sort is None and view.digests is None:
         rows, more = _as_tree(chosen, limit)
     else:
-        rows, more = _one_by_one(chosen, sort or "file", limit)
+        rows, more = _one_by_one(chosen, sort or "file", limit, view.digests)
     return Contents(
         title=plain(checkpoint.path) or "a state dict in memory",
-        facts=tuple(_facts(checkpoint, chosen, tensors)),
+        facts=(*_facts(checkpoint, chosen, tensors), *([("digest", view.digests.whole)] if view.digests else ())),
         dtypes=tuple(_dtypes(chosen)),
         rows=tuple(rows),
         more=more,
@@ -154,10 +158,16 @@ def _as_tree(tensors: Mapping[str, TensorInfo], limit: int | None) -> tuple[list
     return rows, more
 
 
-def _one_by_one(tensors: Mapping[str, TensorInfo], sort: Sort, limit: int | None) -> tuple[list[TensorRow], str]:
+def _one_by_one(
+    tensors: Mapping[str, TensorInfo], sort: Sort, limit: int | None, digests: Digests | None = None
+) -> tuple[list[TensorRow], str]:
     items = in_order(tensors, sort)
     shown = items if limit is None else items[:limit]
-    rows = [TensorRow(0, plain(key), tensor.dtype, _shape(tensor), tensor.nbytes) for key, tensor in shown]
+    known = {} if digests is None else digests.tensors
+    rows = [
+        TensorRow(0, plain(key), tensor.dtype, _shape(tensor), tensor.nbytes, known.get(key, ""))
+        for key, tensor in shown
+    ]
     hidden = items[len(shown) :]
     more = ""
     if hidden:

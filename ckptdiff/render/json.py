@@ -163,7 +163,8 @@ def checkpoint(checkpoint: Checkpoint, view: View) -> str:
             "bytes": checkpoint.nbytes,
             "state_dict_key": checkpoint.state_dict_key,
             "alternatives": [{"key": other.key, "tensors": other.tensors} for other in checkpoint.alternatives],
-            "tensors": [_tensor(key, tensor) for key, tensor in chosen],
+            "tensors": [_tensor(key, tensor) | _digest(key, view) for key, tensor in chosen],
+            **({} if view.digests is None else {"digest": view.digests.whole}),
             "objects": [
                 {"key": key, "type": entry.type_name, "summary": entry.summary}
                 for key, entry in checkpoint.entries.items()
@@ -196,6 +197,10 @@ def error(error: CkptdiffError) -> str:
             },
         }
     )
+
+
+def _digest(key: str, view: View) -> dict[str, str]:
+    return {} if view.digests is None else {"digest": view.digests.tensors[key]}
 
 
 def _tensor(key: str, tensor: TensorInfo) -> dict[str, Any]:

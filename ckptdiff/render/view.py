@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ckptdiff.contents.digests import Digests
 
 Sort = Literal["file", "name", "size", "change"]
 Listing = Literal["", "stat", "names"]
@@ -27,7 +29,7 @@ class View:
     tensors: str | None = None
     sort: Sort | None = None
     listing: Listing = ""
-    digests: Mapping[str, str] | None = None
+    digests: Digests | None = None
     """What tensors are shown with."""
 
 

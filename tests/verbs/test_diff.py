@@ -472,3 +472,17 @@ def test_hostile_names_are_shown_harmless(tmp_path: Path) -> None:
     text = str(ckptdiff.diff(a, {"x": torch.zeros(3)}))
     assert "\x1b" not in text
     assert "\n::error" not in text
+
+
+def test_inspect_shows_digests(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = json.loads((resources.files("ckptdiff.render") / "schemas" / "inspect.json").read_text())
+    digests = ckptdiff.digest("a.pth")
+    main(["inspect", "a.safetensors", "--hash", "--format", "json"])
+    answer = json.loads(capsys.readouterr().out)
+    jsonschema.validate(answer, schema)
+    assert answer["digest"] == digests.whole
+    assert {row["key"]: row["digest"] for row in answer["tensors"]} == dict(digests.tensors)
+    main(["inspect", "a.pth", "--hash"])
+    shown = capsys.readouterr().out
+    assert digests.whole in shown
+    assert all(digest in shown for digest in digests.tensors.values())

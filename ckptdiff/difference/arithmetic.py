@@ -1,0 +1,103 @@
+"""Whether one tensor is another times a number, or plus a matrix of low rank."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ckptdiff.difference.numerals import Array, neighbours, numeral
+from ckptdiff.difference.rows import Matrix
+
+_SAMPLE = 96
+"""Rows and columns of the sample by which a low rank is suspected."""
+_HIGHEST = 40
+"""A rank of the sample above which it is not low."""
+_GAP, _REST = 8.0, 0.1
+"""The singular values behind the rank are so much smaller, and together leave no more of the change than this."""
+
+
+def _values(matrix: Matrix, first: int, last: int) -> Array:
+    kind = numeral(matrix.info.dtype)
+    return kind.values(matrix.read(first, last).reshape(-1)).astype(np.float64).reshape(last - first, -1)
+
+
+def scaled(one: Matrix, other: Matrix) -> str | None:
+    """Whether `other` is `one` times a number, each element rounded to a neighbour of the product."""
+    kind = numeral(other.info.dtype)
+    if kind.kind != "float" or kind.per_byte > 1:
+        return None
+    square = product = 0.0
+    for part in one.parts():
+        before, after = _values(one, *part), _values(other, *part)
+        square += float(np.vdot(before, before))
+        product += float(np.vdot(before, after))
+    if not (math.isfinite(square) and math.isfinite(product) and square):
+        return None
+    factor = product / square
+    # The least squares are a little off; what somebody multiplied by is a shorter number beside them.
+    for digits in (2, 3, 4, 6, 8, 17):
+        short = float(f"{factor:.{digits}g}")
+        if short not in (0.0, 1.0) and all(_is_product(one, other, short, part) for part in one.parts()):
+            return f"scaled by {short:.6g}"
+    return None
+
+
+def _is_product(one: Matrix, other: Matrix, factor: float, part: tuple[int, int]) -> bool:
+    kind = numeral(other.info.dtype)
+    exact = _values(one, *part).reshape(-1) * factor
+    below, above = neighbours(other.read(*part).reshape(-1), kind)
+    slack = np.abs(exact) * (4e-16 if kind.width == 8 else 0.0)  # as exactly as the factor itself can be known
+    return bool(((exact >= below - slack) & (exact <= above + slack)).all())
+
+
+def low_rank(one: Matrix, other: Matrix) -> str | None:
+    """Whether what was added is of low rank: found in a sample, measured on the whole."""
+    rows, columns = one.rows, one.columns
+    kind = numeral(one.info.dtype)
+    if kind.kind != "float" or min(rows, columns) < 16 or kind.per_byte > 1:
+        return None
+    # Not at random, so that the answer is the same every time.
+    picked = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(np.int64))
+    across = np.unique(np.linspace(0, columns - 1, min(columns, _SAMPLE)).astype(np.int64))
+    sample = np.stack(
+        [(_values(other, row, row + 1) - _values(one, row, row + 1))[0, across] for row in picked.tolist()]
+    )
+    rank = (
+        _rank(np.linalg.svd(sample, compute_uv=False), float((sample**2).sum())) if np.isfinite(sample).all() else None
+    )
+    if rank is None or rank[0] > min(_HIGHEST, min(sample.shape) // 3):
+        return None
+    return _measured(one, other, rank[0])
+
+
+def _measured(one: Matrix, other: Matrix, suspected: int) -> str | None:
+    """The rank of the whole, by its products with a few more vectors than that."""
+    width = min(suspected + 12, one.rows, one.columns)
+    vectors = np.random.default_rng(0).standard_normal((one.columns, width))
+    seen = np.concatenate([(_values(other, *part) - _values(one, *part)) @ vectors for part in one.parts()])
+    basis, _ = np.linalg.qr(seen)
+    reduced = np.zeros((width, one.columns))
+    total = 0.0
+    for first, last in one.parts():
+        change = _values(other, first, last) - _values(one, first, last)
+        total += float(np.vdot(change, change))
+        reduced += basis[first:last].T @ change
+    if not math.isfinite(total) or not total:
+        return None
+    rank = _rank(np.linalg.svd(reduced, compute_uv=False), total)
+    smaller = min(one.rows, one.columns)
+    if rank is None or rank[0] * 3 > smaller:
+        return None
+    return f"low-rank change: rank {rank[0]} of {smaller:,}, residual {rank[1]:.2g} of its norm"
+
+
+def _rank(singular: Array, total: float) -> tuple[int, float] | None:
+    """The place of the largest gap between singular values, and what is left behind it, relative to all."""
+    if not len(singular) or not total:
+        return None
+    behind = np.append(singular[1:], 0.0)
+    gaps = singular / np.maximum(behind, singular[0] * 1e-12)
+    rank = int(gaps[: max(1, len(singular) - 1)].argmax()) + 1
+    rest = math.sqrt(max(0.0, 1.0 - float((singular[:rank] ** 2).sum()) / total))
+    return (rank, rest) if gaps[rank - 1] >= _GAP and rest <= _REST else None
