@@ -147,7 +147,7 @@ def trace(trace: Trace, view: View) -> str:  # noqa: ARG001
             "lost": list(trace.lost),
             "notes": list(trace.notes),
             "looked_at": [list(source) for source in trace.looked_at],
-            "doubts": list(trace.doubts),
+            "doubts": [*trace.unread, *trace.doubts],
         }
     )
 

@@ -37,6 +37,13 @@ def report(report: Report, view: View) -> str:
     return laid_out(outline(report, view), view)
 
 
+def trace(trace: Trace, view: View) -> str:
+    """What a program loads, likewise."""
+    from ckptdiff.render.trace_outline import outline as outline_of
+
+    return laid_out(outline_of(trace, view), view)
+
+
 def difference(difference: Difference, view: View) -> str:
     """What differs, ending with a newline."""
     from ckptdiff.render import difference_outline

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import judge
+from ckptdiff.judging.rules import Level
 from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.render.escape import plain
@@ -17,6 +19,8 @@ from ckptdiff.render.view import View
 from ckptdiff.spelling import option
 from ckptdiff.tracing.trace import Trace, TracedModel
 
+_LONGEST = 600
+"""Characters of an error that are shown."""
 _NAMED = 3
 """Files or models that a sentence names."""
 
@@ -86,7 +90,7 @@ def _no_answer(trace: Trace, name: str) -> str:
         return f"No answer: {name} was still running when its time was over{_at(trace.line)}."
     if trace.files and trace.doubts:
         return f"No answer: what {name} loads cannot be known, see below."
-    if trace.doubts:
+    if trace.unread or trace.doubts:
         return f"No answer: {name} reads weights in a way of its own, see below."
     how = f"it raised {plain(trace.raised.partition(':')[0])}" if trace.raised else f"it ended ({plain(trace.ended)})"
     waits = f" {_names(trace.unopened)} was opened" if trace.unopened else " it opened a checkpoint"
@@ -134,7 +138,11 @@ def _sections(trace: Trace, limit: int | None) -> Iterator[Section]:
     loading = trace.errors
     if loading:
         rows = tuple(
-            Row("", 1, f"{error.text}\nat {error.line}{', and the program went on' if error.swallowed else ''}")
+            Row(
+                "",
+                1,
+                f"{_cut(error.text, limit)}\nat {error.line}{', and the program went on' if error.swallowed else ''}",
+            )
             for error in loading
         )
         yield Section("load-error", "error", "loading raised", len(loading), rows)
@@ -150,9 +158,18 @@ def _sections(trace: Trace, limit: int | None) -> Iterator[Section]:
             more = f"... and {number(hidden)} more ({option('all')} shows them)" if hidden else ""
             summary = f"nothing uses these of {plain(file.file)}"
             yield Section("unused-key", "note", summary, len(file.unused), shown, more)
-    doubts = tuple(Row("", 1, plain(doubt, 1000)) for doubt in trace.doubts)
-    if doubts:
-        yield Section("uncertain", "error", "this cannot be known", len(doubts), doubts)
+    unsure = [("error", trace.doubts), ("warning" if trace.files else "error", trace.unread)]
+    for level, doubts in unsure:
+        if doubts:
+            rows = tuple(Row("", 1, plain(doubt, 1000)) for doubt in doubts)
+            yield Section("uncertain", cast("Level", level), "this cannot be known", len(doubts), rows)
+
+
+def _cut(text: str, limit: int | None) -> str:
+    """An error's text, of which a thousand keys are no more use than ten."""
+    if limit is None or len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}... ({number(len(text) - _LONGEST)} more characters, {option('all')} shows them)"
 
 
 def _counted(model: TracedModel) -> Iterator[Finding]:
@@ -167,6 +184,6 @@ def _counted(model: TracedModel) -> Iterator[Finding]:
 def _advice(trace: Trace) -> Iterator[str]:
     if trace.verdict == "fail" and any(model.initial for model in trace.reached):
         yield f"If keys are meant to be new, name them: {option('allow')} 'head.*'."
-    if trace.verdict == "none" and not trace.files and not trace.doubts:
+    if trace.verdict == "none" and not trace.files and not trace.unread:
         yield "Where a program needs what is not here, ask a function that returns its loaded model alone:"
         yield "ckptdiff compare CHECKPOINT --loader FILE.py:FUNC"

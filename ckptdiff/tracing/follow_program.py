@@ -229,6 +229,8 @@ class Tracing:
             for note in watch.restored
         )
         saved = tuple(TracedSave(save.file, save.line, save.tensors) for save in watch.saved)
+        unread = tuple(followed.unread())
+        doubts = (*followed.doubts, *(doubt for model in models for doubt in model.outcome.doubts))
         error = self.error
         errors = tuple(
             TracedError(failure.text, failure.line, failure.error is not error)
@@ -249,9 +251,8 @@ class Tracing:
             tuple(kind for kind in self._options.good or () if kind not in {model.kind for model in models}),
             tuple(self._notes),
             tuple(followed.engine.looked),
-            tuple(
-                dict.fromkeys((*self._file_doubts(), *(doubt for model in models for doubt in model.outcome.doubts)))
-            ),
+            unread,
+            tuple(doubt for doubt in dict.fromkeys(doubts) if doubt not in unread),
         )
 
     def _after_load(self) -> dict[int, frozenset[str]]:
@@ -332,12 +333,6 @@ class Tracing:
                 if not known:
                     found.append(path)
         return tuple(found)
-
-    def _file_doubts(self) -> Iterator[str]:
-        followed = self._followed
-        assert followed is not None
-        yield from followed.unread()
-        yield from followed.doubts
 
 
 class _Forward(DispatchMode):  # type: ignore[no-untyped-call]

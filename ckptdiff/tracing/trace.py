@@ -120,7 +120,10 @@ class Trace:
     """What was answered in place of the real thing."""
     looked_at: tuple[Source, ...] = ()
     """Tensors of files whose values the program looked at."""
+    unread: tuple[str, ...] = ()
+    """Sentences on files of weights that the program read in a way of its own."""
     doubts: tuple[str, ...] = ()
+    """What else could not be known."""
 
     @property
     def reached(self) -> tuple[TracedModel, ...]:
@@ -142,7 +145,7 @@ class Trace:
     @property
     def verdict(self) -> Verdict:
         """`none` where it never came so far, or cannot be known; `pass` where every model that a checkpoint reached is
-        complete and loading raised nothing."""
+        complete and loading raised nothing. A file that was read in another way changes nothing of what is complete."""
         if self.ended.startswith("time limit") or (not self.files and not self.errors):
             return "none"
         if self.lost or self.failed_loading or not all(model.complete for model in self.reached):
