@@ -26,7 +26,7 @@ from ckptdiff.render.sections import Outline, Section
 from ckptdiff.render.view import View
 
 if TYPE_CHECKING:
-    pass
+    from ckptdiff.tracing.trace import Trace
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}

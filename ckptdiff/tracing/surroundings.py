@@ -90,7 +90,9 @@ class Nothing:
 
 
 class _Absent(ModuleType):
-    """A module that is not installed and that nobody needs before the weights."""
+    """A module that is not installed and that nobody needs before the weights, of any version that is asked for."""
+
+    __version__ = "99.0"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):

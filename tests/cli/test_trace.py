@@ -182,6 +182,7 @@ def test_a_path_written_into_the_script(capfd: pytest.CaptureFixture[str]) -> No
 def test_what_stands_before_the_weights(capfd: pytest.CaptureFixture[str]) -> None:
     text = (
         "import wandb, flash_attn\nfrom tensorboardX import SummaryWriter\nfrom mpi4py import MPI\n"
+        "from torch.utils.tensorboard import SummaryWriter as Writer; Writer('runs').add_scalar('a', 1)\n"
         "wandb.init(project='x'); SummaryWriter('runs').add_scalar('a', 1); rank = MPI.COMM_WORLD.Get_rank()\n"
         "from torch.utils.cpp_extension import load; load('fused', ['a.cu'])\n"
         "import torch.distributed as dist; dist.init_process_group('nccl')\n"
