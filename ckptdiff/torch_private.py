@@ -46,6 +46,7 @@ __all__ = [
     "PICKLING",
     "POST_HOOKS",
     "PRE_HOOKS",
+    "VERSION",
     "VERSION_COUNTER",
     "BatchNormBase",
     "DispatchMode",
@@ -97,6 +98,7 @@ INSTANCE_NORM_LOADER: Any = InstanceNormBase._load_from_state_dict
 
 PARAMETERS, BUFFERS, CHILDREN = "_parameters", "_buffers", "_modules"
 NON_PERSISTENT = "_non_persistent_buffers_set"
+VERSION = "_version"
 PRE_HOOKS, POST_HOOKS = "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"
 OTHER_HOOKS = frozenset((
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -138,7 +140,7 @@ def load_post_hooks(module: nn.Module) -> Mapping[int, Any]:
 
 def module_version(module: nn.Module) -> Any:
     """The version that a module writes into a state dict's metadata, or None."""
-    return getattr(module, "_version", None)
+    return getattr(module, VERSION, None)
 
 
 def metadata_of(state_dict: object) -> Any:

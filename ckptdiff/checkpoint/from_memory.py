@@ -11,7 +11,7 @@ from torch.overrides import is_tensor_like
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.claimed.claims import claim_of
-from ckptdiff.model.extract import class_name, dtype_name, has_names, tensor_info
+from ckptdiff.model.extract import NAMES_DIMENSIONS, class_name, dtype_name, has_names, tensor_info
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo
 from ckptdiff.torch_private import metadata_of
 
@@ -55,17 +55,19 @@ def entry_of(value: Any) -> Entry:
 
 def unusual_keys(checkpoint: Checkpoint) -> frozenset[Any]:
     """The keys of a state dict in memory whose values torch has to be asked about: subclasses, sparse tensors, …"""
-    return frozenset(key for key, value in (checkpoint.live or {}).items() if _is_unusual(value))
-
-
-def _is_unusual(value: Any) -> bool:
-    kind = type(value)
-    if kind is torch.Tensor or kind is torch.nn.Parameter:
-        return (
-            value.layout is not torch.strided
-            or value.is_nested
-            or value.is_quantized
-            or value.is_inference()
-            or has_names(value)
-        )
-    return bool(is_tensor_like(value))  # type: ignore[no-untyped-call]
+    unusual = []
+    live: Mapping[Any, Any] = checkpoint.live or {}
+    for key, value in live.items():
+        kind = type(value)
+        if kind is torch.Tensor or kind is torch.nn.Parameter:
+            if (
+                value.layout is not torch.strided
+                or value.is_nested
+                or value.is_quantized
+                or value.is_inference()
+                or (NAMES_DIMENSIONS and has_names(value))
+            ):
+                unusual.append(key)
+        elif is_tensor_like(value):  # type: ignore[no-untyped-call]
+            unusual.append(key)
+    return frozenset(unusual)

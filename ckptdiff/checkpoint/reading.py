@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from functools import partial
 
@@ -10,6 +9,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.opening import open_checkpoint
+from ckptdiff.garbage import uncollected
 from ckptdiff.places import place_of
 from ckptdiff.spelling import option
 
@@ -21,15 +21,8 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
     in `choosing`. Raises CheckpointError for whatever is not a sound checkpoint.
     """
     name = os.fspath(path)
-    # Hundreds of thousands of objects are made at once and none is garbage: searching them for cycles again and
-    # again took a fifth of the time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with uncollected():  # a fifth of the time
         return choose(open_checkpoint(place_of(name), key), key)
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def choose(opened: Opened, key: str | None = None) -> Checkpoint:

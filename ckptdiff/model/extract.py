@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -14,8 +13,10 @@ from torch.nn.parameter import is_lazy
 
 from ckptdiff.claimed.claims import claim_of
 from ckptdiff.errors import ModelError
+from ckptdiff.garbage import uncollected
 from ckptdiff.model.tree import (
     EXTRA_STATE,
+    NOTHING,
     OVERRIDE,
     POST_HOOK,
     PRE_HOOK,
@@ -30,10 +31,13 @@ from ckptdiff.tensors import TensorInfo
 from ckptdiff.torch_private import (
     BASE_LOADER,
     BATCH_NORM_LOADER,
+    BUFFERS,
     INSTANCE_NORM_LOADER,
     LOAD_METHOD,
+    PARAMETERS,
     POST_HOOKS,
     PRE_HOOKS,
+    VERSION,
     children_of,
     module_version,
     non_persistent_buffers,
@@ -53,9 +57,10 @@ _DTYPE_NAMES: dict[torch.dtype, str] = {}
 _CPU = torch.device("cpu")
 # Named dimensions, which recent releases of torch have no more.
 has_names: Callable[[torch.Tensor], bool] = getattr(torch.Tensor, "has_names", lambda _: False)
-_NAMES_DIMENSIONS = hasattr(torch.Tensor, "has_names")
-# The only ones that a quantized tensor has.
-_QUANTIZED_DTYPES = frozenset((torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4))
+NAMES_DIMENSIONS = hasattr(torch.Tensor, "has_names")
+_STRIDED = torch.strided
+
+_new = tuple.__new__  # by position, which takes half as long as by name
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -124,14 +129,8 @@ def extract(module: nn.Module, reference: str = "", built: str = "live") -> Modu
     ones.
     """
     loader = getattr(type(module), "load_state_dict", None)
-    # Hundreds of thousands of objects are made and none is garbage.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with uncollected():
         root = _Extraction().node_of(module)
-    finally:
-        if collecting:
-            gc.enable()
     return ModuleTree(
         root,
         reference or class_name(type(module)),
@@ -149,6 +148,10 @@ class _ClassFacts(NamedTuple):
     qualified_name: str
     loader: Loader
     sets_extra_state: bool
+    keeps_attributes: bool
+    """What `nn.Module.__init__` has put into a module's own dictionary is what asking the module for it gives."""
+    version: Any
+    """`_version`, where the module has none of its own."""
 
 
 class _Extraction:
@@ -158,7 +161,8 @@ class _Extraction:
         self._nodes: dict[int, ModuleNode] = {}
         self._identities: dict[int, int] = {}
         self._classes: dict[type, _ClassFacts] = {}
-        self._tensors: dict[tuple[object, ...], TensorInfo] = {}
+        # Plain tensors that differ in nothing but their values, and whether they are quantized.
+        self._tensors: dict[tuple[object, ...], tuple[TensorInfo, bool]] = {}
 
     def node_of(self, module: nn.Module) -> ModuleNode:
         """The node of a module, after all below it. Iterative, since deep trees exceed Python's recursion limit."""
@@ -180,24 +184,57 @@ class _Extraction:
                 stack.append((current, True))
                 stack.extend([(child, False) for child in reversed(below) if id(child) not in nodes])
             else:
-                nodes[id(current)] = self._node(current)
+                nodes[id(current)] = self._node(current, children)
         return nodes[id(module)]
 
-    def _node(self, module: nn.Module) -> ModuleNode:
+    def _node(self, module: nn.Module, children: Mapping[str, nn.Module | None]) -> ModuleNode:
         cls = type(module)
         facts = self._classes.get(cls)
         if facts is None:
             facts = self._classes[cls] = _class_facts(cls)
+        own = vars(module)
+        if facts.keeps_attributes and PARAMETERS in own and BUFFERS in own:
+            parameters, buffers, version = own[PARAMETERS], own[BUFFERS], own.get(VERSION, facts.version)
+            hooks = own.get(PRE_HOOKS), own.get(POST_HOOKS)
+        else:
+            parameters, buffers, version = own_parameters(module), own_buffers(module), module_version(module)
+            hooks = getattr(module, PRE_HOOKS, None), getattr(module, POST_HOOKS, None)
         local: dict[str, Slot] = {}
         none: list[str] = []
-        non_persistent: dict[str, TensorInfo] = {}
-        for name, parameter in own_parameters(module).items():
+        for name, parameter in parameters.items():
             if parameter is None:
                 none.append(name)
             else:
                 local[name] = self._slot(parameter, "parameter")
-        buffers = own_buffers(module)
-        not_saved = non_persistent_buffers(module) if buffers else ()
+        non_persistent = self._add_buffers(module, buffers, local, none) if buffers else NOTHING
+        loader = facts.loader
+        if loader != "plain" or LOAD_METHOD in own:
+            loader = _loader(module, loader)
+        return _new(
+            ModuleNode,
+            (
+                facts.name,
+                facts.qualified_name,
+                local,
+                self._children(children, cls) if children else {},
+                tuple(none),
+                non_persistent,
+                version,
+                loader,
+                _custom(loader, hooks, facts),
+                _odd(local) or (bool(children) and _odd(children)),
+                # Consulted by the rules of norms only; to look for it where it is not is dear.
+                loader != "plain" and bool(getattr(module, "track_running_stats", False)),
+                module,
+            ),
+        )
+
+    def _add_buffers(
+        self, module: nn.Module, buffers: Mapping[str, Any], local: dict[str, Slot], none: list[str]
+    ) -> Mapping[str, TensorInfo]:
+        """Add a module's persistent buffers to what is its own; returns the others."""
+        non_persistent: dict[str, TensorInfo] = {}
+        not_saved = non_persistent_buffers(module)
         for name, buffer in buffers.items():
             if name in not_saved:
                 if isinstance(buffer, torch.Tensor):
@@ -208,27 +245,10 @@ class _Extraction:
                 local[name] = self._slot(buffer, "buffer")
             else:
                 raise ModelError(
-                    f"The buffer {name} of {class_name(cls)} is no tensor but a {class_name(type(buffer))}.",
+                    f"The buffer {name} of {class_name(type(module))} is no tensor but a {class_name(type(buffer))}.",
                     "torch cannot load into such a module either; register a tensor or None.",
                 )
-        loader = _loader(module, facts.loader)
-        children = children_of(module)
-        # By position, which takes half as long as by name.
-        return ModuleNode(
-            facts.name,
-            facts.qualified_name,
-            local,
-            self._children(children, cls) if children else {},
-            tuple(none),
-            non_persistent,
-            module_version(module),
-            loader,
-            _custom(module, loader, facts),
-            _odd(local) or (bool(children) and _odd(children.keys())),
-            # Consulted by the rules of norms only; to look for it where it is not is dear.
-            loader != "plain" and bool(getattr(module, "track_running_stats", False)),
-            module,
-        )
+        return non_persistent
 
     def _children(self, children: Mapping[str, nn.Module | None], parent: type) -> dict[str, ModuleNode | None]:
         nodes, name = self._nodes, ""
@@ -249,29 +269,36 @@ class _Extraction:
         if cls not in PLAIN_CLASSES:
             info = _placed(tensor_info(tensor), tensor)
             return Slot(info, kind, identity, is_lazy(tensor), tensor.requires_grad, ordinary=False)
-        if tensor.is_nested or tensor.layout is not torch.strided or not tensor.is_contiguous():
+        if tensor.layout is not _STRIDED or tensor.is_nested or not tensor.is_contiguous():
             info = _placed(tensor_info(tensor), tensor)
             ordinary = info.layout == "strided" and (info.stride is None or not _overlaps(info))
+            quantized = tensor.is_quantized
         else:
             alike = (cls, tensor.dtype, tensor.shape, tensor.storage_offset(), claim_of(tensor) or tensor.device)
             known = self._tensors.get(alike)
-            info = self._tensors[alike] = known or _placed(tensor_info(tensor), tensor)
+            if known is None:
+                known = self._tensors[alike] = (_placed(tensor_info(tensor), tensor), tensor.is_quantized)
+            info, quantized = known
             ordinary = True
-        if ordinary:
-            quantized = tensor.dtype in _QUANTIZED_DTYPES and tensor.is_quantized
-            ordinary = not (quantized or tensor.is_inference() or (_NAMES_DIMENSIONS and has_names(tensor)))
-        return Slot(info, kind, identity, False, tensor.requires_grad, ordinary)
+        ordinary = ordinary and not (quantized or tensor.is_inference() or (NAMES_DIMENSIONS and has_names(tensor)))
+        return _new(Slot, (info, kind, identity, False, tensor.requires_grad, ordinary))
 
 
 def _class_facts(cls: type) -> _ClassFacts:
     sets_extra_state = getattr(cls, "set_extra_state", nn.Module.set_extra_state) is not nn.Module.set_extra_state
     qualified_name = f"{display_name(cls.__module__)}.{cls.__qualname__}"
-    return _ClassFacts(cls.__name__, qualified_name, _class_loader(cls), sets_extra_state)
+    version = getattr(cls, VERSION, None)
+    asked: Any = cls.__getattribute__
+    keeps_attributes = (
+        asked is object.__getattribute__
+        and not any(hasattr(cls, name) for name in (PARAMETERS, BUFFERS, PRE_HOOKS, POST_HOOKS))
+        and (version is None or type(version) is int)
+    )
+    return _ClassFacts(cls.__name__, qualified_name, _class_loader(cls), sets_extra_state, keeps_attributes, version)
 
 
-def _custom(module: nn.Module, loader: Loader, facts: _ClassFacts) -> tuple[str, ...]:
-    pre_hooks = getattr(module, PRE_HOOKS, None)
-    post_hooks = getattr(module, POST_HOOKS, None)
+def _custom(loader: Loader, hooks: tuple[Any, Any], facts: _ClassFacts) -> tuple[str, ...]:
+    pre_hooks, post_hooks = hooks
     if not (loader == "custom" or pre_hooks or post_hooks or facts.sets_extra_state):
         return ()
     takes_part = (

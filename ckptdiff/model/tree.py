@@ -19,7 +19,7 @@ Loader = Literal["plain", "batchnorm", "instancenorm", "custom"]
 """How a module takes its own keys: torch's base method; the version rules of `torch.nn.modules.batchnorm._NormBase`
 and `torch.nn.modules.instancenorm._InstanceNorm`; or an override of its own, run live."""
 
-_NOTHING: Mapping[str, TensorInfo] = {}
+NOTHING: Mapping[str, TensorInfo] = {}
 
 
 class Slot(NamedTuple):
@@ -56,7 +56,7 @@ class ModuleNode(NamedTuple):
     """Child modules in registration order; None for a child registered as None."""
     none_parameters: tuple[str, ...] = ()
     """Parameters and buffers registered as None."""
-    non_persistent: Mapping[str, TensorInfo] = _NOTHING
+    non_persistent: Mapping[str, TensorInfo] = NOTHING
     version: int | None = 1
     """`_version`, written to `_metadata` on saving."""
     loader: Loader = "plain"
@@ -121,6 +121,15 @@ class ModuleTree:
                 for name, child in reversed(list(node.children.items()))
                 if child is not None
             )
+
+    def modules(self) -> Iterator[ModuleNode]:
+        """Every module as often and in the order that `walk` gives them, quicker where names do not matter."""
+        stack = [self.root]
+        while stack:
+            node = stack.pop()
+            yield node
+            if node.children:
+                stack.extend([child for child in node.children.values() if child is not None][::-1])
 
     def keys(self) -> dict[str, Slot]:
         """Every key of the model's state dict that is a tensor, in state-dict order, with its slot."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.loaders.outcome import Filled, KeyChange, Problem, Source, first_keys, loaded
+from ckptdiff.checkpoint.checkpoint import Checkpoint, Source
+from ckptdiff.loaders.outcome import Filled, KeyChange, Problem, first_keys, loaded
 from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, ModuleTree
 from ckptdiff.tensors import Entry, TensorInfo
 
@@ -79,20 +79,25 @@ def completed(
 
 
 def without_values(
-    tree: ModuleTree, filled: dict[str, Filled], valueless: frozenset[Any], *, assign: bool
+    tree: ModuleTree, filled: dict[str, Filled], valueless: frozenset[Any], *, assign: bool, whole: bool
 ) -> dict[str, Filled]:
     """`filled`, saying which keys have no value in the end: their tensors are on the meta device, not only as we build
     them. `valueless` are the keys of the checkpoint whose tensors are.
 
     Nothing is copied into such a tensor of the model's, and with `assign` one of the checkpoint's takes the place of
-    any; torch raises neither time.
+    any; torch raises neither time. `whole` says that no code took part.
     """
     own = set()
-    if tree.built != "meta":
-        own = {key for key, slot in tree.keys().items() if slot.tensor.is_meta}
+    if tree.built != "meta" and whole:
+        slots = [(item.key, item.slot) for item in filled.values() if item.by != "meta" and item.slot is not None]
+        own = {key for key, slot in slots if slot.tensor.device == "meta"}
+    elif tree.built != "meta":
+        own = {key for key, slot in tree.keys().items() if slot.tensor.device == "meta"}
     if not own and not (assign and valueless):
         return filled
     for key, item in filled.items():
+        if item.by == "meta":  # one_pass has said so
+            continue
         if item.by in ("file", "tie") and assign:
             empty = not item.steps and any(source in valueless for _, source in item.sources)
         else:

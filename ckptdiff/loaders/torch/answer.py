@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from ckptdiff.loaders.outcome import Loader, Outcome
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.loaders.outcome import Loader, Machine, Outcome
+from ckptdiff.loaders.torch.accounting import completed
+from ckptdiff.model.tree import ModuleTree
 
 
 def torch_loader(version: str, *, assign: bool = False) -> Loader:
     """`nn.Module.load_state_dict` of one release of torch."""
     return Loader("torch", version, f"load_state_dict(state_dict{', assign=True' if assign else ''})", "walk")
+
+
+def refused(tree: ModuleTree, checkpoint: Checkpoint, error: str) -> Outcome:
+    """The outcome for a value that `load_state_dict` turns away before it looks at a key."""
+    filled, _ = completed(tree, {}, assign=False, whole=False)
+    loader = torch_loader(tree.torch_version)
+    return Outcome(loader, Machine(tree.torch_version), tree, checkpoint, filled, raised=error)
 
 
 def error_messages(outcome: Outcome) -> list[str]:

@@ -135,7 +135,7 @@ class _Attempts:
     def made(self, way: _Way, *, code: bool, values: bool = True, real: bool = False) -> Outcome:
         """The outcome, by `way` for each attempt. Without `values`, raises CodeFailed where code looks at some."""
         # Values that are on the meta device themselves say nothing there of what the code would do.
-        real = real or bool(self.checkpoint.without_values())
+        real = real or (code and bool(self.checkpoint.without_values()))
         literal = False
         while True:
             answer = way(functools.partial(self._one, whole=way is _here, code=code, real=real, literal=literal))
@@ -168,7 +168,7 @@ class _Attempts:
 
 
 def _tensors(tree: ModuleTree, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
-    for _, node in tree.walk():
+    for node in tree.modules():
         for members in (own_parameters(node.live), own_buffers(node.live)):
             yield from (tensor for tensor in members.values() if isinstance(tensor, torch.Tensor))
     yield from (value for value in (checkpoint.live or {}).values() if isinstance(value, torch.Tensor))

@@ -36,7 +36,6 @@ from ckptdiff.torch_private import (
     IncompatibleKeys,
     children_of,
     load_post_hooks,
-    load_pre_hooks,
     own_buffers,
     own_parameters,
     post_hook_error,
@@ -80,7 +79,6 @@ class Runner:
         `lists` are the missing keys, the unexpected keys and the errors, written to as torch would have it. Returns
         the module and the keys as they are then, and what became of the keys.
         """
-        shadow = self._shadows.of(node.live)
         given = {key: self._value(key, scope) for key in scope.below(prefix)}
         if whole:
             self._mind_unusual(prefix, node, given)
@@ -89,9 +87,10 @@ class Runner:
             set_metadata(state_dict, all_metadata)
         known = len(lists[2])
         if whole:
-            self._run(prefix, node, getattr(shadow, LOAD_METHOD), state_dict, prefix, metadata, True, *lists)
+            method = getattr(self._shadows.of(node.live), LOAD_METHOD)
+            self._run(prefix, node, method, state_dict, prefix, metadata, True, *lists)
         else:
-            for hook in load_pre_hooks(shadow).values():
+            for hook in self._shadows.pre_hooks(node.live):
                 self._run(prefix, node, hook, state_dict, prefix, metadata, True, *lists)
 
         if (not self.real or self._valueless) and any(_OF_META.search(str(error)) for error in lists[2][known:]):
@@ -100,10 +99,11 @@ class Runner:
             old == new and state_dict[new] is value and _is_as_described(value, scope.entries[old])
             for (old, value), new in zip(given.items(), state_dict, strict=True)
         )
-        same_modules = self._shadows.unchanged(shadow)
+        same_modules = not self._shadows.exists(node.live) or self._shadows.unchanged(self._shadows.of(node.live))
         if same_keys and same_modules:
             return node, scope, []
         if not same_modules:
+            shadow = self._shadows.of(node.live)
             self._mind_shared(shadow)
             node = extract(shadow).root
             self._shadows.note(shadow)
@@ -235,7 +235,7 @@ class Runner:
         if self._literal:
             return
         if self._shared is None:
-            names = Counter(id(node.live) for _, node in self._tree.walk())
+            names = Counter(id(node.live) for node in self._tree.modules())
             self._shared = {module for module, count in names.items() if count > 1}
         if self._shared and any(id(self.original(module)) in self._shared for module in changed.modules()):
             raise TakeLiterally
@@ -263,7 +263,7 @@ class Runner:
 
 def needed(tree: ModuleTree, *, assign: bool) -> bool:
     """Whether code of a module takes part in loading."""
-    return any(node.custom or (assign and _sets_attributes(node)) for _, node in tree.walk())
+    return any(node.custom or (assign and _sets_attributes(node)) for node in tree.modules())
 
 
 def _sets_attributes(node: ModuleNode) -> bool:

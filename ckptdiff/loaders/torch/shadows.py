@@ -8,8 +8,9 @@ a variable a hook closes over changes.
 from __future__ import annotations
 
 import copy
+import operator
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -67,6 +68,15 @@ class Shadows:
             self._make(module)
         return self._shadows[id(module)]
 
+    def pre_hooks(self, module: nn.Module) -> Iterable[Callable[..., Any]]:
+        """The pre-hooks of a module's shadow. It is not made where there is none as yet and they hold on to none."""
+        hooks = load_pre_hooks(module)
+        if not self._shadows and not isinstance(module, torch.jit.ScriptModule):
+            copies = [self._copies.of(hook) for hook in hooks.values()]
+            if not self._shadows:
+                return copies
+        return load_pre_hooks(self.of(module)).values()
+
     def original(self, module: nn.Module) -> nn.Module:
         """The module that a shadow stands for."""
         return self._own.get(id(module), module)
@@ -103,7 +113,7 @@ class Shadows:
     def _all_known(self) -> Mapping[int, Any]:
         if self._known is None:
             self._known = {}
-            for _, node in self._tree.walk():
+            for node in self._tree.modules():
                 module = node.live
                 self._known[id(module)] = module
                 for tensors in (own_parameters(module), own_buffers(module)):
@@ -185,48 +195,54 @@ class Shadows:
 class _Structure:
     """What of a module decides on how keys are matched: its names, its tensors' shapes, its hooks."""
 
-    __slots__ = ("counts", "kind", "members", "module", "shapes")
+    __slots__ = ("kind", "members", "module", "names", "rest", "shapes")
 
     def __init__(self, module: nn.Module) -> None:
+        registered = _registered(module)
         self.module = module
         self.kind = type(module)
-        self.members = _members(module)
-        self.shapes = [_shape(tensor) for tensor in self.members[: self._tensors(module)]]
-        self.counts = _counts(module)
-
-    @staticmethod
-    def _tensors(module: nn.Module) -> int:
-        return 2 * (len(own_parameters(module)) + len(own_buffers(module)))
+        self.names = [list(members) for members in registered]
+        self.members = [list(members.values()) for members in registered]
+        self.shapes = _shapes(registered)
+        self.rest = _rest(module)
 
     def is_of(self, module: nn.Module) -> bool:
-        members = _members(module)
+        registered = _registered(module)
         return (
             type(module) is self.kind
-            and len(members) == len(self.members)
-            and all(new is old or (type(new) is str and new == old) for new, old in zip(members, self.members))  # noqa: B905
-            and self.shapes == [_shape(tensor) for tensor in members[: self._tensors(module)]]
-            and self.counts == _counts(module)
+            and all(map(_same, registered, self.names, self.members))
+            and self.shapes == _shapes(registered)
+            and self.rest == _rest(module)
         )
 
 
-def _members(module: nn.Module) -> list[Any]:
-    members: list[Any] = []
-    for registered in (own_parameters(module), own_buffers(module), children_of(module), *_hooks(module)):
-        for pair in registered.items():
-            members.extend(pair)
-    return members
+def _same(members: Mapping[Any, Any], names: list[Any], values: list[Any]) -> bool:
+    """Whether these are the same names, in their order, of the same objects."""
+    if len(members) != len(names) or not all(map(operator.is_, members.values(), values)):
+        return False
+    # A name may be of a class that compares as it likes.
+    return all(map(operator.is_, members, names)) or (
+        list(members) == names and {str}.issuperset(map(type, members)) and {str}.issuperset(map(type, names))
+    )
 
 
-def _hooks(module: nn.Module) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
-    return load_pre_hooks(module), load_post_hooks(module)
-
-
-def _counts(module: nn.Module) -> tuple[Any, ...]:
+def _registered(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
     return (
-        len(own_parameters(module)), len(own_buffers(module)), len(children_of(module)), *map(len, _hooks(module)),
-        tuple(non_persistent_buffers(module)), LOAD_METHOD in vars(module),
-        vars(module).get("track_running_stats"),
-    )  # fmt: skip
+        own_parameters(module),
+        own_buffers(module),
+        children_of(module),
+        load_pre_hooks(module),
+        load_post_hooks(module),
+    )
+
+
+def _shapes(registered: tuple[Mapping[Any, Any], ...]) -> list[Any]:
+    return [_shape(tensor) for members in registered[:2] if members for tensor in members.values()]
+
+
+def _rest(module: nn.Module) -> tuple[Any, ...]:
+    attributes = vars(module)
+    return tuple(non_persistent_buffers(module)), LOAD_METHOD in attributes, attributes.get("track_running_stats")
 
 
 def _shape(tensor: Any) -> Any:

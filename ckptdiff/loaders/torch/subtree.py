@@ -78,21 +78,23 @@ class Scope:
                     if EXTRA_STATE not in node.custom:
                         turned_away.setdefault(head + dot, []).insert(0, key)
                     continue
-            self._follow(key, root)
+            place, is_ignored = place_of(key, self.prefix, root)
+            (self._ignored if is_ignored else turned_away).setdefault(place, []).append(key)
 
-    def _follow(self, key: str, node: ModuleNode) -> None:
-        """Put a key that no module takes down to the module at which torch stops passing it on."""
-        prefix, start = self.prefix, len(self.prefix)
-        while (end := key.find(".", start)) >= 0:
-            name = key[start:end]
-            if name not in node.children:
-                break
-            child = node.children[name]
-            if child is None:
-                self._ignored.setdefault(prefix, []).append(key)
-                return
-            prefix, node, start = key[: end + 1], child, end + 1
-        self._turned_away.setdefault(prefix, []).append(key)
+
+def place_of(key: str, prefix: str, node: ModuleNode) -> tuple[str, bool]:
+    """The prefix of the module below `node` at which torch stops passing on a key that no module takes, and whether
+    that is since it is for a child registered as None."""
+    start = len(prefix)
+    while (end := key.find(".", start)) >= 0:
+        name = key[start:end]
+        if name not in node.children:
+            break
+        child = node.children[name]
+        if child is None:
+            return prefix, True
+        prefix, node, start = key[: end + 1], child, end + 1
+    return prefix, False
 
 
 def _modules(prefix: str, root: ModuleNode) -> dict[str, ModuleNode]:

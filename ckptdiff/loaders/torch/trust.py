@@ -86,7 +86,7 @@ def trust(tree: ModuleTree, *, assign: bool) -> Trust:
     """How far the code that takes part in loading into a model can be followed on copies of its modules."""
     scan = _Scan(tree)
     scan.patches(assign=assign)
-    for _, node in tree.walk():
+    for node in tree.modules():
         scan.node(node, assign=assign)
     scan.finish()
     return Trust(
@@ -104,8 +104,8 @@ def takes_part(tree: ModuleTree, *, assign: bool) -> bool:
     """Whether code that is not torch's takes part though no module has any registered: by a class or a patch."""
     scan = _Scan(tree)
     scan.patches(assign=assign)
-    for _, node in tree.walk():
-        scan.access(type(node.live))
+    for cls in {type(node.live) for node in tree.modules()}:
+        scan.access(cls)
     return bool(scan.telling or scan.doubtful)
 
 
@@ -349,7 +349,7 @@ class _Scan:
     def _model_parts(self) -> dict[int, Any]:
         if self._parts is None:
             self._parts = {}
-            for _, node in self._tree.walk():
+            for node in self._tree.modules():
                 self._parts[id(node.live)] = node.live
                 for tensors in (own_parameters(node.live), own_buffers(node.live)):
                     self._parts.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
@@ -386,7 +386,7 @@ class _Scan:
 
     def _instance_attribute(self, name: str) -> None:
         found = False
-        for _, node in self._tree.walk():
+        for node in self._tree.modules():
             space = vars(node.live)
             if name in space:
                 found = True
@@ -400,7 +400,7 @@ class _Scan:
         """What the classes of the model's modules define, but for those whose code is trusted."""
         if self._defined is None:
             self._defined = {}
-            classes = {parent for _, node in self._tree.walk() for parent in type(node.live).__mro__}
+            classes = {parent for node in self._tree.modules() for parent in type(node.live).__mro__}
             for cls in classes:
                 if cls is not object and not is_trusted(cls.__module__):
                     for name, value in vars(cls).items():

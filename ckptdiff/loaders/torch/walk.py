@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.formats.pickles.plain_values import opaque
+from ckptdiff.garbage import uncollected
 from ckptdiff.loaders.outcome import Filled, KeyChange, Machine, Outcome, Problem, Raised
 from ckptdiff.loaders.torch.accounting import Origins, completed, unused, without_values
 from ckptdiff.loaders.torch.answer import torch_loader
 from ckptdiff.loaders.torch.depth import room_for_calls
+from ckptdiff.loaders.torch.metadata import copied
+from ckptdiff.loaders.torch.one_pass import COUNTER, one_pass
 from ckptdiff.loaders.torch.restarts import ModelValuesNeeded, TakeLiterally
 from ckptdiff.loaders.torch.subtree import LiteralScope, Scope
 from ckptdiff.loaders.torch.texts import Texts, mismatched, no_data, not_a_tensor, read, running_stats
@@ -27,8 +30,6 @@ from ckptdiff.tensors import Entry, ObjectInfo, TensorInfo
 
 if TYPE_CHECKING:
     from ckptdiff.loaders.torch.module_code import Runner
-
-_COUNTER = "num_batches_tracked"
 
 AnyScope = Scope | LiteralScope
 
@@ -43,21 +44,15 @@ def compare(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool = False) -
 
     Raises ModelValuesNeeded where that code asks a model for values that it was built without.
     """
-    if tree.root.live is None:
+    with uncollected():
+        if tree.root.live is not None:
+            from ckptdiff.loaders.torch.attempts import compare_live
+
+            return compare_live(tree, checkpoint, assign=assign)
         try:
             return Walk(tree, checkpoint, None, assign, literal=False).run()
         except TakeLiterally:
             return Walk(tree, checkpoint, None, assign, literal=True).run()
-    from ckptdiff.loaders.torch.attempts import compare_live
-
-    return compare_live(tree, checkpoint, assign=assign)
-
-
-def refused(tree: ModuleTree, checkpoint: Checkpoint, error: str) -> Outcome:
-    """The outcome for a value that `load_state_dict` turns away before it looks at a key."""
-    filled, _ = completed(tree, {}, assign=False, whole=False)
-    loader = torch_loader(tree.torch_version)
-    return Outcome(loader, Machine(tree.torch_version), tree, checkpoint, filled, raised=error)
 
 
 class Walk:
@@ -86,7 +81,7 @@ class Walk:
             self.swaps = swaps_tensors()
             self.target_of = target_of
         # Hooks may write to the metadata, and what they write holds for the modules after them.
-        self.metadata: Any = checkpoint.metadata if runner is None else copy.deepcopy(checkpoint.metadata)
+        self.metadata: Any = checkpoint.metadata if runner is None else copied(checkpoint.metadata)
         # These three are torch's own lists: hooks get them, and may change what earlier modules said.
         self.missing: list[str] = []
         self.unexpected: list[str] = []
@@ -118,7 +113,7 @@ class Walk:
         problems = Texts(self.tree, self.checkpoint, self.said).problems(self.missing, self.unexpected, self.errors)
         plain = self.runner is None and raised is None and not self.literal
         filled, overwritten = completed(self.tree, self.filled, assign=self.assign, whole=plain)
-        filled = without_values(self.tree, filled, self.valueless, assign=self.assign)
+        filled = without_values(self.tree, filled, self.valueless, assign=self.assign, whole=plain)
         all_loaded = plain and not self.unexpected and not self.errors and not self.ignored
         return Outcome(
             loader=torch_loader(self.tree.torch_version, assign=self.assign),
@@ -137,9 +132,16 @@ class Walk:
 
     def _visit_all(self) -> None:
         entries = self.checkpoint.entries
+        room = room_for_calls()
+        if self.runner is None and not (self.literal or self.assign or self.unusual or self.swaps):
+            matched = one_pass(self.tree, self.checkpoint, self.valueless, room)
+            if matched is not None:
+                self.filled, self.missing, problems, self.unexpected, self.ignored = matched
+                for problem in problems:
+                    self._say(problem)
+                return
         scope: AnyScope = LiteralScope(entries, {}) if self.literal else Scope("", self.tree.root, entries, {})
         stack = [self._visit("", self.tree.root, scope)]
-        room = room_for_calls()
         while stack:
             prefix, node, scope, children = stack[-1]
             name, child = self._next_child(children)
@@ -175,7 +177,7 @@ class Walk:
             lists = (self.missing, self.unexpected, self.errors)
             node, scope, changes = self.runner.load(prefix, node, scope, metadata, self.metadata, lists, whole=whole)
             self.origins.follow(changes)
-            supplied = KeyChange(prefix[:-1], "added", prefix + _COUNTER) if whole else None
+            supplied = KeyChange(prefix[:-1], "added", prefix + COUNTER) if whole else None
             self.changes.extend(change for change in changes if change != supplied)
             if whole:
                 self._record(prefix, node, scope, self.errors[known:], by_rule=supplied in changes)
@@ -233,9 +235,9 @@ class Walk:
                 raise Raised(f"{type(error).__name__}: {error}") from None
             if node.loader == "instancenorm" and version is None and not node.track_running_stats:
                 removed = self._remove_running_stats(prefix, node, scope)
-            if old and node.track_running_stats and prefix + _COUNTER not in scope.entries:
-                supplied = prefix + _COUNTER
-                self.filled[supplied] = Filled(supplied, "rule", node.local.get(_COUNTER))
+            if old and node.track_running_stats and prefix + COUNTER not in scope.entries:
+                supplied = prefix + COUNTER
+                self.filled[supplied] = Filled(supplied, "rule", node.local.get(COUNTER))
         else:
             assign = False
 
@@ -258,7 +260,7 @@ class Walk:
         for key in scope.unexpected(prefix, node, children):
             if key not in removed:
                 self.unexpected.append(key)
-        if supplied is not None and _COUNTER not in node.local:
+        if supplied is not None and COUNTER not in node.local:
             self.unexpected.append(supplied)
         self.ignored.extend(scope.ignored(prefix))
 
@@ -415,7 +417,7 @@ class Walk:
             entry = scope.entries.get(key)
             if isinstance(entry, TensorInfo) and key not in failed:
                 self._fill(key, slot, entry)
-                if by_rule and name == _COUNTER:
+                if by_rule and name == COUNTER:
                     self.filled[key] = self.filled[key]._replace(by="rule")
             else:
                 self.filled[key] = Filled(key, "initial", slot)
