@@ -22,6 +22,7 @@ from ckptdiff.gate.run import NoVerdict, TargetResult
 from ckptdiff.judging.rules import Level
 from ckptdiff.model.reference import runs_code
 from ckptdiff.running import apart
+from ckptdiff.running.ending import end_group, ending_with_signals, set_apart
 from ckptdiff.running.handing import packed, unpacked
 from ckptdiff.spelling import Spelling, spelled, spelling
 
@@ -53,7 +54,7 @@ def run_in_processes(
     results: dict[int, TargetResult] = {}
     waiting = list(enumerate(targets))[::-1]
     running: list[_Running] = []
-    with apart.ending_with_signals(), contextlib.ExitStack() as stack:
+    with ending_with_signals(), contextlib.ExitStack() as stack:
         stack.callback(_end_all, running)
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -107,7 +108,7 @@ def _work(answer: Any, work: Work, target: Target, fail_on: Level, spelling: Spe
     """What the process of one target does."""
     process, exit_ = os.getpid(), os._exit  # before the model's code can replace them
     try:
-        apart.set_apart()
+        set_apart()
         with spelled(spelling):
             result = work(target, fail_on)
         try:
@@ -148,7 +149,7 @@ def _end_all(running: list[_Running]) -> None:
 
 def _end(item: _Running) -> None:
     """End a process that may not want to, and what it has started; after an answer or a time-out nothing is lost."""
-    apart.end_group(item.process.pid, reaped=item.process.exitcode is not None)
+    end_group(item.process.pid, reaped=item.process.exitcode is not None)
     item.process.join()
     item.answer.close()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ckptdiff.formats.pickles.numpy_arrays import array_shape_and_dtype
 from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.tensors import DTYPES, Quantizer
 
@@ -44,24 +45,6 @@ MAX_SIZES = 64
 _SIZE = Global("torch", "Size")
 _ENCODE = Global("builtins", "bytes")
 _TENSOR = Global("torch", "Tensor")
-
-# numpy's type codes: as numpy.dtype is pickled (`f8`) and the torch dtype torch.from_numpy gives.
-_NUMPY_NAMES = {
-    "f8": "float64",
-    "f4": "float32",
-    "f2": "float16",
-    "i8": "int64",
-    "i4": "int32",
-    "i2": "int16",
-    "i1": "int8",
-    "u8": "uint64",
-    "u4": "uint32",
-    "u2": "uint16",
-    "u1": "uint8",
-    "b1": "bool",
-    "c8": "complex64",
-    "c16": "complex128",
-}
 
 
 def element_size(dtype: str) -> int:
@@ -312,30 +295,6 @@ def _from_numpy(args: Any) -> Tensor:
     if array is None:
         raise ValueError("no numpy array")
     return Tensor(None, dtype_name(args[1]), array[0], device=location_name(args[2]))
-
-
-def array_shape_and_dtype(value: object) -> tuple[tuple[int, ...], str] | None:
-    """Shape and dtype of a pickled numpy array, None for anything else or another dtype.
-
-    numpy pickles an array as `_reconstruct(ndarray, (0,), b'b')` with the state (version, shape, dtype, fortran, data),
-    and with protocol 5 as `_frombuffer(buffer, dtype, shape, order)`.
-    """
-    if type(value) is not Instance or type(value.cls) is not Global:
-        return None
-    if value.cls.name == "_reconstruct" and type(value.state) is tuple and len(value.state) == 5:
-        shape, dtype = value.state[1], value.state[2]
-    elif value.cls.name == "_frombuffer" and type(value.args) is tuple and len(value.args) == 4:
-        shape, dtype = value.args[2], value.args[1]
-    else:
-        return None
-    return (shape, numpy_dtype(dtype)) if type(shape) is tuple else None
-
-
-def numpy_dtype(value: object) -> str:
-    """The name of a pickled `numpy.dtype`, "object" where torch has no such dtype."""
-    if type(value) is Instance and type(value.args) is tuple and value.args and type(value.args[0]) is str:
-        return _NUMPY_NAMES.get(value.args[0], "object")
-    return "object"
 
 
 def _mapping(type_name: str, first: int = 0) -> Callable[[Any], Mapping]:

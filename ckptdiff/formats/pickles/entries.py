@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES, numpy_dtype
+from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES
+from ckptdiff.formats.pickles.numpy_arrays import numpy_dtype
 from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Storage, TensorInfo
 
