@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.table import Format, format_named
@@ -18,6 +18,17 @@ class Alternative:
 
     key: str
     tensors: int
+
+
+Source = tuple[str, str]
+"""A file and the key in it; the file is "" for a state dict in memory."""
+
+
+class FromFile(NamedTuple):
+    """What a key that was renamed or computed is made of, and what is done to that, in words, the first one first."""
+
+    sources: tuple[Source, ...]
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class Checkpoint:
     """Order of the bytes of each element in the file: `little` or `big`."""
     identities: Mapping[str, Identity] = field(default_factory=dict, compare=False, repr=False)
     """Local file → which one it was when its header was read: whoever reads its bytes later holds it to that."""
+    origins: Mapping[str, FromFile] = field(default_factory=dict, compare=False, repr=False)
+    """Keys that were renamed or computed since the file was read → what of the file they are."""
     live: Mapping[object, object] | None = field(default=None, compare=False, repr=False)
     """The caller's own state dict when this Checkpoint describes one in memory."""
 
@@ -76,8 +89,19 @@ class Checkpoint:
     def without_values(self) -> frozenset[Any]:
         """The keys whose tensors are on the meta device, so that they load into none that has values."""
         if self.live is not None:
-            return frozenset(key for key, value in self.live.items() if getattr(value, "is_meta", False))
-        return frozenset(key for key, entry in self.entries.items() if isinstance(entry, TensorInfo) and entry.is_meta)
+            return frozenset([key for key, value in self.live.items() if getattr(value, "is_meta", False)])
+        return frozenset(
+            [key for key, entry in self.entries.items() if type(entry) is TensorInfo and entry.device == "meta"]
+        )
+
+    def origin(self, key: Any) -> FromFile:
+        """What of the file a key is: for most, the key of that name."""
+        known = self.origins.get(key) if self.origins else None
+        if known is not None:
+            return known
+        entry = self.entries.get(key)
+        storage = entry.storage if isinstance(entry, TensorInfo) else None
+        return FromFile(((self.path if storage is None else storage.file, key),))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Key → shape of its tensors, in its order."""

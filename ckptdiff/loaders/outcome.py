@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.checkpoint import Checkpoint, Source
 from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.model.tree import ModuleTree, Slot
 from ckptdiff.tensors import TensorInfo
@@ -38,10 +38,6 @@ class ValueFacts:
     """Keys into whose tensor another one is loaded later, from other memory → how many elements that changes."""
     unread: tuple[str, ...] = ()
     """Sentences on values that could not be read."""
-
-
-Source = tuple[str, str]
-"""A file and the key in it; the file is "" for a state dict in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +164,24 @@ class Outcome:
     def loaded(self) -> Iterator[tuple[str, TensorInfo, Slot]]:
         """Each key into whose tensor one is loaded, with that and its slot, in the order in which it happens."""
         return loaded(self.filled)
+
+
+def of_the_file(outcome: Outcome) -> Outcome:
+    """The outcome for a checkpoint that was renamed, with the keys that its file has for them as sources and unused."""
+    checkpoint = outcome.checkpoint
+    if not checkpoint.origins:
+        return outcome
+    filled: dict[str, Filled] = {}
+    for key, item in outcome.filled.items():
+        origins = [checkpoint.origin(name) for _, name in item.sources]
+        sources = tuple(source for origin in origins for source in origin.sources)
+        filled[key] = item._replace(
+            sources=sources, steps=(*(step for each in origins for step in each.steps), *item.steps)
+        )
+    used = {key for item in filled.values() for _, key in item.sources}
+    whys = {key: why for name, why in outcome.unused.items() for _, key in checkpoint.origin(name).sources}
+    unused = {key: why for key, why in whys.items() if key not in used}
+    return replace(outcome, filled=filled, unused=unused)
 
 
 def loaded(filled: Mapping[str, Filled]) -> Iterator[tuple[str, TensorInfo, Slot]]:

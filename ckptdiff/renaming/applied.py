@@ -45,7 +45,8 @@ def renamed(checkpoint: Checkpoint, renames: Renames) -> tuple[Checkpoint, tuple
 
     metadata = None if checkpoint.metadata is None else moved_metadata(checkpoint.metadata, mapping)
     live = None if checkpoint.live is None else moved(checkpoint.live)
-    return replace(checkpoint, entries=moved(checkpoint.entries), metadata=metadata, live=live), idle
+    origins = {new: checkpoint.origin(key) for key, new in mapping.items() if new != key or checkpoint.origins}
+    return replace(checkpoint, entries=moved(checkpoint.entries), metadata=metadata, live=live, origins=origins), idle
 
 
 def new_names(checkpoint: Checkpoint, renames: Renames) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -117,7 +117,11 @@ def _statuses(outcome: Outcome, model: dict[str, Slot]) -> dict[str, str]:
         if item.entry is not None or key in model
     }
     statuses |= {p.key: _OF_PROBLEM[p.kind] for p in outcome.problems if p.kind in _OF_PROBLEM}
-    statuses |= {key: why for key, why in outcome.unused.items() if why == "ignored"}
+    ignored = {key for key, why in outcome.unused.items() if why == "ignored"}
+    if ignored:
+        given = outcome.checkpoint
+        names = [key for key in given.entries if ignored.issuperset(name for _, name in given.origin(key).sources)]
+        statuses |= dict.fromkeys(names, "ignored")
     return statuses
 
 

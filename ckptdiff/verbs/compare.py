@@ -13,10 +13,10 @@ from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.judging.advice import Advice
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.judging.rules import RULES
-from ckptdiff.loaders.torch.answer import error_message
+from ckptdiff.loaders.outcome import of_the_file
+from ckptdiff.loaders.torch.answer import error_message, refused
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import compare as walk
-from ckptdiff.loaders.torch.walk import refused
 from ckptdiff.model.reference import Reference
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
 from ckptdiff.spelling import option
@@ -169,7 +169,8 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
 
         outcome = replace(outcome, values=check_values(outcome))
     report = judge(outcome, fail_on=options.fail_on)
-    return Compared(replace(report, repairs=_repairs(report, given)), (*idle, *given.notes))
+    report = replace(report, repairs=_repairs(report, given), outcome=of_the_file(outcome))
+    return Compared(report, (*idle, *given.notes))
 
 
 def _elsewhere(given: GivenModel, file: Checkpoint, options: CompareOptions) -> Iterator[tuple[str, str]]:

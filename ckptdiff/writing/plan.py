@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.checkpoint import Checkpoint, FromFile
 from ckptdiff.tensors import DTYPES, Entry, TensorInfo
 from ckptdiff.writing.steps import Shape, Step
 
@@ -138,7 +138,20 @@ class FilterPlan:
         live: dict[object, object] | None = None
         if values is not None and len(sources) == len(entries):
             live = {key: values[source] for key, source in sources.items()}
-        return replace(self.checkpoint, entries=entries, metadata=self.metadata, live=live)
+        return replace(self.checkpoint, entries=entries, metadata=self.metadata, live=live, origins=self._origins())
+
+    def _origins(self) -> dict[str, FromFile]:
+        """What of the input's file each key of the output is, where it is not the key of that name."""
+        origins: dict[str, FromFile] = {}
+        for item in self.kept:
+            names, steps = (
+                ((item.source,), ()) if isinstance(item, Carry) else (item.sources, tuple(map(str, item.steps)))
+            )
+            if names != (item.key,) or steps or self.checkpoint.origins:
+                parts = [self.checkpoint.origin(name) for name in names]
+                sources = tuple(source for part in parts for source in part.sources)
+                origins[item.key] = FromFile(sources, (*(step for part in parts for step in part.steps), *steps))
+        return origins
 
 
 def written_dtype(dtype: str, wanted: str) -> str:

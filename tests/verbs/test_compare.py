@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import ckptdiff
@@ -216,3 +217,36 @@ def render_text(report: ckptdiff.Report) -> str:
     from ckptdiff.render.view import View
 
     return render_report("text", report, View())
+
+
+def test_sources_are_the_keys_that_the_file_has(tmp_path: Path) -> None:
+    """Whatever they were renamed to: a prefix, a rule, a tensor operation."""
+    path = str(tmp_path / "model.safetensors")
+    save_file({"m.w": torch.ones(2, 3), "m.b": torch.ones(2), "m.more": torch.ones(1), "m.none.x": torch.ones(1)}, path)
+    model = nn.Linear(3, 2)
+    model.register_module("none", None)
+    report = ckptdiff.compare(model, path, strip_prefix="m.", rename=["w -> weight", "b -> bias"])
+    assert {key: item.sources for key, item in report.outcome.filled.items()} == {
+        "weight": ((path, "m.w"),),
+        "bias": ((path, "m.b"),),
+    }
+    assert report.outcome.unused == {"m.more": "unexpected", "m.none.x": "ignored"}
+    assert report.unexpected_keys == ["more"]
+    assert report.conversions == []
+
+
+def test_sources_of_what_is_computed_are_all_that_it_is_made_of(tmp_path: Path) -> None:
+    path = str(tmp_path / "model.safetensors")
+    save_file({"m.up": torch.ones(1, 3), "m.down": torch.ones(1, 3), "m.bias": torch.ones(2)}, path)
+    rules = tmp_path / "rules.toml"
+    rules.write_text("version = 1\n[[rule]]\ntensors = 'concat(0): up, down -> weight'\n")
+    report = ckptdiff.compare(nn.Linear(3, 2), path, strip_prefix="m.", rules=rules)
+    assert report.complete
+    assert {key: item.sources for key, item in report.outcome.filled.items()} == {
+        "weight": ((path, "m.up"), (path, "m.down")),
+        "bias": ((path, "m.bias"),),
+    }
+    assert not report.outcome.unused
+    ((sources, targets, operation),) = report.conversions
+    assert (sources, targets) == (("m.up", "m.down"), ("weight",))
+    assert operation.startswith("concat(0")
