@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from ckptdiff.checkpoint.checkpoint import Checkpoint, Source
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.checkpoint.checkpoint import Source as Source
 from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.model.tree import ModuleTree, Slot
 from ckptdiff.tensors import TensorInfo

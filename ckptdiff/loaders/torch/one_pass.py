@@ -76,7 +76,7 @@ def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[Any]
                 continue
             if type(entry) is not TensorInfo:
                 return None
-            dtype, shape, stride, offset, storage, layout, type_name, _, _, _ = entry
+            dtype, shape, stride, offset, storage, layout, type_name = entry[:7]
             wanted = slot.tensor
             if not (
                 slot.ordinary
