@@ -74,7 +74,7 @@ def compared(
         [problem.text for problem in known] if errors is None else errors,
     )
     filled, overwritten = completed(tree, filled, assign=assign, whole=False)
-    filled = without_values(tree, filled, file.without_values(), assign=assign)
+    filled = without_values(tree, filled, file.without_values(), assign=assign, whole=False)
     return Outcome(
         torch_loader("2.13.0", assign=assign),
         Machine("2.13.0"),

@@ -232,7 +232,7 @@ def test_sources_are_the_keys_that_the_file_has(tmp_path: Path) -> None:
     }
     assert report.outcome.unused == {"m.more": "unexpected", "m.none.x": "ignored"}
     assert report.unexpected_keys == ["more"]
-    assert report.conversions == []
+    assert report.conversions == [(("m.w",), ("weight",), "rename"), (("m.b",), ("bias",), "rename")]
 
 
 def test_sources_of_what_is_computed_are_all_that_it_is_made_of(tmp_path: Path) -> None:
