@@ -247,6 +247,7 @@ def test_sources_of_what_is_computed_are_all_that_it_is_made_of(tmp_path: Path) 
         "bias": ((path, "m.bias"),),
     }
     assert not report.outcome.unused
-    ((sources, targets, operation),) = report.conversions
+    (sources, targets, operation), rename = report.conversions
+    assert rename == (("m.bias",), ("bias",), "rename")
     assert (sources, targets) == (("m.up", "m.down"), ("weight",))
     assert operation.startswith("concat(0")
