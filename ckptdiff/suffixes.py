@@ -8,7 +8,7 @@ SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 """What torch.save writes, by any of its names."""
 WEIGHTS = (SAFETENSORS, *TORCH)
-OLD = (".th", ".tar")
+OLD = (".th", ".tar", ".pt2")
 """Names of weights of other days, which say too little to be looked for."""
 INDEX = ".index.json"
 SNAPSHOT = ".ckptdiff.json"

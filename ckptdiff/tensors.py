@@ -96,11 +96,11 @@ class SavedOn(NamedTuple):
     """A device that a file says memory of it was on, other than the CPU, and what puts it back there.
 
     `storage`: torch.load, storage by storage. `value`: torch.load again, moving a tensor that was pickled as an array.
-    `script`: torch.jit.load.
+    `script`: torch.jit.load. `export`: torch.export.load, which cannot be told another device.
     """
 
     device: str
-    by: Literal["storage", "value", "script"] = "storage"
+    by: Literal["storage", "value", "script", "export"] = "storage"
 
 
 class Part(NamedTuple):

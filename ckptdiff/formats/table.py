@@ -51,8 +51,10 @@ def _zip(source: ByteSource, key: str | None) -> Opened:
     try:
         return torch_zip.read(source)
     except torch_zip.NotTorchError as error:
-        from ckptdiff.formats import zip_members
+        from ckptdiff.formats import torch_export, zip_members
 
+        if torch_export.is_export(error.archive):
+            return torch_export.read(source, error.archive, key)
         several = zip_members.read(source, error.archive, key)
         if several is None:
             raise
@@ -78,6 +80,7 @@ FORMATS: tuple[Format, ...] = (
     Format("torch-legacy", is_pickle, _legacy, by_torch_load=True),
     # In files that one of the rows above reads.
     Format("torchscript"),
+    Format("torch-export"),
     Format(
         "pickle",
         refused=(

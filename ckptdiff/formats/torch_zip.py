@@ -262,9 +262,11 @@ def _not_torch(archive: ZipArchive) -> CheckpointError:
     if any(entry.endswith((".weights.h5", "model.weights.h5")) for entry in names):
         return CheckpointError(f"{name} is a Keras model, not a PyTorch checkpoint", "Convert it to PyTorch first.")
     if any("archive_format" in entry or "serialized_exported_program" in entry for entry in names):
-        return CheckpointError(
-            f"{name} is a torch.export program, not a state dict", "Save the state dict with torch.save instead."
+        program = NotTorchError(
+            f"{name} is a torch.export program without weights", "Save the state dict with torch.save instead."
         )
+        program.archive = archive
+        return program
     if any("/.data/extern_modules" in entry or entry.endswith("/.data/version") for entry in names):
         return _package(name, names)
     packed = [entry for entry in names if entry.endswith(WEIGHTS)]

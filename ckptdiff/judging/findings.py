@@ -85,7 +85,10 @@ def _unrestored(outcome: Outcome) -> Iterator[Finding]:
     if outcome.unrestored is not None:
         file = outcome.checkpoint
         trusting = ", weights_only=False" if file.unsafe_globals or file.weights_only else ""
-        call = "torch.jit.load(path)" if file.saved_on[0].by == "script" else f"torch.load(path{trusting})"
+        call = {
+            "script": 'without map_location="cpu", torch.jit.load(path)',
+            "export": "torch.export.load(path)",
+        }.get(file.saved_on[0].by, f'without map_location="cpu", torch.load(path{trusting})')
         devices = ", ".join(dict.fromkeys(place.device for place in file.saved_on))
         yield _finding("saved-on", "", {"devices": devices, "call": call, "text": outcome.unrestored}, module="")
 

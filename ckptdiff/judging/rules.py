@@ -284,8 +284,8 @@ _TABLE = (
     Rule(
         "saved-on",
         "warning",
-        "torch.load raises on this machine, which lacks the device that the file was saved on.",
-        'without map_location="cpu", {call} raises {text}',
+        "Reading it raises on this machine, which lacks the device that it was saved on.",
+        "{call} raises {text}",
         "A file remembers the device of each tensor, and torch.load puts the tensors back there. Where there is no "
         "such device, map_location has to say another one.\n"
         'torch.load(path, map_location="cpu") reads the file on every machine. Whether load_state_dict takes what it '

@@ -70,7 +70,7 @@ def _verdict(report: Report) -> str:
         return (
             f"Loads, but fails the gate: {count(len(grave), 'finding')} as grave as {given('fail_on', report.fail_on)}."
         )
-    mapped = "" if report.outcome.unrestored is None else ' once the file is read with map_location="cpu"'
+    mapped = "" if report.outcome.unrestored is None else " once the file is read for the CPU"
     warnings = sum(finding.level == "warning" for finding in report.findings) - bool(mapped)
     if warnings:
         silent = f"with {count(warnings, 'warning')} torch would not give"

@@ -46,7 +46,7 @@ def _refused(place: SavedOn) -> str | None:
             warnings.simplefilter("ignore")
             if place.by == "storage":
                 _serialization.default_restore_location(_nowhere(0), device)
-            elif place.by == "value":
+            elif place.by in ("value", "export"):
                 torch.empty(0).to(device=device)
             else:
                 torch.jit.load(_script_on(device))  # type: ignore[no-untyped-call]

@@ -96,7 +96,7 @@ def test_the_verdict_stays_and_the_way_is_said() -> None:
     assert report.loads()
     assert report.verdict == "pass"
     text = render_report("text", report, View())
-    assert text.startswith('Compatible: load_state_dict succeeds once the file is read with map_location="cpu".')
+    assert text.startswith("Compatible: load_state_dict succeeds once the file is read for the CPU.")
     assert ckptdiff.compare(model, FILES / "dev.pth", fail_on="warning").verdict == "fail"
     assert not torch.cuda.is_initialized()
 
