@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-zoo test-oldest test-typer zoo loaders lint format fuzz bench package clean
+.PHONY: demo test test-fast test-browser test-zoo test-oldest test-typer zoo libraries loaders lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -47,7 +47,10 @@ format: .venv/.dev
 	.venv-zoo/bin/python -m pip install $(PIP_QUIET) -c constraints-zoo.txt -e . --group test --group zoo
 	@touch $@
 
-test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
+test-libraries: .venv-zoo/.installed ## diffusers, timm and PEFT: every model class, filter function and tuner: hours
+	.venv-zoo/bin/python -m tests.zoo.libraries
+
+zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
 	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture

@@ -85,7 +85,7 @@ def command(
     if checkpoint is not None or model.startswith("hf:"):
         asked = ModelRequest.of(model, parse_args(arg or []), device)
         checkpoint = checkpoint or cast("str", own_checkpoint(asked))
-    elif loader is not None:
+    elif loader is not None or LoaderRequest.usual(None, model) is not None:
         checkpoint = model  # the loader makes the model
     else:
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")

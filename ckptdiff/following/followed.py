@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,19 +62,14 @@ class Followed:
             if not self.files.knows(path) and Path(path).is_file():
                 yield f"{Path(path).name} was opened by the code itself, and what it took from it is not known."
 
-    def fills(self, module: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Fill]:
-        """For every tensor of a module's state dict, which may be given, where its values come from."""
+    def fills(self, module: nn.Module) -> Mapping[str, Fill]:
+        """For every tensor of a module's state dict, where its values come from."""
         found: dict[str, Fill] = {}
-        if state_dict is None:
-            with without_torch_dispatch():
-                state_dict = module.state_dict(keep_vars=True)
-        owned = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        with without_torch_dispatch():
+            state_dict = module.state_dict(keep_vars=True)
         for key, value in state_dict.items():
             if isinstance(value, torch.Tensor):
                 found[key] = self.fill(value)
-                if found[key].by == "initial" and self.engine.looked and id(value) not in owned:
-                    made = f"{type(module).__name__}.state_dict"  # of what its modules keep beside their tensors
-                    found[key] = replace(found[key], doubt=found[key].doubt or made)
         return found
 
     def fill(self, tensor: torch.Tensor) -> Fill:

@@ -136,6 +136,8 @@ def judge(outcome: Outcome, *, fail_on: Level = "error") -> Report:
 
 def _coverage(outcome: Outcome) -> Coverage:
     first = first_keys(outcome.model, assign=outcome.assign)
+    # What the checkpoint only adds to is none of what it is to cover.
+    base = {first.get(key, key) for key, item in outcome.filled.items() if item.by == "base"}
     loaded: set[str] = set()
     made: set[str] = set()
     for key, item in outcome.filled.items():
@@ -145,13 +147,13 @@ def _coverage(outcome: Outcome) -> Coverage:
             loaded.add(first.get(key, key))
     sizes: dict[str, int] = {}
     for key, slot in outcome.model.keys().items():
-        if slot.kind == "parameter":
+        if slot.kind == "parameter" and first[key] not in base:
             # An uninitialized parameter takes the size of what is loaded into it.
             entry = outcome.filled[key].entry if slot.lazy else slot.tensor
             sizes[first[key]] = max(entry.numel if entry else 0, sizes.get(first[key], 0))
     return Coverage(
         keys=sum(tensor in loaded for tensor in first.values()),
-        total_keys=len(first),
+        total_keys=sum(tensor not in base for tensor in first.values()),
         parameters=sum(numel for tensor, numel in sizes.items() if tensor in loaded),
         total_parameters=sum(sizes.values()),
         supplied=sum(tensor in made and tensor not in loaded for tensor in first.values()),

@@ -56,7 +56,7 @@ def left_by(
     load: Load = ask
     try:
         with following(trust=trust) as followed:
-            given = _given(followed, model)
+            given = given_to(followed, model)
             with resolved(loader) as load:
                 result = _called(followed, load, given, path)
         left = _model_of(result) or given
@@ -101,7 +101,7 @@ def resolved(loader: str | Load) -> Iterator[Load]:
         yield load
 
 
-def _given(followed: Followed, model: Callable[[], nn.Module] | nn.Module | None) -> nn.Module | None:
+def given_to(followed: Followed, model: Callable[[], nn.Module] | nn.Module | None) -> nn.Module | None:
     """The model to run on: built, or a copy of a live one, whose values are copied when somebody looks at them."""
     if model is None or not isinstance(model, nn.Module):
         return None if model is None else model()

@@ -81,7 +81,7 @@ def left_in(
     with without_torch_dispatch():
         state_dict = module.state_dict(keep_vars=True)
     tensors = {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
-    fills = followed.fills(module, tensors)
+    fills = {key: followed.fill(value) for key, value in tensors.items()}
     tree = extract(module, reference)
     slots = tree.keys()
     filled = {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptdiff.errors import ModelError, UsageError
+from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.model.reference import Reference
+from ckptdiff.model.tree import ModuleTree
 from ckptdiff.spelling import given
 from ckptdiff.suffixes import is_snapshot
 
@@ -53,8 +57,101 @@ def _is_transformers(model: object, path: str) -> bool:
     return isinstance(model, Reference) and model.kind == "hf" and Path(path).exists() and not is_snapshot(path)
 
 
+def _is_diffusers(model: object, path: str) -> bool:
+    folder = Path(path)
+    if isinstance(model, Reference) and model.kind in ("snapshot", "hf"):
+        return False
+    return (folder / "model_index.json").is_file() or "_diffusers_version" in _json(folder / "config.json")
+
+
+def _is_peft(model: object, path: str) -> bool:
+    snapshot = isinstance(model, ModuleTree) or (isinstance(model, Reference) and model.kind == "snapshot")
+    return not snapshot and (Path(path) / "adapter_config.json").is_file() and not _is_whole(path, model)
+
+
+def _is_whole(path: str, model: object) -> bool:
+    """Whether an adapter lies beside the weights of its own base model, which from_pretrained loads together."""
+    named = isinstance(model, Reference) and model.kind == "hf" and Path(model.target) == Path(path)
+    return named or (model is None and (Path(path) / "config.json").is_file())
+
+
+def _is_timm(model: object, path: str) -> bool:
+    if model is None:
+        return "pretrained_cfg" in _json(Path(path) / "config.json")
+    return isinstance(model, Reference) and model.kind == "timm" and Path(path).is_file() and not is_snapshot(path)
+
+
+def _is_lightning(model: object, path: str) -> bool:
+    if not Path(path).is_file() or is_snapshot(path):
+        return False
+    bases = {base.__name__ for base in type(model).__mro__}
+    if "LightningModule" not in bases and not (
+        isinstance(model, Reference) and model.kind in ("file", "module") and _names_lightning_class(model)
+    ):
+        return False
+    return path.endswith(".ckpt") or _says_lightning(path)
+
+
+def _names_lightning_class(model: Reference) -> bool:
+    """Whether the source of a reference has a LightningModule's class under its name, as far as the text tells."""
+    path = Path(model.target) if model.kind == "file" else Path(*model.target.split(".")).with_suffix(".py")
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    wanted = [model.attr] if model.attr else [name for name, node in classes.items() if node.col_offset == 0]
+    return any(_is_lightning_class(name, classes, set()) for name in wanted)
+
+
+def _is_lightning_class(name: str, classes: dict[str, ast.ClassDef], seen: set[str]) -> bool:
+    if name == "LightningModule":
+        return True
+    if name not in classes or name in seen:
+        return False
+    bases = [ast.unparse(base).rpartition(".")[2] for base in classes[name].bases]
+    return any(_is_lightning_class(base, classes, {*seen, name}) for base in bases)
+
+
+def _says_lightning(path: str) -> bool:
+    """Whether a torch file begins as Lightning writes it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(name) as file:
+                return b"pytorch-lightning_version" in file.read(_HEAD)
+    except (OSError, StopIteration, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError):
+        return False
+
+
+def _is_dcp(model: object, path: str) -> bool:
+    if not (isinstance(model, Reference) or hasattr(model, "state_dict")) or not (Path(path) / ".metadata").is_file():
+        return False
+    if isinstance(model, Reference) and model.kind not in ("file", "module", "torchvision", "timm"):
+        return False
+    from ckptdiff.checkpoint.reading import read
+
+    try:  # what lies deeper is handed to dcp.load as a part of something else
+        checkpoint = read(path)
+    except CkptdiffError:
+        return False
+    return not checkpoint.state_dict_key and not checkpoint.container
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        read = json.loads(path.read_bytes()[:_HEAD])
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+_HEAD = 1 << 20
+"""Bytes of a file that are looked at to tell who wrote it."""
+
 LOADERS: tuple[Row, ...] = (
     # The more particular ones first: the first that recognises what was named is the default.
+    Row("peft", "peft", "PeftModel.from_pretrained", "ckptdiff.loaders.peft", _is_peft),
     Row(
         "transformers",
         "transformers",
@@ -62,6 +159,11 @@ LOADERS: tuple[Row, ...] = (
         "ckptdiff.loaders.transformers.from_pretrained",
         _is_transformers,
     ),
+    Row("diffusers", "diffusers", "from_pretrained", "ckptdiff.loaders.diffusers", _is_diffusers),
+    Row("timm", "timm", "load_checkpoint", "ckptdiff.loaders.timm", _is_timm),
+    Row("lightning", "lightning", "load_from_checkpoint", "ckptdiff.loaders.lightning", _is_lightning),
+    Row("dcp", "torch", "dcp.load", "ckptdiff.loaders.dcp", _is_dcp),
+    Row("accelerate", "accelerate", "load_checkpoint_in_model", "ckptdiff.loaders.accelerate", lambda *_: False),
 )
 
 NAMES = (TORCH, *(row.name for row in LOADERS))

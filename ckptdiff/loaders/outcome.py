@@ -75,13 +75,14 @@ class Filled(NamedTuple):
     """One key of the model and where its value comes from. A NamedTuple, since there are as many as keys.
 
     `by` says what gave it: `file`, one or several tensors of the checkpoint; `tie`, another key of the model that is
-    the same tensor; `rule`, a version rule of the loader's; `code` of the model's that made it; `initial`, nothing, so
-    that it stays what it was; `meta`, nothing, or a tensor without values, so that it has none at all: either its own
-    tensor is on the meta device, into which nothing is copied, or the one that took its place.
+    the same tensor; `rule`, a version rule of the loader's; `code` of the model's that made it; `base`, the model to
+    which the checkpoint only adds; `initial`, nothing, so that it stays what it was; `meta`, nothing, or a tensor
+    without values, so that it has none at all: either its own tensor is on the meta device, into which nothing is
+    copied, or the one that took its place.
     """
 
     key: str
-    by: Literal["file", "tie", "rule", "code", "initial", "meta"]
+    by: Literal["file", "tie", "rule", "code", "base", "initial", "meta"]
     slot: Slot | None = None
     """The parameter or buffer, as it was when it was filled; None where it is none, as extra state."""
     entry: TensorInfo | None = None
@@ -140,6 +141,8 @@ class Outcome:
     """Sentences on what could not be known, each naming the module or key; empty when the answer is exact."""
     calls: tuple[str, ...] = ()
     """The calls that the loader makes, where they are more than the one that is asked about."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what the loader did that no key tells: which modules an adapter reaches, say."""
     values: ValueFacts | None = None
     """What the values are, where they were read; None where only headers were."""
     unrestored: str | None = None

@@ -159,6 +159,7 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     if checkpoint.nbytes:
         where += f", {size(checkpoint.nbytes)}"
     facts.append(("checkpoint", where))
+    facts += [("", plain(remark, 1000)) for remark in outcome.remarks]
     if checkpoint.state_dict_key or checkpoint.alternatives:
         facts.append(("state dict", chosen_state_dict(checkpoint)))
     if outcome.machine.device != "cpu":

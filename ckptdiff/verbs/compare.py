@@ -71,7 +71,7 @@ def compare(
 
     Raises CkptdiffError where no answer can be given: a file that cannot be read, a model that does not build.
     """
-    if model is None and loader is None:
+    if model is None and loader is None and LoaderRequest.usual(None, checkpoint) is None:
         raise UsageError("Without a loader, compare needs a model.", "Pass the model, or the loader that makes it.")
     asked = None if model is None else ModelRequest.of(model, args, device)
     given: object = own_checkpoint(asked) if checkpoint is None else checkpoint
@@ -212,7 +212,8 @@ def _by_loader(
 
 def _bare(outcome: Outcome) -> Outcome | None:
     """What `load_state_dict` says of the same two where a loader of a name was asked; None where it cannot be told."""
-    if outcome.loader.is_users or not outcome.model.keys() or not outcome.checkpoint.entries:
+    adds = any(item.by == "base" for item in outcome.filled.values())
+    if outcome.loader.is_users or adds or not outcome.model.keys() or not outcome.checkpoint.entries:
         return None
     try:
         return walk(outcome.model, outcome.checkpoint)

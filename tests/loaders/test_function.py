@@ -128,27 +128,6 @@ def test_numbers_that_were_looked_at_are_a_doubt(weights):
     assert "norm.bias of w.pth" in doubt.replace("model/", "")
 
 
-class Counting(nn.Linear):
-    """Keeps a number beside its tensors, and makes a tensor of it for its state dict."""
-
-    steps = 0
-
-    def get_extra_state(self):
-        return torch.tensor(self.steps)
-
-    def set_extra_state(self, state):
-        self.steps = state.item()
-
-
-def test_what_is_made_of_numbers_for_the_state_dict_is_a_doubt(tmp_path):
-    model = Counting(2, 1)
-    torch.save({**model.state_dict(), "_extra_state": torch.tensor(7)}, tmp_path / "w.pth")
-    outcome = ask(lambda model, path: model.load_state_dict(torch.load(path)), model, tmp_path / "w.pth")
-    assert outcome.filled["_extra_state"].by == "code"
-    assert any(doubt.startswith("_extra_state: Counting.state_dict wrote to it") for doubt in outcome.doubts)
-    assert model.steps == 0
-
-
 @pytest.mark.parametrize(
     ("load", "model", "said"),
     [

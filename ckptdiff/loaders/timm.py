@@ -1,0 +1,135 @@
+"""timm: `load_checkpoint`, which `create_model(checkpoint_path=…)` calls too, and `create_model(pretrained=True)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ckptdiff.errors import CkptdiffError, UsageError
+from ckptdiff.following.followed import Followed
+from ckptdiff.loaders.asked import Asked
+from ckptdiff.loaders.left import Left
+from ckptdiff.loaders.library_call import Seen, called, given_model, release, spelled, told_by_state_loads
+from ckptdiff.loaders.outcome import Loader
+from ckptdiff.patches import patches
+from ckptdiff.spelling import given
+
+_OF_LOAD_CHECKPOINT = ("use_ema", "strict", "remap", "weights_only")
+
+
+def ask(asked: Asked) -> Left:
+    """What timm leaves in a model.
+
+    `pretrained` has the file loaded as pretrained weights are, in a model that timm creates for it; `filter_fn` gives
+    `load_checkpoint` the filter function of the architecture. Other options are those of `load_checkpoint`.
+    """
+    asked.refuse_unknown_options("timm", (*_OF_LOAD_CHECKPOINT, "filter_fn", "pretrained"))
+    options = dict(asked.options)
+    pretrained, filtered = options.pop("pretrained", False), options.pop("filter_fn", False)
+    folder = Path(asked.path).is_dir()
+    if (pretrained or folder) and (options or filtered):
+        name = next(iter(options), "filter_fn")
+        raise UsageError(
+            f"{given('loader_args', name)}: create_model(pretrained=True) takes no such argument.", "Leave it out."
+        )
+    if folder:
+        text = f"create_model('local-dir:{asked.path}', pretrained=True)"
+        return called(asked, _loader(text), lambda _: lambda seen: _created(seen, asked, None), "timm")[0]
+    if asked.model is None:
+        raise UsageError("The timm loader needs a model for a file.", "Write for example timm:resnet50.")
+    if pretrained:
+        text = "create_model(model, pretrained=True, pretrained_cfg_overlay={'file': path})"
+        return called(asked, _loader(text), lambda followed: _pretrained(asked, followed), "timm")[0]
+    shown = spelled({**options, **({"filter_fn": "…"} if filtered else {})}).replace("'…'", "checkpoint_filter_fn")
+
+    def prepare(followed: Followed) -> Callable[[Seen], None]:
+        model = given_model(followed, asked)
+        if filtered:
+            options["filter_fn"] = filter_of(model)
+        return lambda seen: _loaded(seen, asked, model, options)
+
+    return called(asked, _loader(f"load_checkpoint(model, path{shown})"), prepare, "timm")[0]
+
+
+def _loader(call: str) -> Loader:
+    return Loader("timm", release("timm"), call, "followed")
+
+
+def _loaded(seen: Seen, asked: Asked, model: nn.Module, options: dict[str, object]) -> None:
+    from timm.models import load_checkpoint
+
+    seen.module = model
+    with told_by_state_loads(seen):
+        load_checkpoint(model, asked.path, **options)
+
+
+def _pretrained(asked: Asked, followed: Followed) -> Callable[[Seen], None]:
+    model = given_model(followed, asked)
+    return lambda seen: _created(seen, asked, model)
+
+
+def _created(seen: Seen, asked: Asked, model: nn.Module | None) -> None:
+    import timm
+
+    with told_by_state_loads(seen):
+        if model is None:
+            seen.module = timm.create_model(f"local-dir:{asked.path}", pretrained=True, **asked.args)
+        else:
+            name, kwargs = _made_by(model)
+            overlay = {"file": asked.path}
+            seen.module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+
+
+def _made_by(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """The architecture's name and the arguments by which timm makes a model once more. Raises UsageError."""
+    config = getattr(model, "pretrained_cfg", None)
+    arguments = getattr(model, "_model_args", None)
+    if not isinstance(config, dict) or not config.get("architecture") or not isinstance(arguments, dict):
+        raise UsageError(
+            f"{type(model).__name__} does not say how timm made it, as pretrained weights need.",
+            f"Write timm:NAME with timm 1.0.30 or newer, or leave {given('loader_args', 'pretrained')} out.",
+        )
+    return config["architecture"], {"pretrained_cfg": config, **arguments}
+
+
+class _Found(Exception):  # noqa: N818 - a way out, not an error
+    """What an architecture is built with."""
+
+    def __init__(self, keywords: dict[str, Any]) -> None:
+        super().__init__()
+        self.keywords = keywords
+
+
+def filter_of(model: nn.Module) -> Callable[..., Any] | None:
+    """The filter function of a model's architecture. Raises UsageError for a model that is none of timm's."""
+    config = getattr(model, "pretrained_cfg", None)
+    name = config.get("architecture") if isinstance(config, dict) else None
+    if not name:
+        raise UsageError(f"{type(model).__name__} is no model of timm's, and so has no filter function.", "")
+    return filter_of_architecture(name)
+
+
+def filter_of_architecture(name: str) -> Callable[..., Any] | None:
+    """The filter function that timm gives pretrained weights of an architecture to, None where there is none.
+
+    Each architecture hands its own to one function, which is stopped before it builds anything.
+    """
+    from timm.models import model_entrypoint
+    from timm.models._builder import build_model_with_cfg
+
+    def found(*_: Any, **keywords: Any) -> Any:
+        raise _Found(keywords)
+
+    with patches() as patched:
+        patched.function(build_model_with_cfg, found)
+        try:
+            model_entrypoint(name)(pretrained=False)
+        except _Found as stopped:
+            return stopped.keywords.get("pretrained_filter_fn")
+    raise CkptdiffError(
+        f"timm {release('timm')} does not build {name} as others, so that its filter function cannot be found.",
+        f"Leave {given('loader_args', 'filter_fn')} out.",
+    )

@@ -1,0 +1,122 @@
+"""PEFT adapters on tiny bases: what the real call does, what an adapter reaches, and the words on it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import ckptdiff
+from ckptdiff.errors import CkptdiffError
+from ckptdiff.render import render_report
+from ckptdiff.render.view import View
+
+pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
+peft = pytest.importorskip("peft")
+pytest.importorskip("transformers", minversion="5")
+
+from tests.zoo import adapters  # noqa: E402 - it needs them
+
+SAMPLE = ("as saved", "key dropped", "key added", "shape changed", "kohya", "wider base", "on meta")
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    """An adapter of a model that has a class, and one of a model that is none of a library's."""
+    folder = tmp_path_factory.mktemp("peft")
+    for base in ("llama", "perceptron"):
+        _, targets, task, _ = adapters.BASES[base]
+        assert adapters.saved(folder / base, base, peft.LoraConfig(target_modules=targets, task_type=task))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["LORA", "PREFIX_TUNING"])
+@pytest.mark.parametrize("base", ["llama", "perceptron"])
+def test_a_sample_of_tuners_and_situations(kind, base, tmp_path):
+    cases = dict(
+        adapters.tried(tmp_path, (base,), SAMPLE[:1] if kind != "LORA" or base != "perceptron" else SAMPLE, (kind,))
+    )
+    assert {case: found for case, found in cases.items() if found} == {}
+    assert cases or (kind, base) == ("PREFIX_TUNING", "perceptron")
+
+
+def test_a_healthy_adapter_is_complete_though_it_has_none_of_the_bases_keys(lora):
+    report = ckptdiff.compare(adapters.llama(), lora / "llama")
+    assert report.loader.name == "peft", "recognised by its directory"
+    assert report.complete
+    assert report.verdict == "pass"
+    assert report.loader.call == "PeftModel.from_pretrained(model, path)"
+    assert report.coverage.keys == report.coverage.total_keys == 8
+    assert report.outcome.remarks == ("The adapter touches 4 of 4 modules (q_proj, v_proj), rank 8.",)
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    assert report.outcome.filled[key].sources == (("adapter_model.safetensors", key.replace(".default", "")),)
+    assert report.outcome.filled["base_model.model.lm_head.weight"].by == "base"
+    assert "bare load_state_dict" not in render_report(report, "text", View())
+
+
+def test_a_base_by_its_directory(lora, tmp_path):
+    adapters.llama().save_pretrained(tmp_path / "base")
+    assert ckptdiff.compare(f"hf:{tmp_path / 'base'}", lora / "llama").complete
+    shutil.copytree(lora / "llama", tmp_path / "adapter")
+    config = adapters.config_of(tmp_path / "adapter") | {"base_model_name_or_path": str(tmp_path / "base")}
+    adapters.write_config(tmp_path / "adapter", config)
+    assert ckptdiff.compare(None, tmp_path / "adapter").complete, "and by the name that the adapter has for it"
+
+
+def test_an_adapter_that_touches_nothing_is_an_error(lora, tmp_path):
+    path, _ = adapters.placed(lora / "perceptron", "kohya")
+    report = ckptdiff.compare(adapters.Perceptron(), path, loader="peft")
+    assert not report.complete
+    assert report.verdict == "fail"
+    assert report.raises is None
+    finding = next(finding for finding in report.findings if finding.rule == "load-error")
+    assert finding.arguments["text"] == "This adapter touches 0 of 2 modules."
+    assert "kohya" in report.outcome.remarks[1]
+    assert "pipeline.load_lora_weights(FILE)" in report.outcome.remarks[1]
+    assert "This adapter touches 0 of 2 modules." in render_report(report, "text", View())
+
+
+def test_other_names_for_the_model_are_an_error_in_pefts_own_words(lora):
+    report = ckptdiff.compare(nn.Sequential(nn.Linear(4, 4)), lora / "perceptron")
+    assert report.raises is not None
+    assert "not found in the base model" in report.raises
+
+
+def test_a_file_of_weights_alone_is_told_by_its_names(lora, tmp_path):
+    path, _ = adapters.placed(lora / "perceptron", "kohya")
+    with pytest.raises(CkptdiffError, match="with the names of kohya"):
+        ckptdiff.compare(adapters.Perceptron(), path / "adapter_model.safetensors", loader="peft")
+    with pytest.raises(CkptdiffError, match=r"has no adapter_config\.json"):
+        ckptdiff.compare(adapters.Perceptron(), tmp_path, loader="peft")
+
+
+def test_a_vocabulary_that_was_resized_is_named_with_what_to_do(tmp_path):
+    torch.manual_seed(0)
+    base = adapters.llama(vocabulary=48)
+    base.resize_token_embeddings(52, mean_resizing=False)
+    config = peft.LoraConfig(target_modules=["q_proj", "embed_tokens"], task_type="CAUSAL_LM")
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    report = ckptdiff.compare(adapters.llama(vocabulary=48), tmp_path / "adapter")
+    assert report.raises is not None
+    assert "size mismatch for base_model.model.model.embed_tokens" in report.raises
+    assert any("call model.resize_token_embeddings(52)" in remark for remark in report.outcome.remarks)
+    resized = adapters.llama(vocabulary=48)
+    resized.resize_token_embeddings(52, mean_resizing=False)
+    assert ckptdiff.compare(resized, tmp_path / "adapter").complete
+
+
+def test_modules_to_save_that_are_not_there_are_a_key_error(tmp_path):
+    _, targets, _, to_save = adapters.BASES["perceptron"]
+    assert adapters.saved(
+        tmp_path / "a", "perceptron", peft.LoraConfig(target_modules=targets, modules_to_save=to_save)
+    )
+    assert ckptdiff.compare(adapters.Perceptron(), tmp_path / "a").complete
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    del tensors["base_model.model.head.bias"]
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
+    report = ckptdiff.compare(adapters.Perceptron(), tmp_path / "a")
+    assert report.raises == "KeyError: 'base_model.model.head.bias'"
