@@ -47,6 +47,19 @@ class Patches:
 
         self._undo.append(undo)
 
+    def item(self, holder: dict[Any, Any], name: Any, value: Any) -> None:
+        """Set an item of a dictionary."""
+        before = holder.get(name, _MISSING)
+        holder[name] = value
+
+        def undo() -> None:
+            if before is _MISSING:
+                holder.pop(name, None)
+            else:
+                holder[name] = before
+
+        self._undo.append(undo)
+
     def function(self, function: Any, replacement: Callable[..., Any]) -> Callable[..., Any]:
         """Have a Python function do what another does, whoever holds it; returns the function as it was.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,9 +91,7 @@ class Nothing:
 
 
 class _Absent(ModuleType):
-    """A module that is not installed and that nobody needs before the weights, of any version that is asked for."""
-
-    __version__ = "99.0"
+    """A module that is not installed and that nobody needs before the weights."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -123,6 +122,7 @@ class AbsentModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """There is nothing to run."""
 
 
+_TENSORBOARD = "torch.utils.tensorboard"
 _ASKED_FOR = frozenset(KERNELS)
 """Libraries look whether they can have these, and take another way without."""
 
@@ -143,6 +143,8 @@ def _asked_by_program() -> bool:
 def absent_modules(scene: Scene) -> None:
     """Loggers, kernels and the like that are not installed."""
     finder = AbsentModules(scene.tell)
+    if importlib.util.find_spec("tensorboard") is None:
+        scene.patched.item(sys.modules, _TENSORBOARD, _Absent(_TENSORBOARD))  # torch's own needs it, and says so
     sys.meta_path.append(finder)
 
     def remove() -> None:
