@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ckptdiff.cli import options
 from ckptdiff.cli.report_files import parse_reports
-from ckptdiff.cli.streams import chosen_format, emit, positive, view_of
+from ckptdiff.cli.streams import chosen_format, emit, positive, tell, view_of
 from ckptdiff.render.view import View
 from ckptdiff.replacing import write_whole
 
@@ -27,6 +29,9 @@ EXAMPLES = """\
 
 FLAGS = ("--trust-checkpoint", "--allow-network", "--scratch", "--quiet", "--all", "--help", "-h", "-q")
 """The options without a value: with them it is known where the program's own command line begins."""
+
+Answer = tuple[str, str, list[str], str]
+"""The verdict, what is printed, the further reports, and the kind of device that the program did not find."""
 
 _CODES = {"pass": 0, "fail": 1, "none": 2}
 
@@ -56,6 +61,7 @@ def command(
         list[str] | None,
         typer.Option("--map", metavar="OLD=NEW", help="A path written into the program, and what it is here."),
     ] = None,
+    device: options.Device = None,
     trust_checkpoint: Annotated[
         bool, typer.Option("--trust-checkpoint", help="Let it make the objects that a file names, by their code.")
     ] = False,
@@ -79,6 +85,7 @@ def command(
     did not come so far.
     """
     from ckptdiff.render import OWN, REPORTS
+    from ckptdiff.requests import ensure_device
     from ckptdiff.running.apart import run_apart
     from ckptdiff.tracing.good_run import read_good_run
     from ckptdiff.tracing.options import TraceOptions, parse_maps
@@ -89,21 +96,24 @@ def command(
     seconds = positive("--timeout", timeout)
     good = read_good_run(against) if against is not None else None
     maps = parse_maps(map or ())
-    settings = TraceOptions(until, trust_checkpoint, allow_network, tuple(allow or ()), maps, good)
+    settings = TraceOptions(
+        until, trust_checkpoint, allow_network, tuple(allow or ()), maps, good, ensure_device(device)
+    )
     settings.place()
-    verdict, text, written = run_apart(
+    work = partial(
+        run_apart,
         _traced,
-        program,
-        settings,
-        chosen,
-        view,
-        [*(name for name, _ in reports), *(["trace"] if save else [])],
-        scratch=scratch,
-        quiet=quiet,
-        seconds=seconds,
         about=" ".join(program[:2]),
         timeout=seconds + 30,
+        seconds=seconds,
+        scratch=scratch,
+        quiet=quiet,
     )
+    wanted = [*(name for name, _ in reports), *(["trace"] if save else [])]
+    verdict, text, written, kind = work(program, settings, chosen, view, wanted)
+    if kind and verdict != "pass":
+        tell(f"It asks for a device of the kind {kind}: it is run again as where there is one.")
+        verdict, text, written, _ = work(program, replace(settings, device=kind), chosen, view, wanted)
     emit(text, own=chosen in OWN)
     paths = [path for _, path in reports] + ([save] if save else [])
     for path, content in zip(paths, written, strict=True):
@@ -121,13 +131,13 @@ def _traced(
     scratch: bool,
     quiet: bool,
     seconds: float,
-) -> tuple[str, str, list[str]]:
-    """The verdict, what is printed and the further reports, as text: the program's process has all the rest."""
+) -> Answer:
+    """What is to be told, as text: the program's process has all the rest."""
     from ckptdiff.running.apart import leave
     from ckptdiff.tracing.program import parse_program
     from ckptdiff.verbs.trace import traced
 
-    answers: list[tuple[str, str, list[str]]] = []
+    answers: list[Answer] = []
 
     def done(trace: Trace) -> None:
         answers.append(_rendered(trace, chosen, view, reports))
@@ -147,11 +157,11 @@ def _traced(
     return answers[0]
 
 
-def _rendered(trace: Trace, chosen: str, view: View, reports: Sequence[str]) -> tuple[str, str, list[str]]:
+def _rendered(trace: Trace, chosen: str, view: View, reports: Sequence[str]) -> Answer:
     from ckptdiff.render import FORMATS, render_run, render_trace
     from ckptdiff.verbs.trace import run_of
 
     run = run_of(trace)
     text = render_trace(chosen, trace, view) if chosen in FORMATS else render_run(chosen, run, view)
     further = [render_trace("json", trace) if name == "trace" else render_run(name, run, view) for name in reports]
-    return trace.verdict, text, further
+    return trace.verdict, text, further, trace.wanted

@@ -17,11 +17,13 @@ from typing import Any, NoReturn
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.claimed.questions import Asked
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
 from ckptdiff.loaders.left import Told, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
+from ckptdiff.model.machines import hosts, on
 from ckptdiff.patches import Patches, patches
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.torch_private import DispatchMode, children_of, own_parameters, without_torch_dispatch
@@ -59,6 +61,7 @@ class Tracing:
         self._followed: Followed | None = None
         self._watch: Watch | None = None
         self._called: dict[int, int] = {}
+        self._asked = Asked()
         self.ended = "end"
         self.line = ""
         self.error: BaseException | None = None
@@ -66,7 +69,8 @@ class Tracing:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Follow what runs inside the block. torch is as it was afterwards."""
-        with following(trust=self._options.trust) as followed, patches() as patched:
+        machine = on(hosts(self._options.device), self._asked, "cpu")
+        with following(trust=self._options.trust) as followed, machine, patches() as patched:
             self._followed, self._watch = followed, Watch(followed)
             self._watch.start(patched)
             scene = Scene(patched, self._watch, self._tell)
@@ -251,9 +255,17 @@ class Tracing:
             tuple(kind for kind in self._options.good or () if kind not in {model.kind for model in models}),
             tuple(self._notes),
             tuple(followed.engine.looked),
+            self._wanted(),
             unread,
             tuple(doubt for doubt in dict.fromkeys(doubts) if doubt not in unread),
         )
+
+    def _wanted(self) -> str:
+        """The kind of device that the program did not find here."""
+        if self._options.device is not None or self.error is None:
+            return ""
+        kinds = [*self._asked.needs, *("cuda" for word in ("CUDA", "NVIDIA") if word in str(self.error))]
+        return next(iter(kinds), "")
 
     def _after_load(self) -> dict[int, frozenset[str]]:
         watch = self._watch

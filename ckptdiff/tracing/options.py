@@ -26,6 +26,8 @@ class TraceOptions:
     allow: tuple[str, ...] = ()
     maps: Maps = ()
     good: Good | None = None
+    device: str | None = None
+    """As on which machine: `cuda`, `cpu`; this one for None."""
 
     def place(self) -> tuple[str, int] | None:
         """The file and the line to stop at, None for the other two. Raises UsageError for what is none of them."""

@@ -120,6 +120,8 @@ class Trace:
     """What was answered in place of the real thing."""
     looked_at: tuple[Source, ...] = ()
     """Tensors of files whose values the program looked at."""
+    wanted: str = ""
+    """The kind of device that it ended for want of."""
     unread: tuple[str, ...] = ()
     """Sentences on files of weights that the program read in a way of its own."""
     doubts: tuple[str, ...] = ()

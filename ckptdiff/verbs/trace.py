@@ -16,7 +16,7 @@ from ckptdiff.gate.run import NoVerdict, Run, TargetResult
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.model.tree import ModuleNode, ModuleTree
-from ckptdiff.requests import several
+from ckptdiff.requests import ensure_device, several
 from ckptdiff.tracing.trace import Trace, TracedFile, TracedModel, TracedState
 
 if TYPE_CHECKING:
@@ -82,21 +82,24 @@ def trace(
     trust_checkpoint: bool = False,
     allow: str | Sequence[str] = (),
     allow_network: bool = False,
+    device: str | None = None,
 ) -> Iterator[Traced]:
     """Trace a block of code: which models it makes, what checkpoints fill in them, and what keeps initial values.
 
     The block is left at the first call of a model that holds something of a file, or with `until="end"` run to its end;
     `until` may be a line, `file.py:12`. Files that it loads are mapped instead of read, weights that it would save are
     not written. `allow` are globs of keys that may keep initial values; objects that only code named in a file could
-    make are refused without `trust_checkpoint`, connections to other machines without `allow_network`. What the block
-    raises passes through.
+    make are refused without `trust_checkpoint`, connections to other machines without `allow_network`. `device` says as
+    on which machine it runs, "cuda" or "cpu"; on this one without. What the block raises passes through.
 
     Raises UsageError for an `until` that is no place to stop at.
     """
     from ckptdiff.tracing.follow_program import Stopped, Tracing
     from ckptdiff.tracing.options import TraceOptions
 
-    tracing = Tracing(TraceOptions(until, trust_checkpoint, allow_network, several("allow", allow)), "the block")
+    globs = several("allow", allow)
+    options = TraceOptions(until, trust_checkpoint, allow_network, globs, device=ensure_device(device))
+    tracing = Tracing(options, "the block")
     traced = Traced(tracing)
     with tracing.active():
         try:

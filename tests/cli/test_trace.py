@@ -194,6 +194,31 @@ def test_what_stands_before_the_weights(capfd: pytest.CaptureFixture[str]) -> No
         assert any(name in note for note in answer["notes"]), name
 
 
+def test_a_program_that_insists_on_a_gpu(capfd: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "import torch.backends.cudnn as cudnn; cudnn.benchmark = True; torch.cuda.manual_seed_all(1)\n"
+        "model = Net().cuda(); run = torch.load('run.ckpt', map_location='cuda:0'); torch.cuda.set_device(0)\n"
+        "model.load_state_dict(run['model']); assert next(model.parameters()).is_cuda\n"
+        "optimizer = torch.optim.Adam(model.parameters()); optimizer.load_state_dict(run['optimizer'])\n"
+        "scaler = torch.amp.GradScaler('cuda'); torch.cuda.reset_peak_memory_stats(); torch.cuda.empty_cache()\n"
+        "with torch.autocast('cuda'): model(torch.rand(2, 4, device='cuda'))\n"
+    )
+    code, answer, err = traced(text, capfd)
+    assert (answer["raised"], code, answer["ended"]) == (None, 0, "first call of Net")
+    assert "as where there is one" in err
+    code, answer, _ = traced(text, capfd, "--device", "cuda")
+    assert (answer["raised"], code) == (None, 0)
+    code, answer, _ = traced(text, capfd, "--device", "cpu")
+    assert code == 2
+    assert "CUDA" in answer["raised"]
+    guarded = (
+        "device = 'cuda' if torch.cuda.is_available() else 'cpu'\nmodel = Net(5 if device == 'cpu' else 7)\n"
+        "model.load_state_dict(torch.load('plain.pth', map_location=device))"
+    )
+    assert traced(guarded, capfd)[0] == 0
+    assert traced(guarded, capfd, "--device", "cuda")[0] == 1
+
+
 def test_spawned_ranks_run_here_as_the_first(capfd: pytest.CaptureFixture[str]) -> None:
     text = (
         "def work(rank, path):\n    assert rank == 0\n    model = Net(); model.load_state_dict(torch.load(path))\n"
