@@ -182,6 +182,8 @@ class ObjectInfo:
     summary: str = ""
     value: object = None
     content: object = field(default=None, compare=False)
+    certain: bool = field(default=True, compare=False)
+    """Whether the class is known to be the one named, and to be like no tensor (`__torch_function__`)."""
 
 
 Entry = TensorInfo | ObjectInfo

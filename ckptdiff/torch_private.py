@@ -11,6 +11,7 @@ import ast
 import functools
 import inspect
 import os
+import pathlib
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -55,6 +56,7 @@ __all__ = [
     "WrappedHook",
     "children_of",
     "chosen_device",
+    "distributed_classes",
     "empty_affine_quantized",
     "empty_per_channel_affine_quantized",
     "lists_of_failed_call",
@@ -266,6 +268,25 @@ def part_of_file(file: Any) -> tuple[str, int, int] | None:
         return None
     name = getattr(getattr(file, "base_stream", None), "name", None)
     return (os.fspath(name), file.offset, file.len) if isinstance(name, (str, os.PathLike)) else None
+
+
+def distributed_classes() -> dict[tuple[str, str], Any]:
+    """Module and name → what torch.distributed.checkpoint's `.metadata` is made of: none does more than hold values."""
+    from torch.distributed.checkpoint import filesystem, metadata
+    from torch.serialization import _get_layout
+
+    names = ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+             "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING", "_StorageInfo",
+             "_StoragePrefix")  # fmt: skip
+    found = [getattr(source, name, None) for source in (metadata, filesystem) for name in names]
+    classes = {(item.__module__, item.__qualname__): item for item in (*found, torch.Size, _get_layout) if item}
+    dtypes = {("torch", name): item for name, item in vars(torch).items() if isinstance(item, torch.dtype)}
+    paths = {
+        (module, f"{name}Path"): getattr(pathlib, f"Pure{name}Path")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("Posix", "Windows")
+    }
+    return classes | dtypes | paths
 
 
 def allowed_globals() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pickle
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -438,6 +439,24 @@ def test_a_part_of_a_file_is_what_a_distributed_checkpoint_is_read_by(tmp_path: 
         assert private.part_of_file(view) == (str(tmp_path / "all"), 3, 4)
         assert view.read(4) == b"3456"
         assert private.part_of_file(file) is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_metadata_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    dcp.save({"a": torch.ones(2, 3), "b": 1}, checkpoint_id=tmp_path / "c")
+    named = set()
+
+    class Noting(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            named.add((module, name))
+            return super().find_class(module, name)
+
+    with (tmp_path / "c" / ".metadata").open("rb") as file:
+        Noting(file).load()
+    assert ("torch.distributed.checkpoint.metadata", "Metadata") in named
+    assert named <= private.distributed_classes().keys()
 
 
 def test_the_allowed_globals_are_what_a_weights_only_load_finds() -> None:

@@ -113,9 +113,8 @@ def command(
         about=loader,
         timeout=timeout,
     )
-    if verbose:
-        for note in notes:
-            tell(f"note: {note}")
+    for note in notes if verbose else notes[-1:] if verify and loads is None else ():  # what it has shown comes last
+        tell(f"note: {note}")
     emit(text, own=chosen in OWN)
     for (_, path), content in zip(reports, written, strict=True):
         write_whole(path, content)

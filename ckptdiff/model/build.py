@@ -151,6 +151,8 @@ def _attempt(
             finally:  # for the code may have failed by what it saw
                 if watch is not None:
                     doubts = [*watch.doubts, *_suspicions(home, built, watch, how)]
+                    if getattr(watch, "names_meta", False):
+                        doubts.append("code of the model's own puts tensors on the meta device")
             if doubts:
                 raise _Doubtful
             return replace(built, host=host)

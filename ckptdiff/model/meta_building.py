@@ -63,6 +63,8 @@ class MetaWatch(TorchFunctionMode):
         super().__init__()
         self.doubts: list[str] = []
         self.addressed: set[str] = set()
+        self.names_meta = False
+        """Whether a call named the meta device, so that its tensor may be there however the model is built."""
         self.skipped_random = True
         self._drawn = False
         self._makers = tensor_makers()
@@ -74,7 +76,7 @@ class MetaWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         makes = func in self._makers
         if _is_meta_device(kwargs.get("device")) or (func is torch.Tensor.to and any(map(_is_meta_device, args[1:]))):
-            self.doubts.append("code of the model's own puts tensors on the meta device")
+            self.names_meta = True
         if makes and kwargs.get("device") is None and chosen_device() is self._outer:
             kwargs["device"] = _META
         elif (filled := _normal(func, args, kwargs)) is not None:

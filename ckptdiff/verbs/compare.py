@@ -159,18 +159,19 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
         from ckptdiff.loaders.torch.restoring import refusal
 
         outcome = replace(outcome, unrestored=refusal(file, options.device))
+    confirmed: tuple[str, ...] = ()
     if options.verify:
         from ckptdiff.loaders.torch.witness import confirm
 
         with given.running():
-            confirm(outcome)
+            confirmed = (confirm(outcome),)
     if options.check_values:
         from ckptdiff.loaders.torch.value_check import check_values
 
         outcome = replace(outcome, values=check_values(outcome))
     report = judge(outcome, fail_on=options.fail_on)
     report = replace(report, repairs=_repairs(report, given), outcome=of_the_file(outcome))
-    return Compared(report, (*idle, *given.notes))
+    return Compared(report, (*idle, *given.notes, *confirmed))
 
 
 def _elsewhere(given: GivenModel, file: Checkpoint, options: CompareOptions) -> Iterator[tuple[str, str]]:

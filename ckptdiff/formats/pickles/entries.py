@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -156,7 +157,29 @@ def object_info(value: object) -> ObjectInfo:
     if type(value) in (str, bytes):
         assert isinstance(value, (str, bytes))
         return ObjectInfo(type_name(value), repr(value[:MAX_SUMMARY]) if len(value) <= MAX_SUMMARY else "", value)
-    return ObjectInfo(type_name(value), summary(value))
+    return ObjectInfo(type_name(value), summary(value), certain=_is_certain(value))
+
+
+_CERTAIN = re.compile(
+    r"builtins\.(?:bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
+    r"|collections\.(?:Counter|OrderedDict|defaultdict|deque)|datetime\.\w+|decimal\.Decimal|fractions\.Fraction"
+    r"|argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|uuid\.UUID|_codecs\.encode"
+    r"|torch\.device|torch\.Generator|torch\.nn\.modules\.[\w.]+"
+)
+
+
+def _is_certain(value: object) -> bool:
+    """Whether a value's class is known, without looking it up, and to be like no tensor for torch."""
+    if type(value) is Global:
+        return type_name(value) == "torch.dtype"
+    if type(value) is not Instance:
+        return True
+    path, first = _class_path(value)
+    if path in _NUMPY_SCALARS:
+        return True
+    if path.endswith("._reconstruct") and path in _RESULTS:
+        return type(first) is Global and first.path == "numpy.ndarray"
+    return (path in _RESULTS and path.startswith("numpy.")) or _CERTAIN.fullmatch(path) is not None
 
 
 def summary(value: object) -> str:
@@ -222,17 +245,21 @@ def _global_type_name(value: Any) -> str:
 
 
 def _instance_type_name(value: Instance) -> str:
-    cls = value.cls
-    if type(cls) is not Global:
-        return "object"
-    path = cls.path
-    args = value.args
-    first = args[0] if type(args) is tuple and args else None
+    path, first = _class_path(value)
     if path in _RESULTS:
         return _RESULTS[path]
     if path in _NUMPY_SCALARS:
         name = numpy_dtype(first)
         return f"numpy.{name}" if name != "object" else "numpy.generic"
-    if path in ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__") and type(first) is Global:
-        path = first.path
     return path.removeprefix("builtins.")
+
+
+def _class_path(value: Instance) -> tuple[str, object]:
+    """The dotted name of what was called to make an object, or of its class, and the first argument."""
+    cls = value.cls
+    if type(cls) is not Global:
+        return "builtins.getattr", None  # whatever it is
+    first = value.args[0] if type(value.args) is tuple and value.args else None
+    if cls.path in ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__") and type(first) is Global:
+        return first.path, first
+    return cls.path, first

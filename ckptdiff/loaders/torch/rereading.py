@@ -8,37 +8,41 @@ Nothing a file names is run (weights_only=True), and no value is read: everythin
 from __future__ import annotations
 
 import copy
-import os
+import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ckptdiff.checkpoint import Checkpoint, read
+from ckptdiff.formats.sharded import ShardIndex
 from ckptdiff.places import is_url
+from ckptdiff.tensors import TensorInfo
+from ckptdiff.torch_private import distributed_classes
 
 Facts = dict[Any, tuple[str, tuple[int, ...]] | None]
 
 
-def disagreement(checkpoint: Checkpoint) -> str:
-    """How the library's own reading of the checkpoint's file differs, or "". Not every file can be asked about: only
-    what torch.load takes with weights_only=True, as a zip archive, and safetensors."""
+def disagreement(checkpoint: Checkpoint) -> str | None:
+    """How the library's own reading of the checkpoint's file differs, "" where it does not. None where it cannot be
+    asked: a file behind a URL, one that torch.load refuses with weights_only=True, and TorchScript, of which torch
+    compiles the code before it gives the tensors."""
     path = checkpoint.path
-    if checkpoint.live is not None or is_url(path) or not os.path.isfile(path):  # noqa: PTH113
-        return ""
-    asked = {"torch-zip": _torch_zip, "safetensors": _safetensors}.get(checkpoint.format)
-    if asked is None:
-        return ""
+    if checkpoint.live is not None or is_url(path):
+        return None
     # Renames may have been applied to the checkpoint; the file itself is what is asked about.
-    ours = read(path, key=checkpoint.state_dict_key or None) if checkpoint.format == "torch-zip" else read(path)
-    theirs = asked(path, ours)
+    ours = read(path, key=checkpoint.state_dict_key or None) if checkpoint.kind.content == "object" else read(path)
+    theirs = _theirs(ours)
     if theirs is None:
-        return ""
+        return None
     facts, metadata = theirs
     tensors = ours.tensors
     told: Facts = {key: (tensors[key].dtype, tensors[key].shape) if key in tensors else None for key in ours.entries}
-    if list(told) != list(facts):
-        return f"the keys {sorted(map(str, told.keys() ^ facts.keys()))[:3] or 'in another order'}"
+    if told.keys() != facts.keys():
+        return f"the keys {sorted(map(str, told.keys() ^ facts.keys()))[:3]}"
+    if list(told) != list(facts) and ours.kind.by_torch_load:
+        return "the keys in another order"
     differing = [key for key in told if told[key] != facts[key]]
     if differing:
         return f"{differing[0]!r}: {facts[differing[0]]}, and was read as {told[differing[0]]}"
@@ -47,20 +51,68 @@ def disagreement(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _torch_zip(path: str, ours: Checkpoint) -> tuple[Facts, Any] | None:
+def _theirs(ours: Checkpoint) -> tuple[Facts, Any] | None:
+    """What the libraries say of the file or files that were read."""
+    if ours.format == "torch-distributed":
+        return _distributed(ours)
+    content = None if ours.opened is None else ours.opened.content
+    if not isinstance(content, ShardIndex):
+        return _of_file(ours.format, ours.path, ours.tensors, ours.state_dict_key)
+    assert ours.opened is not None
+    facts: Facts = {}
+    for file, part in ours.opened.opened_parts().items():
+        found = _of_file(part.format, part.name, ours.tensors, "")
+        if found is None:
+            return None
+        facts |= {key: item for key, item in found[0].items() if content.weight_map.get(key) == file}
+    return facts, None
+
+
+def _of_file(form: str, path: str, tensors: dict[str, TensorInfo], key: str) -> tuple[Facts, Any] | None:
+    if form in ("torch-zip", "torch-legacy"):
+        return _torch_load(path, key)
+    return _safetensors(path, tensors) if form == "safetensors" else None
+
+
+def _torch_load(path: str, key: str) -> tuple[Facts, Any] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             value: Any = torch.load(path, map_location="meta", weights_only=True)
         except Exception:  # the file does not allow it
             return None
-    value = _at(value, ours.state_dict_key)
+    value = _at(value, key)
     if not isinstance(value, dict):
         return None
     return {key: _facts(item) for key, item in value.items()}, copy.deepcopy(getattr(value, "_metadata", None))
 
 
-def _safetensors(path: str, ours: Checkpoint) -> tuple[Facts, Any] | None:
+def _distributed(ours: Checkpoint) -> tuple[Facts, Any] | None:
+    """What Python makes of `.metadata`, which torch would load unguarded: here with torch's classes for it alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Path(ours.path, ".metadata").open("rb") as file:
+                metadata = _Metadata(file).load()
+        except Exception:  # it names something else
+            return None
+    facts: Facts = {}
+    for flat, item in metadata.state_dict_metadata.items():
+        path = (metadata.planner_data or {}).get(flat, (flat,))
+        key = ".".join(map(str, path))
+        properties = getattr(item, "properties", None)
+        if key.startswith(f"{ours.state_dict_key}." if ours.state_dict_key else ""):
+            inner = key[len(ours.state_dict_key) + 1 :] if ours.state_dict_key else key
+            facts[inner] = properties and (str(properties.dtype).removeprefix("torch."), tuple(item.size))
+    return facts, None
+
+
+class _Metadata(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return distributed_classes()[module, name]
+
+
+def _safetensors(path: str, tensors: dict[str, TensorInfo]) -> tuple[Facts, Any] | None:
     try:
         from safetensors import safe_open
     except ImportError:
@@ -69,7 +121,6 @@ def _safetensors(path: str, ours: Checkpoint) -> tuple[Facts, Any] | None:
         keys = set(file.keys())
         sizes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
     # The order is that of the bytes, which the library does not tell; nor does it tell a dtype in torch's words.
-    tensors = ours.tensors
     order = [key for key in tensors if key in keys] + sorted(keys - tensors.keys())
     halved = ("float4_e2m1fn_x2",)
     return {

@@ -291,6 +291,10 @@ class Walk:
         key = prefix + name
         if isinstance(entry, ObjectInfo):
             value = scope.objects.get(key, self.live[key] if self.live is not None and key in self.live else None)
+            if value is None and not entry.certain:
+                self.doubts.append(
+                    f"{key} holds a {entry.type_name}; only its class knows whether it is like a tensor."
+                )
             kind = f"<class '{entry.type_name}'>" if value is None else str(type(value))
             self._say(not_a_tensor(key, kind, entry.type_name))
             return False

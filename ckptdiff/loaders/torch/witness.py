@@ -54,8 +54,9 @@ class _Answer:
         return (self.error or "loads") + lists
 
 
-def confirm(outcome: Outcome) -> None:
-    """Ask torch's own loader, strictly and not, and return if its answers are the outcome's.
+def confirm(outcome: Outcome) -> str:
+    """Ask torch's own loader, strictly and not, and return what that has shown, in a sentence, if its answers are the
+    outcome's.
 
     A model that was built without memory stays so. On the meta device every tensor can be copied into every other of
     its shape, so what the walk says of copies that fail is not put to the test there. Raises Disagreement with both
@@ -71,12 +72,14 @@ def confirm(outcome: Outcome) -> None:
             f"torch itself reads {outcome.checkpoint.path} otherwise: {differs}.",
             "This is a defect, please report it.",
         )
+    valueless = False
     with generators_kept():
         for strict in (True, False):
             ours = _Answer(
                 error_message(outcome, strict), outcome.problem_keys("missing"), outcome.problem_keys("unexpected")
             )
             theirs, on_meta = _torch_says(outcome, strict)
+            valueless = valueless or on_meta
             if _same(ours, theirs, on_meta):
                 continue
             raise Disagreement(
@@ -84,6 +87,13 @@ def confirm(outcome: Outcome) -> None:
                 "This is a defect, please report it.",
                 detail=f"torch:    {theirs}\nckptdiff: {ours}",
             )
+    where = "on the meta device, where no value is copied" if valueless else "with its values"
+    read_too = "" if not outcome.checkpoint.path else _READ_NOT if differs is None else _READ_TOO
+    return f"torch's own loader gives the same answer on a copy of the model {where}{read_too}."
+
+
+_READ_TOO = ", and the file's own library reads the same keys, dtypes and shapes in it"
+_READ_NOT = "; the file itself was not read a second time, since torch would not without running what is in it"
 
 
 def _torch_says(outcome: Outcome, strict: bool) -> tuple[_Answer, bool]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import zipfile
-from pathlib import Path
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -189,3 +192,56 @@ def test_only_what_code_looks_at_is_read(tmp_path: Path) -> None:
     assert compare(extract(model), read(path)).raised is None
     resident = [int(size) for size in (tmp_path / "resident").read_text().split()]
     assert 0 < sum(resident) < 16 << 10
+
+
+class Like:
+    """What torch takes for a tensor."""
+
+    shape = (2, 2)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return NotImplemented
+
+
+class Unlike:
+    """What it does not."""
+
+
+VALUES: dict[str, Any] = {
+    "like a tensor": Like(),
+    "a class like a tensor": Like,
+    "of a class": Unlike(),
+    "a function": nn.functional.relu,
+    "a method": "x".upper,
+    "a dtype of numpy": np.dtype("f4"),
+    "an array": np.zeros((2, 2)),
+    "a number of numpy": np.float32(1),
+    "a namespace": argparse.Namespace(a=1),
+    "a path": PurePosixPath("a"),
+    "complex": 1j,
+    "a set": {1},
+    "None": None,
+    "a dict": OrderedDict(a=1),
+    "a dtype": torch.float32,
+    "a device": torch.device("cpu"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_is_no_tensor_is_named_to_the_letter_or_doubted(name: str, protocol: int, tmp_path: Path) -> None:
+    state = {"weight": VALUES[name], "bias": torch.zeros(2)}
+    torch.save(state, tmp_path / "w.pth", pickle_protocol=protocol)
+    outcome = compare(extract(nn.Linear(2, 2)), read(tmp_path / "w.pth"))
+    try:
+        nn.Linear(2, 2).load_state_dict(torch.load(tmp_path / "w.pth", weights_only=False))
+        theirs = None
+    except RuntimeError as error:
+        theirs = str(error)
+    except Exception as error:
+        theirs = f"{type(error).__name__}: {error}"
+    known = name not in list(VALUES)[:6]
+    assert bool(outcome.doubts) == (not known)
+    assert not known or error_message(outcome) == theirs
+    assert error_message(outcome) is not None
