@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-zoo test-oldest test-typer zoo libraries loaders lint format fuzz bench package clean
+.PHONY: demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo libraries loaders lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -22,10 +22,13 @@ demo: .venv/.runtime ## the main job on the fixtures: one pair that fits and one
 	@BIN=$(BIN) sh fixtures/demo.sh
 
 test: .venv/.dev ## everything but the zoo and the browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not zoo and not browser"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not zoo and not browser and not gpu"
 
 test-browser: .venv/.dev ## the HTML report in Chromium, which must be installed with its driver
 	$(BIN)/python -m pytest -m browser tests/render
+
+test-gpu: .venv/.dev ## what needs a GPU and a torch with CUDA; skipped, with a sentence, where there is none
+	$(BIN)/python -m pytest -rs -m gpu tests/gpu
 
 test-fast: .venv/.dev ## the unit tests
 	$(BIN)/python -m pytest -n 2

@@ -105,14 +105,16 @@ class _Handler(BaseHTTPRequestHandler):
             opened.seek(start)
             while start < stop:
                 data = opened.read(min(CHUNK, stop - start))
+                with server.lock:  # before it is sent: who has read it may ask at once
+                    server.bytes += len(data)
                 try:
                     self.wfile.write(data)
                 except OSError:  # the client has had enough
                     self.close_connection = True
+                    with server.lock:
+                        server.bytes -= len(data)
                     return None
                 start += len(data)
-                with server.lock:
-                    server.bytes += len(data)
         return None
 
     def hub(self, path: str) -> None:
@@ -134,9 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
         with self.state.lock:
             self.state.bytes += len(body)
+        self.wfile.write(body)
 
 
 class _Http(ThreadingHTTPServer):

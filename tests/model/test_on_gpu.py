@@ -81,3 +81,20 @@ def test_torch_is_as_it_was() -> None:
     assert torch.get_default_device() == torch.device("cpu")
     assert "torch" in sys.modules
     assert torch.Generator().device.type == "cpu"
+
+
+def test_data_parallel_on_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There it puts its module on the GPU: which is claimed, so that it is built on meta as everywhere."""
+    from ckptdiff.model import machines
+    from ckptdiff.model.build import build
+
+    monkeypatch.setattr(machines, "kind_here", lambda: "cuda")
+    monkeypatch.setattr(machines, "devices_of", lambda kind: int(kind == "cuda"))
+    (tmp_path / "parallel.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.second = nn.DataParallel(nn.Linear(3, 3))\n"
+    )
+    built = build(f"{tmp_path / 'parallel.py'}:Net")
+    assert (built.how, built.host.kind) == ("meta", "cuda")
+    assert list(built.module.state_dict()) == ["second.module.weight", "second.module.bias"]
+    assert not torch.cuda.is_initialized()
