@@ -142,8 +142,13 @@ class LoaderRequest:
         args: Mapping[str, object] | None = None,
         trust: bool = False,
         trust_remote_code: bool = False,
+        *,
+        or_usual: bool = False,
     ) -> LoaderRequest | None:
-        """None for torch's own, `load_state_dict`. Raises UsageError for what is no loader."""
+        """None for torch's own, `load_state_dict`; with `or_usual` for the usual one, too.
+
+        Raises UsageError for what is no loader.
+        """
         chosen: str | Callable[..., Any] | Row | None = loader
         if isinstance(loader, str) and loader.isidentifier():
             chosen = named(loader)
@@ -152,7 +157,7 @@ class LoaderRequest:
                 raise UsageError(f"{loader} names no function.", "Write for example load.py:load_weights.")
         elif loader is not None and not isinstance(loader, str) and not callable(loader):
             raise UsageError(f"A loader is a name, a function or its reference, not {type(loader).__name__}.", "")
-        if args and loader is not None and not isinstance(chosen, Row):
+        if args and not isinstance(chosen, Row) and not (loader is None and or_usual):
             raise UsageError(
                 f"{option('loader_args')} is for a loader of a name.", f"Those are {', '.join(NAMES[1:])}."
             )

@@ -91,7 +91,7 @@ def command(
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")
     file = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     loader_args = parse_args(loader_arg or [], "loader_args")
-    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, or_usual=True)
     asked_for = CompareOptions(
         assign=assign,
         check_values=check_values,

@@ -30,7 +30,7 @@ from ckptdiff.cli.write_options import (
 )
 
 if TYPE_CHECKING:
-    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
     from ckptdiff.verbs.filter import FitOptions
 
 EXAMPLES = """\
@@ -38,6 +38,7 @@ EXAMPLES = """\
   ckptdiff filter model.py:Net weights.pth -o fits.safetensors --dry-run
   ckptdiff filter model.py:Net ddp.pth -o fits.pth --strip-prefix module.
   ckptdiff filter model.py:Net weights.pth -o full.pth --fill-missing --seed 1
+  ckptdiff filter hf:bert-dir bert-dir -o fits.safetensors --loader transformers
   ckptdiff filter model.py:Net weights.pth -o fits.pth --adapt 'fc.*=slice'"""
 
 
@@ -45,6 +46,10 @@ def command(
     model: options.Model,
     checkpoint: options.Checkpoint,
     out: Out,
+    loader: options.Loader = None,
+    loader_arg: options.LoaderArgs = None,
+    trust_checkpoint: options.TrustCheckpoint = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     key: options.Key = None,
     arg: options.Args = None,
     drop: DropGlobs = None,
@@ -85,9 +90,10 @@ def command(
 
     Unexpected and mismatched keys are dropped, everything else is copied to the bit. What is written is read back and
     walked before it appears, so that it loads; an existing file is replaced only with --force, and only whole.
+    With --loader, what that loader takes is written, under the names that it knows.
     """
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions, renames_of
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of
     from ckptdiff.verbs.filter import FitOptions
 
     one_of("color", color, COLORS)
@@ -112,8 +118,10 @@ def command(
             force_damaged=force_damaged,
             fsync=not no_fsync,
         ),
+        LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code),
         show_all=show_all,
         format=format,
+        about=loader,
         timeout=timeout,
     )
     emit(text)
@@ -125,10 +133,13 @@ def _filtered(
     checkpoint: CheckpointRequest,
     fit: FitOptions,
     how: WriteOptions,
+    loader: LoaderRequest | None = None,
     *,
     show_all: bool,
     format: str,  # noqa: A002 - the option's own name
 ) -> str:
     from ckptdiff.verbs.filter import filtered
 
-    return written(lambda progress: filtered(model, checkpoint, fit, how, progress), show_all=show_all, format=format)
+    return written(
+        lambda progress: filtered(model, checkpoint, fit, how, progress, loader), show_all=show_all, format=format
+    )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Found = tuple[str, str, "dict[str, Value]"]
 """A rule, a key, and the facts."""
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _PATTERNS = 4
 """Patterns of source keys that a sentence lists."""
 

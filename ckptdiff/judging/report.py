@@ -120,6 +120,8 @@ class Report:
         if not self.coverage.total_keys and not any(EXTRA_STATE in node.custom for _, node in outcome.model.walk()):
             return "model"
         # A program may name its files by itself.
+        if any(item.by == "file" for item in outcome.filled.values()):
+            return ""  # as far as a loader takes its weights from elsewhere than looked for
         return "" if outcome.checkpoint.entries or outcome.loader.name == "program" else "checkpoint"
 
     @property

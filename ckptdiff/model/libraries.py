@@ -132,14 +132,17 @@ def _transformers(target: str, args: Mapping[str, object]) -> Recipe:
 
 def read_config(path: Path, target: str) -> dict[str, Any]:
     """A config.json, or that of a directory. Raises ModelError where there is none that can be read."""
-    file = path / "config.json" if path.is_dir() else path
+    return read_json(path / "config.json" if path.is_dir() else path, target)
+
+
+def read_json(file: Path, target: str) -> dict[str, Any]:
+    """A configuration. Raises ModelError where there is none that can be read; `target` is what the user called it."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if path.is_dir():
+        if file.parent.is_dir() and file.name == "config.json":
             raise ModelError(f"hf:{target}: the directory has no config.json.", "Name the one that has it.") from None
-        hint = "Nothing is downloaded: fetch the model's config.json and name its directory."
-        raise ModelError(f"hf:{target}: there is no such file or directory.", hint) from None
+        raise _nowhere(target) from None
     except OSError as error:
         raise ModelError(f"hf:{target}: {error.strerror}.", "Check the file's permissions.") from None
     except (ValueError, RecursionError) as error:
@@ -147,6 +150,19 @@ def read_config(path: Path, target: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelError(f"hf:{target}: {file.name} holds no JSON object.", "Name a transformers config.json.")
     return {name: _with_floats(value) for name, value in values.items()}
+
+
+def _nowhere(target: str) -> ModelError:
+    hint = "Nothing is downloaded: fetch the model's config.json and name its directory."
+    return ModelError(f"hf:{target}: there is no such file or directory.", hint)
+
+
+def own_directory(target: str) -> Path:
+    """The directory of `hf:TARGET` that holds its weights too. Raises ModelError where there is none."""
+    path = directory_of(target)
+    if not path.exists():
+        raise _nowhere(target)
+    return path if path.is_dir() else path.parent
 
 
 _FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}

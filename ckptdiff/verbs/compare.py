@@ -75,7 +75,7 @@ def compare(
         raise UsageError("Without a loader, compare needs a model.", "Pass the model, or the loader that makes it.")
     asked = None if model is None else ModelRequest.of(model, args, device)
     given: object = own_checkpoint(asked) if checkpoint is None else checkpoint
-    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, or_usual=True)
     # callers without a type checker pass anything, as they do to load_state_dict
     if asked is not None and loads is None and not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
         return _refused(asked, given, fail_on)
@@ -93,9 +93,9 @@ def own_checkpoint(model: ModelRequest | None) -> object:
     reference = None if model is None else model.model
     if not isinstance(reference, Reference) or reference.kind != "hf":
         return None
-    from ckptdiff.model.libraries import directory_of
+    from ckptdiff.model.libraries import own_directory
 
-    return str(directory_of(reference.target))
+    return str(own_directory(reference.target))
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def converter(
     trust_remote_code: bool,
 ) -> LoaderRequest:
     """The loader to follow: the one that is named, the usual one, or plain code around `load_state_dict`."""
-    chosen = LoaderRequest.of(loader, args, trust, trust_remote_code)
+    chosen = LoaderRequest.of(loader, args, trust, trust_remote_code, or_usual=True)
     if loader is None:
         chosen = LoaderRequest.usual(model, path, args, trust_remote_code)
     return chosen or LoaderRequest(load_state_dict, {}, trust)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import UsageError
-from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions, renames_of, several
-from ckptdiff.spelling import given, options
+from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of, several
+from ckptdiff.spelling import given, option, options
 from ckptdiff.verbs.rewrite import carried_out, planned
 from ckptdiff.writing.adaptations import Adaptation, parse_adaptation
 from ckptdiff.writing.execute import Initial, Job, Progress, Written
@@ -25,6 +25,10 @@ def filter(  # noqa: A001 - the command's own name
     checkpoint: File,
     out: str | os.PathLike[str],
     *,
+    loader: str | Callable[..., Any] | None = None,
+    loader_args: Mapping[str, object] | None = None,
+    trust_checkpoint: bool = False,
+    trust_remote_code: bool = False,
     key: str | None = None,
     args: Mapping[str, object] | None = None,
     strip_prefix: str | Sequence[str] | None = None,
@@ -55,6 +59,9 @@ def filter(  # noqa: A001 - the command's own name
     written under each of their names, since `load_state_dict` asks for all of them; `shared="drop"` leaves that to
     whoever loads.
 
+    `loader`, a name or a function as for `compare`, is asked instead of `load_state_dict`: what fills nothing of the
+    model is left out, and the rest keeps its names and shapes, since the loader does what is to be done with them.
+
     Raises CkptdiffError where nothing fits, an option does not, or it cannot be written; `out` is then what it was.
     """
     asked = ModelRequest.of(model, args)  # what is cheap to get wrong is looked at first
@@ -75,7 +82,8 @@ def filter(  # noqa: A001 - the command's own name
         fsync=fsync,
     )
     renames = renames_of(strip_prefix, add_prefix, rename, rules)
-    return filtered(asked, CheckpointRequest(checkpoint, key, renames), fit, options, progress)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    return filtered(asked, CheckpointRequest(checkpoint, key, renames), fit, options, progress, loads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +116,11 @@ def filtered(
     fit: FitOptions,
     options: WriteOptions,
     progress: Progress | None = None,
+    loader: LoaderRequest | None = None,
 ) -> Job | Written:
     """`filter`, as it was asked."""
+    if loader is not None:
+        return _for_loader(loader, model, checkpoint, fit, options, progress)
     file = checkpoint.read()
     given = model.describe()
     with given.running():
@@ -120,6 +131,33 @@ def filtered(
             fill_missing=fit.fill_missing,
         )
         return carried_out(plan, options, _initial(given, fit.seed) if plan.filled else None, progress)
+
+
+def _for_loader(
+    loader: LoaderRequest,
+    model: ModelRequest,
+    checkpoint: CheckpointRequest,
+    fit: FitOptions,
+    options: WriteOptions,
+    progress: Progress | None,
+) -> Job | Written:
+    """What of a file a loader takes: the keys that fill something of the model, as they are."""
+    if fit.adaptations or fit.fill_missing or checkpoint.renames or checkpoint.key:
+        raise UsageError(
+            f"{option('adapt')}, {option('fill_missing')}, {option('key')} and renames are for load_state_dict.",
+            f"Leave out {option('loader')}, or rewrite the file first.",
+        )
+    path = checkpoint.checkpoint
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
+    outcome = loader.left(model, os.fspath(path)).outcome
+    used = {source.rpartition("/")[2] for item in outcome.filled.values() for _, source in item.sources}
+    file = checkpoint.read()
+    kept = {key: entry for key, entry in file.entries.items() if key in used}
+    if not kept:
+        said = f", which raises {outcome.raised}" if outcome.raised else ""
+        raise CheckpointError(f"Nothing of {os.fspath(path)} reaches the model by {outcome.loader.call}{said}.", "")
+    return carried_out(planned(replace(file, entries=kept), None, options), options, None, progress)
 
 
 def _initial(model: GivenModel, seed: int) -> Initial | None:

@@ -50,8 +50,7 @@ def call_of(asked: Asked) -> Callable[[], Call]:
         raise UsageError(f"{asked.shown or 'A ModuleTree'} describes a model, and from_pretrained makes one.", "")
     if model is None or (isinstance(model, Reference) and model.kind == "hf"):
         home = path if model is None else libraries.directory_of(model.target)
-        folder = home / str(asked.options.get("subfolder", "")) if asked.options.get("subfolder") else home
-        owner = _class_in(transformers, folder, asked)
+        owner = _class_in(transformers, _configured(home / str(asked.options.get("subfolder", ""))), asked)
         return lambda: _named(owner, home, path, asked)
     if isinstance(model, nn.Module):
         live = model
@@ -60,6 +59,15 @@ def call_of(asked: Asked) -> Callable[[], Call]:
 
     reference = model
     return lambda: _like(build(reference, asked.args).module, path, asked)
+
+
+def _configured(folder: Path) -> Path:
+    """Where the configuration lies: of an adapter alone, in the directory of the base model that it names."""
+    if (folder / "config.json").exists() or not (folder / "adapter_config.json").is_file():
+        return folder
+    values = libraries.read_json(folder / "adapter_config.json", str(folder))
+    base = values.get("base_model_name_or_path")
+    return libraries.directory_of(base) if isinstance(base, str) and base else folder
 
 
 def _refuse_reserved(options: Mapping[str, object]) -> None:
@@ -110,12 +118,14 @@ def _named(owner: Any, home: Path, path: Path, asked: Asked) -> Call:
     options = {name: value for name, value in asked.options.items() if name not in _OURS}
     if asked.trust_remote_code:
         options["trust_remote_code"] = True
+    if asked.args:
+        _ensure_known(asked.args, _config(home, asked, {}))
     if path.is_dir() and (path.samefile(home) or not home.is_dir()):
         return Call(owner, str(path), {**asked.args, **options})
     inside = _usual_file(path, home)
     if inside is not None:
         return Call(owner, str(home), {**asked.args, **inside, **options})
-    config = _config(home, asked)
+    config = _config(home, asked, asked.args)
     if path.is_dir():
         return Call(owner, str(path), {"config": config, **options})
     return Call(_class_for(owner, config), None, {"config": config, **options}, str(path))
@@ -136,12 +146,23 @@ def _usual_file(path: Path, home: Path) -> dict[str, Any] | None:
     return usual if matched["format"] == "safetensors" else {**usual, "use_safetensors": False}
 
 
-def _config(home: Path, asked: Asked) -> Any:
+def _ensure_known(args: Mapping[str, object], config: Any) -> None:
+    """Raise UsageError for an entry that a configuration does not have."""
+    for name in args:
+        if not hasattr(config, name):
+            close = did_you_mean(name, list(config.to_dict()))
+            hint = f"Did you mean `{close}`?" if close else f"{option('args')} sets entries of the configuration."
+            raise UsageError(
+                f"{given('args', name)}: the configuration of `{config.model_type}` has no such entry.", hint
+            )
+
+
+def _config(home: Path, asked: Asked, args: Mapping[str, object]) -> Any:
     from transformers import AutoConfig
 
     extra = {"trust_remote_code": True} if asked.trust_remote_code else {}
     folder = {"subfolder": asked.options["subfolder"]} if asked.options.get("subfolder") else {}
-    return AutoConfig.from_pretrained(str(home), **asked.args, **extra, **folder)
+    return AutoConfig.from_pretrained(str(home), **args, **extra, **folder)
 
 
 def _like(module: nn.Module, path: Path, asked: Asked) -> Call:

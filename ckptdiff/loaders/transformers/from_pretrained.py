@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ckptdiff.errors import CkptdiffError
+from ckptdiff.checkpoint.reading import read
+from ckptdiff.errors import CheckpointError, CkptdiffError, UsageError
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.loaders.asked import Asked
@@ -23,7 +26,9 @@ from ckptdiff.loaders.transformers.calls_made import Call, call_of
 from ckptdiff.loaders.transformers.load_report import converters_reused, reported
 from ckptdiff.model.libraries import offline
 from ckptdiff.model.sandbox import contained
+from ckptdiff.spelling import given
 
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _TAKES_PART = ("transformers", "safetensors", "accelerate", "peft", "bitsandbytes", "torchao", "compressed-tensors")
 
 
@@ -43,11 +48,13 @@ def ask(asked: Asked) -> Left:
                 "makes.",
                 "If you trust the file, pass trust_checkpoint.",
             ) from None
+        inside = str(call.options.get("subfolder") or "")
+        where = str(Path(asked.path) / inside) if inside else asked.path
         told = Told(said.missing, said.unexpected, said.mismatched, said.failed, ignored=True)
         loader = Loader("transformers", version("transformers"), _spelled(call), "followed")
         if module is None:
-            return left_nothing(followed, loader, told, asked.path, machine=_machine())
-        return left_in(module, followed, loader, told, asked.path, reference=asked.shown, machine=_machine())
+            return left_nothing(followed, loader, told, where, machine=_machine())
+        return left_in(module, followed, loader, told, where, reference=asked.shown, machine=_machine())
 
 
 def _called(followed: Followed, call: Call) -> nn.Module | None:
@@ -61,6 +68,9 @@ def _called(followed: Followed, call: Call) -> nn.Module | None:
     except (Refused, CkptdiffError):
         raise
     except (Exception, SystemExit) as error:
+        unknown = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
+        if unknown is not None and unknown[1] in call.options:
+            raise UsageError(f"{given('loader_args', unknown[1])}: {error}.", "Leave it out.") from None
         followed.error = error
         followed.raised = f"{type(error).__name__}: {error}"
         return None
@@ -68,12 +78,18 @@ def _called(followed: Followed, call: Call) -> nn.Module | None:
 
 
 def _read(path: str) -> Any:
-    """A state dict as one reads it to hand it over."""
+    """A state dict as one reads it to hand it over: the one of a file, wherever in it that is."""
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=False)  # inert, while it is followed
+    place = read(path).state_dict_key
+    for name in filter(None, place.split(".")):
+        if not isinstance(content, (dict, list)):
+            raise CheckpointError(f"{path}: the state dict at {place} is not to be had.", "Save it alone.")
+        content = content[int(name)] if isinstance(content, list) else content[name]
+    return content
 
 
 def _spelled(call: Call) -> str:

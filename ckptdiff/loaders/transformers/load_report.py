@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.spelling import given
 
 _REPORT = "log_state_dict_report"
 _PLACES = ("transformers.modeling_utils", "transformers.integrations.peft")
@@ -48,7 +49,7 @@ def moved() -> CkptdiffError:
 
     return CkptdiffError(
         f"transformers {transformers.__version__} keeps what it says of a load elsewhere than known here.",
-        "Use transformers 5, or a newer ckptdiff.",
+        f"Use transformers 5, or a newer ckptdiff; {given('loader', 'torch')} asks load_state_dict.",
     )
 
 
