@@ -242,11 +242,11 @@ def _ambiguities(
 
 def _unsaid(source: Unit, target: Unit) -> str:
     """Why a place of the right shape is not taken: the names say nothing, or too little."""
-    mine, its = (
+    words, wanted = (
         {word.lower() for part in unit.module for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)} | unit.names
         for unit in (source, target)
     )
-    shared = ", ".join(sorted(word for word in mine & its if word.isalpha()))
+    shared = ", ".join(sorted(word for word in words & wanted if word.isalpha()))
     return f"that both speak of {shared} is too little to be sure" if shared else "nothing in the names says so"
 
 

@@ -212,8 +212,8 @@ def _columns(rows: Sequence[tuple[list[str], list[str]]]) -> tuple[list[Part], l
 
 def _varying(column: Sequence[str]) -> tuple[str, str, list[int]] | None:
     """Components that differ in one number alone: the text before and after it, and the numbers."""
-    found = [_LAST_NUMBER.fullmatch(part) for part in column]
-    matches = [match for match in found if match is not None]
+    numbers = [_LAST_NUMBER.fullmatch(part) for part in column]
+    matches = [match for match in numbers if match is not None]
     around = {(match.group(1), match.group(3)) for match in matches}
     if len(matches) != len(column) or len(around) != 1:
         return None
@@ -222,18 +222,18 @@ def _varying(column: Sequence[str]) -> tuple[str, str, list[int]] | None:
 
 
 def _generalise(rows: Sequence[tuple[list[str], list[str]]]) -> list[RenameRule]:
-    found = _columns(rows)
-    if found is None:
+    columns = _columns(rows)
+    if columns is None:
         return []
-    exact_source, exact_target = found
+    exact_source, exact_target = columns
     out = []
     variants = [(exact_source, exact_target)]
     if (wider := _wider(exact_source, exact_target)) is not None:
         variants.insert(0, wider)
     for source, target in variants:
         common = 0
-        for mine, its in zip(reversed(source), reversed(target), strict=False):
-            if str(replace(mine, digits=False)) != str(its) or its.offset:
+        for old, new in zip(reversed(source), reversed(target), strict=False):
+            if str(replace(old, digits=False)) != str(new) or new.offset:
                 break
             common += 1
         for length in range(common, -1, -1):
@@ -250,22 +250,22 @@ def _generalise(rows: Sequence[tuple[list[str], list[str]]]) -> list[RenameRule]
 
 def _wider(source: Sequence[Part], target: Sequence[Part]) -> tuple[list[Part], list[Part]] | None:
     """The same with the literal numbers captured too, where both sides have as many of them."""
-    mine = [
+    numbers = [
         (place, match)
         for place, part in enumerate(source)
         if not part.name and (match := _LAST_NUMBER.fullmatch(part.text))
     ]
-    its = [
+    wanted = [
         (place, match)
         for place, part in enumerate(target)
         if not part.name and (match := _LAST_NUMBER.fullmatch(part.text))
     ]
     taken = {part.name for part in source if part.name}
     free = [name for name in _NAMES if name not in taken]
-    if not mine or len(mine) != len(its) or len(mine) > len(free):
+    if not numbers or len(numbers) != len(wanted) or len(numbers) > len(free):
         return None
     left, right = list(source), list(target)
-    for (here, old), (there, new), name in zip(mine, its, free, strict=False):
+    for (here, old), (there, new), name in zip(numbers, wanted, free, strict=False):
         left[here] = Part(name=name, digits=here == 0, before=old.group(1), after=old.group(3))
         offset = int(new.group(2)) - int(old.group(2))
         right[there] = Part(name=name, offset=offset, before=new.group(1), after=new.group(3))

@@ -24,11 +24,11 @@ class Slots:
 
     def offset(self, source: Path, target: Path) -> int | None:
         """What to add to an index of slot `source` for slot `target`; None where the two do not correspond."""
-        one, other = self._seen[0][source], self._seen[1][target]
-        if one <= other or other <= one:
+        indices, wanted = self._seen[0][source], self._seen[1][target]
+        if indices <= wanted or wanted <= indices:
             return 0
-        shift = min(other) - min(one)
-        return shift if {number + shift for number in one} == other else None
+        shift = min(wanted) - min(indices)
+        return shift if {number + shift for number in indices} == wanted else None
 
     def pair(self, source: Template, target: Template) -> dict[str, str] | None:
         """The keys of `source` by the keys of `target` they become; None where shapes or indices forbid."""
@@ -40,11 +40,12 @@ class Slots:
             return dict(zip(source.keys.values(), target.keys.values(), strict=True))
         offsets = []
         whole = True
-        for one, other in zip(here, there, strict=True):
-            shift = self.offset(source.path[: one + 1], target.path[: other + 1])
+        for place, image in zip(here, there, strict=True):
+            shift = self.offset(source.path[: place + 1], target.path[: image + 1])
             if shift is None:
                 return None
-            whole = whole and len(self._seen[0][source.path[: one + 1]]) == len(self._seen[1][target.path[: other + 1]])
+            seen, seen_there = self._seen[0][source.path[: place + 1]], self._seen[1][target.path[: image + 1]]
+            whole = whole and len(seen) == len(seen_there)
             offsets.append(shift)
         keys = {}
         for index, key in source.keys.items():
@@ -82,18 +83,19 @@ class Context:
         if path in self._images:
             return self._images[path]
         own = self._own.get(path)
-        found = [below for name in self._children.get(path, ()) if (below := self.image((*path, name))) is not None]
+        images = [below for name in self._children.get(path, ()) if (below := self.image((*path, name))) is not None]
         image: Path | None = None
-        if own and not found:
+        if own and not images:
             image = own.most_common(1)[0][0]
-        elif found:
+        elif images:
             if own:
-                found.append(own.most_common(1)[0][0])
-            if len(found) == 1:
-                image = found[0][:-1]
+                images.append(own.most_common(1)[0][0])
+            if len(images) == 1:
+                image = images[0][:-1]
             else:
-                votes = Counter(below[:depth] for below in found for depth in range(1, len(below) + 1))
-                image = max((there for there, count in votes.items() if count >= 0.8 * len(found)), key=len, default=())
+                votes = Counter(below[:depth] for below in images for depth in range(1, len(below) + 1))
+                most = 0.8 * len(images)
+                image = max((there for there, count in votes.items() if count >= most), key=len, default=())
         self._images[path] = image
         return image
 

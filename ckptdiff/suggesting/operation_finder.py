@@ -242,9 +242,9 @@ class _Search:
 
     def _parts(self, names: Sequence[str], role: str, homes: _Homes, keys: Mapping[str, Shape]) -> Iterator[list[Unit]]:
         """Sets of free sibling units, one for each name, in the order of `names`."""
-        for (_, its), found in homes.items():
-            if its == role and all(len(found.get(name, ())) == 1 for name in names):
-                parts = [found[name][0] for name in names]
+        for (_, part_role), units in homes.items():
+            if part_role == role and all(len(units.get(name, ())) == 1 for name in names):
+                parts = [units[name][0] for name in names]
                 if all(self.free(part, keys) for part in parts):
                     yield parts
 
@@ -317,13 +317,14 @@ def _change(have: Shape, want: Shape) -> str:
 
 def _numbered(old: str, new: str) -> tuple[str, str]:
     """Both names with the numbers they share, in order, captured."""
-    one, other = old.split("."), new.split(".")
-    mine = [place for place, part in enumerate(one) if part.isdecimal()]
-    its = [place for place, part in enumerate(other) if part.isdecimal()]
-    capture = [one[place] for place in mine] == [other[place] for place in its] and len(mine) <= len(_CAPTURES)
-    left, right = [escape(part) for part in one], [escape(part) for part in other]
+    old_parts, new_parts = old.split("."), new.split(".")
+    old_numbers = [place for place, part in enumerate(old_parts) if part.isdecimal()]
+    new_numbers = [place for place, part in enumerate(new_parts) if part.isdecimal()]
+    same = [old_parts[place] for place in old_numbers] == [new_parts[place] for place in new_numbers]
+    capture = same and len(old_numbers) <= len(_CAPTURES)
+    left, right = [escape(part) for part in old_parts], [escape(part) for part in new_parts]
     if capture:
-        for name, here, there in zip(_CAPTURES, mine, its, strict=False):
+        for name, here, there in zip(_CAPTURES, old_numbers, new_numbers, strict=False):
             left[here] = right[there] = f"{{{name}}}" if here else f"{{{name}:int}}"
     return ".".join(left), ".".join(right)
 

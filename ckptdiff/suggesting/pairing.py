@@ -51,24 +51,24 @@ class Alignment:
     open: list[tuple[Unit, list[Unit]]] = field(default_factory=list)
 
 
-def _common_suffix(one: Path, other: Path) -> int:
+def _common_suffix(source: Path, target: Path) -> int:
     length = 0
-    for mine, its in zip(reversed(one), reversed(other), strict=False):
-        if mine != its:
+    for last_of_source, last_of_target in zip(reversed(source), reversed(target), strict=False):
+        if last_of_source != last_of_target:
             break
         length += 1
     return length
 
 
-def _common(one: Unit, other: Unit) -> float:
+def _common(source: Unit, target: Unit) -> float:
     """The weight of the words two units share."""
-    small, large = (one.bag, other.bag) if len(one.bag) <= len(other.bag) else (other.bag, one.bag)
+    small, large = (source.bag, target.bag) if len(source.bag) <= len(target.bag) else (target.bag, source.bag)
     return sum(min(weight, large[word]) for word, weight in small.items() if word in large)
 
 
-def _role(one: Unit, other: Unit) -> bool:
+def _role(source: Unit, target: Unit) -> bool:
     """Whether both are known for the same matrix of an attention or MLP."""
-    return bool(one.last & other.last & {"q", "k", "v", "o", "up", "down", "gate", "router", "head"})
+    return bool(source.last & target.last & {"q", "k", "v", "o", "up", "down", "gate", "router", "head"})
 
 
 def _below(unit: Unit, depth: int) -> dict[str, float]:
@@ -117,9 +117,9 @@ class Aligner:
             for number, unit in enumerate(units):
                 key = (unit.role, unit.template.signature())
                 buckets.setdefault(key, ([], []))[side].append(number)
-        for ones, others in buckets.values():
-            for one, other in self._crowded(ones, others):
-                source, target = self.sources[one], self.targets[other]
+        for olds, news in buckets.values():
+            for old, new in self._crowded(olds, news):
+                source, target = self.sources[old], self.targets[new]
                 if contradict(source.names, target.names):
                     continue
                 if source.skeleton == target.skeleton and source.ordinals != target.ordinals:
@@ -136,44 +136,44 @@ class Aligner:
                 )
                 if source.leaf == target.leaf:
                     score += 0.05
-                self.scores.setdefault(one, {})[other] = score
+                self.scores.setdefault(old, {})[new] = score
                 whole = not (source.telling ^ target.telling)
-                self.shared[one, other] = (common, whole)
-                self.rivals.setdefault(other, []).append(one)
-                self.keys[one, other] = keys
+                self.shared[old, new] = (common, whole)
+                self.rivals.setdefault(new, []).append(old)
+                self.keys[old, new] = keys
 
-    def _crowded(self, ones: list[int], others: list[int]) -> Iterable[tuple[int, int]]:
-        if len(ones) * len(others) <= _CROWD:
-            return ((one, other) for one in ones for other in others)
+    def _crowded(self, olds: list[int], news: list[int]) -> Iterable[tuple[int, int]]:
+        if len(olds) * len(news) <= _CROWD:
+            return ((old, new) for old in olds for new in news)
         index: dict[str, list[int]] = {}
-        for other in others:
-            for word in self.targets[other].names:
-                index.setdefault(word, []).append(other)
+        for new in news:
+            for word in self.targets[new].names:
+                index.setdefault(word, []).append(new)
         pairs: set[tuple[int, int]] = set()
-        for one in ones:
-            near = sorted((len(index[word]), word) for word in self.sources[one].names if word in index)
+        for old in olds:
+            near = sorted((len(index[word]), word) for word in self.sources[old].names if word in index)
             for count, word in near:
                 if count > 50 and pairs:
                     break
-                pairs.update((one, other) for other in index[word][:50])
+                pairs.update((old, new) for new in index[word][:50])
         return sorted(pairs)
 
-    def total(self, one: int, other: int) -> float:
-        source, target = self.sources[one], self.targets[other]
+    def total(self, old: int, new: int) -> float:
+        source, target = self.sources[old], self.targets[new]
         forth, _, _ = self.forth.place(source.module, target.module)
         back, _, _ = self.back.place(target.module, source.module)
-        return self.scores[one][other] + 0.25 * (forth + back)
+        return self.scores[old][new] + 0.25 * (forth + back)
 
-    def evidence(self, one: int, other: int) -> tuple[float, int]:
+    def evidence(self, old: int, new: int) -> tuple[float, int]:
         """The share of words in common below what is aligned, and how deep that is in the model."""
-        source, target = self.sources[one], self.targets[other]
+        source, target = self.sources[old], self.targets[new]
         _, depth, reach = self.forth.place(source.module, target.module)
         if depth == len(source.module) and reach == len(target.module):
             return 1.0, reach
-        mine, its = _below(source, depth), _below(target, reach)
-        common = sum(min(weight, target.bag[word]) for word, weight in mine.items() if word in target.bag)
-        common += sum(min(weight, source.bag[word]) for word, weight in its.items() if word in source.bag)
-        share = common / ((sum(mine.values()) + sum(its.values())) or 1.0)
+        words_of_source, words_of_target = _below(source, depth), _below(target, reach)
+        common = sum(min(weight, target.bag[word]) for word, weight in words_of_source.items() if word in target.bag)
+        common += sum(min(weight, source.bag[word]) for word, weight in words_of_target.items() if word in source.bag)
+        share = common / ((sum(words_of_source.values()) + sum(words_of_target.values())) or 1.0)
         if source.module[-1] == target.module[-1] and not source.module[-1].isdecimal():
             share = max(share, EVIDENCE)
         elif not (source.last & target.names or target.last & source.names):
@@ -188,94 +188,102 @@ class Aligner:
         while changed:
             changed = False
             totals = {
-                one: {other: self.total(one, other) for other in self.scores[one] if other in free_targets}
-                for one in free_sources
+                old: {new: self.total(old, new) for new in self.scores[old] if new in free_targets}
+                for old in free_sources
             }
             best_of_target = self._best(totals)
-            found = []
-            for one, row in totals.items():
+            candidates = []
+            for old, row in totals.items():
                 if not row:
                     continue
-                other = max(row, key=row.__getitem__)
-                if row[other] < best_of_target[other][0] or not self._stands_out(one, other, totals):
+                new = max(row, key=row.__getitem__)
+                if row[new] < best_of_target[new][0] or not self._stands_out(old, new, totals):
                     continue
-                share, reach = self.evidence(one, other)
-                if share < EVIDENCE or self._doubt(one, other) or not self._says_the_same(one, other):
+                share, reach = self.evidence(old, new)
+                if share < EVIDENCE or self._doubt(old, new) or not self._says_the_same(old, new):
                     continue
-                found.append((row[other], one, other, share, reach))
+                candidates.append((row[new], old, new, share, reach))
             # The best first; the others are looked at again with what those say.
-            found.sort(reverse=True)
-            if found:
-                line = found[0][0] - 0.3
-                for score, one, other, share, reach in found:
+            candidates.sort(reverse=True)
+            if candidates:
+                line = candidates[0][0] - 0.3
+                for score, old, new, share, reach in candidates:
                     if score >= line:
-                        self._commit(alignment.certain, one, other, score, share, reach)
-                        free_sources.discard(one)
-                        free_targets.discard(other)
+                        self._commit(alignment.certain, old, new, score, share, reach)
+                        free_sources.discard(old)
+                        free_targets.discard(new)
                         changed = True
         self._rest(alignment, free_sources, free_targets)
         return alignment
 
-    def _stands_out(self, one: int, other: int, totals: Mapping[int, Mapping[int, float]]) -> bool:
+    def _stands_out(self, old: int, new: int, totals: Mapping[int, Mapping[int, float]]) -> bool:
         """Whether a pair beats every rival of either side by what speaks for it.
 
         What a rival has too much is no evidence, unless this pair has nothing too much: of two towers, that with the
         shorter name is not therefore the right one.
         """
-        rivals = [(one, its) for its in totals[one] if its != other]
-        rivals += [(its, other) for its in self.rivals[other] if its != one and other in totals.get(its, ())]
-        mine = totals[one][other]
-        common, whole = self.shared[one, other]
-        bonus = mine - self.scores[one][other]
+        rivals = [(old, candidate) for candidate in totals[old] if candidate != new]
+        rivals += [
+            (candidate, new) for candidate in self.rivals[new] if candidate != old and new in totals.get(candidate, ())
+        ]
+        total = totals[old][new]
+        common, whole = self.shared[old, new]
+        bonus = total - self.scores[old][new]
         for rival in rivals:
             value = totals[rival[0]][rival[1]]
-            if mine - value < MARGIN:
+            if total - value < MARGIN:
                 return False
             its_common, its_whole = self.shared[rival]
-            scale = max(self.sources[one].total, self.targets[other].total)
+            scale = max(self.sources[old].total, self.targets[new].total)
             its_bonus = value - self.scores[rival[0]][rival[1]]
             ahead = (common - its_common) / scale + bonus - its_bonus
             if ahead < MARGIN / 2 and not (whole and not its_whole):
                 return False
         return True
 
-    def _says_the_same(self, one: int, other: int) -> bool:
+    def _says_the_same(self, old: int, new: int) -> bool:
         """Whether neither name says something of the tensor that the other contradicts or leaves open."""
-        source, target = self.sources[one], self.targets[other]
+        source, target = self.sources[old], self.targets[new]
         forth, depth, reach = self.forth.place(source.module, target.module)
         back, back_depth, came = self.back.place(target.module, source.module)
         elsewhere = min(forth, back) not in (0.3, 0.4, 1.0)
         if _role(source, target) and max(forth, back) == 1.0 and min(forth, back) == 0.5:
             # Where the other three matrices of an attention went a level deeper or shallower, it is no other attention.
             elsewhere = False
-        if (elsewhere and not self.shared[one, other][1]) or any(
+        if (elsewhere and not self.shared[old, new][1]) or any(
             (word in source.names) != (word in target.names) for word in ("cross", "pos")
         ):
             return False
         if depth == len(source.module) and reach == len(target.module):
             return True
         ranked = any(word.startswith("norm ") for word in source.names & target.names)
-        mine = {word for word in source.last - target.names if word in source.telling}
-        its = {word for word in target.last - source.names if word in target.telling}
-        if mine and its and not ranked and not _role(source, target):
+        only_source = {word for word in source.last - target.names if word in source.telling}
+        only_target = {word for word in target.last - source.names if word in target.telling}
+        if only_source and only_target and not ranked and not _role(source, target):
             return False
         # Inside a block, another word for a part is another part, unless the parts are known to correspond.
         inner = [max(slots(unit.module), default=len(unit.module)) + 1 for unit in (source, target)]
-        mine = {word for part in source.spoken[max(depth, inner[0]) :] for word in part} & source.telling - target.names
-        its = {word for part in target.spoken[max(reach, inner[1]) :] for word in part} & target.telling - source.names
-        if mine and its and not ranked:
+        only_source = {
+            word for part in source.spoken[max(depth, inner[0]) :] for word in part
+        } & source.telling - target.names
+        only_target = {
+            word for part in target.spoken[max(reach, inner[1]) :] for word in part
+        } & target.telling - source.names
+        if only_source and only_target and not ranked:
             return False
         common = (source.last & target.names) | (target.last & source.names)
         if common <= WEAK:
             # Alike in a common word alone: nothing else may be said below what is aligned, but for wrappers put around
             # the same path.
-            mine = {word for part in source.spoken[max(depth, came) :] for word in part} & source.telling - target.names
-            its = {
+            only_source = {
+                word for part in source.spoken[max(depth, came) :] for word in part
+            } & source.telling - target.names
+            only_target = {
                 word for part in target.spoken[max(reach, back_depth) :] for word in part
             } & target.telling - source.names
             unsaid = _UNSAID if slots(source.module) else _UNSAID | {"post"}
-            if mine - unsaid or its - unsaid:
-                one_sided = not (mine - unsaid and its - unsaid)
+            if only_source - unsaid or only_target - unsaid:
+                one_sided = not (only_source - unsaid and only_target - unsaid)
                 return one_sided and _common_suffix(source.module, target.module) > 1
         return True
 
@@ -283,12 +291,12 @@ class Aligner:
     def _best(totals: Mapping[int, Mapping[int, float]]) -> dict[int, tuple[float, float]]:
         best: dict[int, tuple[float, float]] = {}
         for row in totals.values():
-            for other, value in row.items():
-                first, second = best.get(other, (-1.0, -1.0))
-                best[other] = (value, first) if value > first else (first, max(second, value))
+            for new, value in row.items():
+                first, second = best.get(new, (-1.0, -1.0))
+                best[new] = (value, first) if value > first else (first, max(second, value))
         return best
 
-    def _doubt(self, one: int, other: int) -> str:
+    def _doubt(self, old: int, new: int) -> str:
         """Why the values may be arranged in another way though names and shapes agree; "" where they should not be.
 
         A tensor that holds several matrices under another name: in which order is not known. A bare square matrix
@@ -296,7 +304,7 @@ class Aligner:
         w1, w2, w3): it turns neighbouring elements of a head by a rotary angle, where transformers (q_proj, k_proj)
         turns halves, so that a plain rename loads and computes nonsense.
         """
-        source, target = self.sources[one], self.targets[other]
+        source, target = self.sources[old], self.targets[new]
         packed = (source.last | target.last) & PACKED
         if packed and not packed <= source.names & target.names:
             return "it holds several matrices, and in which order is not said by the names"
@@ -312,35 +320,35 @@ class Aligner:
                 return "the two layouts order the rows of a rotary head differently, so its values need a permutation"
         return ""
 
-    def _commit(self, pairs: list[Pair], one: int, other: int, score: float, share: float, reach: int) -> None:
-        source, target = self.sources[one], self.targets[other]
+    def _commit(self, pairs: list[Pair], old: int, new: int, score: float, share: float, reach: int) -> None:
+        source, target = self.sources[old], self.targets[new]
         anchor = shown(target.module[:reach])
-        pairs.append(Pair(source, target, self.keys[one, other], score, (), share, anchor))
+        pairs.append(Pair(source, target, self.keys[old, new], score, (), share, anchor))
         self.forth.add(source.module, target.module)
         self.back.add(target.module, source.module)
 
     def _rest(self, alignment: Alignment, free_sources: set[int], free_targets: set[int]) -> None:
         totals = {
-            one: {other: self.total(one, other) for other in self.scores[one] if other in free_targets}
-            for one in sorted(free_sources)
+            old: {new: self.total(old, new) for new in self.scores[old] if new in free_targets}
+            for old in sorted(free_sources)
         }
         best_of_target = self._best(totals)
-        for one, row in totals.items():
+        for old, row in totals.items():
             if not row:
                 continue
             order = sorted(row, key=row.__getitem__, reverse=True)
-            other = order[0]
-            gap = row[other] - (row[order[1]] if len(order) > 1 else -1.0)
-            first, second = best_of_target[other]
-            share, reach = self.evidence(one, other)
-            if row[other] == first and gap >= MARGIN / 3 and first - second >= MARGIN / 3 and share >= EVIDENCE / 2:
-                doubt = self._doubt(one, other)
+            new = order[0]
+            gap = row[new] - (row[order[1]] if len(order) > 1 else -1.0)
+            first, second = best_of_target[new]
+            share, reach = self.evidence(old, new)
+            if row[new] == first and gap >= MARGIN / 3 and first - second >= MARGIN / 3 and share >= EVIDENCE / 2:
+                doubt = self._doubt(old, new)
                 pairs = alignment.doubtful if doubt else alignment.likely
-                self._commit(pairs, one, other, row[other], share, reach)
+                self._commit(pairs, old, new, row[new], share, reach)
                 pairs[-1].doubt = doubt
             else:
-                near = [self.targets[its] for its in order if row[its] >= row[other] - 0.25][:8]
-                alignment.open.append((self.sources[one], near))
+                near = [self.targets[place] for place in order if row[place] >= row[new] - 0.25][:8]
+                alignment.open.append((self.sources[old], near))
 
 
 def _without(template: Template, keys: set[str]) -> Template:

@@ -218,13 +218,13 @@ def words(component: str) -> tuple[str, ...]:
     return tuple(out)
 
 
-def contradict(one: frozenset[str], other: frozenset[str]) -> bool:
+def contradict(words: frozenset[str], theirs: frozenset[str]) -> bool:
     """Whether one name says `q` where the other says `k`: words that exclude each other, with none in common."""
     return any(
-        not (group & one & other)
-        for word in one
+        not (group & words & theirs)
+        for word in words
         for group in _GROUPS.get(word, ())
-        if word not in other and group & other
+        if word not in theirs and group & theirs
     )
 
 

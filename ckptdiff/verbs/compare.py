@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
@@ -33,7 +33,7 @@ def compare(
     model: Model | None,
     checkpoint: File | None = None,
     *,
-    loader: str | Callable[..., Any] | None = None,
+    loader: str | Callable[..., object] | None = None,
     loader_args: Mapping[str, object] | None = None,
     trust_checkpoint: bool = False,
     trust_remote_code: bool = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.loaders.plain import load_state_dict
@@ -27,7 +27,7 @@ def convert(
     checkpoint: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    loader: str | Callable[..., Any] | None = None,
+    loader: str | Callable[..., object] | None = None,
     loader_args: Mapping[str, object] | None = None,
     partial: bool = False,
     args: Mapping[str, object] | None = None,
@@ -70,7 +70,7 @@ def convert(
 def converter(
     model: ModelRequest | None,
     path: str,
-    loader: str | Callable[..., Any] | None,
+    loader: str | Callable[..., object] | None,
     args: Mapping[str, object] | None,
     trust: bool,
     trust_remote_code: bool,

@@ -1,7 +1,7 @@
 """Calls a pickle may name whose outcome is known without making them: one row each in `BUILDERS`.
 
 Every builder takes the argument tuple of the call and returns an inert value; a malformed argument raises one of
-the plain exceptions that `pickle_vm` turns into a sentence. A builder copies nothing long: a pickle can call it a
+the plain exceptions that the machine turns into a sentence. A builder copies nothing long: a pickle can call it a
 million times on the same million elements. Facts are from torch/_utils.py, torch/_tensor.py,
 torch/storage.py and the `__reduce__` methods of the standard library.
 """

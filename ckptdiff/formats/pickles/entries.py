@@ -98,13 +98,7 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
             stride = None
     if type(offset) is not int or offset < 0:
         raise BadTensorError("has no sensible storage offset")
-    parts = tuple(tensor_info(part, locate) for part in tensor.parts) if tensor.parts else ()
-    if tensor.quantizer is not None and tensor.quantizer.scheme != "per_tensor_affine":
-        axis = tensor.quantizer.axis
-        if not 0 <= axis < len(shape):
-            raise BadTensorError("has scales for a dimension that it lacks")
-        if any(part.shape != (shape[axis],) for part in parts):
-            raise BadTensorError("has other scales than its shape asks for")
+    parts = _parts(tensor, locate) if tensor.parts or tensor.quantizer is not None else ()
     if ref is None or ref.location == "meta":
         device = tensor.device if ref is None else ref.location
         return TensorInfo(
@@ -128,6 +122,18 @@ def tensor_info(tensor: Tensor, locate: Locate) -> TensorInfo:
     return TensorInfo(
         dtype, shape, stride, offset, storage, tensor.layout, tensor.type_name, device, parts, tensor.quantizer
     )
+
+
+def _parts(tensor: Tensor, locate: Locate) -> tuple[TensorInfo, ...]:
+    """The tensors that one is made of; scales are as many as its quantizer asks for. Raises BadTensorError."""
+    parts = tuple(tensor_info(part, locate) for part in tensor.parts)
+    if tensor.quantizer is not None and tensor.quantizer.scheme != "per_tensor_affine":
+        axis = tensor.quantizer.axis
+        if not 0 <= axis < len(tensor.shape):
+            raise BadTensorError("has scales for a dimension that it lacks")
+        if any(part.shape != (tensor.shape[axis],) for part in parts):
+            raise BadTensorError("has other scales than its shape asks for")
+    return parts
 
 
 def shown(key: object) -> str:

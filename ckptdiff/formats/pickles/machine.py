@@ -2,7 +2,7 @@
 
 A pickle is a program for a small stack machine. This one has the same stack, marks and memo as the real one
 (CPython's Lib/pickle.py) but no way out: a global becomes a `Global`, a call an `Instance`, and only the calls listed
-in `rebuild.BUILDERS` are given a meaning, by code of ours. Nothing is imported, nothing from the file is called,
+in `constructors.BUILDERS` are given a meaning, by code of ours. Nothing is imported, nothing from the file is called,
 hashed, compared or printed.
 
 The loop is one long function with local variables because reading a checkpoint is little else than this loop: a file

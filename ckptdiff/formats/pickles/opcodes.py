@@ -293,28 +293,7 @@ class Steps:
         protocol: int,
     ) -> tuple[list[Any], int]:
         if op in _TO_MARK:
-            if op == 0x31:  # POP_MARK
-                return marks.pop(), position
-            items = stack
-            stack = marks.pop()
-            if op == 0x6C:  # LIST
-                stack.append(items)
-            elif op == 0x64:  # DICT
-                pairs: dict[Any, Any] = {}
-                self._set_items(pairs, items)
-                stack.append(pairs)
-            elif op == 0x90:  # ADDITEMS
-                self._append(stack[-1], items)
-            elif op == 0x91:  # FROZENSET
-                stack.append(Collection("frozenset", items))
-            elif op == 0x6F:  # OBJ
-                stack.append(self._call(items[0], tuple(items[1:])))
-            else:  # INST
-                module, position = self._line(data, position, end)
-                name, position = self._line(data, position, end)
-                found = self._global(str(module, "utf-8"), str(name, "utf-8"), protocol)
-                stack.append(self._call(found, tuple(items)))
-            return stack, position
+            return self._to_mark(op, data, position, end, stack, marks.pop(), protocol)
         if op in _LENGTHS:
             kind, width = _LENGTHS[op]
             length = int.from_bytes(data[position : position + width], "little")
@@ -349,6 +328,36 @@ class Steps:
         elif op != 0x98:  # READONLY_BUFFER changes nothing
             raise ValueError("an unknown opcode")
         return stack, position
+
+    def _to_mark(
+        self,
+        op: int,
+        data: bytes | mmap.mmap,
+        position: int,
+        end: int,
+        items: list[Any],
+        stack: list[Any],
+        protocol: int,
+    ) -> tuple[list[Any], int]:
+        """What is made of all items above a mark; `stack` is what lies below it."""
+        if op == 0x6C:  # LIST
+            stack.append(items)
+        elif op == 0x64:  # DICT
+            pairs: dict[Any, Any] = {}
+            self._set_items(pairs, items)
+            stack.append(pairs)
+        elif op == 0x90:  # ADDITEMS
+            self._append(stack[-1], items)
+        elif op == 0x91:  # FROZENSET
+            stack.append(Collection("frozenset", items))
+        elif op == 0x6F:  # OBJ
+            stack.append(self._call(items[0], tuple(items[1:])))
+        elif op == 0x69:  # INST
+            module, position = self._line(data, position, end)
+            name, position = self._line(data, position, end)
+            cls = self._global(str(module, "utf-8"), str(name, "utf-8"), protocol)
+            stack.append(self._call(cls, tuple(items)))
+        return stack, position  # POP_MARK makes nothing
 
     def _take_line(self, op: int, line: bytes, stack: list[Any], memo: dict[int, Any]) -> None:
         """The opcodes of protocol 0, whose argument is a line of text."""

@@ -6,7 +6,7 @@ step reads a file of many tensors in two thirds of the time and half the memory,
 made.
 
 It is the same result or none. Every token of the phrase has a first byte of its own and a known length, so the phrase
-can match in one way only. What it leaves out of the memo must be new to the memo (`pickle_vm` compares it with the
+can match in one way only. What it leaves out of the memo must be new to the memo (the machine compares it with the
 highest index so far), and if anything asks for it later the whole pickle is read again step by step (`ElidedError`).
 """
 

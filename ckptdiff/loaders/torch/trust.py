@@ -14,6 +14,7 @@ import logging
 import sys
 import types
 import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,17 @@ def replaced_loader() -> str:
     """What `nn.Module.load_state_dict` has been replaced by, as a name; "" while it is torch's own."""
     current = vars(nn.Module).get("load_state_dict")
     return "" if is_torchs(current) else str(getattr(current, "__qualname__", type(current).__name__))
+
+
+_PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {
+    **dict.fromkeys((list, tuple, set, frozenset), iter),
+    **dict.fromkeys((dict, collections.OrderedDict), lambda mapping: mapping.items()),
+    **dict.fromkeys((staticmethod, classmethod), lambda method: (method.__func__,)),
+    functools.partial: lambda partial: (partial.func, partial.args, partial.keywords),
+    property: lambda own: (own.fget, own.fset, own.fdel),
+    WrappedHook: lambda wrapped: (wrapped.hook,),
+}
+"""What values of a class are made of, where that is all there is to them."""
 
 
 class _Scan:
@@ -222,20 +234,9 @@ class _Scan:
             self._class(value)
         elif issubclass(kind, (nn.Module, torch.Tensor)):
             pass  # copied with the model
-        elif kind in (list, tuple, set, frozenset):
-            for item in value:
-                self.value(item)
-        elif kind in (dict, collections.OrderedDict):
-            for pair in value.items():
-                self.value(pair)
-        elif kind is functools.partial:
-            self.value((value.func, value.args, value.keywords))
-        elif kind in (staticmethod, classmethod):
-            self.value(value.__func__)
-        elif kind is property:
-            self.value((value.fget, value.fset, value.fdel))
-        elif kind is WrappedHook:
-            self.value(value.hook)
+        elif kind in _PARTS:
+            for part in _PARTS[kind](value):
+                self.value(part)
         elif kind is weakref.ref:
             if not isinstance(value(), (nn.Module, torch.Tensor)):
                 self._doubt("holds a weak reference")
