@@ -1,4 +1,4 @@
-"""Does following say what the real calls do? `python -m tests.following.table [--family F] [--only TEXT] [--list]`
+"""Does following say what the real calls do? `python -m tests.following.table [--family F] [--only EXPRESSION]`
 
 Each family of loaders runs in a process of its own, and each row of it in a forked one with a time limit.
 """
@@ -16,7 +16,7 @@ def main() -> int:
     """Print what came out; 1 where anything is wrong or nothing ran."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=FAMILIES, help="the rows of this module alone, in this process")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="rows in whose name this regular expression is found")
     parser.add_argument("--situation", default="", help="this situation alone")
     parser.add_argument("--quiet", action="store_true", help="only what does not simply agree")
     options = parser.parse_args()

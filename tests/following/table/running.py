@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def run_family(family: str, only: str = "", situation: str = "", *, quiet: bool 
     module = importlib.import_module(f"tests.following.table.{family}")
     tally = Tally()
     for row in module.ROWS:
-        if only in row.name:
+        if re.search(only, row.name):
             if lacking := [name for name in row.needs if not importable(name)]:
                 tally.absent.append(f"{row.name} ({', '.join(lacking)})")
                 continue

@@ -6,18 +6,18 @@ import importlib
 
 import pytest
 
-from tests.following.table.running import FAMILIES, apart, importable
+from tests.following.table.running import apart, importable
 
 SAMPLE = {
     "plain": ("own_state[name].copy_", "torch.load, mapped and assigned", "safe_open, slices", "dcp.load"),
     "vision": ("timm pretrained, resampled", "timm load_checkpoint, EMA"),
     "training": ("AveragedModel", "LightningModule.load_from_checkpoint", "accelerate load_checkpoint_and_dispatch"),
     "hub": ("transformers, another head", "PyTorchModelHubMixin.from_pretrained", "peft, merged"),
-    "language": (),
+    "optimizers": ("AdamW, two groups", "SGD, momentum"),
 }
 ROWS = [
     row
-    for family in FAMILIES
+    for family in SAMPLE
     for row in importlib.import_module(f"tests.following.table.{family}").ROWS
     if row.name in SAMPLE[family]
 ]
