@@ -351,7 +351,7 @@ def _hint(error: BaseException) -> str:
     return "The error is in the model's own code, or in the arguments it was given."
 
 
-_INTERNAL = tuple(str(Path(file).resolve().parent) + os.sep for file in (__file__, torch.__file__))
+_INTERNAL = (str(Path(__file__).resolve().parents[1]) + os.sep, str(Path(torch.__file__).resolve().parent) + os.sep)
 
 
 def shortened_traceback(error: BaseException) -> str:

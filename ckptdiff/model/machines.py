@@ -94,7 +94,7 @@ def built_on(
         for other in _insisted(host, asked, error, device):
             with contextlib.suppress(CkptdiffError):
                 built = build(reference, args, with_values=with_values, host=other, asked=asked)
-                return built, ()
+                return built, tuple(_others(reference, args, built, asked, device))
     if built is None:
         assert error is not None
         raise error

@@ -207,8 +207,28 @@ def _by_loader(
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
     if "://" not in os.fspath(path) and not Path(path).exists():
         raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
-    outcome = loader.left(model, path).outcome
+    outcome = _on_machine(lambda: loader.left(model, path).outcome, options.device)
     return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome)))
+
+
+def _on_machine(ask_loader: Callable[[], Outcome], device: str | None) -> Outcome:
+    """What a loader leaves, as on a machine with `device`; without, on this one, else on the one that its code insists
+    on. The GPU of this machine is claimed like any other."""
+    from ckptdiff.claimed.here import devices_of, kind_here, noting
+    from ckptdiff.claimed.host import claimed
+    from ckptdiff.claimed.questions import Asked
+
+    here, asked = kind_here(), Asked()
+    kind = device or here
+    if kind != "cpu" or here != "cpu":
+        with claimed(kind, count=max(devices_of(kind), 1)):
+            outcome = ask_loader()
+        return replace(outcome, machine=outcome.machine._replace(device=kind))
+    with noting(asked):
+        outcome = ask_loader()
+    if outcome.raised is None or device is not None or not asked.needs:
+        return outcome
+    return _on_machine(ask_loader, next(iter(asked.needs)))
 
 
 def _bare(outcome: Outcome) -> Outcome | None:

@@ -251,3 +251,29 @@ def test_sources_of_what_is_computed_are_all_that_it_is_made_of(tmp_path: Path) 
     assert rename == (("m.bias",), ("bias",), "rename")
     assert (sources, targets) == (("m.up", "m.down"), ("weight",))
     assert operation.startswith("concat(0")
+
+
+def test_a_loader_is_asked_as_on_a_machine(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "w.pth")
+
+    def to_the_gpu(model: nn.Module, path: Path) -> None:
+        model.cuda()
+        model.load_state_dict(torch.load(path, map_location="cuda"))
+        assert model.weight.is_cuda
+
+    report = ckptdiff.compare(nn.Linear(2, 2), tmp_path / "w.pth", loader=to_the_gpu, device="cuda")
+    assert (report.complete, report.raises, report.outcome.machine.device) == (True, None, "cuda")
+    report = ckptdiff.compare(nn.Linear(2, 2), tmp_path / "w.pth", loader=to_the_gpu, device="cpu")
+    assert (report.complete, report.outcome.machine.device) == (False, "cpu")
+    assert ckptdiff.compare(nn.Linear(2, 2), tmp_path / "w.pth", loader=to_the_gpu).complete
+    saved = Path(__file__).parents[1] / "formats" / "saved_on_gpu" / "param.pth"
+    model = nn.ParameterDict({"p": nn.Parameter(torch.zeros(3)), "q": nn.Parameter(torch.zeros(3))})
+
+    def plainly(model: nn.Module, path: Path) -> None:
+        model.load_state_dict(torch.load(path))
+
+    assert ckptdiff.compare(model, saved, loader=plainly, device="cuda").complete
+    raised = ckptdiff.compare(model, saved, loader=plainly, device="cpu").raises
+    assert raised is not None
+    assert raised.startswith("RuntimeError: Attempting to deserialize object on a CUDA device")
+    assert not torch.cuda.is_initialized()
