@@ -6,10 +6,12 @@ import contextlib
 import gc
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FunctionType
 from typing import Any
+
+from ckptdiff.imports import Imports
 
 _MISSING: Any = object()
 _NUMBERS = itertools.count()
@@ -29,6 +31,9 @@ class Patches:
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
+        self.imports = Imports()
+        self._gathers = False
+        self._held: list[tuple[Kept, Any]] = []
 
     def also(self, undo: Callable[[], object]) -> None:
         """Call something when everything is put back, before what was replaced so far."""
@@ -91,24 +96,47 @@ class Patches:
     def everywhere(self, kept: Kept, new: Any) -> None:
         """Put `new` in the place of what is kept, which is not Python's to change, wherever modules, classes, partial
         functions, defaults or containers hold it."""
-        old = kept.value
-        for holder in gc.get_referrers(old):
-            if isinstance(holder, dict) and holder is not self.__dict__:
+        self._held.append((kept, new))
+        if not self._gathers:
+            self._replace()
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Do what `everywhere` is asked inside the block at its end, at once: looking for holders takes its time."""
+        self._gathers = True
+        try:
+            yield
+        finally:
+            self._gathers = False
+        self._replace()
+
+    def _replace(self) -> None:
+        held, self._held = self._held, []
+        places = {id(kept.value): (kept.value, new) for kept, new in held}
+        tuples: list[tuple[Any, ...]] = []
+        own = {id(self.__dict__), *(id(pair) for pair in (*held, *places.values())), id(held), id(places)}
+        for holder in gc.get_referrers(*(kept.value for kept, _ in held)):
+            if id(holder) in own or isinstance(holder, Kept):
+                continue
+            if isinstance(holder, dict):
                 for name, value in list(holder.items()):
-                    if value is old:
-                        self._item(holder, name, old, new)
+                    if id(value) in places:
+                        self._item(holder, name, *places[id(value)])
             elif isinstance(holder, list):
                 for index, value in enumerate(holder):
-                    if value is old:
-                        self._item(holder, index, old, new)
+                    if id(value) in places:
+                        self._item(holder, index, *places[id(value)])
             elif isinstance(holder, tuple):
-                self._tuple(holder, old, new)
-            elif isinstance(holder, type) or type(holder).__name__ == "cell":
-                self._cell(holder, old, new)
+                tuples.append(holder)
+            elif type(holder).__name__ == "cell":
+                self._cell(holder, places)
             elif type(holder).__name__ == "partial":
                 state = holder.__reduce__()[2]
-                holder.__setstate__((new, *state[1:]))
-                self._undo.append(partial(holder.__setstate__, state))
+                if id(state[0]) in places:
+                    holder.__setstate__((places[id(state[0])][1], *state[1:]))
+                    self._undo.append(partial(holder.__setstate__, state))
+        if tuples:
+            self._defaults(tuples, places)
 
     def _item(self, holder: Any, name: Any, old: Any, new: Any) -> None:
         holder[name] = new
@@ -120,17 +148,22 @@ class Patches:
 
         self._undo.append(undo)
 
-    def _tuple(self, holder: tuple[Any, ...], old: Any, new: Any) -> None:
-        changed = tuple(new if value is old else value for value in holder)
-        for function in gc.get_referrers(holder):
-            if isinstance(function, FunctionType) and function.__defaults__ is holder:
-                function.__defaults__ = changed
-                self._undo.append(partial(setattr, function, "__defaults__", holder))
+    def _defaults(self, tuples: list[tuple[Any, ...]], places: Mapping[int, tuple[Any, Any]]) -> None:
+        """Those of the tuples that are the defaults of functions."""
+        wanted = {id(one) for one in tuples}
+        for function in gc.get_referrers(*tuples):
+            if isinstance(function, FunctionType) and id(function.__defaults__) in wanted:
+                before = function.__defaults__ or ()
+                function.__defaults__ = tuple(
+                    places[id(value)][1] if id(value) in places else value for value in before
+                )
+                self._undo.append(partial(setattr, function, "__defaults__", before))
 
-    def _cell(self, holder: Any, old: Any, new: Any) -> None:
-        with contextlib.suppress(AttributeError, TypeError):
-            if holder.cell_contents is old:
-                holder.cell_contents = new
+    def _cell(self, holder: Any, places: Mapping[int, tuple[Any, Any]]) -> None:
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            old = holder.cell_contents
+            if id(old) in places:
+                holder.cell_contents = places[id(old)][1]
                 self._undo.append(lambda: setattr(holder, "cell_contents", old))
 
     def undo(self) -> None:

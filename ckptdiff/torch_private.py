@@ -47,6 +47,7 @@ __all__ = [
     "PICKLING",
     "POST_HOOKS",
     "PRE_HOOKS",
+    "TRACED_TENSORS",
     "VERSION",
     "VERSION_COUNTER",
     "BatchNormBase",
@@ -197,6 +198,8 @@ DLPACK_EXPORTERS = (
 """Where the functions that hand a tensor's memory out have been; a release has some of them."""
 DISPATCH_MODES = "torch.utils._python_dispatch"
 """The module that dispatch modes are made with, `without_modes` among what is in it."""
+TRACED_TENSORS = "torch._subclasses."
+"""The package of the tensors with which torch traces code: fake and functional ones."""
 COMPUTING = (
     "torch._decomp", "torch._functorch", "torch._library", "torch._meta_registrations", "torch._prims", "torch._refs",
     "torch._subclasses",

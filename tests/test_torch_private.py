@@ -348,6 +348,14 @@ def test_the_computing_packages_exist(package: str) -> None:
     assert importlib.util.find_spec(package) is not None
 
 
+def test_tensors_that_torch_traces_with_are_of_the_package() -> None:
+    from torch._subclasses import FakeTensor
+    from torch._subclasses.functional_tensor import FunctionalTensor
+
+    assert FakeTensor.__module__.startswith(private.TRACED_TENSORS)
+    assert FunctionalTensor.__module__.startswith(private.TRACED_TENSORS)
+
+
 def test_pickling_and_copying_go_through_the_methods_of_these_names() -> None:
     called: set[str] = set()
 

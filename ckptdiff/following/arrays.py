@@ -7,20 +7,16 @@ its own for as long as the array lives. Arrays are always as they should be; not
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.labels import Origin
 from ckptdiff.following.memory import Memory
-from ckptdiff.following.mode import parts
 from ckptdiff.following.origins import (
-    Interval,
     Piece,
     Shape,
     broadcast,
@@ -30,14 +26,14 @@ from ckptdiff.following.origins import (
     pieces,
     uniform,
 )
-from ckptdiff.patches import Patches
-from ckptdiff.torch_private import without_torch_function
 
 _LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__", "__int__", "__bool__", "__index__",
             "__complex__")  # fmt: skip
 """Methods by which values leave an array as something else."""
-_MAKING = ("empty", "zeros", "ones", "full")
-_CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require", "frombuffer")
+_CHANGING = ("fill", "sort", "partition", "put", "byteswap", "itemset", "setfield")
+"""Methods that change an array in place, past any other hook."""
+_MUTATING = frozenset(("copyto", "put", "place", "putmask", "fill_diagonal", "put_along_axis"))
+"""Functions that change their first argument."""
 _MOVING = frozenset((
     "copy", "array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require", "reshape", "ravel",
 ))  # fmt: skip
@@ -55,61 +51,63 @@ class Array(np.ndarray):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         engine = _engine((*inputs, *kwargs.values()))
         out = kwargs.get("out")
-        arrays = [value for value in _flat((inputs, kwargs.get("where"))) if isinstance(value, np.ndarray)]
-        before = [(_pieces(array), array.shape) for array in arrays]
-        result = getattr(ufunc, method)(*map(_plain, inputs), **{name: _plain(value) for name, value in kwargs.items()})
-        for made in _flat((result,) if out is None else out):
+        arrays = [value for value in flat((inputs, kwargs.get("where"))) if isinstance(value, np.ndarray)]
+        before = [(pieces_of(array), array.shape) for array in arrays]
+        with _changing(engine, inputs[0] if method == "at" else None, arrays):
+            result = getattr(ufunc, method)(
+                *map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()}
+            )
+        for made in flat((result,) if out is None else out):
             if isinstance(made, np.ndarray) and engine is not None:
-                _note(
-                    engine, made, _computed(engine, before, made) if method == "__call__" else _all_of(engine, arrays)
-                )
+                note(engine, made, _computed(engine, before, made) if method == "__call__" else all_of(engine, arrays))
         if out is not None:
             return out[0] if len(out) == 1 else out
-        return _known(result, engine, arrays)
+        return known(result, engine, arrays)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        given = [value for value in _flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
+        given = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
         engine = _engine(given)
-        assert engine is not None
+        if engine is None:
+            return function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
         name = getattr(function, "__name__", "")
         moved = _moved(name, args, kwargs)
-        result = function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
-        target = args[0] if function is np.copyto else kwargs.get("out")
+        first = args[0] if args and isinstance(args[0], np.ndarray) and name in _MUTATING else None
+        with _changing(engine, first, given):
+            result = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+        target = args[0] if function is np.copyto and "where" not in kwargs and len(args) < 4 else kwargs.get("out")
         if isinstance(target, np.ndarray):
             source = [args[1]] if function is np.copyto and isinstance(args[1], np.ndarray) else given
-            before = [(_pieces(array), array.shape) for array in source]
-            _note(
-                engine, target, _computed(engine, before, target) if function is np.copyto else _all_of(engine, given)
-            )
+            before = [(pieces_of(array), array.shape) for array in source]
+            note(engine, target, _computed(engine, before, target) if function is np.copyto else all_of(engine, given))
             return target if function is not np.copyto else None
-        for number, made in enumerate(_flat((result,))):
-            if isinstance(made, np.ndarray) and not _is_view_of(made, given):
-                _note(engine, made, moved(made) if moved is not None and not number else _all_of(engine, given))
-        return _known(result, engine, given)
+        for number, made in enumerate(flat((result,))):
+            if isinstance(made, np.ndarray) and not is_view_of(made, given):
+                note(engine, made, moved(made) if moved is not None and not number else all_of(engine, given))
+        return known(result, engine, given)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        values = [item for item in _flat((value,)) if isinstance(item, np.ndarray)]
-        before = [(_pieces(array), array.shape) for array in values]
-        np.ndarray.__setitem__(self, index, _plain(value))
+        values = [item for item in flat((value,)) if isinstance(item, np.ndarray)]
+        before = [(pieces_of(array), array.shape) for array in values]
+        np.ndarray.__setitem__(self, index, plain(value))
         if self.engine is None:
             return
-        part = np.ndarray.__getitem__(self.view(np.ndarray), _plain(index))
+        part = np.ndarray.__getitem__(self.view(np.ndarray), plain(index))
         if isinstance(part, np.ndarray) and np.may_share_memory(part, self):
-            _note(self.engine, part, _computed(self.engine, before, part))
+            note(self.engine, part, _computed(self.engine, before, part))
         else:  # by indices or one element: the labels are put there as the values were
             labels = _labels(self)
-            single = _all_of(self.engine, values)
-            labels.reshape(self.shape)[_plain(index)] = single[0][2] if single else 0
-            _note(self.engine, self, _encoded(labels))
+            single = all_of(self.engine, values)
+            labels.reshape(self.shape)[plain(index)] = single[0][2] if single else 0
+            note(self.engine, self, _encoded(labels))
 
     def __getitem__(self, index: Any) -> Any:
         result = np.ndarray.__getitem__(self, index)
         if self.engine is None:
             return result
         if not isinstance(result, np.ndarray):
-            self.engine.look_at(distinct_labels(_pieces(self)))
+            self.engine.look_at(distinct_labels(pieces_of(self)))
         elif not np.may_share_memory(result, self):
-            _note(self.engine, result, _encoded(_labels(self).reshape(self.shape)[_plain(index)].reshape(-1)))
+            note(self.engine, result, _encoded(_labels(self).reshape(self.shape)[plain(index)].reshape(-1)))
         return result
 
     def astype(self, *args: Any, **kwargs: Any) -> Any:
@@ -132,19 +130,96 @@ class Array(np.ndarray):
         """As numpy's."""
         return self._same(np.ndarray.ravel(self, *args, **kwargs))
 
+    @property
+    def flat(self) -> Any:
+        """As numpy's."""
+        return _Flat(self)
+
+    @flat.setter
+    def flat(self, value: Any) -> None:
+        _Flat(self)[:] = value
+
     def _same(self, result: Any) -> Any:
         if self.engine is not None and not np.may_share_memory(result, self):
-            _note(self.engine, result, _pieces(self))
+            note(self.engine, result, pieces_of(self))
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.left()
-        return _plain(self).__reduce_ex__(protocol)
+        return plain(self).__reduce_ex__(protocol)
 
     def left(self) -> None:
         """Note that code looks at the values."""
         if self.engine is not None:
-            self.engine.look_at(distinct_labels(_pieces(self)))
+            self.engine.look_at(distinct_labels(pieces_of(self)))
+
+
+class _Flat:
+    """An array's elements one after the other, as `numpy.flatiter` has them."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        self._plain = np.ndarray.flat.__get__(array.view(np.ndarray))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def __iter__(self) -> Any:
+        self._array.left()
+        return iter(self._plain)
+
+    def __len__(self) -> int:
+        return len(self._plain)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._array.flatten()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._array.flatten()[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        value = value._array.flatten() if isinstance(value, _Flat) else value
+        with _changing(self._array.engine, self._array, [value] if isinstance(value, np.ndarray) else []):
+            self._plain[index] = plain(value)
+
+
+@contextlib.contextmanager
+def _changing(engine: Engine | None, target: Any, given: Iterable[Any]) -> Iterator[None]:
+    """Note, of an array that is changed inside the block in an unknown way, that what is another value then was made
+    of the arrays that are given; None is no array."""
+    if engine is None or not isinstance(target, np.ndarray):
+        yield
+        return
+    whole = target.view(np.ndarray)
+    before, labels = whole.copy(), _labels(known(whole, engine, ()))
+    label = engine.labels.union(label for array in given if array is not target for label in _all_labels(array))
+    yield
+    changed = ((before != whole) & ~((before != before) & (whole != whole))).reshape(-1)
+    labels[changed] = label
+    note(engine, known(whole, engine, ()), _encoded(labels))
+
+
+def _all_labels(array: Any) -> set[int]:
+    return distinct_labels(pieces_of(array))
+
+
+def _changing_method(name: str) -> Callable[..., Any]:
+    method = getattr(np.ndarray, name)
+
+    def changing(self: Array, *args: Any, **kwargs: Any) -> Any:
+        arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
+        if name in ("sort", "partition"):
+            arrays.append(self.copy())
+        with _changing(self.engine, self, arrays):
+            return method(self, *args, **kwargs)
+
+    changing.__name__ = name
+    return changing
+
+
+for _name in _CHANGING:
+    if hasattr(np.ndarray, _name):
+        setattr(Array, _name, _changing_method(_name))
 
 
 def _leaving(name: str) -> Callable[..., Any]:
@@ -184,7 +259,7 @@ def _place(engine: Engine, array: Any, *, make: bool = False) -> tuple[Memory | 
     return memory, Shape(offset // array.itemsize, array.shape, strides, array.itemsize, array.size, contiguous)
 
 
-def _pieces(array: Any) -> list[Piece]:
+def pieces_of(array: Any) -> list[Piece]:
     """Where an array's elements come from."""
     engine = getattr(array, "engine", None)
     if engine is None:
@@ -206,7 +281,7 @@ def _pieces(array: Any) -> list[Piece]:
 def _labels(array: Any) -> Any:
     from ckptdiff.following.origins import decoded
 
-    return decoded(_pieces(array), array.size)
+    return decoded(pieces_of(array), array.size)
 
 
 def _encoded(labels: Any) -> list[Piece]:
@@ -215,7 +290,8 @@ def _encoded(labels: Any) -> list[Piece]:
     return encoded(np.ascontiguousarray(labels).reshape(-1))
 
 
-def _note(engine: Engine, array: Any, new: list[Piece]) -> None:
+def note(engine: Engine, array: Any, new: list[Piece]) -> None:
+    """Note where the elements of an array come from now."""
     memory, shape = _place(engine, array, make=bool(new))
     if memory is None:
         return
@@ -227,6 +303,8 @@ def _note(engine: Engine, array: Any, new: list[Piece]) -> None:
         from ckptdiff.following.calls import line_of_code
 
         memory.after_look = line_of_code()
+    if memory.digest:
+        memory.watch()
     paint(memory.origins, shape, new)
 
 
@@ -244,23 +322,24 @@ def _computed(engine: Engine, before: Any, made: Any) -> list[Piece]:
     return combined(spread, made.size, engine.labels)
 
 
-def _all_of(engine: Engine, arrays: Iterable[Any]) -> list[Piece]:
+def all_of(engine: Engine, arrays: Iterable[Any]) -> list[Piece]:
+    """Every element, of all that some arrays come from."""
     labels: set[int] = set()
     for array in arrays:
-        labels |= distinct_labels(_pieces(array))
+        labels |= distinct_labels(pieces_of(array))
     return [(0, 1 << 60, engine.labels.union(labels), None)] if labels else []
 
 
 def _moved(name: str, args: Any, kwargs: Any) -> Callable[[Any], list[Piece]] | None:
     """For functions that only move elements: where those of the result come from."""
     if name in _MOVING and isinstance(args[0], np.ndarray):
-        source = _pieces(args[0])
+        source = pieces_of(args[0])
         return lambda made: source if made.size == args[0].size else []
     if name in ("concatenate", "stack", "vstack", "hstack", "transpose", "swapaxes", "flip", "tile", "repeat", "roll"):
         labelled = _with_labels(args)
         function = getattr(np, name)
-        plain = {key: _plain(value) for key, value in kwargs.items()}
-        return lambda made: _encoded(function(*labelled, **plain)) if made.size else []
+        options = {key: plain(value) for key, value in kwargs.items()}
+        return lambda made: _encoded(function(*labelled, **options)) if made.size else []
     return None
 
 
@@ -272,40 +351,43 @@ def _with_labels(value: Any) -> Any:
     return value
 
 
-def _is_view_of(made: Any, given: Iterable[Any]) -> bool:
+def is_view_of(made: Any, given: Iterable[Any]) -> bool:
+    """Whether an array lies in the memory of one of others."""
     return any(np.may_share_memory(made, array) for array in given)
 
 
-def _flat(values: Any) -> Iterator[Any]:
+def flat(values: Any) -> Iterator[Any]:
+    """What nested lists and tuples hold."""
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from _flat(value)
+            yield from flat(value)
         else:
             yield value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An array of a run as one of numpy's, in lists and tuples too."""
     if isinstance(value, Array):
         return value.view(np.ndarray)
     if type(value) in (list, tuple):
-        return type(value)(map(_plain, value))
+        return type(value)(map(plain, value))
     return value
 
 
 def _engine(values: Any) -> Engine | None:
-    return next((value.engine for value in _flat(values) if getattr(value, "engine", None) is not None), None)
+    return next((value.engine for value in flat(values) if getattr(value, "engine", None) is not None), None)
 
 
-def _known(result: Any, engine: Engine | None, given: Iterable[Any]) -> Any:
+def known(result: Any, engine: Engine | None, given: Iterable[Any]) -> Any:
     """A result as arrays of the run; a number that was computed is a look."""
     if type(result) in (list, tuple):
-        return type(result)(_known(item, engine, given) for item in result)
+        return type(result)(known(item, engine, given) for item in result)
     if engine is None:
         return result
     if not isinstance(result, np.ndarray):
         if isinstance(result, np.generic):
             for array in given:
-                engine.look_at(distinct_labels(_pieces(array)))
+                engine.look_at(distinct_labels(pieces_of(array)))
         return result
     made = result.view(Array)
     made.engine = engine
@@ -319,7 +401,7 @@ def from_file(files: Any, array: Any, file: str, key: str) -> Any:
     engine.read[file, key] = None
     made = array.view(Array)
     made.engine = engine
-    _note(engine, made, [(0, made.size, engine.labels.of(Origin(frozenset(((file, key),)))), 0)])
+    note(engine, made, [(0, made.size, engine.labels.of(Origin(frozenset(((file, key),)))), 0)])
     return made
 
 
@@ -339,85 +421,3 @@ def noted_arrays(files: Any, value: Any, file: str, path: str = "") -> Any:
             for index, item in enumerate(value)
         )
     return value
-
-
-def watch_arrays(patched: Patches, engine: Engine) -> None:
-    """Follow tensors to numpy and back."""
-
-    def to_numpy(method: Callable[..., Any]) -> Callable[..., Any]:
-        def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            with without_torch_function(), engine.lock:
-                for part in parts(self):
-                    engine.memory(part)
-                engine.settle(parts(self), foreign=True)
-            return _known(method(self, *args, **kwargs), engine, ())
-
-        return reading
-
-    for name in ("numpy", "__array__"):
-        patched.attribute(torch.Tensor, name, to_numpy(getattr(torch.Tensor, name)))
-
-    def from_array(function: Callable[..., Any]) -> Callable[..., Any]:
-        def making(*args: Any, **kwargs: Any) -> Any:
-            arrays = [value for value in _flat((args, kwargs.values())) if isinstance(value, Array)]
-            if not arrays or arrays[0].engine is not engine:
-                return function(*args, **kwargs)
-            found = _pieces(arrays[0]) if len(arrays) == 1 else _all_of(engine, arrays)
-            tensor = function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
-            if isinstance(tensor, torch.Tensor) and tensor.numel():
-                with without_torch_function():
-                    _adopt(engine, tensor, found)
-            return tensor
-
-        making.__name__ = getattr(function, "__name__", "making")
-        return making
-
-    for name in ("from_numpy", "as_tensor", "tensor", "asarray"):
-        patched.attribute(torch, name, from_array(getattr(torch, name)))
-    with contextlib.suppress(AttributeError):
-        patched.attribute(torch, "from_dlpack", from_array(getattr(torch, "from_dlpack")))  # noqa: B009 - not for mypy
-
-    def followed_array(function: Callable[..., Any], *, converts: bool) -> Callable[..., Any]:
-        def making(*args: Any, **kwargs: Any) -> Any:
-            result = function(*args, **kwargs)
-            if type(result) is not np.ndarray or result.dtype.hasobject:
-                return result
-            if sys._getframe(1).f_globals.get("__name__", "").startswith("ckptdiff."):
-                return result
-            arrays = [value for value in _flat(args[:1]) if isinstance(value, Array)] if converts else []
-            if converts and not arrays:
-                return result
-            if arrays and not _is_view_of(result, arrays):
-                same = len(arrays) == 1 and arrays[0].size == result.size
-                _note(engine, result, _pieces(arrays[0]) if same else _all_of(engine, arrays))
-            return _known(result, engine, ())
-
-        making.__name__ = getattr(function, "__name__", "making")
-        return making
-
-    for name in _MAKING:
-        patched.attribute(np, name, followed_array(getattr(np, name), converts=False))
-    for name in _CONVERTING:
-        patched.attribute(np, name, followed_array(getattr(np, name), converts=True))
-
-
-def _adopt(engine: Engine, tensor: torch.Tensor, found: list[Piece]) -> None:
-    """Note where the values of a tensor made from an array come from."""
-    address = tensor.untyped_storage().data_ptr()
-    if address in engine.memories:
-        return
-    around = engine.enclosing(address, 1)
-    own = engine.memory(tensor)
-    if own is None:
-        return
-    if around is None:
-        count = tensor.numel()
-        engine.paint_new(own, tensor, [(first, min(end, count), *rest) for first, end, *rest in found if first < count])
-        return
-    own.foreign = True
-    shift = address - around.address
-    inside = around.origins.at(shift, shift + own.nbytes)
-    own.origins.replace(
-        [(0, own.nbytes)],
-        [Interval(part.low - shift, part.high - shift, part.label, part.start, part.itemsize) for part in inside],
-    )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ckptdiff.following.memory import shape_of
-from ckptdiff.following.operations import Traits
+from ckptdiff.following.operations import HIDDEN_WRITES, Traits
 from ckptdiff.torch_private import schema_of
 
 
@@ -49,7 +49,16 @@ def written_by(found: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     for position, name in found.written:
         value = args[position] if position < len(args) else kwargs.get(name)
         collect([value], tensors)
+    if hidden := HIDDEN_WRITES.get(found.name):
+        *written, when = hidden
+        if len(args) > when and args[when]:
+            collect([args[position] for position in written], tensors)
     return tensors
+
+
+def brings_numbers(args: Iterable[Any]) -> bool:
+    """Whether an operation is called with a number that says something: neither nothing nor one."""
+    return any(isinstance(item, float) and item not in (0.0, 1.0, -1.0) for item in args)
 
 
 def nbytes(tensor: torch.Tensor) -> int:
@@ -89,7 +98,9 @@ def base_of_foreach(function: Any, args: tuple[Any, ...]) -> Callable[..., Any] 
     overload = _OVERLOADS.get(function._overloadname, function._overloadname)
     for candidate in (overload, "default"):
         if candidate in packet.overloads():
-            return getattr(packet, candidate)  # type: ignore[no-any-return]
+            base = getattr(packet, candidate)
+            taken = sum(not argument.kwarg_only for argument in schema_of(base).arguments)
+            return base if len(args) <= taken else None
     return None
 
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
-from ckptdiff.following import noting, provenance, replay
-from ckptdiff.following.calls import base_of_foreach, collect, is_whole, line_of_code, nbytes, written_by
+from ckptdiff.following import noting, probing, provenance, replay
+from ckptdiff.following.calls import (
+    base_of_foreach,
+    brings_numbers,
+    collect,
+    is_whole,
+    line_of_code,
+    nbytes,
+    written_by,
+)
 from ckptdiff.following.draws import Draws
+from ckptdiff.following.kept_values import KeptValues
 from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, shape_of
 from ckptdiff.following.operations import Traits, may_be_noted, traits
 from ckptdiff.following.origins import (
     Piece,
+    Shape,
     covered,
     distinct_labels,
     paint,
@@ -38,7 +49,13 @@ class Engine:
         """The tensors that were asked of files, in order."""
         self.looked: dict[Source, None] = {}
         """The tensors of files whose values code looked at."""
+        self.exposed: dict[Source, None] = {}
+        """The tensors of files whose memory code outside torch has seen: it may have looked at values."""
+        self.by_address = ""
+        """The line of code that reached memory of which nothing is known by its address, once files had been read."""
         self.draws = Draws()
+        self.kept = KeptValues()
+        """What the code has written somewhere, and may read again."""
         self.lock = threading.RLock()
         self._loose: dict[int, tuple[Any, int]] = {}
         """Tensors without a storage of their own (sparse ones), by identity, and their labels."""
@@ -98,6 +115,11 @@ class Engine:
         """One label for all that a tensor's elements come from, 0 for none."""
         return self.labels.union(distinct_labels(self.pieces(tensor)))
 
+    def check(self, memory: Memory) -> None:
+        """Note what happened to memory that was exposed, past everything here."""
+        if memory.changed():
+            memory.after_look = memory.after_look or "code outside torch"
+
     def enclosing(self, address: int, nbytes: int) -> Memory | None:
         """The storage within whose memory some bytes lie."""
         memory = self.memories.get(address)
@@ -129,6 +151,70 @@ class Engine:
                 replay.settle(memory)
             memory.foreign |= foreign
 
+    def expose(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Code outside torch gets hold of the memory of tensors, and may read and write there unseen."""
+        for tensor in tensors:
+            memory = self.memory(tensor)
+            if memory is None:
+                continue
+            self.settle([tensor], foreign=True)
+            labels = distinct_labels(self.pieces(tensor))
+            for label in labels:
+                self.exposed.update(dict.fromkeys(self.labels.origins[label].sources))
+            if not labels:
+                memory.watch()
+
+    def exposed_at(self, address: int, count: int) -> set[int]:
+        """Code reaches memory by its address; returns the labels that lie there."""
+        memory = self.enclosing(address, 1)
+        if memory is None or memory.storage is None:
+            if self.read and not self.by_address:
+                self.by_address = line_of_code()
+            return set()
+        with replay.plainly():
+            self.expose([memory.bytes()])
+        memory.watch()
+        low = address - memory.address
+        return memory.origins.labels(low, low + count)
+
+    def moved_to(self, address: int, count: int, labels: set[int]) -> None:
+        """Bytes of some labels were put at an address."""
+        memory = self.enclosing(address, 1)
+        if memory is not None and memory.storage is not None:
+            first = address - memory.address
+            shape = Shape(first, (count,), (1,), 1, count, True)
+            paint(memory.origins, shape, uniform(self.labels.union(labels), count))
+            memory.watch()
+
+    @contextlib.contextmanager
+    def moving(self, storage: Any) -> Iterator[None]:
+        """A storage may lie elsewhere after the block, with what it held."""
+        memory = self.memories.get(storage.data_ptr())
+        if memory is not None:
+            replay.settle(memory)
+            replay.before_writing(memory)
+        yield
+        if memory is not None and storage.data_ptr() not in (0, memory.address):
+            moved = Memory(storage)
+            moved.origins, moved.after_look = memory.origins, memory.after_look
+            self.memories[moved.address] = moved
+
+    def let_pass(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A class of tensors does an operation in its own way: what it writes may come from there."""
+        for tensor in written_by(traits(function), args, kwargs):
+            memory = self.memory(tensor)
+            if memory is not None:
+                memory.after_look = memory.after_look or line_of_code()
+        tensors: list[torch.Tensor] = []
+        collect(args, tensors)
+        self.settle(tensors, foreign=True)
+        self.exposed.update((source, None) for tensor in tensors for source in self.sources(tensor))
+
+    def doubt_new(self, made: Any) -> None:
+        """A tensor was made of Python's numbers, which may be some that code has seen."""
+        if isinstance(made, torch.Tensor) and (memory := self.memory(made)) is not None and not memory.origins:
+            memory.after_look = line_of_code()
+
     def look(self, tensors: Iterable[torch.Tensor]) -> None:
         """Note that code looks at values."""
         for tensor in tensors:
@@ -155,10 +241,37 @@ class Engine:
             elif self._loose and id(tensor) in self._loose:
                 return self._carry_out(function, args, kwargs, tensors, traits(function))
         found = traits(function)
+        result = self._become(function, args, kwargs, tensors, involved, found)
+        if (self.exposed or self.looked) and found.kind not in ("view", "nothing"):
+            line = next((memory.after_look for memory in involved if memory.after_look), "")
+            if not line and self.exposed and involved and found.written and brings_numbers(args):
+                line = line_of_code()
+            if line:
+                self._pass_on(line, result, args, kwargs, found)
+        return result
+
+    def _pass_on(self, line: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits) -> None:
+        """What was made with something that may be made of values that code has seen, may be so too."""
+        outputs = written_by(found, args, kwargs)
+        collect([result], outputs)
+        for tensor in outputs:
+            memory = self.memory(tensor) if tensor.layout is torch.strided else None
+            if memory is not None:
+                memory.after_look = memory.after_look or line
+
+    def _become(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[torch.Tensor],
+        involved: list[Memory],
+        found: Traits,
+    ) -> Any:
         if found.random and (done := noting.draw(self, function, args, kwargs, tensors, found)) is not None:
             return done
         if not involved:
-            if self.looked:
+            if self.looked or (self.exposed and brings_numbers(args)):
                 self._note_plain(found, args, kwargs)
             if found.makes or (found.kind == "fill" and nbytes(tensors[0]) > noting.LARGE):
                 noted, result = noting.note(self, function, args, kwargs, found)
@@ -169,8 +282,11 @@ class Engine:
             return self._view(function, args, kwargs, tensors, found)
         if found.kind == "nothing" and not found.makes:
             return function(*args, **kwargs)
+        if found.name.startswith(("_foreach_", "_fused_")) and isinstance(args[0], (list, tuple)) and len(args[0]) > 1:
+            return self._one_by_one(function, args, kwargs)
         if found.name.startswith("_foreach_") and (base := base_of_foreach(function, args)) is not None:
-            return self._foreach(base, function, args, kwargs)
+            result = self.run(base, tuple(arg[0] if isinstance(arg, (list, tuple)) else arg for arg in args), kwargs)
+            return [result] if schema_of(function).returns else None
         if found.makes:
             noted, result = noting.note(self, function, args, kwargs, found)
             return result if noted else function(*args, **kwargs)
@@ -193,25 +309,25 @@ class Engine:
     ) -> Any:
         if not found.moves_storage:
             return function(*args, **kwargs)
-        first = tensors[0]
-        memory = self.known(first)
-        if memory is not None:
-            replay.settle(memory) if memory.writes else None
-            replay.before_writing(memory)
-        result = function(*args, **kwargs)
-        storage = first.untyped_storage()
-        if memory is not None and storage.data_ptr() not in (0, memory.address):
-            moved = Memory(storage)  # it grew, and what it held was copied
-            moved.origins = memory.origins
-            self.memories[moved.address] = moved
-        return result
+        with self.moving(tensors[0].untyped_storage()):
+            return function(*args, **kwargs)
 
-    def _foreach(self, base: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _one_by_one(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation on lists of tensors, on each of them by itself: they have nothing to do with one another."""
+        count = len(args[0])
+
+        def at(position: int, argument: Any) -> Any:
+            if isinstance(argument, (list, tuple)) and len(argument) == count:
+                return [argument[position]]
+            if isinstance(argument, torch.Tensor) and argument.dim() == 1 and argument.numel() == count:
+                return argument[position : position + 1]  # one number for each
+            return argument
+
         results = []
-        for position, first in enumerate(args[0]):
-            rest = [argument[position] if isinstance(argument, (list, tuple)) else argument for argument in args[1:]]
-            results.append(self.run(base, (first, *rest), kwargs))
-        return results if schema_of(function).returns else None
+        for position in range(count):
+            one = [at(position, argument) for argument in args]
+            results.append(self.run(function, tuple(one), {name: at(position, item) for name, item in kwargs.items()}))
+        return [item for result in results for item in result] if schema_of(function).returns else None
 
     def _carry_out(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], found: Traits
@@ -236,34 +352,34 @@ class Engine:
         where = (
             provenance.placed_labels(self, function, args, kwargs, found) if found.kind == "placing" and label else None
         )
+        unsure = not same or (found.kind == "placing" and where is None)
+        reached = probing.reached(self, function, args, kwargs, tensors, found) if label and unsure else None
         result = function(*args, **kwargs)
         outputs: list[torch.Tensor] = []
         collect([result], outputs)
-        for tensor in written:
+
+        def new(tensor: torch.Tensor, number: int, of: list[Any] | None) -> list[Piece]:
+            if same and not unsure:
+                return provenance.moved(self, found, args, kwargs, tensor, where)
+            if of is not None and number < len(of) and of[number].size() == tensor.size():
+                return probing.labelled(of[number], label)
+            return uniform(label, tensor.numel())
+
+        for number, tensor in enumerate(written):
             if (memory := self.known(tensor)) is not None or label:
                 memory = memory or self.memory(tensor)
                 if memory is None:
                     continue
                 replay.wrote(memory)
-                new = (
-                    provenance.moved(self, found, args, kwargs, tensor, where)
-                    if same
-                    else uniform(label, tensor.numel())
-                )
-                self.paint(memory, tensor, new)
+                self.paint(memory, tensor, new(tensor, number, reached.written if reached else None))
         if label:
-            for tensor in outputs:
+            for number, tensor in enumerate(outputs):
                 if any(tensor is other for other in written):
                     continue
                 if tensor.layout is not torch.strided:
                     self._loose[id(tensor)] = tensor, label
                 elif (memory := self.memory(tensor)) is not None and not memory.origins:
-                    new = (
-                        provenance.moved(self, found, args, kwargs, tensor, where)
-                        if same
-                        else uniform(label, tensor.numel())
-                    )
-                    paint(memory.origins, shape_of(tensor), new)
+                    paint(memory.origins, shape_of(tensor), new(tensor, number, reached.returned if reached else None))
         return result
 
     def _forget_pending(self, memory: Memory) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,17 @@ import torch
 from torch import nn
 
 from ckptdiff.following.engine import Engine
-from ckptdiff.following.inert import Refused
+from ckptdiff.following.files import Files
+from ckptdiff.following.inert import Refused, held_in
 from ckptdiff.following.labels import Source
-from ckptdiff.following.looking import watch_looks
+from ckptdiff.following.looking import watch_addresses, watch_looks, watch_storages
 from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.opened_files import watched
 from ckptdiff.following.origins import covered, distinct_labels
-from ckptdiff.following.readers import READERS, Files
+from ckptdiff.following.readers import READERS
 from ckptdiff.following.replay import plainly
 from ckptdiff.generators import generators_kept
-from ckptdiff.patches import Patches
-from ckptdiff.torch_private import without_torch_dispatch
+from ckptdiff.patches import Kept, Patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,61 @@ class Followed:
     result: Any = None
     raised: str | None = None
     error: BaseException | None = field(default=None, repr=False)
-    doubts: dict[str, None] = field(default_factory=dict)
-    opened: Mapping[str, None] = field(default_factory=dict)
-    """The files of weights that code has opened by itself."""
+    ended: bool = False
+    """Whether all has run, so that no reader will read any more what was opened."""
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call what is followed, and note what it returns or raises. An interrupt is no answer, and goes on."""
+        try:
+            self.result = function(*args, **kwargs)
+        except (Refused, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # torch.distributed.checkpoint raises one that is no Exception
+            held = held_in(error)
+            if held is not None:
+                raise Refused(held) from error
+            self.error = error
+            self.raised = f"{type(error).__name__}: {error}"
+        return self.result
+
+    def doubts(self, fills: Mapping[str, Fill]) -> Iterator[str]:
+        """Sentences on what is not known, where not all of a model was filled from files that are."""
+        seen = {**self.engine.looked, **self.engine.exposed}
+        looked = [f"{key} of {file}" if key else file for file, key in seen][:3]
+        for key, fill in fills.items():
+            if fill.doubt and fill.by != "file":
+                yield f"{key}: {fill.doubt} wrote to it after the code had looked at values ({', '.join(looked)})."
+        if all(fill.by == "file" for fill in fills.values()):
+            return
+        if self.engine.by_address:
+            yield f"{self.engine.by_address} reached memory by its address, and what it wrote there is not known."
+        if self.ended:
+            yield from self.unread()
+
+    @property
+    def opened(self) -> Mapping[str, None]:
+        """The files of weights that code has opened by itself."""
+        return self.files.opened.read
 
     def unread(self) -> Iterator[str]:
         """Doubts about files that were opened past every reader."""
+        said = set()
         for path in self.opened:
-            if not self.files.knows(path) and Path(path).is_file():
-                yield f"{Path(path).name} was opened by the code itself, and what it took from it is not known."
+            real = os.path.realpath(path)
+            if not self.files.knows(path) and real not in self.files.opened.written and os.path.isfile(real):  # noqa: PTH113
+                said.add(Path(path).name)
+        for name in sorted(said):
+            yield f"{name} was opened by the code itself, and what it took from it is not known."
+
+    def state_dict(self, module: nn.Module) -> dict[str, Any]:
+        """A module's state dict as code would be given it, with what hooks make for it followed too."""
+        with Following(self.engine):
+            return module.state_dict(keep_vars=True)
 
     def fills(self, module: nn.Module) -> Mapping[str, Fill]:
         """For every tensor of a module's state dict, where its values come from."""
         found: dict[str, Fill] = {}
-        with without_torch_dispatch():
-            state_dict = module.state_dict(keep_vars=True)
+        state_dict = self.state_dict(module)
         for key, value in state_dict.items():
             if isinstance(value, torch.Tensor):
                 found[key] = self.fill(value)
@@ -93,6 +134,7 @@ class Followed:
                 stretches = _stretches(got)
             memory = engine.known(part)
             if memory is not None:
+                engine.check(memory)
                 line = memory.overwritten[-1][2] if memory.overwritten else line
                 doubt = memory.after_look or doubt
         by: Literal["file", "part", "initial"] = "file" if filled == total else "part" if filled else "initial"
@@ -129,42 +171,47 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
     kept = contextlib.ExitStack()
     kept.enter_context(generators_kept())
     try:
-        for reader in READERS:
-            reader(patched, files)
-        watch_looks(patched, engine)
-        if "numpy" in sys.modules:
-            from ckptdiff.following.arrays import watch_arrays
+        with patched.gathering():
+            for reader in READERS:
+                reader(patched, files)
+            watch_looks(patched, engine)
+            watch_storages(patched, engine)
+            watch_addresses(patched, engine)
+            if "numpy" in sys.modules:
+                from ckptdiff.following.array_watch import watch_arrays
 
-            watch_arrays(patched, engine)
-        _follow_threads(patched, engine)
-        engine.draws.watch(patched, plainly)
-        with watched() as followed.opened, Following(engine):
+                watch_arrays(patched, engine, files.opened.texts)
+            _follow_threads(patched, engine)
+            engine.draws.watch(patched, plainly)
+        with watched(files.opened), patched.imports.watched(), Following(engine):
             yield followed
-        followed.doubts.update(dict.fromkeys(followed.unread()))
+        followed.ended = True
     finally:
         patched.undo()
         kept.close()
 
 
 def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs: Any) -> Followed:
-    """Call a function that loads weights, and tell what it did."""
+    """Call a function that loads weights, and tell what it did. Raises Refused for what the file may not make."""
     with following(trust=trust) as followed:
-        try:
-            followed.result = function(*args, **kwargs)
-        except Refused:
-            raise
-        except BaseException as error:
-            followed.error = error
-            followed.raised = f"{type(error).__name__}: {error}"
+        followed.call(function, *args, **kwargs)
     return followed
 
 
 def _follow_threads(patched: Patches, engine: Engine) -> None:
     """Modes hold for one thread: enter them in those that start meanwhile."""
-    run = threading.Thread.run
 
-    def followed_run(self: threading.Thread) -> None:
-        with Following(engine):
-            run(self)
+    def followed(kept: Kept) -> Callable[..., Any]:
+        def started(function: Callable[..., Any], *rest: Any, **options: Any) -> Any:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                with Following(engine):
+                    return function(*args, **kwargs)
 
-    patched.attribute(threading.Thread, "run", followed_run)
+            return kept.value(run, *rest, **options)
+
+        return started
+
+    for name in ("start_new_thread", "start_joinable_thread"):
+        if hasattr(_thread, name):
+            kept = Kept(getattr(_thread, name))
+            patched.everywhere(kept, followed(kept))

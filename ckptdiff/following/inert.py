@@ -88,6 +88,17 @@ class Held:
         raise Refused(f"{type(self).__module__}.{type(self).__qualname__}")
 
 
+def held_in(error: BaseException) -> str | None:
+    """The class of an object that only holds, where one was at hand in a function that an exception came through."""
+    trace = error.__traceback__
+    while trace is not None:
+        for value in list(trace.tb_frame.f_locals.values()):
+            if issubclass(type(value), Held):
+                return f"{type(value).__module__}.{type(value).__qualname__}"
+        trace = trace.tb_next
+    return None
+
+
 def held_class(module: str, name: str) -> type:
     """A class that stands for one that a file names."""
     return type(name.rpartition(".")[2] or "object", (Held,), {"__module__": module, "__qualname__": name})

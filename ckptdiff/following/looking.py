@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
-from ckptdiff.patches import Patches
+from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import without_torch_function
 
 
@@ -17,18 +18,53 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
     """Have every way by which code reads values see them."""
     tensor = torch.Tensor
 
-    def settled(method: Callable[..., Any], *, foreign: bool) -> Callable[..., Any]:
+    def settled(method: Callable[..., Any], *, foreign: bool = False, keeps: bool = False) -> Callable[..., Any]:
         def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             with without_torch_function(), engine.lock:
                 consists = parts(self)
-                engine.look(consists)
                 engine.settle(consists, foreign=foreign)
+                if keeps:
+                    for part in consists:
+                        engine.kept.keep(engine, part)
+                else:
+                    engine.look(consists)
             return method(self, *args, **kwargs)
 
         reading.__name__ = getattr(method, "__name__", "reading")
         return reading
 
-    for name in ("tolist", "__reduce_ex__", "share_memory_"):
-        patched.attribute(tensor, name, settled(getattr(tensor, name), foreign=False))
-    for name in ("__dlpack__",):
-        patched.attribute(tensor, name, settled(getattr(tensor, name), foreign=True))
+    patched.attribute(tensor, "tolist", settled(tensor.tolist))
+    patched.attribute(tensor, "share_memory_", settled(tensor.share_memory_, foreign=True))
+    patched.attribute(tensor, "__dlpack__", settled(tensor.__dlpack__, foreign=True))
+    # Pickling: `pickle.dumps`, `torch.save`, a queue.
+    patched.attribute(tensor, "__reduce_ex__", settled(tensor.__reduce_ex__, keeps=True))
+
+
+def watch_storages(patched: Patches, engine: Engine) -> None:
+    """Storages that are given another size by themselves, and then lie elsewhere."""
+    resize = torch.UntypedStorage.resize_
+
+    def resized(self: torch.UntypedStorage, *args: Any) -> Any:
+        with engine.moving(self):
+            return resize(self, *args)
+
+    patched.attribute(torch.UntypedStorage, "resize_", resized)
+
+
+def watch_addresses(patched: Patches, engine: Engine) -> None:
+    """Memory that code reaches by its address, through ctypes."""
+    kept = Kept(ctypes.memmove)
+
+    def memmove(target: Any, source: Any, count: Any) -> Any:
+        places = [_address(target), _address(source)]
+        labels = engine.exposed_at(places[1], count)
+        engine.exposed_at(places[0], count)
+        result = kept.value(target, source, count)
+        engine.moved_to(places[0], count, labels)
+        return result
+
+    patched.everywhere(kept, memmove)
+
+
+def _address(place: Any) -> int:
+    return place if isinstance(place, int) else ctypes.cast(place, ctypes.c_void_p).value or 0

@@ -18,6 +18,8 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 
+_numpy = torch.Tensor.numpy
+
 
 class MappedTensors:
     """The tensors of a file that the library has opened, and so found to be sound."""
@@ -28,7 +30,7 @@ class MappedTensors:
             length = int.from_bytes(file.read(8), "little")
             self._header: dict[str, Any] = json.loads(file.read(length))
         self._start = 8 + length
-        self._array = self._bytes.numpy()
+        self._array = _numpy(self._bytes)
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor with a storage of its own; None where the library is to make it."""

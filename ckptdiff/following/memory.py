@@ -8,6 +8,7 @@ moves on past a version that a snapshot still needs, the snapshot gets a copy of
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ckptdiff.following.origins import Origins, Shape
+from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
 
 
 class Snapshot:
@@ -63,8 +65,8 @@ class Memory:
     """The log of one storage."""
 
     __slots__ = (
-        "__weakref__", "address", "after_look", "foreign", "nbytes", "origins", "overwritten", "settled", "snapshots",
-        "storage", "version", "writes",
+        "__weakref__", "address", "after_look", "digest", "foreign", "nbytes", "origins", "overwritten", "settled",
+        "snapshots", "storage", "version", "writes",
     )  # fmt: skip
 
     def __init__(self, storage: Any) -> None:
@@ -80,6 +82,8 @@ class Memory:
         self.snapshots: list[weakref.ref[Snapshot]] = []
         self.foreign = False
         """Whether code outside torch holds the memory, numpy say, so that it must always be as it should."""
+        self.digest = b""
+        """That of the bytes when they were last known, where code outside torch may change them; else empty."""
         self.after_look = ""
         """The line of code that wrote to it, from no file, after values of files had been looked at."""
         self.overwritten: list[tuple[int, int, str]] = []
@@ -93,6 +97,19 @@ class Memory:
         made.nbytes = array.nbytes
         made.foreign = True
         return made
+
+    def watch(self) -> None:
+        """From now on, be able to tell whether the bytes are still those that they are now."""
+        if self.storage is not None and self.nbytes <= _WATCHED:
+            self.digest = digest_of(self.bytes())
+
+    def changed(self) -> bool:
+        """Whether the bytes have become others since `watch`; from then on they are these."""
+        if not self.digest or self.storage is None:
+            return False
+        before = self.digest
+        self.watch()
+        return before != self.digest
 
     def snapshot(self, tensor: torch.Tensor) -> Snapshot:
         """`tensor`, of this storage, as it is now."""
@@ -115,6 +132,17 @@ class Memory:
     def bytes(self) -> torch.Tensor:
         """Its memory as it is, as a flat tensor."""
         return torch.empty(0, dtype=torch.uint8).set_(self.storage, 0, (self.nbytes,), (1,))
+
+
+_numpy = torch.Tensor.numpy
+_WATCHED = 1 << 28
+"""Bytes of memory up to which it is looked whether others have changed it."""
+
+
+def digest_of(flat: torch.Tensor) -> bytes:
+    """What tells the bytes of a flat tensor from others."""
+    with without_torch_dispatch(), without_torch_function():
+        return hashlib.blake2b(_numpy(flat).data).digest()
 
 
 def shape_of(tensor: torch.Tensor) -> Shape:

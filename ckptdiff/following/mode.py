@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 
 from ckptdiff.following.engine import Engine
-from ckptdiff.torch_private import DispatchMode, without_torch_function
+from ckptdiff.torch_private import TRACED_TENSORS, DispatchMode, without_torch_function
 
 
 class Following(DispatchMode):  # type: ignore[no-untyped-call]
@@ -25,19 +27,30 @@ class Following(DispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if any(_wraps(kind) for kind in types):
-            return NotImplemented
+        if types:
+            if any(kind.__module__.startswith(TRACED_TENSORS) for kind in types):
+                return func(*args, **kwargs or {})  # of torch's compiler, which hold no values
+            if any(_wraps(kind) for kind in types):
+                if not all(hasattr(kind, "__tensor_flatten__") for kind in types if _wraps(kind)):
+                    with without_torch_function(), self.engine.lock:
+                        self.engine.let_pass(func, args, dict(kwargs or {}))
+                return NotImplemented
         with without_torch_function(), self.engine.lock:
             return self.engine.run(func, args, dict(kwargs) if kwargs else {})
 
 
+@cache
 def _wraps(kind: type) -> bool:
-    return hasattr(kind, "__tensor_flatten__")
+    """Whether a class of tensors has operations of its own: a wrapper subclass, a fake or a functional tensor."""
+    return hasattr(kind, "__tensor_flatten__") or kind.__torch_dispatch__ not in _NONE_OF_ITS_OWN  # type: ignore[attr-defined]
+
+
+_NONE_OF_ITS_OWN = (torch.Tensor.__torch_dispatch__, nn.Parameter.__torch_dispatch__)
 
 
 def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The ordinary tensors that a tensor consists of: itself, or those inside a wrapper subclass."""
-    if not _wraps(type(tensor)):
+    if not hasattr(type(tensor), "__tensor_flatten__"):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
     found: list[torch.Tensor] = []

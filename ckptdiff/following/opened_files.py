@@ -6,31 +6,68 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ckptdiff.suffixes import OLD, WEIGHTS
 
 _SUFFIXES = (
     *WEIGHTS, *OLD,
-    ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".gguf", ".msgpack", ".pt2", ".joblib", ".distcp",
+    ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".gguf", ".msgpack", ".pt2", ".joblib", ".distcp", ".raw",
+    ".dat", ".weights", ".onnx", ".tar", ".gz", ".zip",
 )  # fmt: skip
+_TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml")
+_WRITING = os.O_WRONLY | os.O_RDWR
 _lock = threading.Lock()
 _reading = threading.local()
-_watching: list[dict[str, None]] = []
+_watching: list[Opened] = []
 _installed = False
 
 
+@dataclass(slots=True)
+class Opened:
+    """The files that Python code opened, by path, in order."""
+
+    asked: tuple[str, ...] = ()
+    """Files that count whatever they are called, and folders whose files do."""
+    read: dict[str, None] = field(default_factory=dict)
+    """Those of weights that were opened for reading."""
+    texts: dict[str, None] = field(default_factory=dict)
+    """Those of text that were opened for reading, by their names."""
+    told: Callable[[str], object] = str
+    """Is called with each of them."""
+    reached: Callable[[int, int], object] = divmod
+    """Is called with every address at which ctypes reads or writes."""
+    written: set[str] = field(default_factory=set)
+    """Those that were opened for writing, by their real paths."""
+
+    def note(self, path: str, *, writes: bool) -> None:
+        if writes:
+            self.written.add(os.path.realpath(path))
+        elif path.lower().endswith(_SUFFIXES) or os.path.realpath(path) in self.asked:
+            self.read[path] = None
+            self.told(path)
+        elif path.lower().endswith(_TEXTS):
+            self.texts[Path(path).name] = None
+
+
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _watching or getattr(_reading, "depth", False):
+    if not _watching:
         return
-    path, mode = arguments[0], arguments[1]
+    if event in ("ctypes.cdata", "ctypes.string_at") and isinstance(arguments[0], int):
+        for opened in _watching:
+            opened.reached(arguments[0], 1)
+    if event != "open" or getattr(_reading, "depth", False):
+        return
+    path, mode, flags = arguments
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    writes = isinstance(mode, str) and any(letter in mode for letter in "wax+")
-    if isinstance(path, str) and not writes and path.lower().endswith(_SUFFIXES):
+    if isinstance(path, str):
+        writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool(flags & _WRITING)
         for opened in _watching:
-            opened[path] = None
+            opened.note(path, writes=writes)
 
 
 @contextlib.contextmanager
@@ -44,8 +81,8 @@ def reading() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[dict[str, None]]:
-    """Every file of weights that Python code opens for reading inside the block, by path.
+def watched(opened: Opened) -> Iterator[None]:
+    """Have noted what Python code opens inside the block.
 
     An audit hook is the one way to see them all. It cannot be taken out again; outside the block it does nothing.
     """
@@ -54,9 +91,8 @@ def watched() -> Iterator[dict[str, None]]:
         if not _installed:
             sys.addaudithook(_hook)
             _installed = True
-    opened: dict[str, None] = {}
     _watching.append(opened)
     try:
-        yield opened
+        yield
     finally:
         _watching.remove(opened)

@@ -54,6 +54,11 @@ _DRAWING = {
     "randn_like.default": torch.ops.aten.normal_.default,
 }
 
+HIDDEN_WRITES = {
+    "native_batch_norm": (3, 4, 5), "cudnn_batch_norm": (3, 4, 5), "miopen_batch_norm": (3, 4, 5),
+}  # fmt: skip
+"""Arguments that an operation writes to though its schema is silent; the last one says whether it does."""
+
 STEPS = {
     "_to_copy": "cast", "cat": "concat", "stack": "stack", "mm": "matmul", "bmm": "matmul", "addmm": "matmul",
     "baddbmm": "matmul", "rsub": "sub", "true_divide": "div",

@@ -6,110 +6,24 @@ A reader is one function of `READERS`: it patches what reads one kind of file.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
-from ckptdiff.following.engine import Engine
-from ckptdiff.following.inert import Held, pickle_module
+from ckptdiff.following.files import STREAM, Files
+from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
-from ckptdiff.following.mode import parts
+from ckptdiff.following.number_files import read_bytes, read_hdf5, read_numbers
 from ckptdiff.following.opened_files import reading
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
 from ckptdiff.patches import Kept, Patches
-from ckptdiff.torch_private import FILE_READER, children_of, own_buffers, own_parameters, part_of_file
-
-_GENERATOR_STATES = (5056, 16)
-"""Bytes of the state of a CPU and a CUDA generator: code of torch reads these past any operation."""
-
-
-class Files:
-    """What the files of a run are called, and what they gave."""
-
-    def __init__(self, engine: Engine, *, trust: bool = False) -> None:
-        self.engine = engine
-        self.trust = trust
-        self.order: dict[str, list[str]] = {}
-        """For every file, the keys it gave."""
-        self.aliases: dict[tuple[str, str], tuple[str, str]] = {}
-        """Tensors of a file that lie where another one lies, which stands for them."""
-        self.places: dict[tuple[str, int], str] = {}
-        """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
-        self._names: dict[str, str] = {}
-
-    def name(self, file: Any) -> str:
-        """The last part of a file's path; more of it where two files have that in common."""
-        if not isinstance(file, (str, os.PathLike)):
-            file = getattr(file, "name", None)
-            if not isinstance(file, (str, os.PathLike)):
-                return "<stream>"
-        path = os.path.realpath(os.fspath(file))
-        if path not in self._names:
-            elements = Path(os.fspath(file)).parts
-            taken = set(self._names.values())
-            name = next(
-                (
-                    candidate
-                    for count in range(1, len(elements) + 1)
-                    if (candidate := "/".join(elements[-count:])) not in taken
-                ),
-                path,
-            )
-            self._names[path] = name
-        return self._names[path]
-
-    def knows(self, path: str) -> bool:
-        """Whether a reader has read a file."""
-        return os.path.realpath(path) in self._names
-
-    def gave(self, tensor: torch.Tensor, file: str, key: str) -> None:
-        """Note that a file gave a tensor under a key."""
-        self.order.setdefault(file, []).append(key)
-        for part in parts(tensor):
-            before = self.engine.sources(part)
-            if before and all(source[0] == file for source in before):
-                self.aliases[file, key] = min(before)  # the same memory under another name
-            self.engine.describe(part, (file, key))
-
-    def gave_all(self, value: Any, file: str) -> None:
-        """Note every tensor in what was read from a file, under its path there (`model/fc.weight`)."""
-        for path, tensor in named_tensors(value):
-            state = type(tensor) is torch.Tensor and tensor.dtype == torch.uint8 and tensor.dim() == 1
-            if not (state and tensor.numel() in _GENERATOR_STATES):
-                self.gave(tensor, file, path)
-
-
-def named_tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor inside nested containers, modules and objects, with its path; shared ones once."""
-    seen: set[int] = set()
-    stack: list[tuple[str, Any]] = [("", value)]
-    while stack:
-        path, item = stack.pop()
-        if isinstance(item, (str, bytes, int, float, bool, type(None))) or id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, torch.Tensor):
-            yield path, item
-            continue
-        children: list[tuple[Any, Any]]
-        if isinstance(item, nn.Module):
-            children = [*own_parameters(item).items(), *own_buffers(item).items(), *children_of(item).items()]
-        elif isinstance(item, dict):
-            children = list(item.items())
-        elif isinstance(item, (list, tuple)):
-            children = list(enumerate(item))
-        elif isinstance(item, Held):
-            children = list(vars(item).items())
-        else:
-            continue
-        stack.extend((f"{path}/{name}" if path else str(name), child) for name, child in reversed(children))
+from ckptdiff.torch_private import FILE_READER, part_of_file
 
 
 def map_file(path: Any, shared: bool = False, nbytes: int = 0, size: int = 0) -> torch.UntypedStorage:
@@ -135,20 +49,35 @@ def read_torch(patches: Patches, files: Files) -> None:
         patches.attribute(torch.serialization, "pickle", pickle_module())
 
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        place = place_of(files, f)
         if not isinstance(f, (str, os.PathLike)):
             files.name(f)  # the code opened it for torch, which has read it, whatever comes of that
         with plainly(), torch.enable_grad(), reading():
             result = _load_mapped(original, f, args, kwargs)
-        name = files.name(f)
-        place = place_of(files, f)
+        name = files.name(f if place is None else place[0])
         if place is not None and isinstance(result, torch.Tensor):
-            files.gave(result, files.name(place[0]), place[1])
+            files.gave(result, name, place[1])
         else:
             files.gave_all(result, name)
         return result
 
     original = patches.function(torch.load, load)
-    patches.attribute(torch.UntypedStorage, "from_file", staticmethod(map_file))
+
+    def from_file(path: Any, shared: bool = False, nbytes: int = 0, size: int = 0) -> torch.UntypedStorage:
+        storage = map_file(path, shared, nbytes, size)
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
+            files.gave(torch.empty(0, dtype=torch.uint8).set_(storage), files.name(path), "")
+        return storage
+
+    patches.attribute(torch.UntypedStorage, "from_file", staticmethod(from_file))
+
+    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(f, (str, os.PathLike)):
+            files.opened.note(os.fspath(f), writes=True)
+            files.name(f)
+        return original_save(obj, f, *args, **kwargs)
+
+    original_save = patches.function(torch.save, save)
 
 
 def _load_mapped(original: Callable[..., Any], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -239,17 +168,28 @@ def read_safetensors(patches: Patches, files: Files) -> None:
                 return whole
             with plainly():
                 part = self._real[index]
-            if isinstance(part, torch.Tensor) and files.engine.known(part) is None:
-                return whole[index]
-            return part
+            if isinstance(part, torch.Tensor):
+                return whole[index] if files.engine.known(part) is None else part
+            return self._opened._noted(self._name, whole)[index]
 
     patches.everywhere(kept, safe_open)
-    deserialize = patches.function(safetensors.torch.load, lambda data: _noted_bytes(data))
+    kept_deserialize = Kept(safetensors.deserialize)
 
-    def _noted_bytes(data: bytes) -> Any:
+    def deserialize(data: Any) -> Any:
+        name = files.name(data)
+        result = kept_deserialize.value(data)
+        for key, entry in result:
+            files.gave_bytes(entry["data"], name, key)
+        return result
+
+    patches.everywhere(kept_deserialize, deserialize)
+    load_bytes = patches.function(safetensors.torch.load, lambda data: noted_bytes(data))
+
+    def noted_bytes(data: bytes) -> Any:
+        name = files.name(data)
         with plainly():
-            result = deserialize(data)
-        files.gave_all(result, "<bytes>")
+            result = load_bytes(data)
+        files.gave_all(result, name)
         return result
 
 
@@ -271,13 +211,23 @@ def read_records(patches: Patches, files: Files) -> None:
     kept = Kept(getattr(*FILE_READER))
     named = files
 
-    class PyTorchFileReader:
+    class Readers(type):
+        def __call__(cls, *args: Any) -> Any:
+            # torch's own loading is followed as a whole; its C++ wants the real reader.
+            if args and (part := part_of_file(args[0])) is not None:
+                return MappedRecords(kept.value(*args), *part[:2])
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            return kept.value(*args) if caller.startswith("torch.") else super().__call__(*args)
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, kept.value) or super().__instancecheck__(instance)
+
+    class PyTorchFileReader(metaclass=Readers):
         """torch's own, noting what it gives."""
 
         def __init__(self, file: Any, *args: Any) -> None:
-            self._reader = kept.value(file, *args)
             self._file = named.name(file)
-            self._keys: dict[str, str] | None = None
+            self._reader = kept.value(file, *args)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._reader, name)
@@ -288,41 +238,39 @@ def read_records(patches: Patches, files: Files) -> None:
             named.gave(made, self._file, name)
             return made
 
-    def open_reader(*args: Any) -> Any:
-        # torch's own loading is followed as a whole; its C++ wants the real reader.
-        if args and (part := part_of_file(args[0])) is not None:
-            return MappedRecords(kept.value(*args), *part[:2])
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        return (kept.value if caller.startswith("torch.") else PyTorchFileReader)(*args)
-
-    patches.attribute(*FILE_READER, open_reader)
+    patches.attribute(*FILE_READER, PyTorchFileReader)
 
 
-def read_numpy(patches: Patches, files: Files) -> None:
-    """`numpy.load`: arrays of .npy files, and of .npz files one by one."""
-    if "numpy" not in sys.modules:
-        return
-    import numpy as np
+def read_packages(patches: Patches, files: Files) -> None:
+    """`torch.package`, whose files bring the code by which they are read."""
 
-    from ckptdiff.following.arrays import from_file
+    def patch(module: Any) -> None:
+        def load_pickle(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if not files.trust:
+                raise Refused("torch.package.PackageImporter")
+            with plainly():
+                result = original(self, *args, **kwargs)
+            files.gave_all(result, files.name(self.filename))
+            return result
 
-    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-        with reading():
-            result = original(file, *args, **kwargs)
-        name = files.name(file)
-        if isinstance(result, np.ndarray):
-            return from_file(files, result, name, "")
-        if isinstance(result, np.lib.npyio.NpzFile):
-            result._ckptdiff_file = name  # type: ignore[attr-defined]
-        return result
+        original = patches.function(module.PackageImporter.load_pickle, load_pickle)
 
-    original = patches.function(np.load, load)
-    get = patches.function(np.lib.npyio.NpzFile.__getitem__, lambda self, key: member(self, key))
+    patches.imports.once("torch.package.package_importer", patch)
 
-    def member(self: Any, key: str) -> Any:
-        array = get(self, key)
-        name = getattr(self, "_ckptdiff_file", None)
-        return array if name is None or not isinstance(array, np.ndarray) else from_file(files, array, name, key)
+
+def read_exported(patches: Patches, files: Files) -> None:
+    """`torch.export.load`."""
+
+    def patch(module: Any) -> None:
+        def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+            name = files.name(f)
+            program = original(f, *args, **kwargs)
+            files.gave_all({"state_dict": dict(program.state_dict), "constants": dict(program.constants)}, name)
+            return program
+
+        original = patches.function(module.load, load)
+
+    patches.imports.once("torch.export", patch)
 
 
 def read_pickles(patches: Patches, files: Files) -> None:
@@ -332,12 +280,13 @@ def read_pickles(patches: Patches, files: Files) -> None:
     kept = Kept(pickle.load)
 
     def load(file: Any, **options: Any) -> Any:
-        if not isinstance(getattr(file, "name", None), str) or sys._getframe(1).f_globals.get("__name__", "") in _OWN:
+        if files.name(file) == STREAM or sys._getframe(1).f_globals.get("__name__", "") in _OWN:
             return kept.value(file, **options)
         with plainly():
             result = (kept.value if files.trust else pickle_module().load)(file, **options)
         files.gave_all(result, files.name(file))
-        note_places(files, file.name, result)
+        if isinstance(getattr(file, "name", None), str):
+            note_places(files, file.name, result)
         if "numpy" in sys.modules:
             from ckptdiff.following.arrays import noted_arrays
 
@@ -345,6 +294,15 @@ def read_pickles(patches: Patches, files: Files) -> None:
         return result
 
     patches.everywhere(kept, load)
+    kept_bytes = Kept(pickle.loads)
+
+    def loads(data: Any, **options: Any) -> Any:
+        name = files.name(data) if files.opened.read else STREAM
+        if name == STREAM:
+            return kept_bytes.value(data, **options)
+        return load(io.BytesIO(data), **options)
+
+    patches.everywhere(kept_bytes, loads)
 
 
 _OWN = frozenset(("torch.serialization", "multiprocessing.connection", "multiprocessing.reduction"))
@@ -354,6 +312,10 @@ READERS: tuple[Callable[[Patches, Files], None], ...] = (
     read_safetensors,
     read_torchscript,
     read_records,
-    read_numpy,
+    read_packages,
+    read_exported,
+    read_numbers,
+    read_bytes,
+    read_hdf5,
     read_pickles,
 )

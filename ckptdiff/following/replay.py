@@ -49,6 +49,8 @@ def settle(memory: Memory) -> None:
 
 def before_writing(memory: Memory) -> None:
     """Give the snapshots of settled memory, which is about to be written, copies of their own."""
+    if memory.changed():
+        memory.after_look = memory.after_look or "code outside torch"
     with plainly():
         for taken in memory.needed():
             taken.copy = placed(memory.bytes(), taken.shape, taken.dtype).clone()
@@ -59,6 +61,8 @@ def wrote(memory: Memory) -> None:
     """Note that settled memory was written."""
     memory.version += 1
     memory.settled = memory.version
+    if memory.digest:
+        memory.watch()
 
 
 def value(taken: Snapshot) -> torch.Tensor:

@@ -58,7 +58,7 @@ def left_by(
         with following(trust=trust) as followed:
             given = given_to(followed, model)
             with resolved(loader) as load:
-                result = _called(followed, load, given, path)
+                result = followed.call(load, *((path,) if given is None or _takes_one(load) else (given, path)))
         left = _model_of(result) or given
         if left is None:
             if followed.raised is not None:
@@ -115,18 +115,6 @@ def given_to(followed: Followed, model: Callable[[], nn.Module] | nn.Module | No
             f"A copy of the {type(model).__name__} to try it on cannot be made: {type(error).__name__}: {error}",
             "Pass a reference such as model.py:Net, or a function that returns the model.",
         ) from None
-
-
-def _called(followed: Followed, load: Load, model: nn.Module | None, path: Any) -> Any:
-    arguments = (path,) if model is None or _takes_one(load) else (model, path)
-    try:
-        followed.result = load(*arguments)
-    except (Refused, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # torch.distributed.checkpoint raises one that is no Exception
-        followed.error = error
-        followed.raised = f"{type(error).__name__}: {error}"
-    return followed.result
 
 
 def _takes_one(load: Load) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
@@ -78,8 +79,7 @@ def left_in(
     machine: Machine | None = None,
 ) -> Left:
     """What a loader left in a module, after it was followed: every key by what fills it, whatever the loader says."""
-    with without_torch_dispatch():
-        state_dict = module.state_dict(keep_vars=True)
+    state_dict = followed.state_dict(module)
     tensors = {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
     fills = {key: followed.fill(value) for key, value in tensors.items()}
     tree = extract(module, reference)
@@ -97,7 +97,7 @@ def left_in(
         tuple(_problems(fills, told)),
         followed.raised,
         {key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"},
-        doubts=(*told.doubts, *_doubts(followed, fills)),
+        doubts=(*told.doubts, *islice(followed.doubts(fills), MAX_DOUBTS)),
     )
     plain = {key: _unclassed(value) if _is_ordinary(value) else value for key, value in tensors.items()}
     described = checkpoint_of(plain)
@@ -134,7 +134,7 @@ def left_nothing(
         dict.fromkeys(checkpoint.entries, "unread"),
         tuple(_problems({}, told)),
         followed.raised,
-        doubts=(*told.doubts, *followed.doubts),
+        doubts=(*told.doubts, *followed.unread()),
     )
     return Left(outcome, replace(checkpoint, entries={}))
 
@@ -222,14 +222,6 @@ def _problems(fills: Mapping[str, Fill], told: Told) -> Iterator[Problem]:
         if fill.by == "part":
             count = sum(end - first for first, end in fill.filled)
             yield Problem("part", key, f"{count:,} of {fill.numel:,} elements are filled")
-
-
-def _doubts(followed: Followed, fills: Mapping[str, Fill]) -> Iterator[str]:
-    looked = [f"{key} of {file}" for file, key in followed.engine.looked][:3]
-    doubted = [(key, fill.doubt) for key, fill in fills.items() if fill.doubt and fill.by != "file"]
-    for key, line in doubted[:MAX_DOUBTS]:
-        yield f"{key}: {line} wrote to it after the code had looked at values ({', '.join(looked)})."
-    yield from followed.doubts
 
 
 def _checkpoint(path: Any) -> Checkpoint:

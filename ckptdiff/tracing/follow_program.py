@@ -234,7 +234,7 @@ class Tracing:
         )
         saved = tuple(TracedSave(save.file, save.line, save.tensors) for save in watch.saved)
         unread = tuple(followed.unread())
-        doubts = (*followed.doubts, *(doubt for model in models for doubt in model.outcome.doubts))
+        doubts = tuple(doubt for model in models for doubt in model.outcome.doubts)
         error = self.error
         errors = tuple(
             TracedError(failure.text, failure.line, failure.error is not error)

@@ -199,13 +199,13 @@ def from_file_of_numbers(model, folder):
     model.second.weight.data.copy_(torch.from_numpy(numbers).view(16, 16))
 
 
-@pytest.mark.parametrize("load", [read_by_hand, from_file_of_numbers])
-def test_a_file_that_is_read_in_another_way_is_a_doubt(load, folders):
+@pytest.mark.parametrize(("load", "name"), [(read_by_hand, "w.safetensors"), (from_file_of_numbers, "w.npy")])
+def test_bytes_of_a_file_are_known_for_what_they_are(load, name, folders):
     found, left = followed(load, Net(), folders[0])
     assert found.raised is None
-    assert found.fills(left)["second.weight"].by == "initial"
-    (doubt,) = found.doubts
-    assert "was opened by the code itself" in doubt
+    fills = found.fills(left)
+    assert fills["second.weight"].sources[0][0] == name
+    assert not [doubt for doubt in found.doubts(fills) if "second.weight" in doubt]
 
 
 def test_a_look_into_a_file_that_a_reader_reads_too_is_none(folders):
@@ -214,9 +214,21 @@ def test_a_look_into_a_file_that_a_reader_reads_too_is_none(folders):
             assert file.read(2) == b"PK"
         nested(model, folder)
 
-    found, _ = followed(looking, Net(), folders[0])
+    found, left = followed(looking, Net(), folders[0])
     assert found.raised is None
-    assert not found.doubts
+    assert not list(found.doubts(found.fills(left)))
+
+
+def test_a_file_that_is_read_in_another_way_is_a_doubt(folders):
+    def by_hand(model, folder):
+        with open(folder / "w.npy", "rb") as file:
+            file.seek(-1024, 2)
+            file.readinto(memoryview(model.second.weight.data.numpy()).cast("B"))
+
+    found, left = followed(by_hand, Net(), folders[0])
+    fills = found.fills(left)
+    assert fills["second.weight"].by == "initial"
+    assert any("w.npy was opened by the code itself" in doubt for doubt in found.doubts(fills))
 
 
 def then_by_hand(model, folder):
@@ -232,7 +244,7 @@ def test_what_a_reader_opened_and_could_not_read_is_no_doubt(folders, tmp_path):
     for read in (torch.load, torch.jit.load):
         found, _ = followed(lambda model, path, read=read: read(path), Net(), tmp_path / "w.pth")
         assert found.raised is not None
-        assert not found.doubts
-    found, _ = followed(then_by_hand, Net(), folders[0])
+        assert not list(found.unread())
+    found, left = followed(then_by_hand, Net(), folders[0])
     assert found.raised is None
-    assert "was opened by the code itself" in next(iter(found.doubts))
+    assert found.fills(left)["second.weight"].sources == (("w.npy", ""),)

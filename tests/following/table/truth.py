@@ -98,11 +98,7 @@ def agreement(row: Row, situation: str, folder: Path, *, convert: bool) -> str:
         return f"refused: {refused.name}"
     left = model_in(found.result) or copied
     faults = list(differences(found, left, ends))
-    doubts = [*found.doubts]
-    if left is not None:
-        doubts += [
-            f"{key}: {fill.doubt}" for key, fill in found.fills(left).items() if fill.doubt and fill.by != "file"
-        ]
+    doubts = [*(found.unread() if left is None else found.doubts(found.fills(left)))]
     if faults:
         return f"doubt: {doubts[0]} ({faults[0]})" if doubts else "WRONG " + "; ".join(faults[:6])
     if convert and ends[0].raised is None and (fault := converted(row, model, paths[0], ends, folder)):

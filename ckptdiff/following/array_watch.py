@@ -1,0 +1,120 @@
+"""numpy's functions and torch's ways to it, so that what passes between them is followed."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ckptdiff.following.arrays import Array, all_of, flat, is_view_of, known, note, pieces_of, plain
+from ckptdiff.following.engine import Engine
+from ckptdiff.following.mode import parts
+from ckptdiff.following.origins import Interval, Piece
+from ckptdiff.patches import Patches
+from ckptdiff.torch_private import without_torch_function
+
+_MAKING = ("empty", "zeros", "ones", "full")
+_CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require")
+
+
+def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) -> None:
+    """Follow tensors to numpy and back."""
+
+    def to_numpy(method: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            with without_torch_function(), engine.lock:
+                engine.expose(parts(self))
+            return known(method(self, *args, **kwargs), engine, ())
+
+        return reading
+
+    for name in ("numpy", "__array__"):
+        patched.attribute(torch.Tensor, name, to_numpy(getattr(torch.Tensor, name)))
+
+    def __array_ufunc__(self: Any, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:  # noqa: N807
+        def array(value: Any) -> Any:
+            return np.asarray(value) if isinstance(value, torch.Tensor) else value
+
+        out = kwargs.pop("out", None)
+        if out is not None:
+            kwargs["out"] = tuple(map(array, out))
+        result = getattr(ufunc, method)(*map(array, inputs), **{name: array(value) for name, value in kwargs.items()})
+        if out is not None:
+            return out[0] if len(out) == 1 else out
+        return self.__array_wrap__(result) if isinstance(result, np.ndarray) else result
+
+    patched.attribute(torch.Tensor, "__array_ufunc__", __array_ufunc__)
+
+    def from_array(function: Callable[..., Any]) -> Callable[..., Any]:
+        def making(*args: Any, **kwargs: Any) -> Any:
+            arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, Array)]
+            if not arrays or arrays[0].engine is not engine:
+                if texts and any(isinstance(value, float) for value in flat(args[:1])):
+                    engine.looked.update(((name, ""), None) for name in texts)  # numbers, by way of a text maybe
+                made = function(*args, **kwargs)
+                if engine.looked or engine.exposed:
+                    engine.doubt_new(made)
+                return made
+            found = pieces_of(arrays[0]) if len(arrays) == 1 else all_of(engine, arrays)
+            tensor = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+            if isinstance(tensor, torch.Tensor) and tensor.numel():
+                with without_torch_function():
+                    _adopt(engine, tensor, found)
+            return tensor
+
+        making.__name__ = getattr(function, "__name__", "making")
+        return making
+
+    for name in ("from_numpy", "as_tensor", "tensor", "asarray"):
+        patched.attribute(torch, name, from_array(getattr(torch, name)))
+    with contextlib.suppress(AttributeError):
+        patched.attribute(torch, "from_dlpack", from_array(getattr(torch, "from_dlpack")))  # noqa: B009 - not for mypy
+
+    def followed_array(function: Callable[..., Any], *, converts: bool) -> Callable[..., Any]:
+        def making(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            if type(result) is not np.ndarray or result.dtype.hasobject:
+                return result
+            if sys._getframe(1).f_globals.get("__name__", "").startswith("ckptdiff."):
+                return result
+            arrays = [value for value in flat(args[:1]) if isinstance(value, Array)] if converts else []
+            if converts and not arrays:
+                return result
+            if arrays and not is_view_of(result, arrays):
+                same = len(arrays) == 1 and arrays[0].size == result.size
+                note(engine, result, pieces_of(arrays[0]) if same else all_of(engine, arrays))
+            return known(result, engine, ())
+
+        making.__name__ = getattr(function, "__name__", "making")
+        return making
+
+    for name in _MAKING:
+        patched.attribute(np, name, followed_array(getattr(np, name), converts=False))
+    for name in _CONVERTING:
+        patched.attribute(np, name, followed_array(getattr(np, name), converts=True))
+
+
+def _adopt(engine: Engine, tensor: torch.Tensor, found: list[Piece]) -> None:
+    """Note where the values of a tensor made from an array come from."""
+    address = tensor.untyped_storage().data_ptr()
+    if address in engine.memories:
+        return
+    around = engine.enclosing(address, 1)
+    own = engine.memory(tensor)
+    if own is None:
+        return
+    if around is None:
+        count = tensor.numel()
+        engine.paint_new(own, tensor, [(first, min(end, count), *rest) for first, end, *rest in found if first < count])
+        return
+    own.foreign = True
+    shift = address - around.address
+    inside = around.origins.at(shift, shift + own.nbytes)
+    own.origins.replace(
+        [(0, own.nbytes)],
+        [Interval(part.low - shift, part.high - shift, part.label, part.start, part.itemsize) for part in inside],
+    )

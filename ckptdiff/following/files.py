@@ -1,0 +1,188 @@
+"""What the files of a run are called, and what they gave."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ckptdiff.following.engine import Engine
+from ckptdiff.following.inert import Held
+from ckptdiff.following.memory import shape_of
+from ckptdiff.following.mode import parts
+from ckptdiff.following.opened_files import Opened
+from ckptdiff.following.origins import paint
+from ckptdiff.following.replay import plainly
+from ckptdiff.torch_private import children_of, own_buffers, own_parameters
+
+STREAM = "<stream>"
+"""What has no name: bytes in memory that are those of no file."""
+_TELLING = 16
+"""Bytes that are enough to tell where they were read."""
+_SEARCHED = 1 << 28
+_GENERATOR_STATES = (5056, 16)
+"""Bytes of the state of a CPU and a CUDA generator: code of torch reads these past any operation."""
+
+
+class Files:
+    """What the files of a run are called, and what they gave."""
+
+    def __init__(self, engine: Engine, *, trust: bool = False) -> None:
+        self.engine = engine
+        self.trust = trust
+        self.order: dict[str, list[str]] = {}
+        """For every file, the keys it gave."""
+        self.aliases: dict[tuple[str, str], tuple[str, str]] = {}
+        """Tensors of a file that lie where another one lies, which stands for them."""
+        self.places: dict[tuple[str, int], str] = {}
+        """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
+        self.opened = Opened(told=self.note_opened, reached=engine.exposed_at)
+        """What the code opens."""
+        self._names: dict[str, str] = {}
+
+    def name(self, file: Any) -> str:
+        """The last part of a file's path; more of it where two files have that in common. Of a stream or of bytes that
+        are those of a file, that file's."""
+        if not isinstance(file, (str, os.PathLike)):
+            named = getattr(file, "name", None)
+            file = named if isinstance(named, (str, os.PathLike)) else self._file_of(file)
+            if file is None:
+                return STREAM
+        path = os.path.realpath(os.fspath(file))
+        if path not in self._names:
+            elements = Path(os.fspath(file)).parts
+            taken = set(self._names.values())
+            name = next(
+                (
+                    candidate
+                    for count in range(1, len(elements) + 1)
+                    if (candidate := "/".join(elements[-count:])) not in taken
+                ),
+                path,
+            )
+            self._names[path] = name
+            self.engine.looked.pop((Path(path).name, ""), None)
+        return self._names[path]
+
+    def part_of(self, content: memoryview) -> tuple[str, str] | None:
+        """The file among those that the code opened that has some bytes in it, and where."""
+        if len(content) < _TELLING or not any(content):
+            return None
+        for path in self.opened.read:
+            with contextlib.suppress(OSError, ValueError):
+                if os.stat(path).st_size > _SEARCHED:  # noqa: PTH116 - as the code calls it
+                    continue
+                with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # noqa: PTH123
+                    low = mapped.find(bytes(content))
+                if low >= 0:
+                    return self.name(path), f"bytes {low}-{low + len(content)}"
+        return None
+
+    def _file_of(self, stream: Any) -> str | None:
+        """The file among those that the code opened that holds just what a stream in memory does."""
+        if isinstance(stream, io.BytesIO):
+            with stream.getbuffer() as view:
+                return same_file(view, self.opened.read)
+        return same_file(stream, self.opened.read) if isinstance(stream, (bytes, bytearray, memoryview)) else None
+
+    def note_opened(self, path: str) -> None:
+        """The code opens a file of weights: unless a reader reads it, what it writes now may be from there."""
+        if not self.knows(path):
+            self.engine.looked[Path(os.path.realpath(path)).name, ""] = None
+
+    def knows(self, path: str) -> bool:
+        """Whether a reader has read a file."""
+        return os.path.realpath(path) in self._names
+
+    def gave(self, tensor: torch.Tensor, file: str, key: str) -> None:
+        """Note that a file gave a tensor under a key."""
+        self.order.setdefault(file, []).append(key)
+        for part in parts(tensor):
+            if (file == STREAM or self.wrote(file)) and self._put_away(part):
+                continue
+            before = self.engine.sources(part)
+            if before and all(source[0] == file for source in before):
+                self.aliases[file, key] = min(before)  # the same memory under another name
+            self.engine.describe(part, (file, key))
+
+    def wrote(self, file: str) -> bool:
+        """Whether the code has written a file itself."""
+        return any(self._names.get(path) == file for path in self.opened.written)
+
+    def _put_away(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is one that the code had put away; it comes from where that did."""
+        found = self.engine.kept.found(tensor) if self.engine.kept else None
+        if found is None:
+            return False
+        memory = self.engine.memory(tensor)
+        if memory is not None:
+            paint(memory.origins, shape_of(tensor), found)
+        return True
+
+    def gave_all(self, value: Any, file: str) -> None:
+        """Note every tensor in what was read from a file, under its path there (`model/fc.weight`)."""
+        for path, tensor in named_tensors(value):
+            state = type(tensor) is torch.Tensor and tensor.dtype == torch.uint8 and tensor.dim() == 1
+            if not (state and tensor.numel() in _GENERATOR_STATES):
+                self.gave(tensor, file, path)
+
+    def gave_bytes(self, data: Any, file: str, key: str) -> None:
+        """Note that a file gave bytes, over which arrays and tensors may be laid."""
+        if len(data):
+            self.gave(torch.frombuffer(data, dtype=torch.uint8), file, key)
+
+
+def same_file(content: Any, paths: Iterable[str]) -> str | None:
+    """The file that holds just some bytes."""
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            if os.stat(path).st_size == len(content):  # noqa: PTH116 - as the code calls it
+                with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # noqa: PTH123
+                    if mapped[:] == content:
+                        return path
+    return None
+
+
+def flat_tensor(storage: Any) -> torch.Tensor:
+    """All that a storage holds."""
+    with plainly(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # typed storages are deprecated
+        dtype = torch.uint8 if isinstance(storage, torch.UntypedStorage) else storage.dtype
+        return torch.empty(0, dtype=dtype).set_(storage)
+
+
+def named_tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor inside nested containers, modules and objects, with its path; shared ones once."""
+    seen: set[int] = set()
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        path, item = stack.pop()
+        if isinstance(item, (str, bytes, int, float, bool, type(None))) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            yield path, item
+            continue
+        if isinstance(item, (torch.UntypedStorage, torch.storage.TypedStorage)):
+            yield path, flat_tensor(item)
+            continue
+        children: list[tuple[Any, Any]]
+        if isinstance(item, nn.Module):
+            children = [*own_parameters(item).items(), *own_buffers(item).items(), *children_of(item).items()]
+        elif isinstance(item, dict):
+            children = list(item.items())
+        elif isinstance(item, (list, tuple)):
+            children = list(enumerate(item))
+        elif isinstance(item, Held):
+            children = list(vars(item).items())
+        else:
+            continue
+        stack.extend((f"{path}/{name}" if path else str(name), child) for name, child in reversed(children))

@@ -1,0 +1,150 @@
+"""Readers of files that hold nothing but numbers, and of the bytes of any file: numpy's, torch's and h5py's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ckptdiff.following.files import STREAM, Files
+from ckptdiff.following.opened_files import reading
+from ckptdiff.patches import Patches
+
+_READERS = ("ckptdiff.", "numpy.", "safetensors.", "torch.")
+"""Whose code is followed as a whole, and not in what it does."""
+
+
+def read_numbers(patches: Patches, files: Files) -> None:
+    """`numpy.load`, `fromfile`, `memmap`, `loadtxt`; arrays of .npz files one by one."""
+    if "numpy" not in sys.modules:
+        return
+    import numpy as np
+
+    from ckptdiff.following.arrays import from_file
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        with reading():
+            result = original(file, *args, **kwargs)
+        name = files.name(file)
+        if isinstance(result, np.ndarray):
+            return result if hasattr(result, "_mmap") else from_file(files, result, name, "")
+        if isinstance(result, np.lib.npyio.NpzFile):
+            result._ckptdiff_file = name  # type: ignore[attr-defined]
+        return result
+
+    original = patches.function(np.load, load)
+    get = patches.function(np.lib.npyio.NpzFile.__getitem__, lambda self, key: member(self, key))
+
+    def member(self: Any, key: str) -> Any:
+        array = get(self, key)
+        name = getattr(self, "_ckptdiff_file", None)
+        return array if name is None or not isinstance(array, np.ndarray) else from_file(files, array, name, key)
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def read(file: Any, *args: Any, **kwargs: Any) -> Any:
+            name = files.name(file)
+            result = function(file, *args, **kwargs)
+            return from_file(files, result, name, "") if isinstance(result, np.ndarray) else result
+
+        return read
+
+    patches.attribute(np, "fromfile", noting(np.fromfile))
+    patches.attribute(np, "loadtxt", noting(np.loadtxt))
+    patches.attribute(np, "genfromtxt", noting(np.genfromtxt))
+
+    def mapped(cls: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        name = files.name(filename)
+        array = new(cls, filename, *args, **kwargs)
+        if cls is not np.memmap:
+            return array
+        made = from_file(files, array, name, "")
+        made.flush = array.flush
+        for attribute in ("_mmap", "filename", "offset", "mode"):
+            setattr(made, attribute, getattr(array, attribute, None))
+        return made
+
+    new = patches.function(np.memmap.__new__, mapped)
+
+
+def read_bytes(patches: Patches, files: Files) -> None:
+    """Tensors over the bytes of files: `torch.from_file`, and `frombuffer` of what was read by hand."""
+    from_file, from_buffer = torch.from_file, torch.frombuffer
+
+    def file(filename: Any, *args: Any, **kwargs: Any) -> Any:
+        made = from_file(filename, *args, **kwargs)
+        files.gave(made, files.name(filename), "")
+        return made
+
+    def buffer(*args: Any, **kwargs: Any) -> Any:
+        made = from_buffer(*args, **kwargs)
+        engine = files.engine
+        if sys._getframe(1).f_globals.get("__name__", "").startswith(_READERS):
+            return made
+        if engine.enclosing(made.data_ptr(), 1) is None:
+            found = files.part_of(memoryview(args[0] if args else kwargs["buffer"]).cast("B"))
+            if found is not None:
+                files.gave(made, *found)
+            elif files.order or files.opened.read:
+                engine.looked[STREAM, ""] = None
+        return made
+
+    patches.attribute(torch, "from_file", file)
+    patches.attribute(torch, "frombuffer", buffer)
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        from ckptdiff.following.arrays import from_file as array_from_file
+
+        numpy_buffer = np.frombuffer
+
+        def array(*args: Any, **kwargs: Any) -> Any:
+            made = numpy_buffer(*args, **kwargs)
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            if type(made) is not np.ndarray or caller.startswith(_READERS) or not made.size:
+                return made
+            if files.engine.enclosing(made.__array_interface__["data"][0], 1) is not None:
+                return array_view(made)
+            found = files.part_of(made.data.cast("B"))
+            if found is not None:
+                return array_from_file(files, made, *found)
+            if files.order or files.opened.read:
+                files.engine.looked[STREAM, ""] = None
+            return made
+
+        def array_view(made: Any) -> Any:
+            from ckptdiff.following.arrays import Array
+
+            view = made.view(Array)
+            view.engine = files.engine
+            return view
+
+        patches.attribute(np, "frombuffer", array)
+
+
+def read_hdf5(patches: Patches, files: Files) -> None:
+    """h5py's data sets."""
+
+    def patch(module: Any) -> None:
+        from ckptdiff.following.arrays import from_file
+
+        get, convert = module.Dataset.__getitem__, module.Dataset.__array__
+
+        def noted(dataset: Any, result: Any) -> Any:
+            import numpy as np
+
+            if isinstance(result, np.ndarray) and result.dtype.kind in "biufc":
+                return from_file(files, result, files.name(dataset.file.filename), dataset.name.lstrip("/"))
+            return result
+
+        def item(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return noted(self, get(self, *args, **kwargs))
+
+        def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return noted(self, convert(self, *args, **kwargs))
+
+        patches.attribute(module.Dataset, "__getitem__", item)
+        patches.attribute(module.Dataset, "__array__", whole)
+
+    patches.imports.once("h5py", patch)
