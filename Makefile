@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo libraries loaders lint format fuzz bench package clean
+.PHONY: demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries loaders long lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -21,8 +21,8 @@ PIP_QUIET := --quiet --disable-pip-version-check
 demo: .venv/.runtime ## the main job on the fixtures: one pair that fits and one that does not
 	@BIN=$(BIN) sh fixtures/demo.sh
 
-test: .venv/.dev ## everything but the zoo and the browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not zoo and not browser and not gpu"
+test: .venv/.dev ## everything but the zoo, the browser and what takes minutes
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not zoo and not browser and not gpu and not long"
 
 test-browser: .venv/.dev ## the HTML report in Chromium, which must be installed with its driver
 	$(BIN)/python -m pytest -m browser tests/render
@@ -32,6 +32,9 @@ test-gpu: .venv/.dev ## what needs a GPU and a torch with CUDA; skipped, with a 
 
 test-fast: .venv/.dev ## the unit tests
 	$(BIN)/python -m pytest -n 2
+
+long: .venv/.dev ## what takes minutes: every traced program, every way of one kind
+	$(BIN)/python -m pytest -n 2 -m "long and not zoo and not browser"
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -53,7 +56,7 @@ format: .venv/.dev
 test-libraries: .venv-zoo/.installed ## diffusers, timm and PEFT: every model class, filter function and tuner: hours
 	.venv-zoo/bin/python -m tests.zoo.libraries
 
-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
+test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
 	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture

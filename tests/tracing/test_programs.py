@@ -6,6 +6,7 @@ import json
 import textwrap
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -18,12 +19,26 @@ SCHEMA = json.loads((resources.files("ckptdiff.render") / "schemas" / "trace.jso
 SAVES = ("converted and saved",)
 FAST = ("resume", "initialised again", "a prefix and strict=False")
 """Those that are run where time matters."""
+SAMPLE = (
+    "distillation",
+    "ddp",
+    "compiled",
+    "a swallowed error",
+    "two files",
+    "half of the rows",
+    "converted and saved",
+)
+"""Those that the gate runs as well."""
+
+
+def _mark(name: str) -> Any:
+    if name in FAST:
+        return name
+    return pytest.param(name, marks=pytest.mark.slow if name in SAMPLE else pytest.mark.long)
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["good", "damaged"])
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROGRAMS]
-)
+@pytest.mark.parametrize("name", [_mark(name) for name in PROGRAMS])
 def test_what_a_program_fills(
     name: str, damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
