@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from ckptdiff.following.engine import Engine
-from ckptdiff.following.files import Files
 from ckptdiff.following.inert import Refused, held_in
 from ckptdiff.following.labels import Source
 from ckptdiff.following.looking import watch_addresses, watch_looks, watch_storages
 from ckptdiff.following.mode import Following, parts
+from ckptdiff.following.named_files import Files
 from ckptdiff.following.opened_files import watched
 from ckptdiff.following.origins import covered, distinct_labels
 from ckptdiff.following.readers import READERS

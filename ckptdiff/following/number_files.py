@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.files import STREAM, Files
+from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.opened_files import reading
 from ckptdiff.patches import Patches
 

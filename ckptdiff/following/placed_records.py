@@ -16,7 +16,7 @@ import torch
 from ckptdiff.torch_private import part_of_file
 
 if TYPE_CHECKING:
-    from ckptdiff.following.files import Files
+    from ckptdiff.following.named_files import Files
 
 
 def note_places(files: Files, path: Any, metadata: Any) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.files import STREAM, Files
 from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
+from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.number_files import read_bytes, read_hdf5, read_numbers
 from ckptdiff.following.opened_files import reading
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
-from ckptdiff.judging.findings import Finding
-from ckptdiff.judging.report import judge
+from ckptdiff.judging.findings import Finding, findings
 from ckptdiff.judging.rules import Level
 from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Outcome
@@ -147,8 +146,7 @@ def _sections(trace: Trace, limit: int | None) -> Iterator[Section]:
         )
         yield Section("load-error", "error", "loading raised", len(loading), rows)
     for model in trace.reached:
-        findings = tuple(_counted(model))
-        for section in sections(findings, limit):
+        for section in sections(tuple(_counted(model)), limit):
             yield replace(section, summary=f"{plain(model.kind)}: {section.summary}")
     for file in trace.files:
         if file.unused:
@@ -174,11 +172,9 @@ def _cut(text: str, limit: int | None) -> str:
 
 def _counted(model: TracedModel) -> Iterator[Finding]:
     """What is found on a model, but for what is allowed, and once a key."""
-    outcome: Outcome = replace(model.outcome, unused={}, doubts=())
-    for finding in judge(outcome).findings:
-        over = finding.rule == "initial-value" and finding.key in model.overwritten
-        if finding.key not in model.allowed and not over:
-            yield finding
+    kept = {key: item for key, item in model.outcome.filled.items() if key not in model.overwritten}
+    outcome: Outcome = replace(model.outcome, filled=kept, unused={}, doubts=())
+    yield from (finding for finding in findings(outcome) if finding.key not in model.allowed)
 
 
 def _advice(trace: Trace) -> Iterator[str]:
@@ -186,4 +182,4 @@ def _advice(trace: Trace) -> Iterator[str]:
         yield f"If keys are meant to be new, name them: {option('allow')} 'head.*'."
     if trace.verdict == "none" and not trace.files and not trace.unread:
         yield "Where a program needs what is not here, ask a function that returns its loaded model alone:"
-        yield "ckptdiff compare CHECKPOINT --loader FILE.py:FUNC"
+        yield f"`ckptdiff compare CHECKPOINT {option('loader')} FILE.py:FUNC`."

@@ -7,6 +7,7 @@ from typing import Any
 
 from ckptdiff.errors import UsageError
 from ckptdiff.small_files import json_of, text_of
+from ckptdiff.spelling import option
 
 Good = Mapping[str, frozenset[str]]
 """Every class of model that a checkpoint reached → the keys of it that kept initial values."""
@@ -14,7 +15,7 @@ Good = Mapping[str, frozenset[str]]
 
 def read_good_run(path: str) -> Good:
     """What `trace --save` has written. Raises UsageError where that is not what the file holds."""
-    hint = "Record it with `ckptdiff trace --save FILE`."
+    hint = f"Record it with `ckptdiff trace {option('save')} FILE`."
     try:
         document = json_of(text_of(path, hint))
     except ValueError as error:

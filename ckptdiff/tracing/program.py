@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ckptdiff.errors import UsageError
 
-_USAGE = "Write for example `ckptdiff trace sample.py --ckpt weights.pth`, or `ckptdiff trace -m package.module`."
+_USAGE = "Write for example `ckptdiff trace sample.py`, or `ckptdiff trace -m package.module`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def parse_program(words: Sequence[str]) -> Program:
     return Program(words[0], tuple(words[1:]), launched=launched)
 
 
-_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+_WITH_VALUE = ("-W", "-X")
 
 
 def _past_interpreter(words: list[str]) -> list[str]:

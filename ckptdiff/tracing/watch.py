@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ckptdiff.following.files import named_tensors
 from ckptdiff.following.followed import Followed
 from ckptdiff.following.mode import parts
+from ckptdiff.following.named_files import named_tensors
 from ckptdiff.patches import Patches
 from ckptdiff.torch_private import (
     children_of,

@@ -36,6 +36,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model's snapshot, its weights in several shapes, and no config yet."""
     monkeypatch.chdir(tmp_path)
     good = nn.Linear(3, 2).state_dict()
+    Path("gpu.py").write_text(
+        NET.replace("n=3", "")
+        .replace("(n,", "(5 if torch.cuda.is_available() else 3,")
+        .replace("from", "import torch\nfrom", 1)
+    )
     Path("m.json").write_text(ckptdiff.snapshot(nn.Linear(3, 2)))
     Path("n.json").write_text(ckptdiff.snapshot(nn.Sequential(nn.Linear(3, 2))))
     Path("net.py").write_text(NET)
@@ -84,6 +89,7 @@ SAID: dict[str, dict[str, Any]] = {
     "rules": {"checkpoint": "a.pth", "rules": "r.toml"},
     "args": {"model": "net.py:make", "checkpoint": "five.pth", "args": {"n": 5}},
     "loader": {"model": "net.py:make", "loader": "half.py:load"},
+    "device": {"model": "gpu.py:make", "device": "cuda"},
     "assign": {"checkpoint": "double.pth", "assign": True},
     "check_values": {"checkpoint": "nan.pth", "check_values": True},
     "fail_on": {"checkpoint": "double.pth", "fail_on": "warning"},
