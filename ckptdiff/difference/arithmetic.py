@@ -9,6 +9,8 @@ import numpy as np
 from ckptdiff.difference.numerals import Array, neighbours, numeral
 from ckptdiff.difference.rows import Matrix
 
+_FEW = 4096
+"""Elements by which a product is suspected."""
 _SAMPLE = 96
 """Rows and columns of the sample by which a low rank is suspected."""
 _HIGHEST = 40
@@ -27,6 +29,9 @@ def scaled(one: Matrix, other: Matrix) -> str | None:
     kind = numeral(other.info.dtype)
     if kind.kind != "float" or kind.per_byte > 1:
         return None
+    suspect = _factors(one, other, 0, max(1, min(one.rows, _FEW // max(one.columns, 1))))
+    if not suspect:
+        return None
     square = product = 0.0
     for part in one.parts():
         before, after = _values(one, *part), _values(other, *part)
@@ -34,13 +39,31 @@ def scaled(one: Matrix, other: Matrix) -> str | None:
         product += float(np.vdot(before, after))
     if not (math.isfinite(square) and math.isfinite(product) and square):
         return None
-    factor = product / square
-    # The least squares are a little off; what somebody multiplied by is a shorter number beside them.
-    for digits in (2, 3, 4, 6, 8, 17):
-        short = float(f"{factor:.{digits}g}")
-        if short not in (0.0, 1.0) and all(_is_product(one, other, short, part) for part in one.parts()):
-            return f"scaled by {short:.6g}"
+    for factor in _shorter(product / square):
+        if all(_is_product(one, other, factor, part) for part in one.parts()):
+            return f"scaled by {factor:.6g}"
     return None
+
+
+def _factors(one: Matrix, other: Matrix, first: int, last: int) -> bool:
+    """Whether a few rows may be a product: nothing is read of what is none."""
+    before, after = _values(one, first, last), _values(other, first, last)
+    square, product = float(np.vdot(before, before)), float(np.vdot(before, after))
+    if not (math.isfinite(square) and math.isfinite(product)):
+        return False
+    if not square:
+        return True  # zeros say nothing
+    factor = product / square
+    # Rounding leaves some thousandths of the coarsest dtype, and far less of the others.
+    rest = after - factor * before
+    coarse = {1: 0.2, 2: 0.005, 4: 1e-6, 8: 1e-14}[other.width]
+    return float(np.vdot(rest, rest)) <= (coarse**2) * float(np.vdot(after, after))
+
+
+def _shorter(factor: float) -> list[float]:
+    """The least squares are a little off: what somebody multiplied by is a shorter number beside them."""
+    every = dict.fromkeys(float(f"{factor:.{digits}g}") for digits in (2, 3, 4, 6, 8, 17))
+    return [short for short in every if short and abs(short - 1) > 1e-6 and abs(short / factor - 1) < 0.01]
 
 
 def _is_product(one: Matrix, other: Matrix, factor: float, part: tuple[int, int]) -> bool:

@@ -75,17 +75,22 @@ class _Comparison:
         self._total = sum(nbytes_of(one) + nbytes_of(two) for parts in self._parts for one, two in parts)
 
     def run(self) -> list[Figures | None]:
-        figures: dict[int, Figures] = {}
+        measured: list[tuple[_Task, Figures]] = []
         alike: list[_Task] = []
-        for task, measured in self._spread(self._tasks()):
-            if measured is None:
+        for task, found in self._spread(self._tasks()):
+            if found is None:
                 alike.append(task)
             else:
-                self._add(figures, task, measured)
-        again = [task for task in alike if task.pair in figures and task.stop > task.start]
-        for task, measured in self._spread([_measured(task) for task in again]):
-            assert measured is not None
-            self._add(figures, task, measured)
+                measured.append((task, found))
+        changed = {task.pair for task, _ in measured}
+        again = [_measured(task) for task in alike if task.pair in changed and task.stop > task.start]
+        for task, found in self._spread(again):
+            assert found is not None
+            measured.append((task, found))
+        # In the order of the pieces, so that sums are the same every time.
+        figures: dict[int, Figures] = {}
+        for task, found in sorted(measured, key=lambda pair: (pair[0].pair, pair[0].part, pair[0].start)):
+            self._add(figures, task, found)
         return [figures.get(place) for place in range(len(self._pairs))]
 
     def _add(self, figures: dict[int, Figures], task: _Task, measured: Figures) -> None:
@@ -228,7 +233,13 @@ class _Worker:
 
                 kind = numeral(tensor.dtype)
                 values = place // kind.width * kind.per_byte
-                found = measure(memoryview(one), memoryview(two), kind, values, self._tolerance or Tolerance())
+                found = measure(
+                    memoryview(one),
+                    memoryview(two),
+                    kind,
+                    values,
+                    Tolerance() if self._tolerance is None else self._tolerance,
+                )
                 if figures is None:
                     figures = Figures()
                     if place > task.start:
@@ -269,7 +280,15 @@ class _Worker:
                 buffer = memoryview(bytearray((last - first) * bits // 8))
                 fill(first * bits // 8, buffer)
                 buffers.append(buffer)
-            figures.add(measure_cast(buffers[0], buffers[1], (left, right), first, self._tolerance or Tolerance()))
+            figures.add(
+                measure_cast(
+                    buffers[0],
+                    buffers[1],
+                    (left, right),
+                    first,
+                    Tolerance() if self._tolerance is None else self._tolerance,
+                )
+            )
         return figures
 
 

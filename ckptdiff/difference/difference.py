@@ -64,6 +64,10 @@ class Change:
     """Of another dtype: whether every value survives, or some are rounded. None where more than a cast happened."""
     explained: str | None = None
     """What was proved to have happened."""
+    norms: tuple[float, float] | None = None
+    """Of the tensor in A, and in B."""
+    histogram: Mapping[int, int] = field(default_factory=dict)
+    """Power of two → how many elements changed by so much, where that was asked for."""
 
     @property
     def numel(self) -> int:

@@ -176,7 +176,7 @@ class _Diff:
         from ckptdiff.difference.quantizers import same_quantizer
 
         tolerance = self._tolerance()
-        found = compare_pairs(self.a, self.b, alike, tolerance, self.options.progress)
+        found = self._compared(self.a, self.b, alike, tolerance)
         changes: dict[str, tuple[Change, bool]] = {}
         nan = {}
         for pair, figures in zip(alike, found, strict=True):
@@ -189,16 +189,26 @@ class _Diff:
             change = change_of(pair, figures)
             if not scaled:
                 change = replace(change, explained="its scale or zero point is another")
-            is_close = tolerance is not None and figures is not None and not figures.beyond and scaled
+            is_close = bool(tolerance) and figures is not None and not figures.beyond and scaled
             changes[pair.key] = change, bool(is_close and change.cast != "exact")
         return changes, nan
 
+    def _compared(
+        self, a: Checkpoint, b: Checkpoint, alike: list[Pair], tolerance: Tolerance | None
+    ) -> list[Figures | None]:
+        if self.options.scheduler is None:
+            return compare_pairs(a, b, alike, tolerance, self.options.progress)
+        from ckptdiff.difference.on_cluster import compare_on_cluster
+
+        return compare_on_cluster(a, b, alike, tolerance, self.options.scheduler, self.options.progress)
+
     def _tolerance(self) -> Tolerance | None:
-        if not self.options.atol and not self.options.rtol:
+        options = self.options
+        if not options.atol and not options.rtol and not options.histograms:
             return None
         from ckptdiff.difference.figures import Tolerance
 
-        return Tolerance(self.options.atol, self.options.rtol)
+        return Tolerance(options.atol, options.rtol, options.histograms)
 
     def _by_digests(self, alike: list[Pair]) -> dict[str, tuple[Change, bool]]:
         mine = self._digested(self.a)([pair.key for pair in alike])
@@ -235,6 +245,8 @@ def change_of(pair: Pair, figures: Figures | None) -> Change:
         rel_l2=relative if relative is not None and math.isfinite(relative) else None,
         cosine=max(-1.0, min(1.0, figures.product / both)) if both and math.isfinite(both) else None,
         norm=math.sqrt(figures.delta),
+        norms=(math.sqrt(figures.first), math.sqrt(figures.second)),
+        histogram=figures.histogram,
         nan=figures.nan,
         new_nan=figures.new_nan,
         new_inf=figures.new_inf,

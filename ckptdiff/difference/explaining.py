@@ -76,7 +76,7 @@ def _changed(change: Change, here: Blocks, there: Blocks) -> Change:
     one, other = _matrix(here, change.key, change.before), _matrix(there, change.other, change.after)
     if one is None or other is None or one.width > 8 or change.numel < 2:
         return change
-    text = None
+    text, many = None, change.count * 2 > change.numel
     if change.count * 2 > change.numel and is_constant(there, change.other, change.after):
         value = change.values[1] if change.values is not None else ""
         text = (
@@ -86,7 +86,7 @@ def _changed(change: Change, here: Blocks, there: Blocks) -> Change:
         )
     if text is None and _may_be_permuted(change):
         text = _permuted(one, other)
-    if text is None and change.cosine is not None and abs(change.cosine) > 0.99999:
+    if text is None and change.cosine is not None and abs(change.cosine) > 0.99999 and many:
         text = scaled(one, other)
     if text is None and len(change.before.shape) >= 2 and change.count * 2 > change.numel:
         text = low_rank(one, other)
@@ -99,10 +99,10 @@ def _changed(change: Change, here: Blocks, there: Blocks) -> Change:
 
 def _may_be_permuted(change: Change) -> bool:
     """Whether both sides have the same norm, as far as numbers tell."""
-    if change.rel_l2 is None or change.cosine is None:
-        return change.before.dtype == "bool"
-    square = change.rel_l2**2
-    return abs(square - (2 - 2 * change.cosine)) <= 1e-9 * max(square, 1e-3)
+    if change.norms is None:
+        return False
+    one, other = change.norms
+    return abs(one - other) <= 1e-12 * one
 
 
 def _permuted(one: Matrix, other: Matrix) -> str | None:

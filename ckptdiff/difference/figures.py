@@ -7,7 +7,7 @@ whatever bits, and the two zeros are two.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class Figures:
     """Under another dtype: values that are another number there."""
     unrounded: int = 0
     """Of these, those that no rounding to that dtype explains."""
+    histogram: dict[int, int] = field(default_factory=dict)
+    """Power of two → how many values changed by so much, where that was asked for."""
 
     def add(self, other: Figures) -> None:
         """Add those of other blocks."""
@@ -54,6 +56,8 @@ class Figures:
         ):
             self.largest, self.place, self.pair = other.largest, other.place, other.pair
         self.steps = max(self.steps, other.steps)
+        for power, amount in other.histogram.items():
+            self.histogram[power] = self.histogram.get(power, 0) + amount
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -68,6 +72,8 @@ class Tolerance:
 
     atol: float = 0.0
     rtol: float = 0.0
+    histograms: bool = False
+    """Whether to count how large changes are as well."""
 
     def __bool__(self) -> bool:
         return self.atol > 0 or self.rtol > 0
@@ -132,6 +138,8 @@ def _floats(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tol
     figures = Figures(seen=len(left), count=int(np.count_nonzero(unequal)))
     np.abs(change, out=change)
     _largest(figures, change, before, after, start, unequal)
+    if tolerance.histograms:
+        figures.histogram = _histogram(change)
     if not figures.largest:  # nothing but signs of zeros
         figures.zeros = figures.count
     figures.steps = int(steps(left, right, kind).max())
@@ -167,6 +175,8 @@ def _odd_floats(
     numbers = unequal & ~either
     figures.zeros = int((numbers & (change == 0)).sum())
     _largest(figures, change, before, after, start, unequal)
+    if tolerance.histograms:
+        figures.histogram = _histogram(change)
     finite = np.isfinite(before) & np.isfinite(after)
     if numbers.any():
         figures.steps = int(steps(left[numbers], right[numbers], kind).max())
@@ -195,6 +205,8 @@ def _complex(left: Array, right: Array, kind: Numeral, start: int, tolerance: To
     numbers = unequal & ~either
     figures.zeros = int((numbers & (change == 0)).sum())
     _largest(figures, change, before, after, start, unequal)
+    if tolerance.histograms:
+        figures.histogram = _histogram(change)
     halves = np.repeat(numbers, 2)
     if halves.any():
         figures.steps = int(steps(left[halves], right[halves], kind).max())
@@ -218,6 +230,8 @@ def _integers(left: Array, right: Array, kind: Numeral, start: int, tolerance: T
     unsigned = before.dtype.str.replace("i", "u")
     change = np.maximum(before, after).view(unsigned) - np.minimum(before, after).view(unsigned)
     _largest(figures, change, before, after, start, unequal)
+    if tolerance.histograms:
+        figures.histogram = _histogram(change)
     if kind.kind == "bool" and figures.pair is not None:
         figures.pair = bool(figures.pair[0]), bool(figures.pair[1])
     if tolerance:
@@ -238,6 +252,12 @@ def _largest(figures: Figures, change: Array, before: Array, after: Array, start
     figures.largest = largest.item()
     figures.place = start + place
     figures.pair = (before[place].item(), after[place].item())
+
+
+def _histogram(change: Array) -> dict[int, int]:
+    sizes = change[change != 0].astype(np.float64)
+    powers, amounts = np.unique(np.frexp(sizes[np.isfinite(sizes)])[1] - 1, return_counts=True)
+    return dict(zip(powers.tolist(), amounts.tolist(), strict=True))
 
 
 def _squares(values: Array) -> float:

@@ -36,6 +36,8 @@ REPORTS = {
 DIFFERENCES = {
     **FORMATS,
     "json": "ckptdiff.render.difference_json",
+    "markdown": "ckptdiff.render.difference_markdown",
+    "html": "ckptdiff.render.difference_html",
 }
 
 OWN = ("github", "html")

@@ -83,6 +83,7 @@ def _change(found: Difference, change: Change) -> dict[str, Any]:
         "rel_l2": change.rel_l2,
         "cosine": change.cosine,
         "norm": _number(change.norm),
+        "norms": None if change.norms is None else [_number(value) for value in change.norms],
         "nan": change.nan,
         "new_nan": change.new_nan,
         "new_inf": change.new_inf,

@@ -47,7 +47,7 @@ def run(run: Run, view: View) -> str:
     style = _asset("page.css")
     script = "".join(("(() => {\n", _META, *map(_asset, _SCRIPTS), "})();\n"))
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        f"default-src 'none'; script-src '{content_hash(script)}'; style-src '{content_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     when = f'<span class="when">{escape(plain(run.started).replace("T", " "))} UTC</span>' if run.started else ""
@@ -208,5 +208,6 @@ def _asset(name: str) -> str:
     return files("ckptdiff.render").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """What a Content-Security-Policy knows a script or a style by."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"

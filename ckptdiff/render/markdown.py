@@ -29,7 +29,7 @@ _INERT = re.compile(r"(?:[A-Za-z0-9_ \[\]().,;=%/]|: )*")
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
+class Block:
     """A part that is shown whole, or without some of its last rows, or not at all."""
 
     head: str
@@ -47,15 +47,15 @@ def run(run: Run, view: View) -> str:
     words = [target_words(target, view) for target in run.targets]
     several = len(words) > 1
     verdict = run_verdict(run) if several or not words else _only_verdict(run.targets[0], words[0])
-    blocks = [_Block(f"## {_MARKS[run.outcome]} ckptdiff: {verdict}\n")]
+    blocks = [Block(f"## {_MARKS[run.outcome]} ckptdiff: {verdict}\n")]
     if several:
         rows = tuple(_summary_row(target, said) for target, said in zip(run.targets, words, strict=True))
-        head = "<table>\n" + _row("th", "target", "", "covered", "errors", "warnings", "notes")
-        blocks.append(_Block(head, rows, "</table>\n"))
+        head = "<table>\n" + table_row("th", "target", "", "covered", "errors", "warnings", "notes")
+        blocks.append(Block(head, rows, "</table>\n"))
     order = {"error": 0, "fail": 1, "pass": 2}
     for target, said in sorted(zip(run.targets, words, strict=True), key=lambda pair: order[pair[1].outcome]):
         blocks += _target(target, said, several)
-    return _fit(blocks)
+    return fit(blocks)
 
 
 def _only_verdict(target: TargetResult, words: TargetWords) -> str:
@@ -69,53 +69,55 @@ def _summary_row(target: TargetResult, words: TargetWords) -> str:
         coverage = target.report.coverage
         covered = percent(coverage.parameters, coverage.total_parameters)
     counts = [number(words.counts[level]) if words.counts[level] else "" for level in LEVELS]
-    return _row("td", _code(words.name), f"{_MARKS[words.outcome]} {WORDS[words.outcome]}", covered, *counts)
+    return table_row("td", _code(words.name), f"{_MARKS[words.outcome]} {WORDS[words.outcome]}", covered, *counts)
 
 
-def _target(target: TargetResult, words: TargetWords, several: bool) -> list[_Block]:
+def _target(target: TargetResult, words: TargetWords, several: bool) -> list[Block]:
     blocks = []
     if several:
-        blocks.append(_Block(f"<h3>{_MARKS[words.outcome]} {_code(words.name)}</h3>\n"))
+        blocks.append(Block(f"<h3>{_MARKS[words.outcome]} {_code(words.name)}</h3>\n"))
     if target.error is not None:
         error = target.error
-        text = [f"<p>{_text(plain(error.message, 2000))}</p>\n"]
+        text = [f"<p>{cell(plain(error.message, 2000))}</p>\n"]
         if error.hint:
-            text.append(f"<p>{_text(plain(error.hint, 2000))}</p>\n")
+            text.append(f"<p>{cell(plain(error.hint, 2000))}</p>\n")
         if error.detail:
             text.append(_details("details", f"<pre>{escape(chr(10).join(_filled(error.detail, 40)))}</pre>\n"))
-        return [*blocks, _Block("\n".join(text))]
+        return [*blocks, Block("\n".join(text))]
     assert words.outline is not None
     if several:
-        blocks.append(_Block(f"<p>{escape(words.verdict)}</p>\n"))
-    facts = tuple(_row("td", name, _text(value)) for name, value in words.outline.facts)
-    blocks.append(_Block("<table>\n", facts, "</table>\n"))
+        blocks.append(Block(f"<p>{escape(words.verdict)}</p>\n"))
+    facts = tuple(table_row("td", name, cell(value)) for name, value in words.outline.facts)
+    blocks.append(Block("<table>\n", facts, "</table>\n"))
     if target.stale:
-        entries = tuple(f"<li>{_text(plain(entry, 1000))}</li>\n" for entry in target.stale)
+        entries = tuple(f"<li>{cell(plain(entry, 1000))}</li>\n" for entry in target.stale)
         title = f"stale: accepted, but no longer found ({number(len(entries))})"
-        blocks.append(_Block(f"<details><summary>{title}</summary>\n<ul>\n", entries, "</ul>\n</details>\n"))
+        blocks.append(Block(f"<details><summary>{title}</summary>\n<ul>\n", entries, "</ul>\n</details>\n"))
     for place, section in enumerate(words.outline.sections):
-        blocks.append(_section(section, opened=place == 0 and target.outcome == "fail"))
+        blocks.append(section_block(section, opened=place == 0 and target.outcome == "fail"))
     if words.outline.advice:
-        advice = tuple(f"<li>{_text(line)}</li>\n" for line in words.outline.advice)
-        blocks.append(_Block("<p><b>What would help</b></p>\n<ul>\n", advice, "</ul>\n"))
+        advice = tuple(f"<li>{cell(line)}</li>\n" for line in words.outline.advice)
+        blocks.append(Block("<p><b>What would help</b></p>\n<ul>\n", advice, "</ul>\n"))
     if words.outline.torch_says:
         said = "\n".join(_filled(words.outline.torch_says, 200))
-        blocks.append(_Block(_details("torch would say", f"<pre>{escape(said)}</pre>\n")))
+        blocks.append(Block(_details("torch would say", f"<pre>{escape(said)}</pre>\n")))
     return blocks
 
 
-def _section(section: Section, opened: bool) -> _Block:
-    title = f"{section.level}: <b>{section.rule}</b> ({number(section.count)}) – {escape(section.summary)}"
+def section_block(section: Section, opened: bool) -> Block:
+    """A section as a part that opens and closes."""
+    level = "" if section.is_class else f"{section.level}: "
+    title = f"{level}<b>{section.rule}</b> ({number(section.count)}) – {escape(section.summary)}"
     head = f"<details{' open' if opened else ''}><summary>{title}</summary>\n<table>\n"
     more = f"<p>{escape(section.more)}</p>\n" if section.more else ""
-    return _Block(head, tuple(map(_finding, section.rows)), f"</table>\n{more}</details>\n")
+    return Block(head, tuple(map(_finding, section.rows)), f"</table>\n{more}</details>\n")
 
 
 def _finding(row: Row) -> str:
-    message = "<br>".join(_text(line) for line in _filled(row.message, 12))
+    message = "<br>".join(cell(line) for line in _filled(row.message, 12))
     if not row.name:
         return f'<tr><td colspan="3">{message}</td></tr>\n'
-    return _row("td", _code(row.name), row.times, message)
+    return table_row("td", _code(row.name), row.times, message)
 
 
 def _filled(text: str, most: int) -> list[str]:
@@ -127,7 +129,8 @@ def _details(title: str, inside: str) -> str:
     return f"<details><summary>{title}</summary>\n{inside}</details>\n"
 
 
-def _row(tag: str, *cells: str) -> str:
+def table_row(tag: str, *cells: str) -> str:
+    """A row of a table, whose cells are escaped already."""
     return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>\n"
 
 
@@ -135,12 +138,12 @@ def _code(text: str) -> str:
     return f"<code>{escape(text)}</code>"
 
 
-def _text(text: str) -> str:
+def cell(text: str) -> str:
     """Words as they are when nothing in them could be taken for a mention, a reference or an emoji; else as code."""
     return text if _INERT.fullmatch(text) else _code(text)
 
 
-def _fit(blocks: Sequence[_Block]) -> str:
+def fit(blocks: Sequence[Block]) -> str:
     """The blocks one after another, a blank line between them, as far as they go."""
     left = LIMIT - _RESERVED
     parts: list[str] = []
