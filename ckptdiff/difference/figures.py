@@ -98,7 +98,7 @@ def unchanged(one: memoryview, kind: Numeral) -> Figures:
         values = values.view(np.float64)
     if values.dtype != np.float64:
         values = values.astype(np.float64)
-    square = float(np.dot(values, values))
+    square = _dot(values, values)
     if not math.isfinite(square):
         missing = np.isnan(values)
         nan = int(missing.sum()) if kind.kind == "float" else int(missing.reshape(-1, 2).any(axis=1).sum())
@@ -116,7 +116,7 @@ def nan_and_infinite(data: memoryview, kind: Numeral) -> tuple[int, int, bool]:
     if kind.kind == "complex":
         values = values.view(np.float64)
     with np.errstate(over="ignore"):
-        square = float(np.dot(values, values))
+        square = _dot(values, values)
     if math.isfinite(square):
         return 0, 0, square == 0 and not values.any()
     nan, infinite = np.isnan(values), np.isinf(values)
@@ -130,9 +130,9 @@ def _floats(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tol
     before, after = kind.values(left), kind.values(right)
     with np.errstate(invalid="ignore", over="ignore"):
         change = after - before
-        delta = float(np.dot(change, change))
-        first, second = float(np.dot(before, before)), float(np.dot(after, after))
-        product = float(np.dot(before, after))
+        delta = _dot(change, change)
+        first, second = _dot(before, before), _dot(after, after)
+        product = _dot(before, after)
     if not (math.isfinite(delta) and math.isfinite(first) and math.isfinite(second)):
         return _odd_floats(left, right, unequal, before, after, kind, start, tolerance)
     figures = Figures(seen=len(left), count=int(np.count_nonzero(unequal)))
@@ -266,4 +266,9 @@ def _squares(values: Array) -> float:
 
 def _product(one: Array, other: Array) -> float:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return float(np.dot(one, other))
+        return _dot(one, other)
+
+
+def _dot(one: Array, other: Array) -> float:
+    """Not `np.dot`: BLAS has threads of its own, which wait for each other and for ours by spinning."""
+    return float(np.einsum("i,i->", one, other))
