@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptdiff import bounded_json as bounded
+
 REPOSITORY = Path(__file__).parents[2]
 
 # Run in a process of its own: a bomb that goes off must not take the tests with it.
@@ -436,6 +438,13 @@ def test_headers_that_become_a_hundred_times_their_size(name: str, tmp_path: Pat
     out = run(path)
     assert out.startswith("REFUSED"), out[:200]
     assert "many millions of values" in out or "not described" in out
+
+
+def test_long_lists_of_numbers_count_twice_and_shapes_once() -> None:
+    with pytest.raises(bounded.ExcessError):
+        bounded.check(b"[" + b"300," * 9_000_000 + b"1]")
+    row = b'"model.layers.%d.weight":{"dtype":"F32","shape":[3,3,3,3],"data_offsets":[%d,%d]},'
+    bounded.check(b"{" + b"".join(row % (i, i * 324, i * 324 + 324) for i in range(100_000)) + b'"a":"b"}')
 
 
 def test_brackets_in_names_are_names(tmp_path: Path) -> None:
