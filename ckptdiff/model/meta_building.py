@@ -66,6 +66,7 @@ class MetaWatch(TorchFunctionMode):
         self.names_meta = False
         """Whether a call named the meta device, so that its tensor may be there however the model is built."""
         self.skipped_random = True
+        self._told = False
         self._drawn = False
         self._makers = tensor_makers()
         self._outer = chosen_device()
@@ -76,7 +77,7 @@ class MetaWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         makes = func in self._makers
         if _is_meta_device(kwargs.get("device")) or (func is torch.Tensor.to and any(map(_is_meta_device, args[1:]))):
-            self.names_meta = True
+            self.names_meta = self.names_meta or not self._told  # else it may be the device of a tensor that is ours
         if makes and kwargs.get("device") is None and chosen_device() is self._outer:
             kwargs["device"] = _META
         elif (filled := _normal(func, args, kwargs)) is not None:
@@ -94,8 +95,10 @@ class MetaWatch(TorchFunctionMode):
                 self.doubts.append(f"{by} asked a meta tensor for its {_name(func)}")
                 raise ValueNeeded(self.doubts[-1])
         elif func in _TELLING or (func is torch.Tensor.type and isinstance(result, str)):
-            if _is_meta(args[0] if args else None) and (by := asker()):
-                self.doubts.append(f"{by} asked a meta tensor for its {_name(func)}")
+            if _is_meta(args[0] if args else None):
+                self._told = True
+                if by := asker():
+                    self.doubts.append(f"{by} asked a meta tensor for its {_name(func)}")
         elif hidden := hidden_code(func, types):
             self.doubts.append(f"{_name(func)} runs {hidden}, which is not seen")
         if func is torch.quantize_per_tensor and _is_meta(result):

@@ -61,7 +61,7 @@ _BODIES = {
         """,
     ),
     "half": ("", "self.half(); self.second = nn.Linear(3, 3).double()"),
-    "to itself": ("", "self.second = nn.Linear(3, 3).to(self.first.weight)"),
+    "to itself": ("meta", "self.second = nn.Linear(3, 3).to(self.first.weight)"),
     "legacy constructors": (
         "",
         """

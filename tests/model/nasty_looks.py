@@ -52,7 +52,7 @@ _BODIES = {
         "",
         "\nwith torch.device('cpu'):\n    self.width(sum(torch.arange(4).tolist()))",
     ),
-    "the meta device of its own": ("", "\nwith torch.device('meta'):\n    self.second = nn.Linear(3, 4)"),
+    "the meta device of its own": (META, "\nwith torch.device('meta'):\n    self.second = nn.Linear(3, 4)"),
     "type as text": (META, "self.width(s.type() == 'torch.FloatTensor')"),
     "type as text, by keyword": (META, "self.width(s.type(dtype=None) == 'torch.FloatTensor')"),
     "the type's name": (META, "self.width(torch.typename(s) == 'torch.FloatTensor')"),
