@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import textwrap
 from importlib import import_module
@@ -100,6 +102,7 @@ def run(line: str, capfd: pytest.CaptureFixture[str]) -> str:
             if arguments == ["init"]:  # in a folder with a model and its snapshot
                 for path in (Path("ckptdiff.toml"), *Path().glob("*.pth"), Path("run.ckpt")):
                     path.unlink(missing_ok=True)
+                shutil.rmtree("bert-dir", ignore_errors=True)
             code = main(arguments)
             out, err = capfd.readouterr()
             assert code == ANSWERS.get(shlex.join([program, *arguments]).replace("'", ""), 0), f"{command}\n{out}{err}"
@@ -121,9 +124,43 @@ def test_the_examples_of_a_help_page(
     if name == "suggest":  # whose examples are of a backbone alone
         older = torch.load("old.pth")
         torch.save({key: value for key, value in older.items() if not key.startswith("head.")}, "old.pth")
+    if name == "filter":
+        a_bert("bert-dir")
+    if name in ("diff", "verify", "lock"):
+        pairs_of_checkpoints()
+    if name == "trace":
+        programs()
+    if name == "git":
+        subprocess.run(["git", "init", "-q"], check=True)
     for example in examples:
-        assert example.startswith("ckptdiff ")
+        assert example.startswith(("ckptdiff ", *NOT_RUN))
         run(example, capfd)
+
+
+def pairs_of_checkpoints() -> None:
+    """Files that hold the same weights in several forms, and their lock."""
+    weights = torch.load("weights.pth")
+    for name in ("old.pth", "new.pth", "a.pth", "b.pth"):
+        torch.save(weights, name)
+    torch.save({"ema": weights}, "run1.ckpt")
+    torch.save({"model": weights}, "run2.ckpt")
+    for name in ("new.safetensors", "weights.safetensors", "base/", "tuned/", "checkpoint/"):
+        assert main(["rewrite", "weights.pth", "-o", name]) == 0
+    assert main(["lock", "weights.pth", "-o", "weights.lock"]) == 0
+
+
+def programs() -> None:
+    """Programs that load what the commands name."""
+    text = (
+        "import argparse, torch\nfrom model import Net\nparser = argparse.ArgumentParser()\n"
+        "for name in ('--ckpt', '--resume'): parser.add_argument(name)\n"
+        "given = parser.parse_args()\nmodel = Net().eval()\n"
+        "state = torch.load(given.ckpt or given.resume or 'weights.pth')\n"
+        "model.load_state_dict(state.get('state_dict', state))\nmodel.head(torch.rand(1, 4))\n"
+    )
+    Path("package").mkdir()
+    for name in ("sample.py", "finetune.py", "train.py", "package/evaluate.py"):
+        Path(name).write_text(text)
 
 
 def resnet50() -> nn.Module:
@@ -149,6 +186,8 @@ def test_the_commands_of_the_documentation_print_what_it_shows(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     prepare(classes=7)
+    if file == "README.md":
+        a_bert("bert-dir")
     for block in blocks(file, "console"):
         shown = ""
         for line in block.splitlines():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from torch import nn
 
 
-def load_state_dict(model: nn.Module, path: str) -> Any:
+def load_state_dict(model: nn.Module, path: str | os.PathLike[str]) -> Any:
     """`model.load_state_dict(torch.load(path))`, of a .safetensors `load_file(path)`."""
-    if path.endswith(".safetensors"):
+    if os.fspath(path).endswith(".safetensors"):
         from safetensors.torch import load_file
 
         return model.load_state_dict(load_file(path))

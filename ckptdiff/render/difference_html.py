@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 from typing import NamedTuple
 
 import ckptdiff
@@ -22,16 +23,10 @@ _WIDTH, _HEIGHT = 960.0, 420.0
 _MOST = 1500
 """Tensors that are drawn by themselves, the largest first; the rest are one."""
 _HISTOGRAMS = 300
-_STYLE = """
-:root{color-scheme:light dark;--line:#8885;--dim:#777}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:2rem}
-table{border-collapse:collapse;width:100%}td{padding:.15rem .6rem .15rem 0;vertical-align:top;overflow-wrap:anywhere}
-td:first-child,code{font-family:ui-monospace,monospace;font-size:.9em}
-.good{color:#2a7d2a}.bad{color:#b3261e}.dim,summary span{color:var(--dim)}
-svg{width:100%;height:auto;display:block}rect{stroke:#fff8;stroke-width:.5}details{margin:.4rem 0}
-.bars rect{fill:#b3261e;stroke:none}.legend span{display:inline-block;width:1.2em;height:.8em;margin-right:.3em}
-"""
+
+
+def _style() -> str:
+    return (resources.files("ckptdiff.render") / "assets" / "difference.css").read_text(encoding="utf-8")
 
 
 class Tile(NamedTuple):
@@ -47,7 +42,7 @@ def difference(found: Difference, view: View) -> str:
     """The page, ending with a newline."""
     words = outline(found, view)
     state = "good" if words.good else "dim" if words.good is None else "bad"
-    policy = f"default-src 'none'; style-src '{content_hash(_STYLE)}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src '{content_hash(_style())}'; base-uri 'none'; form-action 'none'"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -55,7 +50,7 @@ def difference(found: Difference, view: View) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="referrer" content="no-referrer">',
         f"<title>{escape(words.verdict[:200])} · ckptdiff</title>",
-        f"<style>{_STYLE}</style></head><body>",
+        f"<style>{_style()}</style></head><body>",
         f'<h1 class="{state}">{escape(words.verdict)}</h1>',
         _table(words.facts),
         "<h2>All tensors, by size; the darker, the larger the change relative to the tensor</h2>",

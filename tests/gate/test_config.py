@@ -104,7 +104,7 @@ def test_levels_and_ignores_of_a_target_refine_those_of_all(tmp_path: Path) -> N
         ("", "lists no targets", "[[targets]]"),
         ('[[targets]]\nname = "a"\nmodel = "m.py"', "has no 'checkpoint'", "checkpoint = "),
         (TARGET.replace("checkpoint", "chekpoint"), "'chekpoint'", "Did you mean 'checkpoint'?"),
-        ("target = []\n" + TARGET, "'target'", "Did you mean 'targets'?"),
+        ("tragets = []\n" + TARGET, "'tragets'", "Did you mean 'targets'?"),
         (TARGET + 'levels = { mising-key = "error" }', "'mising-key'", "Did you mean 'missing-key'?"),
         (TARGET + 'levels = { missing-key = "eror" }', "'eror'", "Did you mean 'error'?"),
         (TARGET + 'ignore = [{ rule = "missing-key" }]', "no reason", "reason ="),
