@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,34 @@ from ckptdiff.following.origins import Interval, Piece
 from ckptdiff.patches import Patches
 from ckptdiff.torch_private import without_torch_function
 
+_OPERATORS = {
+    "add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__",
+    "true_divide": "__rtruediv__", "floor_divide": "__rfloordiv__", "remainder": "__rmod__", "power": "__rpow__",
+    "matmul": "__rmatmul__", "bitwise_and": "__rand__", "bitwise_or": "__ror__", "bitwise_xor": "__rxor__",
+    "left_shift": "__rlshift__", "right_shift": "__rrshift__", "less": "__gt__", "less_equal": "__ge__",
+    "greater": "__lt__", "greater_equal": "__le__", "equal": "__eq__", "not_equal": "__ne__",
+}  # fmt: skip
+"""What a tensor is asked for where it stands to the right of one of numpy's in an operator, by the function's name."""
 _MAKING = ("empty", "zeros", "ones", "full")
 _CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require")
+
+
+def _reflected(tensor: torch.Tensor, ufunc: Any, inputs: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """What numpy leaves `number * tensor` to, one of its numbers on the left: the tensor's own method.
+
+    To a class with `__array_ufunc__`, as it is given while it is followed, numpy leaves none.
+    """
+    if len(inputs) != 2 or inputs[1] is not tensor:
+        return None
+    left = inputs[0]
+    frame = sys._getframe(2)  # past `__array_ufunc__` and numpy's C
+    name = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+    if name == "COMPARE_OP" and isinstance(left, np.ndarray) and not left.ndim:
+        left = left[()]  # of a number numpy makes an array before it compares
+    if not isinstance(left, np.generic) or not name.startswith(("BINARY_", "INPLACE_", "COMPARE_OP")):
+        return None  # the function itself was called, or with arrays
+    method = getattr(tensor, _OPERATORS.get(ufunc.__name__, ""), None)
+    return None if method is None else partial(method, left)
 
 
 def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) -> None:
@@ -39,6 +67,8 @@ def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) ->
         def array(value: Any) -> Any:
             return np.asarray(value) if isinstance(value, torch.Tensor) else value
 
+        if method == "__call__" and not kwargs and (reflected := _reflected(self, ufunc, inputs)) is not None:
+            return reflected()
         out = kwargs.pop("out", None)
         if out is not None:
             kwargs["out"] = tuple(map(array, out))

@@ -235,10 +235,12 @@ def read_records(patches: Patches, files: Files) -> None:
         def get_storage_from_record(self, name: str, *args: Any) -> Any:
             with plainly():
                 made = self._reader.get_storage_from_record(name, *args)
-            named.gave(made, self._file, name)
+                # Asked for a storage, it gives an empty tensor over it: what came of the file is all of that.
+                whole = torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage())
+            named.gave(whole, self._file, name)
             return made
 
-    patches.attribute(*FILE_READER, PyTorchFileReader)
+    patches.everywhere(kept, PyTorchFileReader)  # `torch.PyTorchFileReader` is another name of it
 
 
 def read_packages(patches: Patches, files: Files) -> None:

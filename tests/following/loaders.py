@@ -510,6 +510,13 @@ def scalar_fill(m, p):
     m.scale.fill_(torch.load(p)["norm.bias"][0])
 
 
+def numbers_of_numpy_before_a_tensor(m, p):
+    w = torch.load(p)["scale"]
+    m.scale = np.float64(2.5) * torch.arange(3) + w  # float32, as torch has it
+    assert (np.float64(2) < w).dtype == torch.bool
+    assert np.multiply(np.float64(2), w).dtype == torch.float64
+
+
 LOADERS = {
     name: value
     for name, value in list(globals().items())

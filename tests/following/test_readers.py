@@ -248,3 +248,33 @@ def test_what_a_reader_opened_and_could_not_read_is_no_doubt(folders, tmp_path):
     found, left = followed(then_by_hand, Net(), folders[0])
     assert found.raised is None
     assert found.fills(left)["second.weight"].sources == (("w.npy", ""),)
+
+
+def records(model, folder, of=torch, as_storage=False):
+    """As Lightning and litgpt read lazily."""
+    reader = of.PyTorchFileReader(str(folder / "w.pth"))
+    keys = [key for key in reader.get_all_records() if key.startswith("data/")]
+    key = max(keys, key=lambda key: len(reader.get_record(key)))  # that of second.weight
+    if as_storage:
+        made = reader.get_storage_from_record(key, 1024, torch.UntypedStorage).untyped_storage()
+        values = torch.empty(0).set_(made, 0, (16, 16), (16, 1))
+    else:
+        values = torch.empty(0).set_(
+            reader.get_storage_from_record(key, 256, torch.float32).untyped_storage(), 0, (16, 16)
+        )
+    model.second.weight.data.copy_(values)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("as_storage", [False, True])
+@pytest.mark.parametrize("of", [torch, torch._C], ids=["torch", "torch._C"])
+def test_single_records_of_a_file_are_followed_under_every_name(of, as_storage, folders):
+    def load(model, folder):
+        records(model, folder, of, as_storage)
+
+    truth = really(load, Net(), *folders)
+    found, left = followed(load, Net(), folders[0])
+    assert found.raised is truth.raised is None
+    masks = elements_from_file(found, left)
+    assert truth.from_file["second.weight"].all()
+    assert torch.equal(masks["second.weight"], truth.from_file["second.weight"])

@@ -37,6 +37,15 @@ class Row:
     needs: tuple[str, ...] = ()
     """Packages, imported before the row runs."""
 
+    def verdicts(self, situation: str, folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+        """Every situation, or one, and what answers it."""
+        from tests.following.table.truth import agreement
+
+        for name in self.only or SITUATIONS:
+            if name not in self.skip and situation in ("", name):
+                convert = name in ("good", "missing", "dtype", "shuffled")
+                yield name, lambda name=name, convert=convert: agreement(self, name, folder / name, convert=convert)
+
     def good(self, seed: int) -> dict[str, Any]:
         """The state dict of a seed."""
         return dict(self.state(seed)) if self.state is not None else valued(self.template(), seed)
