@@ -65,7 +65,7 @@ def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) ->
 
     def __array_ufunc__(self: Any, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:  # noqa: N807
         def array(value: Any) -> Any:
-            return np.asarray(value) if isinstance(value, torch.Tensor) else value
+            return np.asanyarray(value) if isinstance(value, torch.Tensor) else value
 
         if method == "__call__" and not kwargs and (reflected := _reflected(self, ufunc, inputs)) is not None:
             return reflected()

@@ -20,13 +20,14 @@ DOUBTED = frozenset((
     "reading: truncated", "reading: numbers_read", "reading: readinto", "reading: storage_readinto",
     "reading: pickled_unpickler",
     # numbers that were looked at, and then something was written
-    "writing: branch_on_value", "writing: branch_writes_constant", "writing: float_to_mul", "writing: hex_of_floats",
+    "writing: branch_on_value", "writing: branch_writes_constant", "writing: hex_of_floats",
     "writing: item_to_fill", "writing: list_comprehension", "writing: list_to_tensor", "writing: lr_in_closure",
     "writing: math_of_items", "writing: python_sum", "writing: set_item_float", "writing: storage_items",
     "writing: storage_list", "shaping: orthogonal_parametrized", "shaping: quantised_dynamic",
     # memory that other code than torch's has looked at, or written to
     "writing: numpy_for_loop", "writing: numpy_mean", "writing: numpy_nditer", "writing: numpy_scalars",
     "writing: numpy_dlpack", "writing: memoryview_read", "writing: memoryview_written", "writing: memmoved",
+    "writing: array_module", "writing: storage_bytes", "buffer_protocol",
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
