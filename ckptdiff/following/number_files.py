@@ -82,7 +82,9 @@ def read_bytes(patches: Patches, files: Files) -> None:
         engine = files.engine
         if sys._getframe(1).f_globals.get("__name__", "").startswith(_READERS):
             return made
-        if engine.enclosing(made.data_ptr(), 1) is None:
+        unknown = engine.enclosing(made.data_ptr(), 1) is None
+        engine.expose([made])  # torch holds the object, but not its memory, which a mapping that is closed gives up
+        if unknown:
             found = files.part_of(memoryview(args[0] if args else kwargs["buffer"]).cast("B"))
             if found is not None:
                 files.gave(made, *found)
