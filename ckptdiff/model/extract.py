@@ -222,7 +222,7 @@ class _Extraction:
                 version,
                 loader,
                 _custom(loader, hooks, facts),
-                _odd(local) or (bool(children) and _odd(children)),
+                _odd(local) or (bool(children) and _odd(children.keys())),
                 # Consulted by the rules of norms only; to look for it where it is not is dear.
                 loader != "plain" and bool(getattr(module, "track_running_stats", False)),
                 module,

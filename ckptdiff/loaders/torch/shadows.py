@@ -201,7 +201,7 @@ class _Structure:
         registered = _registered(module)
         self.module = module
         self.kind = type(module)
-        self.names = [list(members) for members in registered]
+        self.names = [list(members.keys()) for members in registered]  # a ScriptModule's have no iterator
         self.members = [list(members.values()) for members in registered]
         self.shapes = _shapes(registered)
         self.rest = _rest(module)
@@ -221,8 +221,9 @@ def _same(members: Mapping[Any, Any], names: list[Any], values: list[Any]) -> bo
     if len(members) != len(names) or not all(map(operator.is_, members.values(), values)):
         return False
     # A name may be of a class that compares as it likes.
-    return all(map(operator.is_, members, names)) or (
-        list(members) == names and {str}.issuperset(map(type, members)) and {str}.issuperset(map(type, names))
+    now = list(members.keys())
+    return all(map(operator.is_, now, names)) or (
+        now == names and {str}.issuperset(map(type, now)) and {str}.issuperset(map(type, names))
     )
 
 
