@@ -62,7 +62,7 @@ test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
 	HF_HUB_OFFLINE=1 .venv-zoo/bin/python -m tests.zoo.pretrained --all
-	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model
+	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model tests/loaders tests/zoo
 
 # The loaders that people call, of whatever library, held against what they really do.
 .venv-loaders/.installed: pyproject.toml constraints-loaders.txt

@@ -13,7 +13,7 @@ from ckptdiff.errors import CkptdiffError
 from ckptdiff.render import render_report
 from ckptdiff.render.view import View
 
-pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.zoo, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 peft = pytest.importorskip("peft")
 pytest.importorskip("transformers", minversion="5")
 
