@@ -6,7 +6,7 @@ import contextlib
 import gc
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -52,8 +52,8 @@ class Patches:
 
         self._undo.append(undo)
 
-    def item(self, holder: dict[Any, Any], name: Any, value: Any) -> None:
-        """Set an item of a dictionary."""
+    def item(self, holder: MutableMapping[Any, Any], name: Any, value: Any) -> None:
+        """Set an item of a mapping."""
         before = holder.get(name, _MISSING)
         holder[name] = value
 

@@ -263,6 +263,8 @@ def tensor_rebuilder(*, typed: bool) -> Callable[..., torch.Tensor]:
 
 FILE_READER = (torch._C, "PyTorchFileReader")
 """Where the class is found that reads single records out of a torch file."""
+FILE_WRITER = (torch._C, "PyTorchFileWriter")
+"""And the one that writes them."""
 
 
 def part_of_file(file: Any) -> tuple[str, int, int] | None:

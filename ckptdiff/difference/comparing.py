@@ -213,6 +213,11 @@ class _Worker:
             return self._unchanged(one, task.start, task.stop, self._fills[0])
         return self._same_dtype(task, one, *self._fills)
 
+    def _within(self) -> Tolerance:
+        from ckptdiff.difference.figures import Tolerance
+
+        return Tolerance() if self._tolerance is None else self._tolerance
+
     @staticmethod
     def _read(blocks: Blocks, key: str, tensor: TensorInfo, part: int) -> Fill:
         return blocks.of(key, tensor) if not part else blocks.stored(tensor)
@@ -228,18 +233,12 @@ class _Worker:
             here(place, memoryview(one))
             there(place, memoryview(two))
             if one != two:
-                from ckptdiff.difference.figures import Figures, Tolerance, measure
+                from ckptdiff.difference.figures import Figures, measure
                 from ckptdiff.difference.numerals import numeral
 
                 kind = numeral(tensor.dtype)
                 values = place // kind.width * kind.per_byte
-                found = measure(
-                    memoryview(one),
-                    memoryview(two),
-                    kind,
-                    values,
-                    Tolerance() if self._tolerance is None else self._tolerance,
-                )
+                found = measure(memoryview(one), memoryview(two), kind, values, self._within())
                 if figures is None:
                     figures = Figures()
                     if place > task.start:
@@ -266,7 +265,7 @@ class _Worker:
 
     def _cast(self, task: _Task, one: TensorInfo, two: TensorInfo, here: Fill, there: Fill) -> Figures:
         from ckptdiff.difference.casting import measure_cast
-        from ckptdiff.difference.figures import Figures, Tolerance
+        from ckptdiff.difference.figures import Figures
         from ckptdiff.difference.numerals import numeral
 
         left, right = numeral(one.dtype), numeral(two.dtype)
@@ -280,15 +279,7 @@ class _Worker:
                 buffer = memoryview(bytearray((last - first) * bits // 8))
                 fill(first * bits // 8, buffer)
                 buffers.append(buffer)
-            figures.add(
-                measure_cast(
-                    buffers[0],
-                    buffers[1],
-                    (left, right),
-                    first,
-                    Tolerance() if self._tolerance is None else self._tolerance,
-                )
-            )
+            figures.add(measure_cast(buffers[0], buffers[1], (left, right), first, self._within()))
         return figures
 
 

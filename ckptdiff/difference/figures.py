@@ -85,7 +85,8 @@ def measure(one: memoryview, other: memoryview, kind: Numeral, start: int, toler
     if kind.kind == "float":
         return _floats(left, right, kind, start, tolerance)
     if kind.kind == "complex":
-        return _complex(left, right, kind, start, tolerance)
+        unequal = (left != right).reshape(-1, 2).any(axis=1)
+        return _with_missing(left, right, unequal, kind.values(left), kind.values(right), kind, start, tolerance)
     return _integers(left, right, kind, start, tolerance)
 
 
@@ -134,7 +135,7 @@ def _floats(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tol
         first, second = _dot(before, before), _dot(after, after)
         product = _dot(before, after)
     if not (math.isfinite(delta) and math.isfinite(first) and math.isfinite(second)):
-        return _odd_floats(left, right, unequal, before, after, kind, start, tolerance)
+        return _with_missing(left, right, unequal, before, after, kind, start, tolerance)
     figures = Figures(seen=len(left), count=int(np.count_nonzero(unequal)))
     np.abs(change, out=change)
     _largest(figures, change, before, after, start, unequal)
@@ -151,7 +152,7 @@ def _floats(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tol
     return figures
 
 
-def _odd_floats(
+def _with_missing(
     left: Array,
     right: Array,
     unequal: Array,
@@ -161,10 +162,12 @@ def _odd_floats(
     start: int,
     tolerance: Tolerance,
 ) -> Figures:
-    """The same where some value is NaN or infinite, or too large to square."""
+    """The same where some value is NaN or infinite, or too large to square; and of complex numbers, whose bits are
+    those of two halves."""
+    halved = kind.kind == "complex"
     missing, lacking = np.isnan(before), np.isnan(after)
     both, either = missing & lacking, missing | lacking
-    figures = Figures(seen=len(left), nan=int(both.sum()), payloads=int((unequal & both).sum()))
+    figures = Figures(seen=len(before), nan=int(both.sum()), payloads=int((unequal & both).sum()))
     unequal = unequal & ~both
     figures.count = int(unequal.sum())
     figures.new_nan = int((lacking & ~missing).sum())
@@ -177,46 +180,18 @@ def _odd_floats(
     _largest(figures, change, before, after, start, unequal)
     if tolerance.histograms:
         figures.histogram = _histogram(change)
-    finite = np.isfinite(before) & np.isfinite(after)
     if numbers.any():
-        figures.steps = int(steps(left[numbers], right[numbers], kind).max())
+        counted = np.repeat(numbers, 2) if halved else numbers
+        figures.steps = int(steps(left[counted], right[counted], kind).max())
+    finite = np.isfinite(before) & np.isfinite(after)
     if tolerance:
         far = change > tolerance.atol + tolerance.rtol * np.where(finite, np.abs(after), 0)
         figures.beyond = int((far | (unequal & either)).sum())
     before, after, change = before[finite], after[finite], change[finite]
+    if halved:
+        before, after = before.view(np.float64), after.view(np.float64)
     figures.delta, figures.first, figures.second = _squares(change), _squares(before), _squares(after)
     figures.product = _product(before, after)
-    return figures
-
-
-def _complex(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
-    unequal = (left != right).reshape(-1, 2).any(axis=1)
-    before, after = kind.values(left), kind.values(right)
-    missing, lacking = np.isnan(before), np.isnan(after)
-    both, either = missing & lacking, missing | lacking
-    figures = Figures(seen=len(before), nan=int(both.sum()), payloads=int((unequal & both).sum()))
-    unequal &= ~both
-    figures.count = int(unequal.sum())
-    figures.new_nan = int((lacking & ~missing).sum())
-    figures.new_inf = int((np.isinf(after) & ~np.isinf(before)).sum())
-    with np.errstate(invalid="ignore", over="ignore"):
-        change = np.abs(after - before)
-    change[either | ~unequal] = 0
-    numbers = unequal & ~either
-    figures.zeros = int((numbers & (change == 0)).sum())
-    _largest(figures, change, before, after, start, unequal)
-    if tolerance.histograms:
-        figures.histogram = _histogram(change)
-    halves = np.repeat(numbers, 2)
-    if halves.any():
-        figures.steps = int(steps(left[halves], right[halves], kind).max())
-    finite = np.isfinite(before) & np.isfinite(after)
-    if tolerance:
-        far = change > tolerance.atol + tolerance.rtol * np.where(finite, np.abs(after), 0)
-        figures.beyond = int((far | (unequal & either)).sum())
-    before, after = before[finite].view(np.float64), after[finite].view(np.float64)
-    figures.delta = _squares(change[finite])
-    figures.first, figures.second, figures.product = _squares(before), _squares(after), _product(before, after)
     return figures
 
 

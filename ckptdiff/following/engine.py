@@ -151,6 +151,18 @@ class Engine:
                 replay.settle(memory)
             memory.foreign |= foreign
 
+    def put_away(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Code writes tensors somewhere, from where it may read them again."""
+        for tensor in tensors:
+            self.settle([tensor])
+            self.kept.keep(self, tensor)
+
+    def settle_at(self, address: int) -> None:
+        """Code writes memory somewhere that it knows by its address."""
+        memory = self.enclosing(address, 1)
+        if memory is not None:
+            replay.settle(memory)
+
     def expose(self, tensors: Iterable[torch.Tensor]) -> None:
         """Code outside torch gets hold of the memory of tensors, and may read and write there unseen."""
         for tensor in tensors:

@@ -7,6 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from ckptdiff.errors import CkptdiffError
 from ckptdiff.torch_private import allowed_globals
 
 _HARMLESS: dict[str, tuple[str, ...]] = {
@@ -49,6 +50,13 @@ class Refused(BaseException):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
+
+    def told(self, who: str) -> CkptdiffError:
+        """The error that says so, of a function or a call."""
+        return CkptdiffError(
+            f"{who} needs an object of the class {self.name}, which the file names and nothing here makes.",
+            "If you trust the file, pass trust_checkpoint.",
+        )
 
 
 class Held:

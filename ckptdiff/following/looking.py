@@ -11,7 +11,7 @@ import torch
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
 from ckptdiff.patches import Kept, Patches
-from ckptdiff.torch_private import without_torch_function
+from ckptdiff.torch_private import FILE_WRITER, without_torch_function
 
 
 def watch_looks(patched: Patches, engine: Engine) -> None:
@@ -22,11 +22,10 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
         def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             with without_torch_function(), engine.lock:
                 consists = parts(self)
-                engine.settle(consists, foreign=foreign)
                 if keeps:
-                    for part in consists:
-                        engine.kept.keep(engine, part)
+                    engine.put_away(consists)
                 else:
+                    engine.settle(consists, foreign=foreign)
                     engine.look(consists)
             return method(self, *args, **kwargs)
 
@@ -64,6 +63,25 @@ def watch_addresses(patched: Patches, engine: Engine) -> None:
         return result
 
     patched.everywhere(kept, memmove)
+    kept_cast = Kept(ctypes.cast)
+
+    def cast(address: Any, kind: Any) -> Any:
+        if isinstance(address, int):
+            engine.settle_at(address)  # what is read there is told by an audit event, but too late
+        return kept_cast.value(address, kind)
+
+    patched.everywhere(kept_cast, cast)
+    writer = getattr(*FILE_WRITER)
+    write_record = writer.write_record
+
+    def written(self: Any, name: str, data: Any, *args: Any) -> Any:
+        if isinstance(data, int):
+            engine.settle_at(data)
+        elif isinstance(data, torch.UntypedStorage):
+            engine.settle_at(data.data_ptr())
+        return write_record(self, name, data, *args)
+
+    patched.attribute(writer, "write_record", written)
 
 
 def _address(place: Any) -> int:

@@ -90,6 +90,8 @@ def read_bytes(patches: Patches, files: Files) -> None:
                 files.gave(made, *found)
             elif files.order or files.opened.read:
                 engine.looked[STREAM, ""] = None
+            if engine.looked or engine.exposed:
+                engine.doubt_new(made)
         return made
 
     patches.attribute(torch, "from_file", file)

@@ -47,8 +47,9 @@ class Opened:
         if writes:
             self.written.add(os.path.realpath(path))
         elif path.lower().endswith(_SUFFIXES) or os.path.realpath(path) in self.asked:
-            self.read[path] = None
-            self.told(path)
+            if Path(path).exists() and path not in sys.path:  # an archive there holds code
+                self.read[path] = None
+                self.told(path)
         elif path.lower().endswith(_TEXTS):
             self.texts[Path(path).name] = None
 

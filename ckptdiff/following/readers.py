@@ -10,7 +10,7 @@ import io
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -191,6 +191,23 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             result = load_bytes(data)
         files.gave_all(result, name)
         return result
+
+    def save_bytes(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        put_away(tensors)
+        return save(tensors, *args, **kwargs)
+
+    def save_named(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        put_away(tensors)
+        files.opened.note(os.fspath(filename), writes=True)
+        files.name(filename)
+        return save_file(tensors, filename, *args, **kwargs)
+
+    def put_away(tensors: Any) -> None:
+        if isinstance(tensors, Mapping):
+            files.engine.put_away(tensor for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
+
+    save = patches.function(safetensors.torch.save, save_bytes)
+    save_file = patches.function(safetensors.torch.save_file, save_named)
 
 
 def read_torchscript(patches: Patches, files: Files) -> None:

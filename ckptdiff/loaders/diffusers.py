@@ -18,7 +18,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, CkptdiffError, UsageError
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.left import Left, Told
-from ckptdiff.loaders.library_call import Seen, called, release, replaced, spelled
+from ckptdiff.loaders.library_call import Seen, called, release, spelled
 from ckptdiff.loaders.lora_names import naming_of
 from ckptdiff.loaders.outcome import Loader, Outcome
 from ckptdiff.model.libraries import offline
@@ -340,11 +340,8 @@ def _watched(parts: list[Part]) -> Iterator[None]:
         parts.append(Part(_NO_NAME, model, replace(told, unexpected=unexpected)))
         return loads_one_file(model, state_dict, *args, **kwargs)
 
-    with (
-        patches() as patched,
-        _of_transformers(parts),
-        replaced(ModelMixin, _LOADS, classmethod(load_pretrained_model)),
-    ):
+    with patches() as patched, _of_transformers(parts):
+        patched.attribute(ModelMixin, _LOADS, classmethod(load_pretrained_model))
         loads_one_file = patched.function(getattr(model_loading_utils, _LOADS_ONE_FILE), load_one_file)
         yield
 
@@ -397,5 +394,6 @@ def _of_transformers(parts: list[Part]) -> Iterator[None]:
                 part.module = said.model
                 part.told = Told(said.missing, said.unexpected, said.mismatched, said.failed, ignored=True)
 
-    with replaced(PreTrainedModel, "from_pretrained", classmethod(from_pretrained)):
+    with patches() as patched:
+        patched.attribute(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
         yield

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ckptdiff.errors import CkptdiffError, ModelError, UsageError
+from ckptdiff.errors import ModelError, UsageError
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
@@ -74,10 +74,7 @@ def left_by(
         called = Loader("function", "", f"{_name(load)}({'path' if _takes_one(load) else 'model, path'})", "followed")
         return left_in(left, followed, called, Told(missing, unexpected or ()), path, reference=reference)
     except Refused as refused:
-        raise CkptdiffError(
-            f"{_name(load)} needs an object of the class {refused.name}, which the file names and nothing here makes.",
-            "If you trust the file, pass trust_checkpoint.",
-        ) from None
+        raise refused.told(_name(load)) from None
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from ckptdiff.loaders.outcome import Loader, Machine
 from ckptdiff.model.build import build
 from ckptdiff.model.reference import Reference
 from ckptdiff.model.tree import ModuleTree
+from ckptdiff.patches import patches
 from ckptdiff.torch_private import lists_of_failed_call
 
 
@@ -80,10 +81,7 @@ def called(
         )
         return made, seen
     except Refused as refused:
-        raise CkptdiffError(
-            f"{loader.call} needs an object of the class {refused.name}, which the file names and nothing here makes.",
-            "If you trust the file, pass trust_checkpoint.",
-        ) from None
+        raise refused.told(loader.call) from None
 
 
 def given_model(followed: Followed, asked: Asked) -> nn.Module:
@@ -170,7 +168,8 @@ def state_loads() -> Iterator[list[StateLoad]]:
             depth -= 1
 
     try:
-        with replaced(nn.Module, "load_state_dict", load_state_dict):
+        with patches() as patched:
+            patched.attribute(nn.Module, "load_state_dict", load_state_dict)
             yield calls
     finally:
         for call in calls:
@@ -210,20 +209,6 @@ def told_by_state_loads(seen: Seen, kind: type = nn.Module) -> Iterator[list[Sta
                     ignored=load.error is None,
                 )
                 break
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of a class or module, another one inside the block."""
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
 
 
 def spelled(options: Any) -> str:

@@ -23,13 +23,13 @@ from ckptdiff.loaders.library_call import (
     given_model,
     quietly,
     release,
-    replaced,
     spelled,
     state_loads,
 )
 from ckptdiff.loaders.lora_names import naming_of
 from ckptdiff.loaders.outcome import Filled, Loader, Outcome, Problem
 from ckptdiff.model.libraries import offline
+from ckptdiff.patches import patches
 
 CONFIG = "adapter_config.json"
 _OPTIONS = (
@@ -115,9 +115,10 @@ def _load(seen: Seen, model: nn.Module, asked: Asked) -> None:
     try:
         with (
             warnings.catch_warnings(record=True) as warned,
-            replaced(PeftModel, "load_adapter", load_adapter),
+            patches() as patched,
             state_loads() as loads,
         ):
+            patched.attribute(PeftModel, "load_adapter", load_adapter)
             warnings.simplefilter("always")
             seen.module = PeftModel.from_pretrained(model, asked.path, **asked.options)
         _narrow(seen, [str(warning.message) for warning in warned])

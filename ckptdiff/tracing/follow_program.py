@@ -25,6 +25,7 @@ from ckptdiff.loaders.left import Told, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
 from ckptdiff.model.machines import hosts, on
 from ckptdiff.patches import Patches, patches
+from ckptdiff.places import is_url
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.torch_private import DispatchMode, children_of, own_parameters, without_torch_dispatch
 from ckptdiff.tracing.lines import from_program, line_of_error, line_of_frame, line_of_program, shown
@@ -159,7 +160,7 @@ class Tracing:
         if not read or self._called.get(id(module)) == read or self._is_constructing():
             return
         self._called[id(module)] = read
-        if self._holds(module) or (own_first(module) is not None and not any(map(self._holds, watch.modules()))):
+        if self._holds(module) or (_first_parameter(module) is not None and not any(map(self._holds, watch.modules()))):
             self._end(f"first call of {type(module).__name__}")
 
     def _holds(self, module: nn.Module) -> bool:
@@ -170,7 +171,7 @@ class Tracing:
                 if count == _LOOKED_THROUGH:
                     return False
                 for part in parts(tensor):
-                    if any(not _is_url(file) for file, _ in engine.sources(part)):
+                    if any(not is_url(file) for file, _ in engine.sources(part)):
                         return True
         return False
 
@@ -217,7 +218,7 @@ class Tracing:
 
     def of(self, module: nn.Module) -> TracedModel:
         """What checkpoints left in a module."""
-        return self._model(module, self._after_load())
+        return self._model(module)
 
     def concluded(self, arguments: tuple[str, ...] = ()) -> Trace:
         """All that is known by now; `arguments` are those of the command line."""
@@ -225,14 +226,9 @@ class Tracing:
         assert followed is not None
         assert watch is not None
         with without_torch_dispatch():
-            after = self._after_load()
-            models = tuple(self._model(module, after) for module in self._roots())
+            models = tuple(self._model(module) for module in self._roots())
         models = tuple(model for model in models if model.outcome.filled)
-        states = tuple(
-            TracedState(note.kind, note.line, note.restored, note.entries, note.sources, note.raised)
-            for note in watch.restored
-        )
-        saved = tuple(TracedSave(save.file, save.line, save.tensors) for save in watch.saved)
+        states, saved = tuple(watch.restored), tuple(watch.saved)
         unread = tuple(followed.unread())
         doubts = tuple(doubt for model in models for doubt in model.outcome.doubts)
         error = self.error
@@ -267,11 +263,6 @@ class Tracing:
         kinds = [*self._asked.needs, *("cuda" for word in ("CUDA", "NVIDIA") if word in str(self.error))]
         return next(iter(kinds), "")
 
-    def _after_load(self) -> dict[int, frozenset[str]]:
-        watch = self._watch
-        assert watch is not None
-        return {identity: watch.keys(module) or frozenset() for identity, module in watch.asked.items()}
-
     def _roots(self) -> list[nn.Module]:
         """The modules that are part of no other, each with what it has of another's parameters counted there."""
         watch = self._watch
@@ -295,12 +286,15 @@ class Tracing:
             chosen.add(id(root))
         return [root for root in roots if id(root) in chosen]
 
-    def _model(self, module: nn.Module, after: dict[int, frozenset[str]]) -> TracedModel:
+    def _model(self, module: nn.Module) -> TracedModel:
         followed, watch = self._followed, self._watch
         assert followed is not None
         assert watch is not None
-        names = dict(module.named_modules(remove_duplicate=False))
-        loaded = {f"{name}." if name else "": after[id(child)] for name, child in names.items() if id(child) in after}
+        loaded = {
+            f"{name}." if name else "": watch.keys[id(child)]
+            for name, child in module.named_modules(remove_duplicate=False)
+            if id(child) in watch.keys
+        }
         loader = Loader("program", "", self._name, "followed")
         files = Checkpoint(", ".join(followed.files.order), "", {})
         outcome = left_in(module, followed, loader, Told(), files, reference=type(module).__name__).outcome
@@ -364,15 +358,11 @@ class _Forward(DispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def own_first(module: nn.Module) -> nn.Parameter | None:
+def _first_parameter(module: nn.Module) -> nn.Parameter | None:
     """A parameter of a module, None where it has none."""
     return next(
         (value for node in module.modules() for value in own_parameters(node).values() if value is not None), None
     )
-
-
-def _is_url(file: str) -> bool:
-    return "://" in file
 
 
 def _is_state(key: str) -> bool:
@@ -380,7 +370,7 @@ def _is_state(key: str) -> bool:
 
 
 def _reached(outcome: Outcome) -> bool:
-    return any(not _is_url(file) for item in outcome.filled.values() for file, _ in item.sources)
+    return any(not is_url(file) for item in outcome.filled.values() for file, _ in item.sources)
 
 
 def _is_late(key: str, loaded: dict[str, frozenset[str]]) -> bool:

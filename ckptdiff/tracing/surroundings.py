@@ -106,9 +106,8 @@ class AbsentModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._tell = tell
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:  # noqa: ARG002
-        if fullname.partition(".")[0] not in (*LOGGERS, *KERNELS):
-            return None
-        if fullname.partition(".")[0] in _ASKED_FOR and not _asked_by_program():
+        package = fullname.partition(".")[0]
+        if package not in LOGGERS and not (package in KERNELS and _asked_by_program()):
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
@@ -123,12 +122,11 @@ class AbsentModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 _TENSORBOARD = "torch.utils.tensorboard"
-_ASKED_FOR = frozenset(KERNELS)
-"""Libraries look whether they can have these, and take another way without."""
 
 
 def _asked_by_program() -> bool:
-    """Whether it is the program's own code that imports, rather than a library."""
+    """Whether it is the program's own code that imports. A library looks whether it can have a kernel, and takes
+    another way without."""
     from ckptdiff.tracing.lines import is_programs
 
     frame: FrameType | None = sys._getframe(2)
@@ -169,8 +167,7 @@ def group_of_one(scene: Scene) -> None:
         if not dist.is_initialized():
             scene.tell(f"A process group ({backend or 'by default'}) was made of this process alone, as rank 0 of 1.")
         asked.append(str(backend or "gloo"))
-        missing = {name: value for name, value in RANK.items() if name not in os.environ}
-        os.environ.update(missing)
+        _set_missing(scene, RANK)
         original("gloo", store=store_of_one(), rank=0, world_size=1)
 
     original = scene.patched.function(dist.init_process_group, init_process_group)
@@ -183,14 +180,13 @@ def group_of_one(scene: Scene) -> None:
             dist.destroy_process_group()
 
     scene.patched.also(destroy)
-    environment = dict(os.environ)
 
-    def restore() -> None:
-        for name in RANK:
-            if name not in environment:
-                os.environ.pop(name, None)
 
-    scene.patched.also(restore)
+def _set_missing(scene: Scene, variables: Mapping[str, str]) -> None:
+    """Set those variables of the environment that are not there."""
+    for name, value in variables.items():
+        if name not in os.environ:
+            scene.patched.item(os.environ, name, value)
 
 
 def uncompiled(scene: Scene) -> None:
@@ -274,9 +270,7 @@ class NotDownloaded(dict):  # type: ignore[type-arg]
 def no_network(scene: Scene) -> None:
     """Connections to other machines: refused, as where there is no network."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "offline"}
-    missing = [name for name in offline if name not in os.environ]
-    os.environ.update({name: offline[name] for name in missing})
-    scene.patched.also(lambda: [os.environ.pop(name, None) for name in missing])
+    _set_missing(scene, offline)
     import socket
 
     said: list[str] = []

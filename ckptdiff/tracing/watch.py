@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +17,9 @@ from ckptdiff.following.followed import Followed
 from ckptdiff.following.mode import parts
 from ckptdiff.following.named_files import named_tensors
 from ckptdiff.patches import Patches
-from ckptdiff.torch_private import (
-    children_of,
-    non_persistent_buffers,
-    own_buffers,
-    own_parameters,
-    without_torch_dispatch,
-)
+from ckptdiff.torch_private import children_of, non_persistent_buffers, own_buffers, own_parameters
 from ckptdiff.tracing.lines import line_of_error, line_of_program
+from ckptdiff.tracing.trace import TracedSave, TracedState
 
 Sources = tuple[tuple[str, str], ...]
 
@@ -42,61 +38,26 @@ class Failure:
     recovered: bool = False
 
 
-@dataclass(slots=True)
-class Restored:
-    """What was loaded into an optimizer, a scheduler or a scaler: how many of its entries, and of how many."""
-
-    kind: str
-    line: str
-    restored: int = 0
-    entries: int = 0
-    raised: str | None = None
-    sources: tuple[str, ...] = ()
-    """The files that its tensors come from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A file that the program would have written: its tensors, and where each comes from."""
-
-    file: str
-    line: str
-    tensors: Mapping[str, Sources]
-
-
 class Watch:
     """Notes on a program while it runs, under `following`."""
 
     def __init__(self, followed: Followed) -> None:
         self.followed = followed
         self.failures: list[Failure] = []
-        self.restored: list[Restored] = []
-        self.saved: list[Saved] = []
+        self.restored: list[TracedState] = []
+        self.saved: list[TracedSave] = []
         self.asked: dict[int, nn.Module] = {}
         """The modules into which something of a file was loaded, or should have been."""
         self.lines: dict[int, str] = {}
         """Where each module was made, by identity."""
         self._made: list[weakref.ref[nn.Module]] = []
-        self._keys: dict[int, frozenset[str]] = {}
-        """The keys of modules as they stood when they were loaded, by identity."""
+        self.keys: dict[int, frozenset[str]] = {}
+        """The keys of those modules as they stood then, by identity."""
 
     def modules(self) -> list[nn.Module]:
         """Every module that is still there, and those into which something was loaded, in the order they were made."""
         alive = {id(module): module for reference in self._made if (module := reference()) is not None}
         return list((alive | self.asked).values())
-
-    def keys(self, module: nn.Module) -> frozenset[str] | None:
-        """The keys that a module had when it, or what it is part of, was loaded; None where none was."""
-        return self._keys.get(id(module))
-
-    def holds(self, module: nn.Module) -> bool:
-        """Whether any tensor of a module comes from a file."""
-        engine = self.followed.engine
-        return any(engine.pieces(part) for tensor in _tensors(module) for part in parts(tensor))
-
-    def note_keys(self, module: nn.Module) -> None:
-        """Remember the keys a module has by now."""
-        self._keys[id(module)] = frozenset(names_of(module))
 
     @contextlib.contextmanager
     def trying(self, subject: object) -> Iterator[None]:
@@ -130,18 +91,19 @@ class Watch:
         made, lines = self._made, self.lines
         initialise = nn.Module.__init__
 
+        @functools.wraps(initialise)
         def __init__(self: nn.Module, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             made.append(weakref.ref(self))
             lines[id(self)] = line_of_program(past=self)
             initialise(self, *args, **kwargs)
 
-        patched.attribute(nn.Module, "__init__", _like(__init__, initialise))
+        patched.attribute(nn.Module, "__init__", __init__)
 
     def _loading(self, patched: Patches) -> None:
         def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
             if self._is_of_file(state_dict):
                 self.asked[id(module)] = module
-                self.note_keys(module)
+                self.keys[id(module)] = frozenset(names_of(module))
             with self.trying(id(module)):
                 return original(module, state_dict, *args, **kwargs)
 
@@ -171,28 +133,32 @@ class Watch:
 
     def _state_loader(self, patched: Patches, function: Callable[..., Any]) -> None:
         def load_state_dict(holder: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-            note = Restored(type(holder).__name__, line_of_program())
-            self.restored.append(note)
+            kind, line, place = type(holder).__name__, line_of_program(), len(self.restored)
             with self.trying(id(holder)):
                 try:
                     result = original(holder, state_dict, *args, **kwargs)
                 except Exception as error:
-                    note.raised = f"{type(error).__name__}: {error}"
+                    failed = TracedState(kind, line, 0, 0, raised=f"{type(error).__name__}: {error}")
+                    self.restored.insert(place, failed)
                     raise
-            self._count(note, holder, state_dict)
+            self.restored.insert(place, TracedState(kind, line, *self._counted(holder, state_dict)))
             return result
 
         original = patched.function(function, load_state_dict)
 
-    def _count(self, note: Restored, holder: Any, state_dict: Any) -> None:
+    def _counted(self, holder: Any, state_dict: Any) -> tuple[int, int, tuple[str, ...]]:
+        """How many of a holder's entries were restored, of how many, and the files that their tensors come from."""
         if isinstance(holder, torch.optim.Optimizer):
             parameters = [parameter for group in holder.param_groups for parameter in group["params"]]
-            note.entries = len(parameters)
-            note.restored = sum(bool(holder.state.get(parameter)) for parameter in parameters)
             tensors = [value for _, value in named_tensors({"": [dict(state) for state in holder.state.values()]})]
-            note.sources = tuple(sorted({file for tensor in tensors for file, _ in self.sources(tensor)}))
-        elif isinstance(state_dict, Mapping):
-            note.entries = note.restored = len(state_dict)
+            files = {file for tensor in tensors for file, _ in self.sources(tensor)}
+            return (
+                sum(bool(holder.state.get(parameter)) for parameter in parameters),
+                len(parameters),
+                tuple(sorted(files)),
+            )
+        entries = len(state_dict) if isinstance(state_dict, Mapping) else 0
+        return entries, entries, ()
 
     def _saving(self, patched: Patches) -> None:
         def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -214,7 +180,7 @@ class Watch:
 
     def _note_saved(self, file: Any, tensors: Mapping[str, torch.Tensor]) -> None:
         sources = {key: self.sources(tensor) for key, tensor in tensors.items()}
-        self.saved.append(Saved(os.fspath(file), line_of_program(), sources))
+        self.saved.append(TracedSave(os.fspath(file), line_of_program(), sources))
 
 
 def names_of(module: nn.Module) -> Iterator[str]:
@@ -230,18 +196,3 @@ def names_of(module: nn.Module) -> Iterator[str]:
         for name, child in children_of(node).items():
             if child is not None and id(child) not in seen:
                 stack.append((f"{prefix}{name}.", child))
-
-
-def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    with without_torch_dispatch():
-        for node in module.modules():
-            for value in (*own_parameters(node).values(), *own_buffers(node).values()):
-                if isinstance(value, torch.Tensor):
-                    yield value
-
-
-def _like(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """A replacement that looks like what it stands for."""
-    import functools
-
-    return functools.wraps(original)(replacement)

@@ -18,6 +18,7 @@ from ckptdiff.loaders.torch.answer import error_message, refused
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import compare as walk
 from ckptdiff.model.reference import Reference
+from ckptdiff.places import is_url
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
 from ckptdiff.spelling import option
 
@@ -205,7 +206,7 @@ def _by_loader(
     path = checkpoint.checkpoint
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
-    if "://" not in os.fspath(path) and not Path(path).exists():
+    if not is_url(os.fspath(path)) and not Path(path).exists():
         raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
     outcome = _on_machine(lambda: loader.left(model, path).outcome, options.device)
     return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome)))
@@ -214,21 +215,15 @@ def _by_loader(
 def _on_machine(ask_loader: Callable[[], Outcome], device: str | None) -> Outcome:
     """What a loader leaves, as on a machine with `device`; without, on this one, else on the one that its code insists
     on. The GPU of this machine is claimed like any other."""
-    from ckptdiff.claimed.here import devices_of, kind_here, noting
-    from ckptdiff.claimed.host import claimed
     from ckptdiff.claimed.questions import Asked
+    from ckptdiff.model.machines import hosts, on
 
-    here, asked = kind_here(), Asked()
-    kind = device or here
-    if kind != "cpu" or here != "cpu":
-        with claimed(kind, count=max(devices_of(kind), 1)):
-            outcome = ask_loader()
-        return replace(outcome, machine=outcome.machine._replace(device=kind))
-    with noting(asked):
+    host, asked = hosts(device), Asked()
+    with on(host, asked, "cpu"):
         outcome = ask_loader()
-    if outcome.raised is None or device is not None or not asked.needs:
-        return outcome
-    return _on_machine(ask_loader, next(iter(asked.needs)))
+    if device is None and host.kind == "cpu" and outcome.raised is not None and asked.needs:
+        return _on_machine(ask_loader, next(iter(asked.needs)))
+    return replace(outcome, machine=outcome.machine._replace(device=host.kind))
 
 
 def _bare(outcome: Outcome) -> Outcome | None:

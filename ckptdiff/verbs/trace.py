@@ -16,6 +16,7 @@ from ckptdiff.gate.run import NoVerdict, Run, TargetResult
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.model.tree import ModuleNode, ModuleTree
+from ckptdiff.render.trace_outline import verdict
 from ckptdiff.requests import ensure_device, several
 from ckptdiff.tracing.trace import Trace, TracedFile, TracedModel, TracedState
 
@@ -60,8 +61,6 @@ class Traced:
         return self.trace.files
 
     def __repr__(self) -> str:
-        from ckptdiff.render.trace_outline import verdict
-
         return f"<trace: {verdict(self.trace)}>"
 
     def __str__(self) -> str:
@@ -140,7 +139,6 @@ def judged(command: str, folder: str, *, trust: bool, fail_on: Level, timeout: f
 
 
 def _judged_here(words: Sequence[str], folder: str, trust: bool, fail_on: Level, timeout: float) -> Report:
-    from ckptdiff.render.trace_outline import verdict
     from ckptdiff.running.apart import leave
     from ckptdiff.tracing.options import TraceOptions
     from ckptdiff.tracing.program import parse_program
@@ -160,7 +158,7 @@ def _judged_here(words: Sequence[str], folder: str, trust: bool, fail_on: Level,
 
 def _merged(trace: Trace) -> Outcome:
     """What was left in all models that a checkpoint reached; the keys of several begin with their class."""
-    loading = next((error.text for error in trace.errors), None)
+    loading = _loading_error(trace)
     models = [model.outcome for model in trace.reached]
     if len(models) == 1:
         return replace(models[0], raised=loading)
@@ -192,22 +190,16 @@ def _merged(trace: Trace) -> Outcome:
 
 def run_of(trace: Trace) -> Run:
     """A trace as a run, one target a model that a checkpoint reached, in the forms that every run has."""
-    if trace.verdict == "none":
-        from ckptdiff.render.trace_outline import verdict
-
+    if trace.verdict == "none" or not trace.reached:
         return Run((TargetResult(trace.program, error=NoVerdict("trace", verdict(trace))),))
-    return Run(tuple(_target(trace, model) for model in trace.reached) or (_reached_nothing(trace),))
+    return Run(tuple(_target(trace, model) for model in trace.reached))
 
 
 def _target(trace: Trace, model: TracedModel) -> TargetResult:
-    loading = next((error.text for error in trace.errors), None)
-    outcome = replace(model.outcome, raised=loading) if loading else model.outcome
     ignores = tuple(Ignore("allowed", key=key) for key in model.allowed)
-    report, ignored = Policy(ignores=ignores).judged(judge(outcome))
+    report, ignored = Policy(ignores=ignores).judged(judge(replace(model.outcome, raised=_loading_error(trace))))
     return TargetResult(model.kind, report, ignored=ignored)
 
 
-def _reached_nothing(trace: Trace) -> TargetResult:
-    from ckptdiff.render.trace_outline import verdict
-
-    return TargetResult(trace.program, error=NoVerdict("trace", verdict(trace)))
+def _loading_error(trace: Trace) -> str | None:
+    return next((error.text for error in trace.errors), None)

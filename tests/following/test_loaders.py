@@ -27,7 +27,7 @@ DOUBTED = frozenset((
     # memory that other code than torch's has looked at, or written to
     "writing: numpy_for_loop", "writing: numpy_mean", "writing: numpy_nditer", "writing: numpy_scalars",
     "writing: numpy_dlpack", "writing: memoryview_read", "writing: memoryview_written", "writing: memmoved",
-    "writing: array_module", "writing: storage_bytes", "buffer_protocol",
+    "writing: array_module", "writing: storage_bytes", "writing: bytes_round", "writing: string_at", "buffer_protocol",
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
@@ -81,7 +81,11 @@ def test_a_loader_is_answered_as_it_acts(name, noted, files, monkeypatch):
             wrong[key] = int(mask.sum()), int(true.sum())
     assert bool(list(found.doubts(fills))) == (name in DOUBTED)
     assert not wrong or name in DOUBTED
+    own = {id(tensor) for tensor in (*left.parameters(), *left.buffers())}
+    computed = {key for key, value in left.state_dict(keep_vars=True).items() if id(value) not in own}
     for key, value in left.state_dict().items():
+        if key in computed:  # by a hook of the model's, now, from memory that is not yet what it stands for
+            continue
         assert same_bits(_plain(found.engine.value(value)), _plain(truth.values[key])).all(), key
 
 

@@ -439,7 +439,8 @@ def test_the_remark_on_quantization_reaches_the_screen(
     torch.save(build("hf:bert", with_values=True).module.state_dict(), tmp_path / "weights.pth")
     quantized = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}}
     config.write_text(json.dumps(quantized))
-    assert main(["compare", "hf:bert", str(tmp_path / "weights.pth"), "--format", "text"]) == 0
+    arguments = ["compare", "hf:bert", str(tmp_path / "weights.pth"), "--loader", "torch", "--format", "text"]
+    assert main(arguments) == 0
     assert "The configuration asks for quantization; the model was built without it." in capsys.readouterr().out
 
 

@@ -199,7 +199,7 @@ def test_swapping_what_something_else_holds_on_to() -> None:
 
 
 def test_any_dtype_into_any_other_is_known_without_trying() -> None:
-    names = [name for name in usual_copies._COPYABLE_DTYPES if hasattr(torch, name)]
+    names = [name for name in usual_copies.COPYABLE_DTYPES if hasattr(torch, name)]
     for source, target in itertools.product(names, names):
         for size in (0, 2):
             into = torch.empty(size, dtype=getattr(torch, target))
