@@ -10,7 +10,7 @@ from types import FrameType
 
 from ckptdiff import patches
 
-_LIBRARIES = frozenset((
+LIBRARIES = frozenset((
     "accelerate", "bitsandbytes", "ckptdiff", "deepspeed", "diffusers", "flash_attn", "huggingface_hub",
     "lightning", "numpy", "peft", "pytorch_lightning", "safetensors", "timm", "torch", "torchao", "torchaudio",
     "torchmetrics", "torchvision", "transformers", "triton", "xformers",
@@ -34,7 +34,7 @@ class Asked:
 
     def question(self, name: str) -> None:
         """Note a question that code asked; not one of a library whose models do not go by it."""
-        if _asker() not in _LIBRARIES:
+        if _asker() not in LIBRARIES:
             self.questions[name] = None
 
     def need(self, kind: str, index: int | None = None) -> None:

@@ -60,7 +60,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event in ("ctypes.cdata", "ctypes.string_at") and isinstance(arguments[0], int):
         for opened in _watching:
             opened.reached(arguments[0], 1)
-    if event != "open" or is_reading():
+    if event != "open" or getattr(_reading, "depth", False):
         return
     path, mode, flags = arguments
     if isinstance(path, bytes):
@@ -79,11 +79,6 @@ def reading() -> Iterator[None]:
         yield
     finally:
         _reading.depth -= 1
-
-
-def is_reading() -> bool:
-    """Whether a reader is at work, in this thread."""
-    return bool(getattr(_reading, "depth", False))
 
 
 @contextlib.contextmanager

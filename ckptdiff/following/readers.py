@@ -19,7 +19,7 @@ from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
 from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.number_files import read_bytes, read_hdf5, read_numbers
-from ckptdiff.following.opened_files import is_reading, reading
+from ckptdiff.following.opened_files import reading
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
 from ckptdiff.patches import Kept, Patches
@@ -65,7 +65,7 @@ def read_torch(patches: Patches, files: Files) -> None:
 
     def from_file(path: Any, shared: bool = False, nbytes: int = 0, size: int = 0) -> torch.UntypedStorage:
         storage = map_file(path, shared, nbytes, size)
-        if not is_reading() and not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
             files.gave(torch.empty(0, dtype=torch.uint8).set_(storage), files.name(path), "")
         return storage
 

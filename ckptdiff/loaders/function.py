@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -20,6 +21,7 @@ from ckptdiff.loaders.left import Left, Told, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
 from ckptdiff.model import user_code
 from ckptdiff.model.build import home_of
+from ckptdiff.model.kernels import Kernels
 from ckptdiff.model.reference import parse_reference
 from ckptdiff.model.sandbox import contained
 
@@ -54,10 +56,11 @@ def left_by(
     Raises UsageError where `load` leaves no model to look at, CkptdiffError where it needs what the file may not make.
     """
     load: Load = ask
+    kernels = Kernels()
     try:
         with following(trust=trust) as followed:
             given = given_to(followed, model)
-            with resolved(loader) as load:
+            with resolved(loader, kernels) as load:
                 result = followed.call(load, *((path,) if given is None or _takes_one(load) else (given, path)))
         left = _model_of(result) or given
         if left is None:
@@ -72,15 +75,17 @@ def left_by(
             )
         missing, unexpected = _lists(result)
         called = Loader("function", "", f"{_name(load)}({'path' if _takes_one(load) else 'model, path'})", "followed")
-        return left_in(left, followed, called, Told(missing, unexpected or ()), path, reference=reference)
+        made = left_in(left, followed, called, Told(missing, unexpected or ()), path, reference=reference)
+        doubts = (*made.outcome.doubts, *kernels.doubts())
+        return replace(made, outcome=replace(made.outcome, doubts=doubts)) if kernels.lacked else made
     except Refused as refused:
         raise refused.told(_name(load)) from None
 
 
 @contextlib.contextmanager
-def resolved(loader: str | Load) -> Iterator[Load]:
+def resolved(loader: str | Load, kernels: Kernels | None = None) -> Iterator[Load]:
     """The function that `file.py:function` or `package.module:function` names, with room for its code to run; a
-    function as it is.
+    function as it is. `kernels` stand in for packages that only its import needs.
 
     Raises UsageError for a text of neither form, ModelError where there is no such file or function.
     """
@@ -91,8 +96,10 @@ def resolved(loader: str | Load) -> Iterator[Load]:
     home = home_of(reference) if reference.attr else None
     if home is None:
         raise UsageError(f"{loader} names no function.", "Write for example load.py:load_weights.")
-    with contained(reference.target), user_code.importing(home):
-        load = user_code.take(sys.modules.get(home.name) or home.load(), reference.attr, reference.target)
+    kernels = kernels or Kernels()
+    with contained(reference.target), user_code.importing(home), kernels.finder.found():
+        module = sys.modules.get(home.name) or kernels.loaded(home.load, reference.target)
+        load = user_code.take(module, reference.attr, reference.target)
         if not callable(load):
             raise UsageError(f"{loader} is a {type(load).__name__}, not a function.", "Name a function that loads.")
         yield load

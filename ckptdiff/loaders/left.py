@@ -19,6 +19,7 @@ from ckptdiff.following.followed import Fill, Followed
 from ckptdiff.following.mode import parts
 from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem
 from ckptdiff.model.extract import extract, tensor_info
+from ckptdiff.model.kernels import doubts_of
 from ckptdiff.model.tree import ModuleTree, Slot
 from ckptdiff.tensors import Entry, TensorInfo
 from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
@@ -97,7 +98,7 @@ def left_in(
         tuple(_problems(fills, told)),
         followed.raised,
         {key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"},
-        doubts=(*told.doubts, *islice(followed.doubts(fills), MAX_DOUBTS)),
+        doubts=(*told.doubts, *doubts_of(module), *islice(followed.doubts(fills), MAX_DOUBTS)),
     )
     plain = {key: _unclassed(value) if _is_ordinary(value) else value for key, value in tensors.items()}
     described = checkpoint_of(plain)

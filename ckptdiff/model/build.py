@@ -27,6 +27,7 @@ from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.model import libraries as sources
 from ckptdiff.model import model_choice as obvious
 from ckptdiff.model import suspects, user_code
+from ckptdiff.model.kernels import Kernels, Unmade
 from ckptdiff.model.machines import HERE, Host, hosts, on
 from ckptdiff.model.meta_building import on_meta
 from ckptdiff.model.past_modes import Watch
@@ -73,6 +74,8 @@ class _Failure:
     cause: str
     doubts: tuple[str, ...]
     final: bool
+    lacking: bool = False
+    """Whether it was for a package that something can stand in for."""
 
 
 def build(
@@ -98,17 +101,50 @@ def build(
             f"{reference.text} is a snapshot, not a model's code.", "It is read without building anything."
         )
     home = home_of(reference)
-    host = host or hosts(None)
+    kernels, ways = Kernels(), _WAYS[-1:] if with_values else _WAYS
+    while True:
+        try:
+            built = _built_in(ways, reference, home, args or {}, host or hosts(None), asked or Asked(), kernels)
+            kernels.made(built.module)
+        except _Lacking:
+            continue
+        except ModelError:
+            if (refusal := kernels.refusal()) is not None:
+                raise refusal from None
+            raise
+        finally:
+            kernels.forget()
+        if kernels.needed and (refusal := kernels.refusal()) is not None:
+            raise refusal
+        return built
+
+
+class _Lacking(Exception):  # noqa: N818 - another way is tried
+    """Something can stand in for what could not be imported."""
+
+
+def _built_in(
+    ways: tuple[How, ...],
+    reference: Reference,
+    home: user_code.Home | None,
+    args: Mapping[str, object],
+    host: Host,
+    asked: Asked,
+    kernels: Kernels,
+) -> Built:
+    """The model, in the first way that counts. Raises ModelError where it has none, _Lacking where it may yet."""
     notes: list[str] = []
     failures: list[_Failure] = []
-    for way in _WAYS[-1:] if with_values else _WAYS:
-        outcome = _attempt(reference, home, args or {}, way, host, asked or Asked())
+    for way in ways:
+        outcome = _attempt(reference, home, args, way, host, asked, kernels)
         if isinstance(outcome, Built):
             return replace(outcome, notes=tuple(notes), home=home)
         if home is not None:
             home.forget()
         if way == "uninitialized":
             gc.collect()  # what was written after all, before memory is needed in earnest
+        if outcome.lacking:
+            raise _Lacking
         repeated = bool(failures) and not outcome.doubts and failures[-1].cause == outcome.cause
         if outcome.final or repeated or way == _WAYS[-1]:
             raise outcome.error
@@ -134,7 +170,13 @@ def _way(how: How) -> Iterator[tuple[Watch | None, user_code.Pause]]:
 
 
 def _attempt(
-    reference: Reference, home: user_code.Home | None, args: Mapping[str, object], how: How, host: Host, asked: Asked
+    reference: Reference,
+    home: user_code.Home | None,
+    args: Mapping[str, object],
+    how: How,
+    host: Host,
+    asked: Asked,
+    kernels: Kernels,
 ) -> Built | _Failure:
     doubts: list[str] = []
     stage = _Stage(f"{reference.target}: importing it" if home else f"{reference.text}: looking it up")
@@ -144,6 +186,7 @@ def _attempt(
             _way(how) as (watch, pause),
             on(host, asked, "meta" if how == "meta" else "cpu") as machine,
             user_code.importing(home, pause := _paused(pause, machine)),
+            kernels.finder.found(),
         ):
             built: Built | None = None
             try:
@@ -167,7 +210,7 @@ def _attempt(
         cause = _one_line(error)
         shown = ModelError(f"{stage.doing} failed: {cause}", _hint(error), detail=shortened_traceback(error))
         final = isinstance(error, (SyntaxError, ImportError)) and not doubts
-        return _Failure(shown, cause, tuple(doubts), final)
+        return _Failure(shown, cause, tuple(doubts), final, kernels.stands_in(shown, error))
 
 
 def _paused(pause: user_code.Pause, machine: Machine | None) -> user_code.Pause:
@@ -252,7 +295,7 @@ def _make(
             )
         outside = present or not user_code.is_users(getattr(module, "__file__", None), home.directory)
         return _built(name, value, "plain" if outside else how, ())
-    if isinstance(value, type) and not issubclass(value, nn.Module):
+    if isinstance(value, type) and not issubclass(value, (nn.Module, Unmade)):
         raise ModelError(f"{name} is a class, but no nn.Module.", "Name a subclass of nn.Module or a function.")
     if not callable(value):
         raise ModelError(

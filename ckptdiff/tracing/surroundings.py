@@ -6,19 +6,17 @@ answer is told. A stand-in is one function of `STAND_INS`.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType, ModuleType
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from ckptdiff.absent import KERNELS, AbsentModules, importing_file
 from ckptdiff.following.mode import parts
 from ckptdiff.patches import Patches
 from ckptdiff.torch_private import IncompatibleKeys, store_of_one
@@ -46,10 +44,7 @@ LOGGERS = (
     "aim", "clearml", "comet_ml", "mlflow", "neptune", "swanlab", "tensorboard", "tensorboardX", "trackio", "visdom",
     "wandb",
 )  # fmt: skip
-KERNELS = (
-    "apex", "causal_conv1d", "flash_attn", "flash_attn_2_cuda", "fused_layer_norm_cuda", "mamba_ssm", "mpi4py",
-    "nvidia_smi", "pynvml", "torch_scatter", "torch_sparse", "transformer_engine", "triton", "xformers",
-)  # fmt: skip
+UNNEEDED = (*KERNELS, "mpi4py")
 """Modules that programs import for what is not needed before the weights."""
 
 
@@ -99,60 +94,27 @@ class _Absent(ModuleType):
         return Nothing()
 
 
-class AbsentModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds modules of `LOGGERS` and `KERNELS` where nobody else does."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:  # noqa: ARG002
-        package = fullname.partition(".")[0]
-        if package not in LOGGERS and not (package in KERNELS and _asked_by_program()):
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-
-    def create_module(self, spec: Any) -> ModuleType:
-        name = spec.name
-        if "." not in name:
-            self._tell(f"{name} is not installed; what the program takes from it is nothing.")
-        return _Absent(name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """There is nothing to run."""
-
-
 _TENSORBOARD = "torch.utils.tensorboard"
-
-
-def _asked_by_program() -> bool:
-    """Whether it is the program's own code that imports. A library looks whether it can have a kernel, and takes
-    another way without."""
-    from ckptdiff.tracing.lines import is_programs
-
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith("<frozen") and file != __file__:
-            return is_programs(file)
-        frame = frame.f_back
-    return False
 
 
 def absent_modules(scene: Scene) -> None:
     """Loggers, kernels and the like that are not installed."""
-    finder = AbsentModules(scene.tell)
+    from ckptdiff.tracing.lines import is_programs
+
+    def stand_in(name: str) -> ModuleType | None:
+        package = name.partition(".")[0]
+        # A library looks whether it can have a kernel, and takes another way without.
+        if package not in LOGGERS and not (package in UNNEEDED and is_programs(importing_file())):
+            return None
+        if name == package:
+            scene.tell(f"{name} is not installed; what the program takes from it is nothing.")
+        return _Absent(name)
+
     if importlib.util.find_spec("tensorboard") is None:
         scene.patched.item(sys.modules, _TENSORBOARD, _Absent(_TENSORBOARD))  # torch's own needs it, and says so
-    sys.meta_path.append(finder)
-
-    def remove() -> None:
-        with contextlib.suppress(ValueError):
-            sys.meta_path.remove(finder)
-        for name, module in list(sys.modules.items()):
-            if isinstance(module, _Absent):
-                del sys.modules[name]
-
-    scene.patched.also(remove)
+    finder = AbsentModules(stand_in)
+    finder.start()
+    scene.patched.also(finder.stop)
 
 
 def group_of_one(scene: Scene) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
 from ckptdiff.loaders.outcome import Outcome
@@ -15,6 +17,16 @@ def ask(model: GivenModel, checkpoint: Checkpoint, *, assign: bool = False) -> O
 
     Raises UsageError where it does and the model that is there has none.
     """
+    outcome = _walked(model, checkpoint, assign)
+    if model.built is None:
+        return outcome
+    from ckptdiff.model.kernels import doubts_of
+
+    doubts = doubts_of(model.built.module)
+    return replace(outcome, doubts=(*outcome.doubts, *doubts)) if doubts else outcome
+
+
+def _walked(model: GivenModel, checkpoint: Checkpoint, assign: bool) -> Outcome:
     with model.running():
         try:
             return compare(model.tree, checkpoint, assign=assign)
