@@ -23,6 +23,10 @@ class CkptdiffError(Exception):
         self.hint = _on_one_line(hint)
         self.detail = detail
 
+    def __str__(self) -> str:
+        """What is wrong, and what to do: a traceback shows nothing else."""
+        return f"{self.message} {self.hint}".rstrip()
+
 
 def _on_one_line(text: str) -> str:
     """What cannot be printed, a line break in a file's name say, as Python writes it in a string."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.table import Format, format_named
 from ckptdiff.places import Identity
+from ckptdiff.shown import Shown, rendered
 from ckptdiff.tensors import Entry, SavedOn, TensorInfo
 
 
@@ -31,8 +32,8 @@ class FromFile(NamedTuple):
     steps: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+@dataclass(frozen=True, slots=True, repr=False)
+class Checkpoint(Shown):
     """What a checkpoint says of itself, read from its headers alone.
 
     `entries` maps each key of the chosen state dict, in its own order, to a tensor or an inert object.
@@ -106,3 +107,14 @@ class Checkpoint:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Key → shape of its tensors, in its order."""
         return {key: entry.shape for key, entry in self.tensors.items() if isinstance(key, str)}
+
+    def _line(self) -> str:
+        tensors = self.tensors
+        beside = len(self.entries) - len(tensors)
+        parts = [self.path or "in memory", self.format, f"{len(tensors)} tensors"]
+        parts += [f"{beside} other entries"] if beside else []
+        parts.append(f"{sum(tensor.numel for tensor in tensors.values()):,} elements")
+        return ", ".join(parts)
+
+    def _rendered(self, form: str) -> str:
+        return rendered("render_checkpoint", form, self)

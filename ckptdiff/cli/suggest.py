@@ -78,10 +78,10 @@ def _proposed(
     model: ModelRequest, checkpoint: CheckpointRequest, chosen: str, view: View, *, include_likely: bool
 ) -> tuple[bool, str, Sequence[RenameRule], Sequence[TensorRule]]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
-    from ckptdiff.render import suggested as render
+    from ckptdiff.render import render_suggestion
     from ckptdiff.verbs.suggest import proposed
 
     file = checkpoint.read()
     suggestion, report = proposed(model.describe(), file, include_likely=include_likely)
-    text = render.json(suggestion, report) if chosen == "json" else render.text(suggestion, report, view)
+    text = render_suggestion(chosen, suggestion, report, view)
     return report.loads(), text, suggestion.rules, [operation.rule for operation in suggestion.operations]

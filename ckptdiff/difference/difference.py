@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ckptdiff.shown import Shown, rendered
 from ckptdiff.tensors import TensorInfo
 
 Verdict = Literal["same file", "same values", "different values", "different structure", "same structure"]
@@ -92,7 +93,7 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Difference:
+class Difference(Shown):
     """What differs between A and B. Each key of either is in one class; one that was renamed may have changed as well.
 
     `changed` and `close` are by A's key. Those that changed in nothing but an exact cast are in `changed` as well,
@@ -139,40 +140,12 @@ class Difference:
         """Of `changed`, those that lost or got another value."""
         return {key: change for key, change in self.changed.items() if change.cast != "exact"}
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         parts = [f"{len(self.equal)} equal"]
         parts += [f"{len(keys)} {what}" for keys, what in ((self.renamed, "renamed"), (self.changed, "changed"),
                   (self.close, "close"), (self.other_shape, "of other shape"), (self.only_in_a, "only in A"),
                   (self.only_in_b, "only in B")) if keys]  # fmt: skip
-        return f"<Difference: {self.verdict}; {', '.join(parts)}>"
-
-    def __str__(self) -> str:
-        return self.to_text()
-
-    def to_text(self) -> str:
-        """As `ckptdiff diff` prints it."""
-        return self._rendered("text")
-
-    def to_json(self) -> str:
-        """For programs, complete."""
-        return self._rendered("json")
-
-    def to_markdown(self) -> str:
-        """For a pull request."""
-        return self._rendered("markdown")
-
-    def to_html(self) -> str:
-        """A page of its own."""
-        return self._rendered("html")
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(self.to_text())}</pre>"
+        return f"{self.verdict}; {', '.join(parts)}"
 
     def _rendered(self, form: str) -> str:
-        from importlib import import_module
-
-        # What draws it comes after what it is: it is asked for by name.
-        text: str = import_module("ckptdiff.render").render_difference(form, self)
-        return text
+        return rendered("render_difference", form, self)

@@ -11,6 +11,7 @@ from ckptdiff.judging.rules import Level, reaches
 from ckptdiff.loaders.outcome import Loader, Outcome, first_keys
 from ckptdiff.loaders.torch import answer
 from ckptdiff.model.tree import EXTRA_STATE
+from ckptdiff.shown import Shown, rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Coverage:
         return not (self.parameters if self.total_parameters else self.keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Shown):
     """What a loader would do with a model and a checkpoint, and what it would not tell."""
 
     outcome: Outcome
@@ -129,6 +130,20 @@ class Report:
         """`pass` when there was something to compare and no finding is as grave as `fail_on`."""
         grave = any(reaches(finding.level, self.fail_on) for finding in self.findings)
         return "fail" if grave or self.empty_side else "pass"
+
+    def _line(self) -> str:
+        coverage = self.coverage
+        lists = (
+            (self.missing_keys, "missing"),
+            (self.unexpected_keys, "unexpected"),
+            (self.mismatched_keys, "mismatched"),
+        )
+        parts = [f"{self.verdict} as {self.loader.name} loads", f"{coverage.keys} of {coverage.total_keys} keys filled"]
+        parts += [f"{len(keys)} {what}" for keys, what in lists if keys]
+        return ", ".join(parts)
+
+    def _rendered(self, form: str) -> str:
+        return rendered("render_report", form, self)
 
 
 def judge(outcome: Outcome, *, fail_on: Level = "error") -> Report:

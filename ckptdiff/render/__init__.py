@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ckptdiff.difference.difference import Difference
     from ckptdiff.gate.run import Run
     from ckptdiff.judging.report import Report
+    from ckptdiff.suggesting.suggestion import Suggestion
     from ckptdiff.tracing.trace import Trace
 
 # Imported when used: Rich alone takes longer to import than everything else that `inspect` does.
@@ -39,21 +40,44 @@ DIFFERENCES = {
     "markdown": "ckptdiff.render.difference_markdown",
     "html": "ckptdiff.render.difference_html",
 }
+# What has only a text has it in these as well.
+TEXT_PAGES = ("markdown", "html")
 
 OWN = ("github", "html")
 """Formats with commands, or lines of markup, of their own, which look after all else in them."""
 
 
 def render_report(format: str, report: Report, view: View = DEFAULT) -> str:  # noqa: A002 - the option's own name
-    """The report in one of FORMATS, ending with a newline."""
+    """The report in one of REPORTS, ending with a newline: in those of a run, as one with this target."""
+    if format not in FORMATS:
+        from ckptdiff.gate.run import single
+
+        return render_run(format, single(report), view)
     text: str = import_module(FORMATS[format]).report(report, view)
     return inert(text)
 
 
 def render_checkpoint(format: str, checkpoint: Checkpoint, view: View = DEFAULT) -> str:  # noqa: A002
-    """What a checkpoint holds in one of FORMATS, ending with a newline."""
+    """What a checkpoint holds in one of FORMATS, in Markdown or HTML, ending with a newline."""
+    if format in TEXT_PAGES:
+        return _text_page(format, render_checkpoint("text", checkpoint, view))
     text: str = import_module(FORMATS[format]).checkpoint(checkpoint, view)
     return inert(text)
+
+
+def render_suggestion(format: str, suggestion: Suggestion, report: Report | None = None, view: View = DEFAULT) -> str:  # noqa: A002
+    """What is proposed, as text, JSON, Markdown or HTML, ending with a newline; `report` is on what comes of it."""
+    from ckptdiff.render import suggested
+
+    if format == "json":
+        return inert(suggested.json(suggestion, report))
+    text = inert(suggested.text(suggestion, report, view))
+    return _text_page(format, text) if format in TEXT_PAGES else text
+
+
+def _text_page(format: str, text: str) -> str:  # noqa: A002
+    page: str = getattr(import_module("ckptdiff.render.text_pages"), format)(text)
+    return page
 
 
 def render_trace(format: str, trace: Trace, view: View = DEFAULT) -> str:  # noqa: A002

@@ -1,4 +1,4 @@
-"""What `ckptdiff suggest` suggestion, as text and as JSON."""
+"""What `ckptdiff suggest` proposes, as text and as JSON; with the report on what comes of it, where there is one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ckptdiff.suggesting.suggestion import Suggestion
 _MOST = 20
 
 
-def text(suggestion: Suggestion, report: Report, view: View) -> str:
+def text(suggestion: Suggestion, report: Report | None, view: View) -> str:
     """The proposal with its evidence, and what the walk says once it is applied; ends with a newline."""
     most = None if view.all else _MOST
     lines = [_verdict(suggestion, report), ""]
@@ -43,16 +43,16 @@ def text(suggestion: Suggestion, report: Report, view: View) -> str:
         lines.append("")
     if suggestion.head is not None:
         lines += [plain(suggestion.head.sentence, 600), ""]
-    if not report.loads() and suggestion.looks_like:
+    if not (suggestion.complete if report is None else report.loads()) and suggestion.looks_like:
         lines += [plain(suggestion.looks_like, 400), ""]
     return "\n".join(lines[:-1]) + "\n"
 
 
-def json(suggestion: Suggestion, report: Report) -> str:
+def json(suggestion: Suggestion, report: Report | None) -> str:
     """The proposal as JSON, ending with a newline."""
     value = {
         "schema_version": 1,
-        "outcome": "pass" if report.loads() else "fail",
+        **({} if report is None else {"outcome": "pass" if report.loads() else "fail"}),
         "rules": [
             {
                 "pattern": rule.pattern,
@@ -80,6 +80,13 @@ def json(suggestion: Suggestion, report: Report) -> str:
         "head": None if suggestion.head is None else suggestion.head.sentence,
         "looks_like": suggestion.looks_like,
         "already": suggestion.already,
+        **({} if report is None else _walked(report)),
+    }
+    return json_text(value, indent=2) + "\n"
+
+
+def _walked(report: Report) -> dict[str, object]:
+    return {
         "loads": {"strict": report.loads(True), "non_strict": report.loads(False)},
         "missing_keys": report.missing_keys,
         "unexpected_keys": report.unexpected_keys,
@@ -88,14 +95,16 @@ def json(suggestion: Suggestion, report: Report) -> str:
             for key, theirs, ours in report.mismatched_keys
         ],
     }
-    return json_text(value, indent=2) + "\n"
 
 
-def _verdict(suggestion: Suggestion, report: Report) -> str:
+def _verdict(suggestion: Suggestion, report: Report | None) -> str:
     proposed = [
         *([count(len(suggestion.rules), "rule")] if suggestion.rules else []),
         *([count(len(suggestion.operations), "tensor operation")] if suggestion.operations else []),
     ]
+    if report is None:
+        rest = f"{count(suggestion.unfilled, 'key')} of the model stay unfilled"
+        return f"{' and '.join(proposed) or 'No rules found'}; {'every key fits' if suggestion.complete else rest}."
     if not proposed:
         return "Nothing to rename: it loads as it is." if report.loads() else f"No rules found; {_rest(report)}."
     return (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ckptdiff.renaming.rename_rules import RenameRule
 from ckptdiff.renaming.tensor_rules import TensorRule
+from ckptdiff.shown import Shown, rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class OperationFinding:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Suggestion:
+@dataclass(frozen=True, slots=True, repr=False)
+class Suggestion(Shown):
     """The repair `suggest_rules` proposes.
 
     `rules` are in the order they apply. `mapping` holds what the certain rules rename, checkpoint key → model key, and
@@ -74,3 +75,14 @@ class Suggestion:
         from ckptdiff.renaming.rules_file import write_rules
 
         write_rules(os.fspath(path), self.rules, [operation.rule for operation in self.operations])
+
+    def _line(self) -> str:
+        certain = sum(rule.confidence == "certain" for rule in self.rules)
+        parts = [f"{len(self.rules)} rules ({certain} certain)"] if self.rules else ["no rules"]
+        parts += [f"{len(self.operations)} tensor operations"] if self.operations else []
+        parts += [f"{len(self.ambiguous)} refused"] if self.ambiguous else []
+        parts.append("every key fits" if self.complete else f"{self.unfilled} keys unfilled, {self.unused} unused")
+        return ", ".join(parts)
+
+    def _rendered(self, form: str) -> str:
+        return rendered("render_suggestion", form, self)

@@ -18,6 +18,7 @@ from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.model.tree import ModuleNode, ModuleTree
 from ckptdiff.render.trace_outline import verdict
 from ckptdiff.requests import ensure_device, several
+from ckptdiff.shown import Shown
 from ckptdiff.tracing.trace import Trace, TracedFile, TracedModel, TracedState
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ckptdiff.tracing.program import Program
 
 
-class Traced:
+class Traced(Shown):
     """A block of code that was traced: what its models, optimizers and files came to."""
 
     def __init__(self, tracing: Tracing) -> None:
@@ -63,15 +64,10 @@ class Traced:
     def __repr__(self) -> str:
         return f"<trace: {verdict(self.trace)}>"
 
-    def __str__(self) -> str:
-        from ckptdiff.render import render_trace
+    def _rendered(self, form: str) -> str:
+        from ckptdiff.render import render_run, render_trace
 
-        return render_trace("text", self.trace)
-
-    def _repr_html_(self) -> str:
-        from ckptdiff.render import render_run
-
-        return render_run("html", run_of(self.trace))
+        return render_trace(form, self.trace) if form in ("text", "json") else render_run(form, run_of(self.trace))
 
 
 @contextlib.contextmanager
