@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.table import Format, format_named
-from ckptdiff.places import Identity
+from ckptdiff.places import Identity, RemoteFile
 from ckptdiff.shown import Shown, rendered
 from ckptdiff.tensors import Entry, SavedOn, TensorInfo
 
@@ -76,6 +76,11 @@ class Checkpoint(Shown):
 
     opened: Opened | None = field(default=None, compare=False, repr=False)
     """All that the file holds, the state dict and what is beside it; None where no file was read in this process."""
+
+    @property
+    def remotes(self) -> Mapping[str, RemoteFile]:
+        """File behind a URL, as `Storage.file` has it → which one it was when its header was read."""
+        return {} if self.opened is None else self.opened.remotes()
 
     @property
     def kind(self) -> Format:

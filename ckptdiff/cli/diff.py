@@ -99,7 +99,8 @@ def command(
     one = CheckpointRequest(a, key_a, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     other = CheckpointRequest(b, key_b)
     with shown_progress() as progress:
-        found = diffed(one, other, replace(how, progress=progress))
+        # Whoever sees a progress bar sees at once what is known before it.
+        found = diffed(one, other, replace(how, progress=progress, tell=None if progress is None else tell))
         if with_hash:
             found = with_digests(found, one, other)
     emit(render_difference(form, found, view), own=form in OWN)

@@ -11,7 +11,7 @@ from tempfile import SpooledTemporaryFile
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.files import Files
-from ckptdiff.contents.pieces import piece
+from ckptdiff.contents.pieces import Piece, piece
 from ckptdiff.contents.tensor_bytes import TensorBytes
 from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import DTYPES, TensorInfo
@@ -31,7 +31,7 @@ class Blocks:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._files = Files(checkpoint.identities)
+        self._files = Files(checkpoint.identities, remotes=checkpoint.remotes)
         self._bytes = TensorBytes(checkpoint, self._files)
         self._spools: list[SpooledTemporaryFile[bytes]] = []
 
@@ -61,7 +61,7 @@ class Blocks:
 
     def stored(self, tensor: TensorInfo) -> Fill:
         """The same of a tensor in a file."""
-        place = piece(tensor, self._checkpoint.byteorder)
+        place = self._place(tensor)
         if place is None:
             return self._ordered(tensor)
         files, file, base = self._files, place.file, place.start
@@ -69,7 +69,20 @@ class Blocks:
 
     def is_direct(self, tensor: TensorInfo) -> bool:
         """Whether any part of it is read without the parts before."""
-        return self._checkpoint.live is not None or piece(tensor, self._checkpoint.byteorder) is not None
+        if self._checkpoint.live is not None:
+            return True
+        storage = tensor.storage
+        if storage is not None and storage.start is None and self._files.has_start(storage):
+            tensor = tensor._replace(storage=storage._replace(start=0))
+        return piece(tensor, self._checkpoint.byteorder) is not None
+
+    def _place(self, tensor: TensorInfo) -> Piece | None:
+        """The bytes of its file that are the tensor's as they are."""
+        storage = tensor.storage
+        if storage is not None and storage.start is None and tensor.numel:
+            start = self._files.start(storage)
+            tensor = tensor if start is None else tensor._replace(storage=storage._replace(start=start))
+        return piece(tensor, self._checkpoint.byteorder)
 
     def _ordered(self, tensor: TensorInfo) -> Fill:
         spool = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - until `let_go`

@@ -13,7 +13,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.files import Files
 from ckptdiff.contents.pieces import span
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.zip_archive import checksum
+from ckptdiff.formats.zip_archive import checksum, record_of
 from ckptdiff.formats.zip_members import archive_in, split
 from ckptdiff.tensors import DTYPES, Storage, TensorInfo
 
@@ -52,7 +52,7 @@ class TensorBytes:
                 f"{self._checkpoint.path} does not hold the values of this {tensor.layout} tensor in one place",
                 "Load the checkpoint with torch and save it with torch.save.",
             )
-        return tensor.storage
+        return tensor.storage._replace(start=self._files.start(tensor.storage))
 
     def _pieces(self, storage: Storage, begin: int, count: int, size: int) -> Iterator[bytes]:
         if storage.start is not None:
@@ -68,8 +68,7 @@ class TensorBytes:
         # A remote file says so here, before it is asked for its records.
         self._files.source(storage.file)
         archive = self._files.archive(storage.file)
-        # A shard's storage is called FILE:RECORD.
-        record = archive.records.get(storage.id) or archive.records.get(storage.id.partition(":")[2])
+        record = record_of(archive, storage.id)
         base = 0
         if record is None:  # a member's is called MEMBER:RECORD
             member, inner = split(archive.records, storage.id, ":")

@@ -7,7 +7,7 @@ comparison of bytes; only where bytes differ numpy is imported.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -24,6 +24,8 @@ _BLOCK = 1 << 18
 """Bytes of a block of either side."""
 _PIECE = 16 << 20
 """Bytes of a tensor that one thread takes at a time."""
+_RUN = 16 << 20
+"""Bytes of a remote file that one thread reads one after the other."""
 _FEW = 4 << 20
 """Bytes that are not worth a thread."""
 
@@ -48,13 +50,23 @@ class _Task:
     stop: int
     measured: bool = False
     """Whether figures are wanted though nothing in it differs."""
+    at_once: bool = False
+    """Whether they are taken while it is read first: it is known to differ, or reading it again is dear."""
 
 
 def compare_pairs(
-    a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair], tolerance: Tolerance | None, progress: Progress | None = None
+    a: Checkpoint,
+    b: Checkpoint,
+    pairs: Sequence[Pair],
+    tolerance: Tolerance | None,
+    progress: Progress | None = None,
+    suspected: Collection[str] = (),
 ) -> list[Figures | None]:
-    """The figures of each pair, None where they are the same bits. Raises CheckpointError where a file is damaged."""
-    comparison = _Comparison(a, b, pairs, tolerance, progress)
+    """The figures of each pair, None where they are the same bits. `suspected` are keys of pairs that likely differ.
+
+    Raises CheckpointError where a file is damaged.
+    """
+    comparison = _Comparison(a, b, pairs, tolerance, progress, frozenset(suspected))
     return comparison.run()
 
 
@@ -66,8 +78,11 @@ class _Comparison:
         pairs: Sequence[Pair],
         tolerance: Tolerance | None,
         progress: Progress | None,
+        suspected: frozenset[str],
     ) -> None:
         self._a, self._b, self._pairs = a, b, pairs
+        self._remote = bool(a.remotes or b.remotes)
+        self._suspected = suspected
         self._tolerance = tolerance
         self._progress = progress
         self._parts = [tuple(zip(parts_of(p.before), parts_of(p.after), strict=False)) for p in pairs]
@@ -82,7 +97,8 @@ class _Comparison:
                 alike.append(task)
             else:
                 measured.append((task, found))
-        changed = {task.pair for task, _ in measured}
+        changed = {task.pair for task, found in measured if found.differs or not task.at_once}
+        measured = [(task, found) for task, found in measured if task.pair in changed]
         again = [_measured(task) for task in alike if task.pair in changed and task.stop > task.start]
         for task, found in self._spread(again):
             assert found is not None
@@ -111,17 +127,23 @@ class _Comparison:
         tasks = []
         with Blocks(self._a) as here, Blocks(self._b) as there:
             for place, parts in enumerate(self._parts):
+                soon = self._remote or self._pairs[place].key in self._suspected
                 for number, (one, two) in enumerate(parts):
                     count = nbytes_of(one)
                     whole = not (here.is_direct(one) and there.is_direct(two))
                     step = max(count, 1) if whole else _PIECE
-                    tasks += [_Task(place, number, start, min(start + step, count)) for start in range(0, count, step)]
+                    at_once = soon and one.dtype == two.dtype
+                    tasks += [
+                        _Task(place, number, start, min(start + step, count), at_once=at_once)
+                        for start in range(0, count, step)
+                    ]
         return tasks
 
     def _spread(self, tasks: Sequence[_Task]) -> Iterable[tuple[_Task, Figures | None]]:
         """What comes of the tasks, as they are done."""
         amount = sum(task.stop - task.start for task in tasks)
-        threads = 1 if amount < _FEW else min(cores(), MOST_THREADS, len(tasks))
+        most = MOST_THREADS if self._remote else min(cores(), MOST_THREADS)
+        threads = 1 if amount < _FEW else min(most, len(tasks))
         if threads <= 1:
             with _Worker(self) as worker:
                 for task in tasks:
@@ -131,7 +153,7 @@ class _Comparison:
         yield from self._in_threads(tasks, threads)
 
     def _in_threads(self, tasks: Sequence[_Task], threads: int) -> Iterable[tuple[_Task, Figures | None]]:
-        waiting = iter(tasks)
+        waiting = iter(_runs(tasks, _RUN if self._remote else 0))
         lock = threading.Lock()
         given_up = threading.Event()
         answers: SimpleQueue[tuple[_Task, Figures | None] | BaseException | None] = SimpleQueue()
@@ -141,10 +163,12 @@ class _Comparison:
                 with _Worker(self) as worker:
                     while not given_up.is_set():
                         with lock:
-                            task = next(waiting, None)
-                        if task is None:
+                            run = next(waiting, None)
+                        if run is None:
                             break
-                        answers.put((task, worker.do(task)))
+                        for task in run:
+                            if not given_up.is_set():
+                                answers.put((task, worker.do(task)))
             except BaseException as error:
                 answers.put(error)
             else:
@@ -225,6 +249,10 @@ class _Worker:
     def _same_dtype(self, task: _Task, tensor: TensorInfo, here: Fill, there: Fill) -> Figures | None:
         one, two = self._one, self._two
         figures: Figures | None = None
+        if task.at_once:
+            from ckptdiff.difference.figures import Figures
+
+            figures = Figures()
         place = task.start
         while place < task.stop:
             count = min(_BLOCK, task.stop - place)
@@ -281,6 +309,18 @@ class _Worker:
                 buffers.append(buffer)
             figures.add(measure_cast(buffers[0], buffers[1], (left, right), first, self._within()))
         return figures
+
+
+def _runs(tasks: Sequence[_Task], size: int) -> Iterator[list[_Task]]:
+    """Tasks that follow one another, together of about as many bytes."""
+    run: list[_Task] = []
+    for task in tasks:
+        run.append(task)
+        if sum(one.stop - one.start for one in run) >= size:
+            yield run
+            run = []
+    if run:
+        yield run
 
 
 def _measured(task: _Task) -> _Task:

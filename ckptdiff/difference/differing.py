@@ -17,11 +17,16 @@ from ckptdiff.difference.difference import Basis, Change, Difference, Side, Verd
 from ckptdiff.difference.locks import Lock
 from ckptdiff.difference.same_file import same_bytes, same_place
 from ckptdiff.errors import UsageError
-from ckptdiff.spelling import option
+from ckptdiff.spelling import Metavar, call, option
 from ckptdiff.tensors import TensorInfo
 
 if TYPE_CHECKING:
+    from ckptdiff.difference.checksummed import FirstLook
     from ckptdiff.difference.figures import Figures, Tolerance
+
+
+_LONG = 1 << 29
+"""Bytes of a side whose reading may take longer than a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class DiffOptions:
     """A's keys under the names that the user's rules give them."""
     progress: Progress | None = None
     scheduler: str | None = None
+    tell: Callable[[str], None] | None = None
+    """Told what checksums say, before the values are read."""
     histograms: bool = False
     """Whether to count how large the changes of each tensor are."""
 
@@ -176,7 +183,7 @@ class _Diff:
         from ckptdiff.difference.quantizers import same_quantizer
 
         tolerance = self._tolerance()
-        found = self._compared(self.a, self.b, alike, tolerance)
+        found = self._compared(self.a, self.b, alike, tolerance, self._looked_at_first(alike))
         changes: dict[str, tuple[Change, bool]] = {}
         nan = {}
         for pair, figures in zip(alike, found, strict=True):
@@ -194,13 +201,33 @@ class _Diff:
         return changes, nan
 
     def _compared(
-        self, a: Checkpoint, b: Checkpoint, alike: list[Pair], tolerance: Tolerance | None
+        self, a: Checkpoint, b: Checkpoint, alike: list[Pair], tolerance: Tolerance | None, look: FirstLook
     ) -> list[Figures | None]:
         if self.options.scheduler is None:
-            return compare_pairs(a, b, alike, tolerance, self.options.progress)
+            found = compare_pairs(a, b, alike, tolerance, self.options.progress, look.different)
+            odd = look.contradicted({pair.key for pair, one in zip(alike, found, strict=True) if one is not None})
+            if odd:
+                self.doubts.append(
+                    f"the checksums in the files say otherwise of {', '.join(odd[:3])}{', …' if len(odd) > 3 else ''}: "
+                    f"one of them is damaged (`{call('verify', Metavar('FILE'))}`)"
+                )
+            return found
         from ckptdiff.difference.on_cluster import compare_on_cluster
 
         return compare_on_cluster(a, b, alike, tolerance, self.options.scheduler, self.options.progress)
+
+    def _looked_at_first(self, alike: list[Pair]) -> FirstLook:
+        """What the checksums in both files say, before a value is read."""
+        from ckptdiff.difference.checksummed import first_look
+
+        assert isinstance(self.a, Checkpoint)
+        assert isinstance(self.b, Checkpoint)
+        look = first_look(self.a, self.b, alike)
+        told = len(look.different) + len(look.same)
+        much = self.a.remotes or self.b.remotes or sum(pair.before.nbytes for pair in alike) > _LONG
+        if told and much and self.options.tell is not None:
+            self.options.tell(f"by their checksums {len(look.different):,} of {told:,} tensors differ; reading values")
+        return look
 
     def _tolerance(self) -> Tolerance | None:
         options = self.options

@@ -47,6 +47,11 @@ class Figures:
     histogram: dict[int, int] = field(default_factory=dict)
     """Power of two → how many values changed by so much, where that was asked for."""
 
+    @property
+    def differs(self) -> bool:
+        """Whether any bit of a value does."""
+        return bool(self.count or self.payloads or self.inexact)
+
     def add(self, other: Figures) -> None:
         """Add those of other blocks."""
         if other.place >= 0 and (

@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.table import Format, format_named
-from ckptdiff.places import Identity
+from ckptdiff.places import Identity, RemoteFile
 from ckptdiff.tensors import Entry, SavedOn, TensorInfo
 
 TYPE_CHECKING = False
@@ -51,6 +51,8 @@ class Opened:
     """What a user should know of the file: one sentence each."""
     identities: Mapping[str, Identity] = field(default_factory=dict)
     """Local file → which one it was before anything of it was read."""
+    remote: RemoteFile | None = None
+    """Of a file behind a URL, which one it was."""
     parts: Mapping[str, Opened | CheckpointError | None] = field(default_factory=dict)
     """The files it is made of, or that lie in it, by their names in it."""
     start: int = 0
@@ -69,6 +71,13 @@ class Opened:
 
         assert self.locate is not None
         return entry(self.name, key, value, self.locate)
+
+    def remotes(self) -> dict[str, RemoteFile]:
+        """Each file behind a URL of those that it is made of, by the name that messages have for it."""
+        found = {} if self.remote is None else {self.name: self.remote}
+        for part in self.opened_parts().values():
+            found |= part.remotes()
+        return found
 
     def opened_parts(self) -> dict[str, Opened]:
         """The parts that could be read."""

@@ -39,6 +39,8 @@ def open_file(place: Place, key: str | None = None) -> Opened:
             raise refused.unknown(source, head)
         opened = read(source, key)
         same = source.identity
+        if not source.local:
+            opened = replace(opened, remote=getattr(source, "file", None))
         return opened if same is None else replace(opened, identities={source.name: same})
     finally:
         source.close()

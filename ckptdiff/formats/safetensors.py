@@ -82,7 +82,6 @@ def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str,
         rows.append((begin, end, key, code, shape))
     rows.sort(key=itemgetter(0, 1))
     tensors: dict[str, TensorInfo] = {}
-    local = source.local
     position = 0
     for begin, end, key, code, shape in rows:
         dtype = BY_SAFETENSORS_CODE.get(code)
@@ -110,7 +109,7 @@ def _tensors(source: ByteSource, header: dict[str, Any], data: int) -> dict[str,
             tuple(shape),
             None,
             0,
-            Storage(key, name, data + begin if local else None, end - begin),
+            Storage(key, name, data + begin, end - begin),
             "strided",
             "torch.Tensor",
         )

@@ -10,6 +10,7 @@ records, it does not tell where a record's bytes begin, and it accepts records t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from struct import Struct
 
 from ckptdiff.errors import CheckpointError
@@ -202,9 +203,9 @@ class ZipArchive:
             )
         return record
 
-    def start(self, record: Record) -> int:
-        """Where the record's bytes, compressed or not, begin in the file."""
-        signature, method, name, extra = _LOCAL.unpack(self.source.read(record.header, 30))
+    def start(self, record: Record, read: Callable[[int, int], bytes] | None = None) -> int:
+        """Where the record's bytes, compressed or not, begin in the file; `read` reads in it, where that is cheaper."""
+        signature, method, name, extra = _LOCAL.unpack((read or self.source.read)(record.header, 30))
         start: int = record.header + 30 + name + extra
         if signature != b"PK\3\4" or method != record.method or start + record.compressed > record.limit:
             raise self._damaged("a record in it is not where its directory says")
@@ -246,6 +247,11 @@ class ZipArchive:
 
 def _header(record: Record) -> int:
     return record.header
+
+
+def record_of(archive: ZipArchive, storage: str) -> Record | None:
+    """The record of a storage by its id, which is FILE:RECORD in a shard."""
+    return archive.records.get(storage) or archive.records.get(storage.partition(":")[2])
 
 
 def is_stored(record: Record) -> bool:

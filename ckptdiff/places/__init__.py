@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from ckptdiff.places.local import FileSource, LocalPlace, ensure_same, identity_of
-from ckptdiff.places.source import ByteSource, Identity, Place, changed, is_url, shown, truncated
+from ckptdiff.places.source import ByteSource, Identity, Place, RemoteFile, changed, is_url, shown, truncated
 
 __all__ = [
     "ByteSource",
@@ -14,6 +14,7 @@ __all__ = [
     "Identity",
     "LocalPlace",
     "Place",
+    "RemoteFile",
     "changed",
     "ensure_same",
     "for_each",
@@ -21,10 +22,15 @@ __all__ = [
     "is_url",
     "open_again",
     "open_source",
+    "open_values",
     "place_of",
     "shown",
     "truncated",
 ]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ckptdiff.places.remote import RemoteValues
 
 _R = TypeVar("_R")
 
@@ -50,6 +56,13 @@ def open_again(path: str, identity: Identity | None) -> ByteSource:
         source.close()
         raise changed(path)
     return source
+
+
+def open_values(file: RemoteFile) -> RemoteValues:
+    """The values of a remote file whose headers were read. Raises CheckpointError where it is no longer the same."""
+    from ckptdiff.places import remote
+
+    return remote.RemoteValues(file)
 
 
 def for_each(function: Callable[[Place], _R], places: Iterable[Place]) -> list[_R]:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from ckptdiff.errors import CheckpointError
 from ckptdiff.places.patience import PATIENCE, SLOWEST, Deadline, SlowError, within
 from ckptdiff.places.remote_errors import DOWNLOAD, RETRY, explained, replaced, status_error
-from ckptdiff.places.source import outside, shown, truncated
+from ckptdiff.places.source import RemoteFile, outside, shown, truncated
 
 BLOCK = 64 << 10
 """What a read is rounded to: holds the header of most files, and is about what a round trip costs."""
@@ -30,6 +30,8 @@ MAX_WHOLE = 16 << 20
 CONNECT_TIMEOUT, READ_TIMEOUT = 20.0, 30.0
 """Seconds without any progress after which an HTTP server is given up; other protocols have their own."""
 THREADS = 8
+FIRST_WINDOW, WINDOW = 256 << 10, 4 << 20
+"""What is fetched at a time where values are read: the more, the longer they are read one after the other."""
 
 _WEB = ("http://", "https://")
 _ARCHIVES = ("zip", "tar", "libarchive")
@@ -162,6 +164,11 @@ class RemoteSource:
             self.size: int = self._file.size
             self._keep(0, self._file.start)
 
+    @property
+    def file(self) -> RemoteFile:
+        """Which file it is, for who reads its values later."""
+        return RemoteFile(self._url, self.size, self._file.version)
+
     def read(self, offset: int, count: int) -> bytes:
         if count < 0 or offset < 0 or offset + count > self.size:
             raise truncated(self.name, f"{count} bytes are expected at byte {offset} of {self.size}")
@@ -228,15 +235,87 @@ class RemoteSource:
         self._file.close()
 
 
+class RemoteValues:
+    """The bytes of a file whose headers were read before, as many as there are: a window is kept, and what follows one
+    is expected to be read next. For one thread."""
+
+    __slots__ = ("_ahead", "_data", "_file", "_start", "_url", "name", "size")
+    local = False
+    identity = None
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._ahead = FIRST_WINDOW
+        self._url = file.url
+        self.name = shown(file.url)
+        self._start, self._data = 0, b""
+        with explained(file.url):
+            system, path = _file_system(file.url)
+            web = file.url.startswith(_WEB)
+            self._file: _WebFile | _PlainFile = _WebFile(system, path, self.name) if web else _PlainFile(system, path)
+        self.size: int = self._file.size
+        if self.size != file.size or _replaced(file.version, self._file.version):
+            raise replaced(self.name)
+        self._data = self._file.start
+
+    def fill(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset` on. Raises CheckpointError where the file ends before."""
+        if offset < 0 or offset + len(buffer) > self.size:
+            raise truncated(self.name, f"{len(buffer)} bytes are expected at byte {offset} of {self.size}")
+        done = 0
+        while done < len(buffer):
+            place = offset + done - self._start
+            if not 0 <= place < len(self._data):
+                self._fetch(offset + done, len(buffer) - done)
+                place = 0
+            part = self._data[place : place + len(buffer) - done]
+            buffer[done : done + len(part)] = part
+            done += len(part)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """As of any source."""
+        data = bytearray(max(count, 0))
+        self.fill(offset, memoryview(data))
+        return bytes(data)
+
+    def _fetch(self, start: int, count: int) -> None:
+        follows = start == self._start + len(self._data)
+        self._ahead = min(2 * self._ahead, WINDOW) if follows else FIRST_WINDOW
+        stop = min(start + min(max(count, self._ahead), WINDOW), self.size)
+        self._data = b""
+        with explained(self._url):
+            data = self._file.fetch(start, stop, PATIENCE + (stop - start) / SLOWEST)
+        if len(data) != stop - start:
+            raise CheckpointError(
+                f"{self.name} gave {len(data)} bytes where {stop - start} were asked for: it changed, or the "
+                "connection was cut",
+                RETRY,
+            )
+        self._start, self._data = start, data
+
+    def whole(self) -> NoReturn:
+        raise CheckpointError(f"{self.name} is not read whole", DOWNLOAD)
+
+    def close(self) -> None:
+        self._data = b""
+        self._file.close()
+
+
+def _replaced(before: tuple[str | None, ...], now: tuple[str | None, ...]) -> bool:
+    """Whether all that a server says of the version is other than it was: mirrors differ in one of them."""
+    pairs = [(old, new) for old, new in zip(before, now, strict=False) if old and new]
+    return bool(pairs) and all(old != new for old, new in pairs)
+
+
 class _PlainFile:
     """A file of any fsspec file system. S3 and others then ask for the version they opened, and say if it is gone."""
 
-    __slots__ = ("_file", "size", "start")
+    __slots__ = ("_file", "size", "start", "version")
 
     def __init__(self, system: Any, path: str) -> None:
         self._file = within(PATIENCE, lambda: system.open(path, "rb", cache_type="none"))
         self.size: int = within(PATIENCE, lambda: self._file.seek(0, 2))
         self.start = b""
+        self.version: tuple[str | None, ...] = ()
 
     def fetch(self, start: int, stop: int, seconds: float) -> bytes:
         return within(seconds, lambda: self._read(start, stop))
@@ -259,12 +338,12 @@ class _PlainFile:
 class _WebFile:
     """A file behind http or https. `start` is what came with the first answer: a block, or everything."""
 
-    __slots__ = ("_name", "_system", "_url", "_version", "size", "start")
+    __slots__ = ("_name", "_system", "_url", "size", "start", "version")
 
     def __init__(self, system: Any, url: str, name: str) -> None:
         self._system, self._url, self._name = system, url, name
         self.size = -1
-        self._version: tuple[str | None, ...] = ()
+        self.version: tuple[str | None, ...] = ()
         self.start = self.fetch(0, BLOCK, PATIENCE + BLOCK / SLOWEST)
 
     def fetch(self, start: int, stop: int, seconds: float) -> bytes:
@@ -357,10 +436,9 @@ class _WebFile:
         """Two answers are of one file if its size stays, and its ETag or date: mirrors differ in one of them."""
         version = (headers.get("ETag"), headers.get("Last-Modified"))
         if self.size < 0:
-            self.size, self._version = size, version
+            self.size, self.version = size, version
             return
-        pairs = [(old, new) for old, new in zip(self._version, version, strict=True) if old and new]
-        if size != self.size or (pairs and all(old != new for old, new in pairs)):
+        if size != self.size or _replaced(self.version, version):
             raise replaced(self._name)
 
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import mmap
 import re
+from dataclasses import dataclass
 from typing import Protocol
 
 from ckptdiff.errors import CheckpointError
 
 Identity = tuple[int, int, int, int]
 """Device, inode, size and time of change: a file that is given another of these has other bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """Which file behind a URL headers were read of: its whole URL, its size, and how its server calls this version."""
+
+    url: str
+    size: int
+    version: tuple[str | None, ...] = ()
+
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+(::[^/]*)?://")
 

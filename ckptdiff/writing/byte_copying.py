@@ -170,7 +170,7 @@ class Sink:
         """Let this file have blocks of the other; returns `count`, or 0 where the file system does not do that."""
         import fcntl
 
-        request = pack("=qQQQ", self._files.source(path).fileno(), start, count, self.position)
+        request = pack("=qQQQ", self._files.local(path).fileno(), start, count, self.position)
         try:
             fcntl.ioctl(self._file.fileno(), _FICLONERANGE, request)
         except OSError:

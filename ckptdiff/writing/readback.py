@@ -95,7 +95,7 @@ def verify_bytes(
     for file in layout.files:
         place = path / file.name if file.name else path
         with Files() as written:
-            descriptor = written.source(str(place)).fileno()
+            descriptor = written.local(str(place)).fileno()
             if hasattr(os, "posix_fadvise"):
                 # Forget what was just written, so that it is the disk that is asked.
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
