@@ -238,7 +238,7 @@ class WriteOptions:
             drop=several("drop", drop),
             keep=several("keep", keep),
             drop_prefix=several("drop_prefix", drop_prefix),
-            dtype=str(dtype or "").removeprefix("torch."),
+            dtype=dtype_name(dtype),
             keep_container=keep_container,
             shared=cast("Shared | None", shared),
             shard_size=parse_size(str(max_shard_size)) if max_shard_size is not None else 0,
@@ -248,6 +248,19 @@ class WriteOptions:
             force_damaged=force_damaged,
             fsync=fsync,
         )
+
+
+def dtype_name(dtype: object) -> str:
+    """The name of a dtype that is called by it, by torch's own value, or by a short form of it; "" for none."""
+    name = str(dtype or "").removeprefix("torch.")
+    return _DTYPES.get(name.lower(), name)
+
+
+_DTYPES = {
+    "fp64": "float64", "double": "float64", "fp32": "float32", "float": "float32", "fp16": "float16",
+    "half": "float16", "bf16": "bfloat16", "fp8": "float8_e4m3fn", "f64": "float64", "f32": "float32",
+    "f16": "float16",
+}  # fmt: skip
 
 
 def renames_of(

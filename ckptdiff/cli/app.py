@@ -22,6 +22,7 @@ COMMANDS = (
 )  # fmt: skip
 """Each is a module of this package with a `command` function and an `EXAMPLES` text."""
 
+_HELP = {"help_option_names": ["--help", "-h"]}
 _COMPLETE = "_CKPTDIFF_COMPLETE"
 """The variable by which a shell asks for completions."""
 
@@ -40,6 +41,8 @@ def run(arguments: list[str]) -> int:
         os.environ.pop(_COMPLETE, None)
     if arguments[:1] == ["--show-completion"] and len(arguments) == 2:
         os.environ[_COMPLETE] = f"source_{arguments[1]}"  # Typer's own option takes no shell, but this way does
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if _is_pair(arguments):
         arguments = ["diff", *arguments]
     try:
@@ -134,14 +137,18 @@ class _Commands(TyperGroup):
 def _load(name: str) -> Any:
     module = import_module(f"ckptdiff.cli.{name}")
     program = typer.Typer(add_completion=False, rich_markup_mode=None)
-    before = {"allow_interspersed_args": False} if hasattr(module, "FLAGS") else {}
+    before = hasattr(module, "FLAGS")
+    settings = {**_HELP, **({"allow_interspersed_args": False} if before else {})}
     kind = _BeforeProgram if before else _Command
-    program.command(name, cls=kind, context_settings=before, epilog=f"\b\nExamples:\n{module.EXAMPLES}")(module.command)
+    program.command(name, cls=kind, context_settings=settings, epilog=f"\b\nExamples:\n{module.EXAMPLES}")(
+        module.command
+    )
     return get_command(program)
 
 
 app = typer.Typer(
     cls=_Commands,
+    context_settings=_HELP,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     invoke_without_command=True,

@@ -131,8 +131,7 @@ def _compared(
 ) -> tuple[str, str, list[str], tuple[str, ...]]:
     """The verdict, what is printed, the further reports and the notes: as text, which passes from process to process
     for less than the report on many keys would."""
-    from ckptdiff.gate.run import single
-    from ckptdiff.render import FORMATS, render_report, render_run
+    from ckptdiff.render import render_report
     from ckptdiff.verbs.compare import compared
 
     answer = compared(model, checkpoint, options)
@@ -147,7 +146,5 @@ def _compared(
             f"{checkpoint.checkpoint} holds no tensors, so there is nothing to compare.",
             "`ckptdiff inspect` shows what is in it; --key chooses another part.",
         )
-    run = single(judged)
-    # In the formats for people and programs a single comparison has a form of its own.
-    text = render_report(chosen, judged, view) if chosen in FORMATS else render_run(chosen, run, view)
-    return judged.verdict, text, [render_run(name, run, view) for name in reports], answer.notes
+    rendered = [render_report(form, judged, view) for form in (chosen, *reports)]
+    return judged.verdict, rendered[0], rendered[1:], answer.notes

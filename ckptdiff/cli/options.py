@@ -68,7 +68,11 @@ Rules = Annotated[
 Reverse = Annotated[bool, typer.Option("--reverse", help="Apply the rules the other way round.")]
 Report = Annotated[
     list[str] | None,
-    typer.Option("--report", metavar="FORMAT=PATH", help="Write a report in one of the formats as well; repeatable."),
+    typer.Option(
+        "--report",
+        metavar="[FORMAT=]PATH",
+        help="Write a report in one of the formats as well, without FORMAT by the path's ending; repeatable.",
+    ),
 ]
 Loader = Annotated[
     str | None,

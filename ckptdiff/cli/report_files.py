@@ -1,13 +1,20 @@
-"""`--report FORMAT=PATH`: further outputs of one run, each written whole or not at all."""
+"""`--report FORMAT=PATH`, or a path whose ending says the format: further outputs, each whole or not at all."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.run import Run
 from ckptdiff.render.view import View
 from ckptdiff.replacing import write_whole
+
+_ENDINGS = {
+    ".html": "html", ".htm": "html", ".json": "json", ".md": "markdown", ".xml": "junit", ".sarif": "sarif",
+    ".txt": "text",
+}  # fmt: skip
+"""What a report is that is only called by its path."""
 
 
 def parse_reports(items: Sequence[str], formats: Sequence[str] | None = None) -> list[tuple[str, str]]:
@@ -19,9 +26,12 @@ def parse_reports(items: Sequence[str], formats: Sequence[str] | None = None) ->
     pairs = []
     for item in items:
         name, equals, path = item.partition("=")
-        if not equals or not path:
+        if not equals and (told := _ENDINGS.get(os.path.splitext(item)[1].lower())) is not None:  # noqa: PTH122
+            name, path = told, item
+        elif not equals or not path:
             raise UsageError(
-                f"--report {item}: this is not FORMAT=PATH.", "Write for example --report html=report.html."
+                f"--report {item}: this is not FORMAT=PATH, nor a path whose ending says the format.",
+                "Write for example --report html=report.html.",
             )
         pairs.append((one_of("report", name, tuple(formats or REPORTS)), path))
     return pairs

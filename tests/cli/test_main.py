@@ -84,3 +84,41 @@ def test_examples_name_options_that_exist(command: str, capsys: pytest.CaptureFi
             words = words[: next((at for at, word in enumerate(words) if word.endswith(".py") or word in OF_PROGRAMS))]
         for used in re.findall(r"--[a-z-]+", " ".join(words)):
             assert re.search(rf"^  (-\w, )?{used}\b", options, re.MULTILINE), used
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["help"]])
+def test_ways_to_ask_for_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    whole = capsys.readouterr().out
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == whole
+
+
+@pytest.mark.parametrize("arguments", [["diff", "-h"], ["help", "diff"]])
+def test_ways_to_ask_for_help_on_a_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", "--help"]) == 0
+    whole = capsys.readouterr().out
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == whole
+
+
+def test_a_path_that_was_mistyped(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "godo.safetensors"]) == 2
+    assert capsys.readouterr().err.endswith("hint: Did you mean `good.safetensors`?\n")
+
+
+def test_a_report_is_what_its_path_ends_in(desk: Path) -> None:
+    arguments = ["compare", "net.py:Net", "good.safetensors"]
+    for name in ("r.html", "r.json", "r.md", "r.xml"):
+        arguments += ["--report", name]
+    assert main(arguments) == 0
+    begun = [Path(name).read_text().strip()[:5] for name in ("r.html", "r.json", "r.md", "r.xml")]
+    assert begun == ["<!doc", '{\n  "', "## ✅ ", "<?xml"]
+    assert main([*arguments, "--report", "r.unknown"]) == 2
+
+
+@pytest.mark.parametrize(("short", "name"), [("fp16", "float16"), ("bf16", "bfloat16"), ("half", "float16")])
+def test_short_names_of_dtypes(desk: Path, short: str, name: str) -> None:
+    for dtype in (short, name):
+        assert main(["rewrite", "good.safetensors", "-o", f"as_{dtype}.safetensors", "--dtype", dtype]) == 0
+    assert Path(f"as_{short}.safetensors").read_bytes() == Path(f"as_{name}.safetensors").read_bytes()
