@@ -93,6 +93,13 @@ class Patches:
         self._undo.append(undo)
         return original
 
+    def cached(self, function: Any, replacement: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for a function that keeps what it answered (`functools.lru_cache`): others get it anew."""
+        self._undo.append(function.cache_clear)  # when its code is its own again
+        original = self.function(function.__wrapped__, replacement)
+        function.cache_clear()
+        return original
+
     def everywhere(self, kept: Kept, new: Any) -> None:
         """Put `new` in the place of what is kept, which is not Python's to change, wherever modules, classes, partial
         functions, defaults or containers hold it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.errors import UsageError
+from ckptdiff.errors import ModelError, UsageError
 from ckptdiff.loaders.named_loaders import NAMES, Row, named, recognised
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
@@ -176,8 +176,32 @@ class LoaderRequest:
         row = recognised(None if model is None else model.model, os.fspath(path))
         return None if row is None else LoaderRequest(row, args or {}, trust_remote_code=trust_remote_code)
 
-    def left(self, model: ModelRequest | None, path: str | os.PathLike[str]) -> Left:
-        """What it leaves in the model; None is one that it makes itself. Raises CkptdiffError without an answer."""
+    def left(self, model: ModelRequest | None, path: str | os.PathLike[str], device: str | None = None) -> Left:
+        """What it leaves in the model; None is one that it makes itself.
+
+        It is asked as on a machine with `device`; without, as on this one, else on the one that its code insists on.
+        The GPU of this machine is claimed like any other.
+
+        Raises CkptdiffError without an answer.
+        """
+        from ckptdiff.claimed.questions import Asked
+        from ckptdiff.model.machines import hosts, on
+
+        host, asked = hosts(device), Asked()
+        insists = device is None and host.kind == "cpu"
+        try:
+            with on(host, asked, "cpu"):
+                left = self._left(model, path)
+        except ModelError:
+            if not (insists and asked.needs):
+                raise
+        else:
+            if not (insists and asked.needs and left.outcome.raised is not None):
+                machine = left.outcome.machine._replace(device=host.kind)
+                return replace(left, outcome=replace(left.outcome, machine=machine))
+        return self.left(model, path, next(iter(asked.needs)))
+
+    def _left(self, model: ModelRequest | None, path: str | os.PathLike[str]) -> Left:
         if isinstance(self.loader, Row):
             from ckptdiff.loaders.asked import Asked
 

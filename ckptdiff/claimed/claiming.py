@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ _HALVED = frozenset((
     "scaled_dot_product_attention", "prelu",
 ))  # fmt: skip
 """Operations that autocast does in its dtype."""
+
+_KERNEL = re.compile(r'^("\w+_)cpu(_?" not implemented for )')
+"""A dtype that an operation has no kernel for, which is named after the device."""
 
 
 class Claims(TorchFunctionMode):
@@ -82,7 +86,12 @@ class Claims(TorchFunctionMode):
         if given and name in _HALVED and (dtype := machine.autocast()) is not None:
             args = tuple(_cast(value, dtype) for value in args)
             kwargs = {key: _cast(value, dtype) for key, value in kwargs.items()}
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except NotImplementedError as error:
+            if target is None or (text := _KERNEL.sub(rf"\1{target.type}\2", str(error))) == str(error):
+                raise
+            raise NotImplementedError(text) from None
         if target is not None or pinned:
             for tensor in _tensors([result]):
                 if pinned:

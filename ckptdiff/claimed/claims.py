@@ -32,6 +32,11 @@ def claim_of(tensor: Any) -> torch.device | None:
 
 def claim(tensor: Any, device: torch.device | None) -> None:
     """Have a tensor, and all that share its memory, say that they are on a device; None for the truth."""
+    if device is not None and device.type == "mps" and tensor.dtype is torch.float64:
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use "
+            "float32 instead."
+        )
     storage = _storage(tensor)
     if storage is None:
         tensor.__dict__[_OWN] = device

@@ -62,12 +62,13 @@ def noting(asked: Asked) -> Iterator[None]:
 
 
 def _note(patches: Patches, holder: Any, name: str, note: Callable[[], None]) -> None:
-    function = vars(holder).get(name) if holder is not None else None
-    if type(function) is not FunctionType:
+    function: Any = vars(holder).get(name) if holder is not None else None
+    cached = hasattr(function, "cache_clear")
+    if not cached and type(function) is not FunctionType:
         return
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         note()
         return original(*args, **kwargs)
 
-    original = patches.function(function, noted)
+    original = patches.cached(function, noted) if cached else patches.function(function, noted)

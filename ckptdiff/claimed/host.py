@@ -100,6 +100,7 @@ class Machine:
             "set_per_process_memory_fraction": None, "memory_summary": "", "list_gpu_processes": "", "utilization": 0,
             "get_allocator_backend": "native", "set_sync_debug_mode": None, "get_sync_debug_mode": 0,
             "temperature": 30, "power_draw": 70_000, "clock_rate": 1980, "memory_usage": 0, "device_memory_used": 0,
+            "current_allocated_memory": 0, "driver_allocated_memory": 0, "recommended_max_memory": MEMORY,
             "current_blas_handle": 1, "set_memory_strategy": None, "set_allocator_settings": None,
         }  # fmt: skip
         found = {name: _always(value) for name, value in constant.items()}
@@ -190,10 +191,22 @@ def claimed(
     machine = Machine("cuda" if absent else kind, 0 if absent else count, asked or Asked(), real, capability)
     try:
         _answer(machine.patches, machine)
-        with Claims(machine):
-            yield machine
+        with Claims(machine) as claims:
+            _ACTIVE.append(claims)
+            try:
+                yield machine
+            finally:
+                _ACTIVE.remove(claims)
     finally:
         machine.patches.undo()
+
+
+_ACTIVE: list[Claims] = []
+
+
+def in_thread() -> contextlib.AbstractContextManager[object]:
+    """Room for another thread to be on the machine that is claimed now, if any: torch's modes hold for one thread."""
+    return _ACTIVE[-1] if _ACTIVE else contextlib.nullcontext()
 
 
 def _answer(patches: Patches, machine: Machine) -> None:
@@ -208,8 +221,10 @@ def _answer(patches: Patches, machine: Machine) -> None:
                 patches.attribute(holder, name, answer)
     backends: Any = torch.backends
     if machine.kind == "mps":
-        for name in ("is_available", "is_built"):
-            _swap(patches, backends.mps, name, answers["is_available"] if name == "is_available" else lambda: True)
+        told = {"is_built": True, "is_macos13_or_newer": True, "is_macos_or_newer": True, "get_core_count": 40}
+        for name, value in {**told, "get_name": "Apple M3 Max"}.items():
+            _swap(patches, backends.mps, name, _always(value))
+        _swap(patches, backends.mps, "is_available", answers["is_available"])
     if machine.kind == "cuda" and machine.count:
         _swap(patches, backends.cuda, "is_built", lambda: True)
         _swap(patches, backends.cudnn, "is_available", lambda: True)
@@ -219,18 +234,20 @@ def _answer(patches: Patches, machine: Machine) -> None:
             patches.attribute(torch.version, "cuda", "12.8")
         _swap(patches, torch.nn.RNNBase, "flatten_parameters", _always(None))
         inert_classes.legacy_types(patches, machine, _LEGACY)
+    if machine.kind == "xpu" and machine.count and getattr(torch.version, "xpu", "") is None:
+        patches.attribute(torch.version, "xpu", "20250302")
     inert_classes.classes(patches, machine, module)
     patches.attribute(torch.Tensor, "record_stream", _always(None))  # which wants a true stream before a mode is asked
     accelerator = getattr(torch, "accelerator", None)
     present = torch.device(machine.kind) if machine.count else None
-    told: dict[str, Callable[..., Any]] = {
+    told_of_any: dict[str, Callable[..., Any]] = {
         "is_available": answers["is_available"], "device_count": answers["device_count"],
         "current_accelerator": lambda *_, **__: present, "current_device_index": answers["current_device"],
         "current_device_idx": answers["current_device"], "set_device_index": machine._set,
         "set_device_idx": machine._set,
         "synchronize": answers["synchronize"], "current_stream": answers["current_stream"],
     }  # fmt: skip
-    for name, answer in told.items():
+    for name, answer in told_of_any.items():
         _swap(patches, accelerator, name, answer)
     if not machine.count:
         return
@@ -252,3 +269,5 @@ def _swap(patches: Patches, holder: Any, name: str, answer: Callable[..., Any]) 
     function = getattr(holder, name, None)
     if type(function) is FunctionType:
         patches.function(function, answer)
+    elif hasattr(function, "cache_clear"):
+        patches.cached(function, answer)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ckptdiff.claimed.host import in_thread
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Refused, held_in
 from ckptdiff.following.labels import Source
@@ -204,7 +205,7 @@ def _follow_threads(patched: Patches, engine: Engine) -> None:
     def followed(kept: Kept) -> Callable[..., Any]:
         def started(function: Callable[..., Any], *rest: Any, **options: Any) -> Any:
             def run(*args: Any, **kwargs: Any) -> Any:
-                with Following(engine):
+                with in_thread(), Following(engine):
                     return function(*args, **kwargs)
 
             return kept.value(run, *rest, **options)

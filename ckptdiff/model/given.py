@@ -38,6 +38,14 @@ class GivenModel:
         """What the user called it, "" for a live one."""
         return "" if self.reference is None else self.reference.text
 
+    def doubts(self) -> tuple[str, ...]:
+        """Sentences on what its keys may hang on that is not known."""
+        if self.built is None:
+            return ()
+        from ckptdiff.model.kernels import doubts_of
+
+        return doubts_of(self.built.module)
+
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Room for more of the model's code, its hooks say, where ckptdiff has built it; a live model's is trusted."""
         return contextlib.nullcontext() if self.built is None else self.built.running()

@@ -176,9 +176,11 @@ class _OutsideFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        for finder in list(sys.meta_path):
+        finders = list(sys.meta_path)
+        own = next((place for place, finder in enumerate(finders) if finder is self), -1)
+        for finder in finders[own + 1 :]:  # those before have been asked: another of this kind among them, say
             find = getattr(finder, "find_spec", None)
-            spec: Any = find(fullname, path, target) if find is not None and finder is not self else None
+            spec: Any = find(fullname, path, target) if find is not None else None
             if spec is None:
                 continue
             # A loader of the old kind (`load_module`), or what is no ModuleSpec, is left to Python.

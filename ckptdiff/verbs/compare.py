@@ -208,22 +208,8 @@ def _by_loader(
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
     if not is_url(os.fspath(path)) and not Path(path).exists():
         raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
-    outcome = _on_machine(lambda: loader.left(model, path).outcome, options.device)
+    outcome = loader.left(model, path, options.device).outcome
     return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome)))
-
-
-def _on_machine(ask_loader: Callable[[], Outcome], device: str | None) -> Outcome:
-    """What a loader leaves, as on a machine with `device`; without, on this one, else on the one that its code insists
-    on. The GPU of this machine is claimed like any other."""
-    from ckptdiff.claimed.questions import Asked
-    from ckptdiff.model.machines import hosts, on
-
-    host, asked = hosts(device), Asked()
-    with on(host, asked, "cpu"):
-        outcome = ask_loader()
-    if device is None and host.kind == "cpu" and outcome.raised is not None and asked.needs:
-        return _on_machine(ask_loader, next(iter(asked.needs)))
-    return replace(outcome, machine=outcome.machine._replace(device=host.kind))
 
 
 def _bare(outcome: Outcome) -> Outcome | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from ckptdiff.model.build import build
 from ckptdiff.model.given import describe
 from ckptdiff.model.kernels import doubts_of
 from ckptdiff.model.reference import parse_reference
+from ckptdiff.model.user_code import Home, importing
 
 IMPORTS = """
 import torch
@@ -157,3 +160,12 @@ def test_the_command_says_it(net, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "flash_attn is not installed: something stood in" in done.stdout
+
+
+def test_one_import_inside_another_finds_its_modules(tmp_path: Path) -> None:
+    """Code runs while other code of the user's does: their finders do not ask one another without end."""
+    homes = [Home.of_file(tmp_path / "one.py"), Home.of_file(tmp_path / "two.py")]
+    (tmp_path / "neighbour.py").write_text("VALUE = 3\n")
+    with importing(homes[0]), importing(homes[1]):
+        assert import_module("neighbour").VALUE == 3
+        assert find_spec("no_such_module_anywhere") is None

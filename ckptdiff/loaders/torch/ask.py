@@ -18,11 +18,7 @@ def ask(model: GivenModel, checkpoint: Checkpoint, *, assign: bool = False) -> O
     Raises UsageError where it does and the model that is there has none.
     """
     outcome = _walked(model, checkpoint, assign)
-    if model.built is None:
-        return outcome
-    from ckptdiff.model.kernels import doubts_of
-
-    doubts = doubts_of(model.built.module)
+    doubts = model.doubts()
     return replace(outcome, doubts=(*outcome.doubts, *doubts)) if doubts else outcome
 
 
@@ -31,11 +27,17 @@ def _walked(model: GivenModel, checkpoint: Checkpoint, assign: bool) -> Outcome:
         try:
             return compare(model.tree, checkpoint, assign=assign)
         except ModelValuesNeeded as needed:
-            valued = model.with_values()
-            if valued is model:
-                raise UsageError(
-                    f"Code of {needed} needs the model's own values, which this model does not have.",
-                    "Pass a reference such as model.py:Net, or the module with its values.",
-                ) from None
+            valued = valued_for(model, needed)
             with valued.running():
                 return compare(valued.tree, checkpoint, assign=assign)
+
+
+def valued_for(model: GivenModel, needed: ModelValuesNeeded) -> GivenModel:
+    """The model with its values. Raises UsageError where there is none that has them."""
+    valued = model.with_values()
+    if valued is model:
+        raise UsageError(
+            f"Code of {needed} needs the model's own values, which this model does not have.",
+            "Pass a reference such as model.py:Net, or the module with its values.",
+        ) from None
+    return valued
