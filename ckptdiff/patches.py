@@ -6,6 +6,7 @@ import contextlib
 import gc
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from types import FunctionType
@@ -43,6 +44,7 @@ class Patches:
         """Set an attribute of a module or class."""
         before = vars(owner).get(name, _MISSING)
         setattr(owner, name, value)
+        self._as_in_scripts(before, value)
 
         def undo() -> None:
             if before is _MISSING:
@@ -119,6 +121,8 @@ class Patches:
 
     def _replace(self) -> None:
         held, self._held = self._held, []
+        for kept, new in held:
+            self._as_in_scripts(kept.value, new)
         places = {id(kept.value): (kept.value, new) for kept, new in held}
         tuples: list[tuple[Any, ...]] = []
         own = {id(self.__dict__), *(id(pair) for pair in (*held, *places.values())), id(held), id(places)}
@@ -144,6 +148,17 @@ class Patches:
                     self._undo.append(partial(holder.__setstate__, state))
         if tuples:
             self._defaults(tuples, places)
+
+    def _as_in_scripts(self, old: Any, new: Any) -> None:
+        """Have TorchScript take what stands for a function of torch's for that function."""
+        if "torch.jit._builtins" not in sys.modules:
+            return
+        from ckptdiff.torch_private import script_builtins
+
+        table = script_builtins()
+        if id(old) in table:
+            table[id(new)] = table[id(old)]
+            self._undo.append(lambda: table.pop(id(new), None))
 
     def _item(self, holder: Any, name: Any, old: Any, new: Any) -> None:
         holder[name] = new

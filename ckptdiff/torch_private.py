@@ -267,6 +267,12 @@ FILE_WRITER = (torch._C, "PyTorchFileWriter")
 """And the one that writes them."""
 
 
+def script_builtins() -> dict[int, str]:
+    """The functions that TorchScript knows by identity, with the operator of each: its own table, not a copy."""
+    table: dict[int, str] | None = torch.jit._builtins._get_builtin_table()  # type: ignore[no-untyped-call]
+    return table or {}
+
+
 def part_of_file(file: Any) -> tuple[str, int, int] | None:
     """Path, first byte and length, where a file is torch.distributed.checkpoint's view of a part of another one."""
     if type(file).__name__ != "_ReaderView":

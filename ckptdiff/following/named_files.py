@@ -7,7 +7,7 @@ import io
 import mmap
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Files:
         """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
         self.opened = Opened(told=self.note_opened, reached=engine.exposed_at)
         """What the code opens."""
+        self.place: Callable[[Any], Any] = lambda path: path
+        """Where the file lies that a path names, for what opens it past Python."""
         self._names: dict[str, str] = {}
 
     def name(self, file: Any) -> str:
@@ -95,7 +97,7 @@ class Files:
 
     def note_opened(self, path: str) -> None:
         """The code opens a file of weights: unless a reader reads it, what it writes now may be from there."""
-        if not self.knows(path):
+        if not self.knows(path) and os.path.realpath(path) not in self.opened.written:
             self.engine.looked[Path(os.path.realpath(path)).name, ""] = None
 
     def knows(self, path: str) -> bool:
@@ -104,10 +106,11 @@ class Files:
 
     def gave(self, tensor: torch.Tensor, file: str, key: str) -> None:
         """Note that a file gave a tensor under a key."""
-        self.order.setdefault(file, []).append(key)
-        for part in parts(tensor):
-            if (file == STREAM or self.wrote(file)) and self._put_away(part):
-                continue
+        own = file == STREAM or self.wrote(file)
+        given = [part for part in parts(tensor) if not (own and self._put_away(part))]
+        if given or not own:
+            self.order.setdefault(file, []).append(key)
+        for part in given:
             before = self.engine.sources(part)
             if before and all(source[0] == file for source in before):
                 self.aliases[file, key] = min(before)  # the same memory under another name

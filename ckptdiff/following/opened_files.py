@@ -81,6 +81,11 @@ def reading() -> Iterator[None]:
         _reading.depth -= 1
 
 
+def is_reading() -> bool:
+    """Whether what is opened now, a reader opens."""
+    return bool(getattr(_reading, "depth", 0))
+
+
 @contextlib.contextmanager
 def watched(opened: Opened) -> Iterator[None]:
     """Have noted what Python code opens inside the block.

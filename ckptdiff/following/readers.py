@@ -19,7 +19,7 @@ from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
 from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.number_files import read_bytes, read_hdf5, read_numbers
-from ckptdiff.following.opened_files import reading
+from ckptdiff.following.opened_files import is_reading, reading
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
 from ckptdiff.patches import Kept, Patches
@@ -65,7 +65,7 @@ def read_torch(patches: Patches, files: Files) -> None:
 
     def from_file(path: Any, shared: bool = False, nbytes: int = 0, size: int = 0) -> torch.UntypedStorage:
         storage = map_file(path, shared, nbytes, size)
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
+        if not (is_reading() or sys._getframe(1).f_globals.get("__name__", "").startswith("torch.")):
             files.gave(torch.empty(0, dtype=torch.uint8).set_(storage), files.name(path), "")
         return storage
 
@@ -116,7 +116,7 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             asked = (*args, *(kwargs[name] for name in ("framework", "device") if name in kwargs))
             self._plain = all(value in ("pt", "torch", "cpu", torch.device("cpu")) for value in asked)
             with plainly(), reading():
-                self._real = kept.value(filename, *args, **kwargs)
+                self._real = kept.value(files.place(filename), *args, **kwargs)
 
         def __enter__(self) -> Any:
             self._real.__enter__()
@@ -215,7 +215,7 @@ def read_torchscript(patches: Patches, files: Files) -> None:
 
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         with plainly(), reading():
-            module = original(f, *args, **kwargs)
+            module = original(files.place(f), *args, **kwargs)
             state_dict = module.state_dict(keep_vars=True)
         files.gave_all(dict(state_dict), files.name(f))
         return module
@@ -244,7 +244,7 @@ def read_records(patches: Patches, files: Files) -> None:
 
         def __init__(self, file: Any, *args: Any) -> None:
             self._file = named.name(file)
-            self._reader = kept.value(file, *args)
+            self._reader = kept.value(named.place(file), *args)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._reader, name)

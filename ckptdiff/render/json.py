@@ -103,6 +103,8 @@ def trace(trace: Trace, view: View) -> str:  # noqa: ARG001
             "verdict": trace.verdict,
             "ended": trace.ended,
             "line": trace.line,
+            "source": trace.source,
+            "said": trace.said,
             "raised": trace.raised,
             "errors": [asdict(error) for error in trace.errors],
             "models": [
@@ -145,6 +147,7 @@ def trace(trace: Trace, view: View) -> str:  # noqa: ARG001
             ],
             "unopened": list(trace.unopened),
             "lost": list(trace.lost),
+            "children": list(trace.children),
             "notes": list(trace.notes),
             "looked_at": [list(source) for source in trace.looked_at],
             "doubts": [*trace.unread, *trace.doubts],

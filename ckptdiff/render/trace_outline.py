@@ -91,6 +91,8 @@ def _no_answer(trace: Trace, name: str) -> str:
         return f"No answer: what {name} loads cannot be known, see below."
     if trace.unread or trace.doubts:
         return f"No answer: {name} reads weights in a way of its own, see below."
+    if trace.children and not trace.unopened:
+        return f"No answer: {name} leaves it to another process, which is not followed ({_names(trace.children)})."
     how = f"it raised {plain(trace.raised.partition(':')[0])}" if trace.raised else f"it ended ({plain(trace.ended)})"
     waits = f" {_names(trace.unopened)} was opened" if trace.unopened else " it opened a checkpoint"
     return f"No answer: {name} stopped before{waits}: {how}{_at(trace.line)}."
@@ -111,6 +113,10 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
     yield "ended", plain(trace.ended) + (f" at {plain(trace.line)}" if trace.line and trace.line != trace.ended else "")
     if trace.raised:
         yield "raised", plain(trace.raised, 300)
+    if trace.verdict == "none" and trace.source:
+        yield "line", plain(trace.source, 200)
+    if trace.verdict == "none" and trace.said:
+        yield "it said", plain(trace.said, 200)
     for model in trace.reached:
         whole = len(model.filled)
         made = f", made at {plain(model.made_at)}" if model.made_at else ""
@@ -129,6 +135,8 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "not written", f"{plain(save.file)}: {count(len(save.tensors), 'tensor')}, {number(given)} from files"
     for path in trace.unopened:
         yield "never opened", plain(path)
+    for command in trace.children:
+        yield "not followed", plain(command, 200)
     for note in trace.notes:
         yield "stood in", plain(note, 300)
 
@@ -180,6 +188,8 @@ def _counted(model: TracedModel) -> Iterator[Finding]:
 def _advice(trace: Trace) -> Iterator[str]:
     if trace.verdict == "fail" and any(model.initial for model in trace.reached):
         yield f"If keys are meant to be new, name them: {option('allow')} 'head.*'."
-    if trace.verdict == "none" and not trace.files and not trace.unread:
+    if trace.verdict == "none" and trace.children:
+        yield "Put `ckptdiff trace` before the command of that process."
+    elif trace.verdict == "none" and not trace.files and not trace.unread:
         yield "Where a program needs what is not here, ask a function that returns its loaded model alone:"
         yield f"`ckptdiff compare CHECKPOINT {option('loader')} FILE.py:FUNC`."

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.claimed.claiming import KINDS
 from ckptdiff.claimed.questions import Asked
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
@@ -28,11 +29,16 @@ from ckptdiff.patches import Patches, patches
 from ckptdiff.places import is_url
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.torch_private import DispatchMode, children_of, own_parameters, without_torch_dispatch
-from ckptdiff.tracing.lines import from_program, line_of_error, line_of_frame, line_of_program, shown
+from ckptdiff.tracing.children import Replaced
+from ckptdiff.tracing.lines import from_program, line_of_error, line_of_frame, line_of_program, shown, source_of
 from ckptdiff.tracing.options import FIRST_CALL, TraceOptions
-from ckptdiff.tracing.paths import map_paths, write_elsewhere
+from ckptdiff.tracing.overlay import Overlay
+from ckptdiff.tracing.paths import other_paths
 from ckptdiff.tracing.program import Program
-from ckptdiff.tracing.surroundings import RANK, STAND_INS, Scene, no_network
+from ckptdiff.tracing.said import Said
+from ckptdiff.tracing.saving import saved_aside
+from ckptdiff.tracing.scene import Scene
+from ckptdiff.tracing.surroundings import RANK, STAND_INS, no_network
 from ckptdiff.tracing.trace import Trace, TracedError, TracedFile, TracedModel, TracedSave, TracedState, allowed
 from ckptdiff.tracing.watch import Watch
 
@@ -63,6 +69,8 @@ class Tracing:
         self._watch: Watch | None = None
         self._called: dict[int, int] = {}
         self._asked = Asked()
+        self._said = Said()
+        self._process = os.getpid()
         self.ended = "end"
         self.line = ""
         self.error: BaseException | None = None
@@ -74,11 +82,11 @@ class Tracing:
         with following(trust=self._options.trust) as followed, machine, patches() as patched:
             self._followed, self._watch = followed, Watch(followed)
             self._watch.start(patched)
-            scene = Scene(patched, self._watch, self._tell)
+            scene = Scene(patched, self._watch, self._tell, Overlay(self._options.maps, self._tell))
             for stand_in in STAND_INS if self._options.network else (*STAND_INS, no_network):
                 stand_in(scene)
-            map_paths(scene, self._options.maps)
-            write_elsewhere(scene, self._options.maps)
+            other_paths(scene)
+            saved_aside(scene)
             with self._stopping(patched):
                 yield
 
@@ -87,9 +95,12 @@ class Tracing:
         if program.launched:
             os.environ.update(RANK)
         try:
-            program.run()
+            with self._said.listening():
+                program.run()
         except Stopped:
             return
+        except Replaced as replaced:
+            self.ended, self.line = "replaced by another program", line_of_error(replaced.__traceback__)
         except Refused as refused:
             self.ended = "raised"
             self.error = refused
@@ -157,7 +168,7 @@ class Tracing:
         assert watch is not None
         assert followed is not None
         read = len(followed.engine.read)
-        if not read or self._called.get(id(module)) == read or self._is_constructing():
+        if not read or self._called.get(id(module)) == read or self._is_constructing() or not self.is_here:
             return
         self._called[id(module)] = read
         if self._holds(module) or (_first_parameter(module) is not None and not any(map(self._holds, watch.modules()))):
@@ -204,9 +215,14 @@ class Tracing:
 
     def _tracing_line(self, frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG002
         assert self._place is not None
-        if event == "line" and frame.f_lineno == self._place[1]:
+        if event == "line" and self.is_here and frame.f_lineno == self._place[1]:
             self._end(f"{shown(frame.f_code.co_filename)}:{frame.f_lineno}")
         return self._tracing_line
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that is followed, and not one that it was forked into."""
+        return os.getpid() == self._process
 
     def _end(self, how: str) -> NoReturn:
         self.ended, self.line = how, line_of_program()
@@ -254,14 +270,25 @@ class Tracing:
             self._wanted(),
             unread,
             tuple(doubt for doubt in dict.fromkeys(doubts) if doubt not in unread),
+            self._said.last,
+            source_of(self.line),
+            tuple(watch.children),
         )
 
     def _wanted(self) -> str:
-        """The kind of device that the program did not find here."""
-        if self._options.device is not None or self.error is None:
+        """The kind of device that the program did not find here, or that it may have ended for want of."""
+        if self._options.device is not None:
             return ""
-        kinds = [*self._asked.needs, *("cuda" for word in ("CUDA", "NVIDIA") if word in str(self.error))]
+        kinds: list[str] = []
+        if self.error is not None:
+            kinds += self._asked.needs
+            kinds += ["cuda" for word in ("CUDA", "NVIDIA") if word in str(self.error)]
+        if not kinds and self.ended != "time limit" and not self._followed_any():
+            kinds += [kind for question in self._asked.questions for kind in KINDS if f".{kind}." in question]
         return next(iter(kinds), "")
+
+    def _followed_any(self) -> bool:
+        return self._followed is not None and bool(self._followed.engine.read or self._followed.opened)
 
     def _roots(self) -> list[nn.Module]:
         """The modules that are part of no other, each with what it has of another's parameters counted there."""

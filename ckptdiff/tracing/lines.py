@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import os
 import sys
 import sysconfig
@@ -69,6 +70,12 @@ def shown(file: str) -> str:
     except ValueError:  # another drive
         return file
     return relative if len(relative) < len(file) else file
+
+
+def source_of(line: str) -> str:
+    """What stands in a line that is named `FILE:LINE`, "" where that is not known."""
+    file, _, number = line.rpartition(":")
+    return linecache.getline(file, int(number)).strip() if number.isdigit() else ""
 
 
 def _constructs(frame: FrameType, module: object) -> bool:

@@ -1,78 +1,214 @@
-"""Paths that a program names and that mean others here: those the user maps, and files of weights it would write."""
+"""Paths that a program names and that mean others here: those the user maps, and files of weights that it would write,
+rename or remove, of which it is to find what it did."""
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
+import pickle
 import shutil
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from ckptdiff.patches import Kept
-from ckptdiff.suffixes import OLD, WEIGHTS
-from ckptdiff.tracing.options import Maps
-from ckptdiff.tracing.surroundings import Scene
+from ckptdiff.tracing.overlay import Entries, Overlay, is_weights
+from ckptdiff.tracing.scene import Scene
+
+_READ = tuple(
+    function
+    for name in ("stat", "lstat", "access", "readlink", "utime", "chmod", "listxattr", "getxattr", "setxattr")
+    if (function := getattr(os, name, None)) is not None
+)
+_WRITES = os.O_WRONLY | os.O_RDWR
 
 
-def mapped(path: Any, maps: Maps) -> Any:
-    """A path under its name here; anything else as it is."""
-    if not maps or not isinstance(path, (str, os.PathLike)):
-        return path
-    text = os.fspath(path)
-    if isinstance(text, str):
-        for old, new in maps:
-            if text == old or text.startswith(old.rstrip("/") + "/"):
-                return new + text[len(old.rstrip("/")) :] if text != old else new
-    return path
+def other_paths(scene: Scene) -> None:
+    """Have the program find files where they are here, and leave those of weights as they are."""
+    overlay = scene.overlay
+    scene.patched.also(overlay.close)
+    with scene.patched.gathering():
+        for function in _READ:
+            _instead(scene, function, _finding)
+        for function, instead in (
+            (os.open, _opening), (os.listdir, _listing), (os.scandir, _scanning), (os.mkdir, _making),
+            (os.unlink, _removing), (os.remove, _removing), (os.rmdir, _removing_folder),
+            (os.rename, _moving), (os.replace, _moving), (os.link, _linking),
+            (os.symlink, partial(_linking, symbolic=True)),
+        ):  # fmt: skip
+            _instead(scene, function, instead)
+        _instead(scene, builtins.open, _opening_file)
+        _readers_in_c(scene)
 
 
-def map_paths(scene: Scene, maps: Maps) -> None:
-    """Have the program find files where they are here."""
-    if not maps:
-        return
-    for function in (os.stat, os.lstat, os.listdir, os.scandir, os.open, os.access):
-        kept = Kept(function)
-        scene.patched.everywhere(kept, _finding(kept, maps))
-    torch_load = scene.patched.function(torch.load, lambda f, *args, **kwargs: load(f, *args, **kwargs))
-
-    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
-        return torch_load(mapped(f, maps), *args, **kwargs)
-
-    try:
-        import safetensors
-    except ImportError:
-        return
-    opened = Kept(safetensors.safe_open)
-
-    def safe_open(filename: Any, *args: Any, **kwargs: Any) -> Any:
-        return opened.value(mapped(filename, maps), *args, **kwargs)
-
-    scene.patched.everywhere(opened, safe_open)
+def _instead(scene: Scene, function: Any, make: Callable[[Kept, Overlay], Callable[..., Any]]) -> None:
+    kept = Kept(function)
+    scene.patched.everywhere(kept, make(kept, scene.overlay))
 
 
-def _finding(function: Kept, maps: Maps) -> Callable[..., Any]:
-    def finding(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
-        return function.value(mapped(path, maps), *args, **kwargs)
+def _finding(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def finding(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if overlay.idle:
+            return function.value(path, *args, **kwargs)
+        found = overlay.here(path, kwargs.get("dir_fd"))
+        if found is not path and kwargs.get("dir_fd") is not None:
+            kwargs["dir_fd"] = None
+        return function.value(found, *args, **kwargs)
 
     return finding
 
 
-def write_elsewhere(scene: Scene, maps: Maps) -> None:
-    """Have files of weights that the program opens for writing be others, which are gone at its end; and find what it
-    opens for reading where it is here."""
-    folder = tempfile.mkdtemp(prefix="ckptdiff-")
-    scene.patched.also(lambda: shutil.rmtree(folder, ignore_errors=True))
-    plainly = Kept(builtins.open)
+def _opening(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def opening(path: Any, flags: int, *args: Any, **kwargs: Any) -> Any:
+        found, folder = overlay.mapped(path), kwargs.get("dir_fd")
+        if flags & _WRITES and folder is None and _names_weights(found) and _has_folder(found):
+            there = _is_there(found)
+            if there and flags & os.O_CREAT and flags & os.O_EXCL:
+                raise FileExistsError(17, os.strerror(17), os.fspath(path))
+            if there or flags & os.O_CREAT:
+                return function.value(overlay.aside(found, keeping=not flags & os.O_TRUNC), flags, *args, **kwargs)
+        return _finding(function, overlay)(path, flags, *args, **kwargs)
 
-    def opening(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        path = mapped(file, maps)
+    return opening
+
+
+def _opening_file(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def opening(file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> Any:
+        path = overlay.mapped(file)
         writes = isinstance(mode, str) and any(letter in mode for letter in "wax+")
-        if writes and isinstance(path, (str, os.PathLike)) and str(path).lower().endswith((*WEIGHTS, *OLD)):
-            scene.tell(f"{os.fspath(path)!s} was not written.")
-            path = os.path.join(folder, os.path.basename(os.fspath(path)))  # noqa: PTH118, PTH119
-        return plainly.value(path, mode, *args, **kwargs)
+        if writes and _names_weights(path) and _has_folder(path) and not kwargs.get("opener"):
+            there = _is_there(path)
+            if there and "x" in mode:
+                raise FileExistsError(17, os.strerror(17), os.fspath(file))
+            if there or "r" not in mode:
+                overlay.told(path)
+                return function.value(
+                    overlay.aside(path, keeping="w" not in mode), mode.replace("x", "w"), *args, **kwargs
+                )
+        return function.value(path if overlay.idle else overlay.here(path), mode, *args, **kwargs)
 
-    scene.patched.everywhere(plainly, opening)
+    return opening
+
+
+def _listing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def listing(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
+        if overlay.idle or isinstance(path, bytes):
+            return function.value(path, *args, **kwargs)
+        found = overlay.here("." if path is None else path)
+        added, gone = overlay.inside(found)
+        return [
+            *(name for name in function.value(found, *args, **kwargs) if name not in gone and name not in added),
+            *added,
+        ]
+
+    return listing
+
+
+def _scanning(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def scanning(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
+        if overlay.idle or isinstance(path, bytes):
+            return function.value(path, *args, **kwargs)
+        found = overlay.here("." if path is None else path)
+        added, gone = overlay.inside(found)
+        real = function.value(found, *args, **kwargs)
+        return Entries(real, gone, added, "" if isinstance(found, int) else os.fspath(found)) if added or gone else real
+
+    return scanning
+
+
+def _making(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def making(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if overlay.idle:
+            return function.value(path, *args, **kwargs)
+        return None if overlay.make_folder(path) else function.value(overlay.mapped(path), *args, **kwargs)
+
+    return making
+
+
+def _removing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def removing(path: Any, *args: Any, **kwargs: Any) -> Any:
+        found = overlay.mapped(path)
+        if not overlay.remove(found, kwargs.get("dir_fd")):
+            function.value(found, *args, **kwargs)
+
+    return removing
+
+
+def _removing_folder(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def removing(path: Any, *args: Any, **kwargs: Any) -> Any:
+        found = overlay.mapped(path)
+        if overlay.idle or not overlay.remove_folder(found, kwargs.get("dir_fd")):
+            function.value(found, *args, **kwargs)
+
+    return removing
+
+
+def _moving(function: Kept, overlay: Overlay) -> Callable[..., Any]:
+    def moving(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+        old, new = overlay.mapped(source), overlay.mapped(target)
+        plain = all(kwargs.get(name) is None for name in ("src_dir_fd", "dst_dir_fd"))
+        if not (plain and overlay.move(old, new)):
+            function.value(old, new, *args, **kwargs)
+
+    return moving
+
+
+def _linking(function: Kept, overlay: Overlay, *, symbolic: bool = False) -> Callable[..., Any]:
+    def linking(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+        old, new = overlay.mapped(source), overlay.mapped(target)
+        start = old
+        if symbolic and isinstance(new, (str, os.PathLike)):  # what it says is meant from where it lies
+            with contextlib.suppress(TypeError):
+                start = os.path.join(os.path.dirname(os.fspath(new)), os.fspath(old))  # noqa: PTH118, PTH120
+        if not overlay.move(start, new, keeping=True):
+            function.value(old, new, *args, **kwargs)
+
+    return linking
+
+
+def _readers_in_c(scene: Scene) -> None:
+    """What opens a file by its path past Python."""
+    overlay = scene.overlay
+
+    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        if not overlay.is_own(f):
+            return torch_load(overlay.mapped(f), *args, **kwargs)
+        before, torch.serialization.pickle = torch.serialization.pickle, pickle  # type: ignore[attr-defined]
+        try:
+            return torch_load(overlay.mapped(f), *args, **kwargs)
+        finally:
+            torch.serialization.pickle = before  # type: ignore[attr-defined]
+
+    torch_load = scene.patched.function(torch.load, load)
+
+    scene.watch.followed.files.place = overlay.here
+
+    def copyfile(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
+        source, target = overlay.mapped(src), overlay.mapped(dst)
+        if _names_weights(source) and _names_weights(target) and overlay.move(source, target, keeping=True):
+            return dst
+        return copied(src, dst, *args, **kwargs)
+
+    copied = scene.patched.function(shutil.copyfile, copyfile)
+
+
+def _names_weights(path: Any) -> bool:
+    if not isinstance(path, (str, os.PathLike)):
+        return False
+    text = os.fspath(path)
+    return isinstance(text, str) and is_weights(text)
+
+
+def _has_folder(path: Any) -> bool:
+    return os.path.isdir(os.path.dirname(os.fspath(path)) or ".")  # noqa: PTH112, PTH120
+
+
+def _is_there(path: Any) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116 - as the program sees it
+    except OSError:
+        return False
+    return True

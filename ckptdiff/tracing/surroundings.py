@@ -6,115 +6,24 @@ answer is told. A stand-in is one function of `STAND_INS`.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from ckptdiff.absent import KERNELS, AbsentModules, importing_file
 from ckptdiff.following.mode import parts
-from ckptdiff.patches import Patches
 from ckptdiff.torch_private import IncompatibleKeys, store_of_one
-from ckptdiff.tracing.watch import Watch
-
-Tell = Callable[[str], None]
-"""Takes a sentence on what was answered in place of the real thing."""
-
-
-class Scene(NamedTuple):
-    """What a stand-in has to do with: where to put it, who watches the program, and whom to tell of it."""
-
-    patched: Patches
-    watch: Watch
-    tell: Tell
-
+from ckptdiff.tracing.children import child_processes
+from ckptdiff.tracing.scene import Scene
+from ckptdiff.tracing.unneeded import Nothing, absent_modules
 
 RANK: Mapping[str, str] = {
     "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0", "ROLE_RANK": "0",
     "ROLE_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none",
 }  # fmt: skip
 """What torchrun tells the one rank of a group of one."""
-
-LOGGERS = (
-    "aim", "clearml", "comet_ml", "mlflow", "neptune", "swanlab", "tensorboard", "tensorboardX", "trackio", "visdom",
-    "wandb",
-)  # fmt: skip
-UNNEEDED = (*KERNELS, "mpi4py")
-"""Modules that programs import for what is not needed before the weights."""
-
-
-class Nothing:
-    """Whatever is asked of it is nothing, and says so by being false."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        return Nothing()
-
-    def __call__(self, *args: Any, **_: Any) -> Any:
-        # A decorator gives back what it is put before.
-        return args[0] if len(args) == 1 and callable(args[0]) else Nothing()
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Nothing was entered."""
-
-    def __getitem__(self, _: Any) -> Any:
-        return Nothing()
-
-    def __setitem__(self, _: Any, __: Any) -> None:
-        """Nothing is kept."""
-
-    def __mro_entries__(self, _: Any) -> tuple[type, ...]:
-        return (object,)
-
-
-class _Absent(ModuleType):
-    """A module that is not installed and that nobody needs before the weights."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        return Nothing()
-
-
-_TENSORBOARD = "torch.utils.tensorboard"
-
-
-def absent_modules(scene: Scene) -> None:
-    """Loggers, kernels and the like that are not installed."""
-    from ckptdiff.tracing.lines import is_programs
-
-    def stand_in(name: str) -> ModuleType | None:
-        package = name.partition(".")[0]
-        # A library looks whether it can have a kernel, and takes another way without.
-        if package not in LOGGERS and not (package in UNNEEDED and is_programs(importing_file())):
-            return None
-        if name == package:
-            scene.tell(f"{name} is not installed; what the program takes from it is nothing.")
-        return _Absent(name)
-
-    if importlib.util.find_spec("tensorboard") is None:
-        scene.patched.item(sys.modules, _TENSORBOARD, _Absent(_TENSORBOARD))  # torch's own needs it, and says so
-    finder = AbsentModules(stand_in)
-    finder.start()
-    scene.patched.also(finder.stop)
 
 
 def group_of_one(scene: Scene) -> None:
@@ -271,22 +180,11 @@ def no_network(scene: Scene) -> None:
     scene.patched.attribute(socket, "getaddrinfo", getaddrinfo)
 
 
-def ranks(scene: Scene) -> None:
-    """`torch.multiprocessing.spawn`: its function runs here, as process 0."""
-    import torch.multiprocessing as multiprocessing
-
-    def spawn(fn: Any, args: Any = (), nprocs: int = 1, *_: Any, **__: Any) -> None:
-        scene.tell(f"torch.multiprocessing.spawn ran its function here, as process 0 of {nprocs}.")
-        fn(0, *args)
-
-    scene.patched.function(multiprocessing.spawn, spawn)  # type: ignore[attr-defined]
-
-
 STAND_INS: tuple[Callable[[Scene], None], ...] = (
     absent_modules,
     group_of_one,
     uncompiled,
     extensions,
     downloads,
-    ranks,
+    child_processes,
 )

@@ -126,6 +126,12 @@ class Trace:
     """Sentences on files of weights that the program read in a way of its own."""
     doubts: tuple[str, ...] = ()
     """What else could not be known."""
+    said: str = ""
+    """The last line that it printed."""
+    source: str = ""
+    """What stands in the line it had come to."""
+    children: tuple[str, ...] = ()
+    """Processes that it started and that were not followed, by their command."""
 
     @property
     def reached(self) -> tuple[TracedModel, ...]:

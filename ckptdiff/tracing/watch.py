@@ -46,6 +46,8 @@ class Watch:
         self.failures: list[Failure] = []
         self.restored: list[TracedState] = []
         self.saved: list[TracedSave] = []
+        self.children: dict[str, None] = {}
+        """Processes that the program started and that nobody follows."""
         self.asked: dict[int, nn.Module] = {}
         """The modules into which something of a file was loaded, or should have been."""
         self.lines: dict[int, str] = {}
@@ -85,7 +87,6 @@ class Watch:
         self._modules_made(patched)
         self._loading(patched)
         self._state_loaders(patched)
-        self._saving(patched)
 
     def _modules_made(self, patched: Patches) -> None:
         made, lines = self._made, self.lines
@@ -160,25 +161,8 @@ class Watch:
         entries = len(state_dict) if isinstance(state_dict, Mapping) else 0
         return entries, entries, ()
 
-    def _saving(self, patched: Patches) -> None:
-        def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(f, (str, os.PathLike)):
-                return original(obj, f, *args, **kwargs)
-            self._note_saved(f, dict(named_tensors(obj)))
-            return None
-
-        original = patched.function(torch.save, save)
-        try:
-            import safetensors.torch as library
-        except ImportError:
-            return
-
-        def save_file(tensors: Any, filename: Any, *_: Any, **__: Any) -> None:
-            self._note_saved(filename, dict(tensors))
-
-        patched.function(library.save_file, save_file)
-
-    def _note_saved(self, file: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    def note_saved(self, file: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Note what would have been written to a file, and where it comes from."""
         sources = {key: self.sources(tensor) for key, tensor in tensors.items()}
         self.saved.append(TracedSave(os.fspath(file), line_of_program(), sources))
 

@@ -118,6 +118,8 @@ def traced(program: Program, options: TraceOptions, done: Callable[[Trace], None
     tracing = Tracing(options, program.name, conclude)
     with tracing.active(), tracing.limited(timeout):
         tracing.run(program)
+        if not tracing.is_here:
+            os._exit(0)  # the program has forked, and this is not the process that is asked
         conclude()
 
 
@@ -129,26 +131,39 @@ def judged(command: str, folder: str, *, trust: bool, fail_on: Level, timeout: f
     from ckptdiff.running.apart import run_apart
 
     words = shlex.split(command)
-    arguments = (words, folder, trust, fail_on, timeout)
-    report: Report = run_apart(_judged_here, *arguments, about=command, timeout=timeout + 30)
-    return report
+    device: str | None = None
+    while True:
+        arguments = (words, folder, trust, fail_on, timeout, device)
+        report, device, sentence = run_apart(_judged_here, *arguments, about=command, timeout=timeout + 30)
+        if device is None or (report is not None and report.verdict == "pass"):
+            break  # else it is asked again as on a machine with such a device
+    if report is None:
+        raise CkptdiffError(sentence, "`ckptdiff trace` with the same command says more.")
+    result: Report = report
+    return result
 
 
-def _judged_here(words: Sequence[str], folder: str, trust: bool, fail_on: Level, timeout: float) -> Report:
+_Judged = tuple["Report | None", "str | None", str]
+"""The report, the kind of device that the program did not find, and the verdict in a sentence."""
+
+
+def _judged_here(
+    words: Sequence[str], folder: str, trust: bool, fail_on: Level, timeout: float, device: str | None
+) -> _Judged:
     from ckptdiff.running.apart import leave
     from ckptdiff.tracing.options import TraceOptions
     from ckptdiff.tracing.program import parse_program
 
-    reports: list[Report] = []
+    reports: list[_Judged] = []
 
     def done(trace: Trace) -> None:
-        if trace.verdict == "none" or not trace.reached:
-            raise CkptdiffError(verdict(trace), "`ckptdiff trace` with the same command says more.")
-        reports.append(judge(_merged(trace), fail_on=fail_on))
+        known = trace.verdict != "none" and trace.reached
+        report = judge(_merged(trace), fail_on=fail_on) if known else None
+        reports.append((report, trace.wanted or None, verdict(trace)))
         leave(reports[0])
 
     os.chdir(folder)
-    traced(parse_program(words), TraceOptions(trust=trust), done, timeout)
+    traced(parse_program(words), TraceOptions(trust=trust, device=device), done, timeout)
     return reports[0]
 
 

@@ -145,7 +145,7 @@ def test_weights_are_not_written_and_other_files_are(capfd: pytest.CaptureFixtur
     assert Path("second.pth").read_bytes() == second
     assert not Path("new.safetensors").exists()
     assert Path("notes.txt").read_text() == "mine"
-    assert [save["file"] for save in answer["saved"]] == ["plain.pth", "new.safetensors"]
+    assert [save["file"] for save in answer["saved"]] == ["plain.pth", "second.pth", "new.safetensors"]
     assert answer["saved"][0]["tensors"]["head.bias"] == [["plain.pth", "head.bias"]]
 
 
