@@ -438,6 +438,10 @@ def test_the_file_reader_reads_records(tmp_path: Path) -> None:
     assert made.untyped_storage().nbytes() == 8
 
 
+def test_torchscript_knows_functions_by_identity() -> None:
+    assert private.script_builtins()[id(torch.tensor)] == "aten::tensor"
+
+
 def test_a_part_of_a_file_is_what_a_distributed_checkpoint_is_read_by(tmp_path: Path) -> None:
     from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 

@@ -83,11 +83,12 @@ class Tracing:
             self._followed, self._watch = followed, Watch(followed)
             self._watch.start(patched)
             scene = Scene(patched, self._watch, self._tell, Overlay(self._options.maps, self._tell))
-            for stand_in in STAND_INS if self._options.network else (*STAND_INS, no_network):
-                stand_in(scene)
-            other_paths(scene)
-            saved_aside(scene)
-            with self._stopping(patched):
+            with patched.gathering():
+                for stand_in in STAND_INS if self._options.network else (*STAND_INS, no_network):
+                    stand_in(scene)
+                other_paths(scene)
+                saved_aside(scene)
+            with patched.imports.watched(), self._stopping(patched):
                 yield
 
     def run(self, program: Program) -> None:

@@ -75,7 +75,10 @@ def shown(file: str) -> str:
 def source_of(line: str) -> str:
     """What stands in a line that is named `FILE:LINE`, "" where that is not known."""
     file, _, number = line.rpartition(":")
-    return linecache.getline(file, int(number)).strip() if number.isdigit() else ""
+    if not number.isdigit():
+        return ""
+    linecache.checkcache(file)
+    return linecache.getline(file, int(number)).strip()
 
 
 def _constructs(frame: FrameType, module: object) -> bool:

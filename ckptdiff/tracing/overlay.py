@@ -37,6 +37,8 @@ class Overlay:
         """What the program calls what lies aside, by where it lies."""
         self._folder = ""
         self._count = 0
+        self.moved: Callable[[str, str], object] = lambda old, new: None
+        """Is called with the path that a file had and the one it has."""
         # Bound before anything is put in their place.
         self._stat, self._listdir = Kept(os.stat), Kept(os.listdir)
 
@@ -167,6 +169,7 @@ class Overlay:
                 self._gone.add(old)
         self._added[new] = os.path.abspath(place)  # noqa: PTH100
         self._gone.discard(new)
+        self.moved(old, new)
         self.told(target)
         return True
 

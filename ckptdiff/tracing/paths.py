@@ -30,18 +30,17 @@ def other_paths(scene: Scene) -> None:
     """Have the program find files where they are here, and leave those of weights as they are."""
     overlay = scene.overlay
     scene.patched.also(overlay.close)
-    with scene.patched.gathering():
-        for function in _READ:
-            _instead(scene, function, _finding)
-        for function, instead in (
-            (os.open, _opening), (os.listdir, _listing), (os.scandir, _scanning), (os.mkdir, _making),
-            (os.unlink, _removing), (os.remove, _removing), (os.rmdir, _removing_folder),
-            (os.rename, _moving), (os.replace, _moving), (os.link, _linking),
-            (os.symlink, partial(_linking, symbolic=True)),
-        ):  # fmt: skip
-            _instead(scene, function, instead)
-        _instead(scene, builtins.open, _opening_file)
-        _readers_in_c(scene)
+    for function in _READ:
+        _instead(scene, function, _finding)
+    for function, instead in (
+        (os.open, _opening), (os.listdir, _listing), (os.scandir, _scanning), (os.mkdir, _making),
+        (os.unlink, _removing), (os.remove, _removing), (os.rmdir, _removing_folder),
+        (os.rename, _moving), (os.replace, _moving), (os.link, _linking),
+        (os.symlink, partial(_linking, symbolic=True)),
+    ):  # fmt: skip
+        _instead(scene, function, instead)
+    _instead(scene, builtins.open, _opening_file)
+    _readers_in_c(scene)
 
 
 def _instead(scene: Scene, function: Any, make: Callable[[Kept, Overlay], Callable[..., Any]]) -> None:
@@ -184,7 +183,14 @@ def _readers_in_c(scene: Scene) -> None:
 
     torch_load = scene.patched.function(torch.load, load)
 
-    scene.watch.followed.files.place = overlay.here
+    files = scene.watch.followed.files
+    files.place = overlay.here
+
+    def moved(old: str, new: str) -> None:
+        if os.path.realpath(old) in files.opened.written:  # what it put away is under another name
+            files.opened.note(new, writes=True)
+
+    overlay.moved = moved
 
     def copyfile(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
         source, target = overlay.mapped(src), overlay.mapped(dst)

@@ -95,14 +95,16 @@ class OptimizedModule(nn.Module):
 
 def extensions(scene: Scene) -> None:
     """C++ and CUDA that a program would compile before it starts."""
-    import torch.utils.cpp_extension as cpp
 
     def load(name: Any = "", *_: Any, **__: Any) -> Any:
         scene.tell(f"The extension {name} was not compiled; what the program takes from it is nothing.")
         return Nothing()
 
-    for function in (cpp.load, cpp.load_inline):
-        scene.patched.function(function, load)
+    def patch(module: Any) -> None:
+        for function in (module.load, module.load_inline):
+            scene.patched.function(function, load)
+
+    scene.patched.imports.once("torch.utils.cpp_extension", patch)
 
 
 def downloads(scene: Scene) -> None:

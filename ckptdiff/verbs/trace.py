@@ -203,12 +203,17 @@ def run_of(trace: Trace) -> Run:
     """A trace as a run, one target a model that a checkpoint reached, in the forms that every run has."""
     if trace.verdict == "none" or not trace.reached:
         return Run((TargetResult(trace.program, error=NoVerdict("trace", verdict(trace))),))
-    return Run(tuple(_target(trace, model) for model in trace.reached))
+    nobody = {key for file in trace.files for key in file.unused}
+    models = enumerate(trace.reached)
+    return Run(tuple(_target(trace, model, nobody if not place else set()) for place, model in models))
 
 
-def _target(trace: Trace, model: TracedModel) -> TargetResult:
+def _target(trace: Trace, model: TracedModel, nobody: set[str]) -> TargetResult:
+    """What became of a model; `nobody` are the keys of files that nothing used, which are told once."""
     ignores = tuple(Ignore("allowed", key=key) for key in model.allowed)
-    report, ignored = Policy(ignores=ignores).judged(judge(replace(model.outcome, raised=_loading_error(trace))))
+    unused = {key: why for key, why in model.outcome.unused.items() if key in nobody}
+    outcome = replace(model.outcome, raised=_loading_error(trace), unused=unused)
+    report, ignored = Policy(ignores=ignores).judged(judge(outcome))
     return TargetResult(model.kind, report, ignored=ignored)
 
 

@@ -62,10 +62,11 @@ def _in_child(program: Path, folder: Path, answer: Path) -> None:
     reads: list[Any] = []
     _count_reads(reads)
     call, state = nn.Module.__call__, {}
+    before = _modules()  # of whoever started this process
 
     def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if reads:
-            state.update(_roots())
+            state.update(_roots(before))
             os._exit(_save(answer, state, None))
         return call(module, *args, **kwargs)
 
@@ -79,7 +80,7 @@ def _in_child(program: Path, folder: Path, answer: Path) -> None:
     except BaseException as error:
         raised = f"{type(error).__name__}: {error}"
         kept = error.__traceback__
-    os._exit(_save(answer, _roots(), raised))
+    os._exit(_save(answer, _roots(before), raised))
     del kept  # what the program holds has lived on until here
 
 
@@ -110,8 +111,13 @@ def _count_reads(reads: list[Any]) -> None:
     safetensors.torch.load_file = counted(safetensors.torch.load_file)
 
 
-def _roots() -> dict[str, dict[str, Any]]:
-    modules = [item for item in gc.get_objects() if issubclass(type(item), nn.Module) and "_modules" in item.__dict__]
+def _modules() -> list[nn.Module]:
+    return [item for item in gc.get_objects() if issubclass(type(item), nn.Module) and "_modules" in item.__dict__]
+
+
+def _roots(before: list[nn.Module]) -> dict[str, dict[str, Any]]:
+    known = {id(module) for module in before}
+    modules = [module for module in _modules() if id(module) not in known]
     inside = {id(child) for module in modules for child in module._modules.values()}
     roots = [module for module in modules if id(module) not in inside and next(module.parameters(), None) is not None]
     return {
