@@ -186,6 +186,7 @@ def _counted(model: TracedModel) -> Iterator[Finding]:
 
 
 def _advice(trace: Trace) -> Iterator[str]:
+    yield from dict.fromkeys(_prefixes(trace))
     if trace.verdict == "fail" and any(model.initial for model in trace.reached):
         yield f"If keys are meant to be new, name them: {option('allow')} 'head.*'."
     if trace.verdict == "none" and trace.children:
@@ -193,3 +194,23 @@ def _advice(trace: Trace) -> Iterator[str]:
     elif trace.verdict == "none" and not trace.files and not trace.unread:
         yield "Where a program needs what is not here, ask a function that returns its loaded model alone:"
         yield f"`ckptdiff compare CHECKPOINT {option('loader')} FILE.py:FUNC`."
+
+
+def _prefixes(trace: Trace) -> Iterator[str]:
+    """Where the keys of a file that nothing used are those that a model lacks, but for a prefix."""
+    for model in trace.reached:
+        for file in trace.files:
+            unused, initial = set(file.unused), model.initial
+            if not unused or not initial:
+                continue
+            names = plain(file.file), plain(model.kind)
+            if prefix := _prefix(initial, unused):
+                yield f"The keys of {names[0]} begin with {plain(prefix)!r}, those of {names[1]} do not."
+            elif prefix := _prefix(file.unused, set(initial)):
+                yield f"The keys of {names[1]} begin with {plain(prefix)!r}, those of {names[0]} do not."
+
+
+def _prefix(short: tuple[str, ...], long: set[str]) -> str:
+    """What all of some keys have to begin with to be among others, "" where nothing makes them so."""
+    found = (key[: -len(short[0])] for key in long if key.endswith(f".{short[0]}"))
+    return next((prefix for prefix in found if all(prefix + key in long for key in short)), "")

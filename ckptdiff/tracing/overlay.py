@@ -37,7 +37,7 @@ class Overlay:
         """What the program calls what lies aside, by where it lies."""
         self._folder = ""
         self._count = 0
-        self.moved: Callable[[str, str], object] = lambda old, new: None
+        self.moved: Callable[[str, str], object] = lambda *_: None
         """Is called with the path that a file had and the one it has."""
         # Bound before anything is put in their place.
         self._stat, self._listdir = Kept(os.stat), Kept(os.listdir)
