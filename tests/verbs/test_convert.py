@@ -26,7 +26,10 @@ def weights(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", CONVERTERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if number % 3 == 0 else pytest.mark.long) for number, name in enumerate(CONVERTERS)],
+)
 def test_it_is_what_loading_and_saving_gives(name, weights, tmp_path):
     load = CONVERTERS[name]
     torch.manual_seed(7)

@@ -123,11 +123,11 @@ def kill_at_random(tmp_path, source, out, dtype, times, seed):
 @posix
 @pytest.mark.parametrize(("source", "out"), [("safetensors", "out.safetensors"), ("pth", "out.pth"), ("pth", "out/")])
 def test_killed_at_some_moments(tmp_path, source, out):
-    kill_at_random(tmp_path, source, out, "", 4, 0)
+    kill_at_random(tmp_path, source, out, "", 6, 0)
 
 
 @posix
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("source", "out", "dtype", "times"),
     [

@@ -7,7 +7,7 @@ import threading
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from ckptdiff.model.extract import extract
 from tests.loaders.torch.oracle import assert_agrees, state_of
 
 Hook = Callable[..., Any]
+Some = Callable[[Iterable[Any]], list[Any]]
 
 
 def net() -> nn.Module:
@@ -269,7 +270,7 @@ MODULE_HOOKS = [
 @pytest.mark.parametrize("hook", MODULE_HOOKS, ids=lambda hook: hook.__name__)
 @pytest.mark.parametrize("place", ["", "body", "body.a"])
 @pytest.mark.parametrize("way", ["with module", "bound", "closure", "partial", "other module's"])
-def test_a_pre_hook_that_works_on_modules(hook: Hook, place: str, way: str) -> None:
+def test_a_pre_hook_that_works_on_modules(hook: Hook, place: str, way: str, of_many: Some) -> None:
     def hooked() -> nn.Module:
         model = net()
         module = model.get_submodule(place)
@@ -285,7 +286,7 @@ def test_a_pre_hook_that_works_on_modules(hook: Hook, place: str, way: str) -> N
             pre(model.stem, lambda *arguments: hook(module, *arguments))
         return model
 
-    for state_dict in every_state_dict():
+    for state_dict in of_many(every_state_dict()):
         assert_agrees(hooked, state_dict, untouched=True)
         assert_agrees(hooked, state_dict, assign=True)
 
@@ -338,14 +339,14 @@ def failing(module: nn.Module, keys: Any) -> None:
 @pytest.mark.parametrize("hook", [edit, look, returning, failing], ids=lambda hook: hook.__name__)
 @pytest.mark.parametrize("places", [[""], ["body"], ["body.a", "body", ""], ["head", "head"]])
 @pytest.mark.parametrize("assign", [False, True])
-def test_post_hooks(hook: Hook, places: list[str], assign: bool) -> None:
+def test_post_hooks(hook: Hook, places: list[str], assign: bool, of_many: Some) -> None:
     def hooked() -> nn.Module:
         model = net()
         for place in places:
             model.get_submodule(place).register_load_state_dict_post_hook(hook)
         return model
 
-    for state_dict in every_state_dict():
+    for state_dict in of_many(every_state_dict()):
         half = {key: value.half() if isinstance(value, torch.Tensor) else value for key, value in state_dict.items()}
         assert_agrees(hooked, state_dict, assign, untouched=True)
         assert_agrees(hooked, half, assign)
@@ -552,13 +553,13 @@ class Extra(nn.Module):
 
 
 @pytest.mark.parametrize("wants", ["a", "buffer", "module", "value", "own", "an error", ""])
-def test_extra_state(wants: str) -> None:
+def test_extra_state(wants: str, of_many: Some) -> None:
     def model() -> nn.Module:
         return nn.Sequential(Extra(wants), nn.Linear(1, 1))
 
     own = nn.Sequential(Extra(wants), nn.Linear(1, 1)).state_dict()
     own["0.weight"].fill_(5)
-    for state in ({"a": 1}, {}, 3, None, torch.tensor(2.0), "text", object()):
+    for state in of_many(({"a": 1}, {}, 3, None, torch.tensor(2.0), "text", object())):
         for more in ({}, {"0.late": torch.zeros(3)}, {"0.another.weight": torch.zeros(2, 2)}, {"1._extra_state": 1}):
             assert_agrees(model, {**own, "0._extra_state": state, **more}, untouched=True)
     del own["0._extra_state"]
@@ -614,7 +615,7 @@ class Override(nn.Linear):
     "after",
 ])  # fmt: skip
 @pytest.mark.parametrize("assign", [False, True])
-def test_an_override(way: str, assign: bool) -> None:
+def test_an_override(way: str, assign: bool, of_many: Some) -> None:
     def model() -> nn.Module:
         torch.manual_seed(3)
         return nn.Sequential(nn.Linear(1, 1), nn.Sequential(Override(way)))
@@ -625,7 +626,7 @@ def test_an_override(way: str, assign: bool) -> None:
     dicts.append({**state_dict, "1.0.seen": torch.zeros(5), "1.0.inner.weight": torch.zeros(4), "1.0.bias": "text"})
     dicts.append({**state_dict, "1.0.x": torch.zeros(5), "1.0.y.weight": torch.zeros(4), "1.0._extra_state": 1, 5: 1})
     dicts.append({**state_dict, "1.0.weight": torch.zeros(2, 2).to_sparse()})
-    for given in dicts:
+    for given in of_many(dicts):
         assert_agrees(model, given, assign, untouched=True)
 
 
