@@ -57,7 +57,7 @@ test-libraries: .venv-zoo/.installed ## diffusers, timm and PEFT: every model cl
 	.venv-zoo/bin/python -m tests.zoo.libraries
 
 test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
-	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table
+	.venv-zoo/bin/python -m pytest -n 2 -m "not slow and not long" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
