@@ -71,7 +71,7 @@ def command(
     from ckptdiff.render import DIFFERENCES, OWN, render_difference
     from ckptdiff.replacing import write_whole
     from ckptdiff.requests import CheckpointRequest, renames_of
-    from ckptdiff.verbs.diff import chosen, diffed, with_digests
+    from ckptdiff.verbs.diff import chosen, diffed
 
     form = chosen_format(format, ("auto", *DIFFERENCES))
     reports = parse_reports(report or [], tuple(DIFFERENCES))
@@ -100,9 +100,8 @@ def command(
     other = CheckpointRequest(b, key_b)
     with shown_progress() as progress:
         # Whoever sees a progress bar sees at once what is known before it.
-        found = diffed(one, other, replace(how, progress=progress, tell=None if progress is None else tell))
-        if with_hash:
-            found = with_digests(found, one, other)
+        how = replace(how, progress=progress, tell=None if progress is None else tell)
+        found = diffed(one, other, how, hashed=with_hash)
     emit(render_difference(form, found, view), own=form in OWN)
     for name, path in reports:
         write_whole(path, render_difference(name, found, view))

@@ -72,10 +72,12 @@ class _Diff:
             return self._all_equal("same file")
         pairing = partners.by_names(self.here, self.there, options.renamed)
         proved: set[str] = set()
+        constants = None
         if self.basis in ("values", "digests"):
-            digests, constants = (self._digested(a), self._digested(b)), (self._constant(a), self._constant(b))
+            constants = self._constant(a), self._constant(b)
+            digests = self._digested(a), self._digested(b)
             proved = partners.by_content(pairing, self.here, self.there, digests, constants)
-        partners.by_likeness(pairing, self.here, self.there, proved)
+        partners.by_likeness(pairing, self.here, self.there, proved, constants)
         other_shape, alike = [], []
         for key, other in pairing.pairs.items():
             before, after = self.here[key], self.there[other]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -218,6 +219,7 @@ def _fused(
             table[value] = None if value in table else (number, row)
     said: dict[str, str] = {}
     for target in targets:
+        target = _flat(target, where)
         table = where.get((target.info.dtype, target.columns), {})
         found = [table.get(value) for value in hashes(target)[0].tolist()] if table else [None]
         if any(place is None for place in found):
@@ -239,14 +241,25 @@ def _fused(
     return said
 
 
+def _flat(target: Matrix, where: Mapping[tuple[str, int], object]) -> Matrix:
+    """A stack of matrices as one of all their rows, where it is their rows that are looked for."""
+    shape = target.info.shape
+    if len(shape) < 3 or (target.info.dtype, target.columns) in where:
+        return target
+    return Matrix(target.key, target.info._replace(shape=(prod(shape[:-1]), shape[-1])), target.fill)
+
+
 def _pattern(which: np.ndarray, places: np.ndarray, several: int) -> str:
     """How the rows follow one another: part after part, or a run of each in turn."""
     breaks = np.flatnonzero((np.diff(which) != 0) | (np.diff(places) != 1)) + 1
     runs = np.diff([0, *breaks.tolist(), len(which)])
     if len(runs) == several:
         return ", one after the other"
-    if len(set(runs.tolist())) == 1 and len(runs) % several == 0:
-        return f", {runs[0]:,} rows of each in turn ({len(runs) // several:,} heads)"
+    turns, rest = divmod(len(runs), several)
+    if not rest and len(set(runs.tolist())) == 1:
+        return f", {runs[0]:,} rows of each in turn ({turns:,} heads)"
+    if not rest and np.array_equal(runs, np.tile(runs[:several], turns)):
+        return f", {', '.join(f'{run:,}' for run in runs[:several])} rows of them in turn ({turns:,} groups)"
     return ", their rows mixed"
 
 

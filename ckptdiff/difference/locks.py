@@ -7,7 +7,9 @@ dtype, shape, and the key as JSON writes it.
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,8 +44,10 @@ def text_of(tensors: Mapping[str, TensorInfo], digests: Digests) -> str:
 
 
 def is_lock(path: str) -> bool:
-    """Whether a local file begins as a lock does."""
+    """Whether a local file begins as a lock does. A pipe is not looked into: opening it waits for who writes."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            return False
         with open(path, "rb") as file:  # noqa: PTH123 - pathlib takes 3 ms
             return file.read(len(SIGNATURE)) == SIGNATURE
     except (OSError, ValueError):

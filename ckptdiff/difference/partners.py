@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -86,8 +87,18 @@ def _unique(digests: Mapping[str, str]) -> dict[str, str]:
     return {digest: key for digest, key in once.items() if key is not None}
 
 
-def by_likeness(pairing: Pairing, a: Mapping[str, TensorInfo], b: Mapping[str, TensorInfo], proved: set[str]) -> None:
-    """Pair what the finder of `suggest` is certain of, unless the contents say otherwise."""
+def by_likeness(
+    pairing: Pairing,
+    a: Mapping[str, TensorInfo],
+    b: Mapping[str, TensorInfo],
+    proved: set[str],
+    constants: tuple[Callable[[str], bool], Callable[[str], bool]] | None,
+) -> None:
+    """Pair what the finder of `suggest` is certain of, unless the contents say otherwise.
+
+    Constants of which there are several alike are told apart by nothing but their names: they are paired where others
+    are renamed in the same way. Without `constants` no values are looked at, and names are all there is.
+    """
     here, there = pairing.left(a), set(pairing.wanted(b))
     if not here or not there or len(a) + len(b) > _LARGEST_FOR_NAMES:
         return
@@ -97,11 +108,39 @@ def by_likeness(pairing: Pairing, a: Mapping[str, TensorInfo], b: Mapping[str, T
     mapping = suggest_rules(*shapes).mapping
     if any(mapping.get(key, pairing.pairs[key]) != pairing.pairs[key] for key in proved):
         return  # what is proved contradicts it: the names mislead
-    for key in here:
-        other = mapping.get(key)
-        if other in there:
+    found = {key: other for key in here if (other := mapping.get(key)) in there}
+    unsure = set() if constants is None else _interchangeable(found, a, b, constants)
+    ways = {_way(key, other) for key, other in pairing.pairs.items() if key != other}
+    ways |= {_way(key, other) for key, other in found.items() if key not in unsure}
+    for key, other in found.items():
+        if other in there and (key not in unsure or _way(key, other) in ways):
             pairing.pairs[key], pairing.evidence[key] = other, "names"
             there.remove(other)
+
+
+def _interchangeable(
+    found: Mapping[str, str],
+    a: Mapping[str, TensorInfo],
+    b: Mapping[str, TensorInfo],
+    constants: tuple[Callable[[str], bool], Callable[[str], bool]],
+) -> set[str]:
+    """Those keys of A of which either side has another constant of the same dtype and shape to be paired."""
+    alike = [Counter(_like(side[key]) for key in keys) for side, keys in ((a, found.keys()), (b, found.values()))]
+    return {
+        key
+        for key, other in found.items()
+        if max(alike[0][_like(a[key])], alike[1][_like(b[other])]) > 1 and constants[0](key) and constants[1](other)
+    }
+
+
+def _way(key: str, other: str) -> tuple[str, str]:
+    """What was exchanged for what at the front of a name."""
+    ends = 0
+    for mine, its in zip(reversed(key), reversed(other), strict=False):
+        if mine != its:
+            break
+        ends += 1
+    return key[: len(key) - ends], other[: len(other) - ends]
 
 
 def is_constant(blocks: Blocks, key: str, tensor: TensorInfo) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -103,6 +104,8 @@ def _sums(checkpoint: Checkpoint) -> tuple[list[Fault], bool]:
 def _sum_in(path: str, name: str) -> str | None:
     """The digest that a file of sums has for a name; one without names is of the file that it is called after."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a pipe would be waited for
+            return None
         with open(path, "rb") as file:  # noqa: PTH123
             lines = file.read(_MOST_SUMS).decode("utf-8", "replace").splitlines()
     except OSError:

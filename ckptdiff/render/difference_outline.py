@@ -128,23 +128,27 @@ def _whole(found: Difference) -> str:
 def _sections(found: Difference, view: View, limit: int | None) -> Iterable[Section]:
     order = _order(view)
     real = {key: change for key, change in found.changed.items() if change.cast is None}
-    yield from _changes("changed", "the values are others", real, order, limit)
+    yield from _changes(found, "changed", "the values are others", real, order, limit)
     for cast, name, summary in (
         ("lossy", "lossy cast", "rounded to another dtype"),
         ("exact", "exact cast", "another dtype, in which every value survives"),
     ):
         casts = {key: change for key, change in found.changed.items() if change.cast == cast}
-        yield from _changes(name, summary, casts, order, limit)
-    yield from _changes("close", "changed by no more than is allowed", found.close, order, limit)
+        yield from _changes(found, name, summary, casts, order, limit)
+    yield from _changes(found, "close", "changed by no more than is allowed", found.close, order, limit)
     shapes = {
-        key: f"{shape(one)} in A, {shape(other)} in B{_explained(found, key)}" for key, one, other in found.other_shape
+        key: f"{shape(one)} in A, {shape(other)} in B{_explained(found, key)}{_digests(found, key)}"
+        for key, one, other in found.other_shape
     }
     yield from _listed("other shape", "the same name, another size", shapes, limit)
     for name, keys, tensors in (
         ("only in A", found.only_in_a, found.tensors_a),
         ("only in B", found.only_in_b, found.tensors_b),
     ):
-        rows = {key: f"{tensors[key].dtype} {shape(tensors[key].shape)}{_explained(found, key)}" for key in keys}
+        rows = {
+            key: f"{tensors[key].dtype} {shape(tensors[key].shape)}{_explained(found, key)}{_digests(found, key)}"
+            for key in keys
+        }
         yield from _listed(name, "no partner on the other side", rows, limit)
     yield from _renamed(found, limit)
     yield from _beside(found.beside, limit)
@@ -152,6 +156,12 @@ def _sections(found: Difference, view: View, limit: int | None) -> Iterable[Sect
 
 def _explained(found: Difference, key: str) -> str:
     return f": {found.explained[key]}" if key in found.explained else ""
+
+
+def _digests(found: Difference, key: str) -> str:
+    """The beginnings of both digests, where they were asked for."""
+    both = [digest[:16] for digest in found.digests.get(key, ()) if digest is not None]
+    return f", digest {' → '.join(both)}" if both else ""
 
 
 def _order(view: View) -> Callable[[Change], object] | None:
@@ -163,6 +173,7 @@ def _order(view: View) -> Callable[[Change], object] | None:
 
 
 def _changes(
+    found: Difference,
     name: str,
     summary: str,
     changes: Mapping[str, Change],
@@ -173,8 +184,9 @@ def _changes(
     if not chosen:
         return
     rows: list[Row] = []
-    if order is not None:
-        rows = [Row(plain(str(change.key)), 1, told([change])) for change in sorted(chosen, key=order)]  # type: ignore[arg-type]
+    if order is not None or found.digests:
+        ordered = chosen if order is None else sorted(chosen, key=order)  # type: ignore[arg-type]
+        rows = [Row(plain(str(one.key)), 1, told([one]) + _digests(found, one.key)) for one in ordered]
     else:
         groups: dict[object, list[Change]] = {}
         for change in chosen:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.difference.difference import Difference
+from ckptdiff.difference.beside import beside
+from ckptdiff.difference.difference import Difference, Side
 from ckptdiff.difference.differing import DiffOptions, difference
 from ckptdiff.difference.locks import Lock, is_lock, read_lock
 from ckptdiff.errors import UsageError
 from ckptdiff.requests import CheckpointRequest, renames_of, several
-from ckptdiff.spelling import Metavar, call, given, option
+from ckptdiff.spelling import given, option
 
 if TYPE_CHECKING:
     from ckptdiff.contents.spreading import Progress
@@ -68,12 +69,49 @@ def diff(
     )
 
 
-def diffed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions) -> Difference:
-    """`diff`, as it was asked."""
+def diffed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, *, hashed: bool = False) -> Difference:
+    """`diff`, as it was asked; `hashed` for the digests of what differs."""
+    if a.renames is not None and a.renames.operations:
+        return _computed(a, b, options, hashed=hashed)
     one, other = side(a), side(b)
     if a.renames:
         options = replace(options, renamed=_new_names(one, a))
-    return difference(one, other, options)
+    found = difference(one, other, options)
+    return with_digests(found, a, b) if hashed else found
+
+
+def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, *, hashed: bool) -> Difference:
+    """The same where the rules compute tensors: A is written under them first, beside the files of others that come and
+    go, and B is held against that."""
+    from tempfile import TemporaryDirectory
+
+    from ckptdiff.requests import WriteOptions
+    from ckptdiff.verbs.rewrite import rewritten
+
+    one, other = side(a), side(b)
+    if isinstance(one, Lock):
+        raise UsageError(
+            f"{option('rules')}: the file has operations on tensors, and {one.path} is a lock, which has no values.",
+            "Give the checkpoint itself.",
+        )
+    if options.scheduler is not None:
+        raise UsageError(
+            f"{option('rules')}: the file has operations on tensors, whose results only this machine has.",
+            f"Leave {option('scheduler')} out.",
+        )
+    with TemporaryDirectory(prefix="ckptdiff-") as folder:
+        written = os.path.join(folder, "a.pth")  # noqa: PTH118
+        rewritten(a, WriteOptions.of(written, fsync=False))
+        found = diffed(CheckpointRequest(written), b, options, hashed=hashed)
+    whose = Side(
+        one.path or "a state dict in memory",
+        one.format,
+        found.a.tensors,
+        found.a.nbytes,
+        one.nbytes,
+        one.state_dict_key,
+    )
+    return replace(found, a=whose, beside=() if isinstance(other, Lock) else beside(one, other))
 
 
 def with_digests(found: Difference, a: CheckpointRequest, b: CheckpointRequest) -> Difference:
@@ -120,11 +158,6 @@ def _new_names(one: Checkpoint | Lock, request: CheckpointRequest) -> Mapping[st
 
     renames = request.renames
     assert renames is not None
-    if renames.operations:
-        raise UsageError(
-            f"{option('rules')}: the file has operations on tensors, and diff compares them as they are.",
-            f"Write A under its new names first, by `{call('rewrite', Metavar('A'), out='OUT', rules='RULES')}`.",
-        )
     if isinstance(one, Lock):
         one = Checkpoint(one.path, "lock", one.tensors)
     return new_names(one, renames)[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
 from ckptdiff.errors import CkptdiffError
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -28,6 +31,8 @@ def textconv(path: str) -> str:
 def _pointer(path: str) -> str | None:
     """What git-lfs has in the place of a file whose content it keeps elsewhere; None where this is none."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a pipe would be waited for
+            return None
         with open(path, "rb") as file:  # noqa: PTH123
             head = file.read(_MOST)
     except OSError:

@@ -126,6 +126,21 @@ def test_fused_in_blocks_and_per_head_and_the_other_way_round() -> None:
     assert ckptdiff.diff(parts, fused).explained == {}
 
 
+def test_fused_in_groups_of_several_sizes_and_stacked() -> None:
+    parts = {f"a.{name}.weight": rand(rows, 16, seed=rows) for name, rows in (("q", 32), ("k", 8), ("v", 10))}
+    q, k, v = (part.reshape(2, -1, 16) for part in parts.values())
+    fused = {"a.qkv.weight": torch.cat([q, k, v], dim=1).reshape(-1, 16)}
+    said = ckptdiff.diff(parts, fused).explained["a.qkv.weight"]
+    assert said.endswith(", 16, 4, 5 rows of them in turn (2 groups)")
+    experts = {f"e.{i}.up.weight": rand(12, 16, seed=i) for i in range(4)}
+    stacked = {"e.up": torch.stack(list(experts.values()))}
+    found = ckptdiff.diff(experts, stacked)
+    assert found.explained["e.up"].startswith("fused from A's e.0.up.weight, e.1.up.weight")
+    assert ckptdiff.diff(stacked, experts).explained["e.up"].startswith("split into B's e.0.up.weight")
+    stacked["e.up"][1, 2, 3] += 1
+    assert ckptdiff.diff(experts, stacked).explained == {}
+
+
 def test_transposed_under_another_name() -> None:
     found = ckptdiff.diff({"dense.kernel": W}, {"linear.weight": W.t().contiguous()})
     assert (

@@ -64,6 +64,6 @@ def test_a_page_with_a_rectangle_for_each_tensor_and_no_script(tmp_path: Path) -
 
 def test_in_a_notebook_it_is_its_text() -> None:
     found = ckptdiff.diff(*pair())
-    assert found._repr_html_().startswith("<pre>Other structure")
+    assert found._repr_html_().startswith('<div class="ckptdiff"><strong>Other structure: 1 tensor only in A')
     assert "<script>" not in found._repr_html_()
     assert repr(found) == "<Difference: different structure; 2 equal, 4 changed, 1 only in A, 1 only in B>"

@@ -141,6 +141,19 @@ def test_files_that_differ_beside_the_tensors_are_not_the_same_file(tmp_path: Pa
     ]
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "a.pth")
+    os.mkfifo(tmp_path / "pipe")
+    for pair in ((tmp_path / "a.pth", tmp_path / "pipe"), (tmp_path / "pipe", tmp_path / "a.pth")):
+        with pytest.raises(ckptdiff.CkptdiffError, match="not a regular file"):
+            ckptdiff.diff(*pair)
+    with pytest.raises(ckptdiff.CkptdiffError):
+        ckptdiff.verify(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "a.pth.sha256")
+    os.mkfifo(tmp_path / "a.pth.lock")
+    assert ckptdiff.verify(tmp_path / "a.pth").ok
+
+
 # Structure and names
 
 
@@ -178,6 +191,24 @@ def test_constants_that_only_names_tell_apart_are_never_claimed() -> None:
     assert found.verdict == "different structure"
 
 
+def test_the_finder_pairs_constants_only_where_others_are_renamed_alike() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 8)
+    norms = {"norm1.weight": torch.ones(8), "norm2.weight": torch.ones(8)}
+    a = {f"enc.0.{key}": value for key, value in (norms | {"fc.weight": weight}).items()}
+    found = ckptdiff.diff(a, {key.replace("enc.", "encoder.layer."): value for key, value in a.items()})
+    assert len(found.renamed) == 3
+    assert found.verdict == "same values"
+    other = {key.replace("norm1", "ln_1").replace("norm2", "ln_2"): value for key, value in a.items()}
+    found = ckptdiff.diff(a, other)
+    assert found.renamed == ()
+    assert set(found.only_in_a) == {"enc.0.norm1.weight", "enc.0.norm2.weight"}
+    a["enc.0.norm2.weight"] = torch.randn(8)
+    other["enc.0.ln_2.weight"] = a["enc.0.norm2.weight"]
+    found = ckptdiff.diff(a, other)  # one is proved, and no other is left
+    assert dict(found.renamed)["enc.0.norm2.weight"] == "enc.0.ln_2.weight"
+
+
 def test_equal_tensors_that_are_there_twice_prove_nothing() -> None:
     torch.manual_seed(0)
     twice = torch.randn(4, 3)
@@ -192,6 +223,31 @@ def test_rules_of_the_users_own(tmp_path: Path) -> None:
     assert dict(found.renamed) == {"enc.0.w": "encoder.0.w", "enc.1.w": "encoder.1.w"}
     assert list(found.changed) == ["enc.1.w"]
     assert found.changed["enc.1.w"].other == "encoder.1.w"
+
+
+def test_rules_that_compute_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    parts = {name: torch.randn(4, 8) for name in ("q", "k", "v")}
+    a = {f"attn.{name}.weight": value for name, value in parts.items()} | {"out.weight": torch.randn(8, 8)}
+    b = {"attn.qkv.weight": torch.cat(list(parts.values())), "out.weight": a["out.weight"].clone()}
+    b["out.weight"][2, 3] += 1
+    torch.save({"epoch": 3, "model": a}, tmp_path / "a.pth")
+    torch.save({"epoch": 4, "model": b}, tmp_path / "b.pth")
+    rules = tmp_path / "fuse.rules.toml"
+    fuse = "concat(0): attn.q.weight, attn.k.weight, attn.v.weight -> attn.qkv.weight"
+    rules.write_text(f"version = 1\n[[rule]]\ntensors = '{fuse}'\n")
+    found = ckptdiff.diff(tmp_path / "a.pth", tmp_path / "b.pth", rules=rules)
+    assert (found.verdict, found.equal, list(found.changed)) == (
+        "different values", ("attn.qkv.weight",), ["out.weight"],
+    )  # fmt: skip
+    assert found.a.name == str(tmp_path / "a.pth")
+    assert [entry.key for entry in found.beside] == ["epoch"]
+    command = ["diff", str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), "--rules", str(rules), "--hash"]
+    assert main(command) == 1
+    assert ckptdiff.digest(b).tensors["out.weight"][:12] in capsys.readouterr().out
+    ckptdiff.lock(tmp_path / "a.pth", tmp_path / "weights.lock")
+    with pytest.raises(ckptdiff.CkptdiffError, match="which has no values"):
+        ckptdiff.diff(tmp_path / "weights.lock", tmp_path / "b.pth", rules=rules)
 
 
 def test_ties_are_compared_key_by_key(tmp_path: Path) -> None:
