@@ -236,10 +236,62 @@ def test_every_packed_weight_has_its_companions(tmp_path: Path, name: str) -> No
     for key in QUANTISED[name]:
         save_file({other: tensor for other, tensor in every.items() if other != key}, tmp_path / "b.safetensors")
         faults = ckptdiff.verify(tmp_path / "b.safetensors").faults
-        if key == main_key and name == "mxfp4":
-            continue  # scales alone are a name like any other
         assert {fault.kind for fault in faults} == {"companions"}, key
         assert len(faults) == 1 or key == main_key
+
+
+def of(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    return torch.ones(shape).to(dtype)
+
+
+F8, I8, U8, I32, F16 = torch.float8_e4m3fn, torch.int8, torch.uint8, torch.int32, torch.float16
+HEALTHY: dict[str, dict[str, torch.Tensor]] = {
+    "float8, all of it cast": {"m.weight": of(F8, 8, 8), "m.bias": of(F8, 8), "n.weight": of(F8, 8, 8)},
+    "float8 of ComfyUI": {"m.weight": of(F8, 8, 8), "m.scale_weight": torch.ones(1)},
+    "EETQ": {"m.weight": of(I8, 8, 8), "m.weight_scales": of(F16, 8)},
+    "Marlin": {"m.B": of(I32, 8, 8), "m.s": of(F16, 1, 8)},
+    "HQQ": {"m.W_q": of(U8, 8, 8), "m.scale": of(F16, 8, 1), "m.zero": of(F16, 8, 1)},
+    "Quanto": {"m.weight._data": of(I8, 8, 8), "m.weight._scale": of(F16, 8, 1), "m.input_scale": torch.ones(())},
+    "nvfp4 of compressed-tensors": {
+        "m.weight_packed": of(U8, 8, 8), "m.weight_scale": of(F8, 8, 1), "m.weight_global_scale": torch.ones(1),
+    },
+    "nvfp4 of ModelOpt": {
+        "m.weight": of(U8, 8, 8), "m.weight_scale": of(F8, 8, 1), "m.weight_scale_2": torch.ones(()),
+    },
+    "float8 experts": {"e.gate_up_proj": of(F8, 2, 8, 8), "e.gate_up_proj_scale_inv": torch.ones(2, 1, 1)},
+    "bytes that are no weight": {"relative.ids": of(U8, 8, 8), "mean.weight": of(U8, 8), "blk.scales": of(F16, 3)},
+}  # fmt: skip
+LACKING: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "nvfp4 of compressed-tensors": (
+        {"m.weight_packed": of(U8, 8, 8), "m.weight_scale": of(F8, 8, 1)}, "m.weight_global_scale",
+    ),
+    "nvfp4 of ModelOpt": ({"m.weight": of(U8, 8, 8), "m.weight_scale": of(F8, 8, 1)}, "m.weight_scale_2"),
+    "float8 experts": ({"e.gate_up_proj": of(F8, 2, 8, 8)}, "e.gate_up_proj_scale_inv"),
+    "mxfp4 without its blocks": ({"e.up_scales": of(U8, 2, 8, 4)}, "e.up_scales"),
+    "bitsandbytes, nested": (
+        {
+            "m.weight": of(U8, 32, 1), "m.weight.absmax": of(U8, 2), "m.weight.quant_map": torch.ones(16),
+            "m.weight.quant_state.bitsandbytes__nf4": of(U8, 50),
+        },
+        "m.weight.nested_absmax and m.weight.nested_quant_map",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_is_published_is_no_false_alarm(tmp_path: Path, name: str) -> None:
+    save_file({**HEALTHY[name], "plain.weight": torch.ones(3, 3)}, tmp_path / "a.safetensors")
+    found = ckptdiff.verify(tmp_path / "a.safetensors")
+    assert found.ok, str(found)
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_the_companion_that_is_lacking_is_named(tmp_path: Path, name: str) -> None:
+    tensors, named = LACKING[name]
+    save_file(tensors, tmp_path / "a.safetensors")
+    (fault,) = ckptdiff.verify(tmp_path / "a.safetensors").faults
+    assert fault.kind == "companions"
+    assert named in fault.text
 
 
 # Writing what is damaged
