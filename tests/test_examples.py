@@ -48,6 +48,9 @@ ANSWERS = {
     "ckptdiff trace finetune.py --ckpt ddp.pth": 1,
     "ckptdiff suggest model.py:Net old.pth": 1,
     "ckptdiff suggest model.py:Net old.pth --save old.rules.toml": 1,
+    "ckptdiff diff old.pth weights.pth": 1,
+    "ckptdiff diff before.pth after.safetensors": 1,
+    "ckptdiff diff before.pth after.safetensors --name-only": 1,
     "ckptdiff compare model.py:HalfNet weights.pth --check-values --fail-on warning": 1,
 }
 NOT_RUN = ("git ", "make ", "pip ", "ckptdiff check --scheduler ")
@@ -150,6 +153,15 @@ def pairs_of_checkpoints() -> None:
     assert main(["lock", "weights.pth", "-o", "weights.lock"]) == 0
 
 
+def before_and_after() -> None:
+    """Two checkpoints of which one value differs."""
+    weights = torch.load("weights.pth")
+    torch.save(weights, "before.pth")
+    weights["enc.1.0.weight"][2, 3] += 0.5
+    torch.save(weights, "changed.pth")
+    assert main(["rewrite", "changed.pth", "-o", "after.safetensors"]) == 0
+
+
 def programs() -> None:
     """Programs that load what the commands name."""
     text = (
@@ -181,7 +193,7 @@ def blocks(file: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/ci.md", "docs/following.md", "docs/trace.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/ci.md", "docs/diff.md", "docs/following.md", "docs/trace.md"])
 def test_the_commands_of_the_documentation_print_what_it_shows(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +201,8 @@ def test_the_commands_of_the_documentation_print_what_it_shows(
     prepare(classes=7)
     if file in ("README.md", "docs/trace.md"):
         programs()
+    if file == "docs/diff.md":
+        before_and_after()
     if file == "README.md":
         a_bert("bert-dir")
     for block in blocks(file, "console"):
