@@ -19,6 +19,7 @@ from ckptdiff.tensors import DTYPES, TensorInfo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ckptdiff.difference.figures import Figures, Tolerance
+    from ckptdiff.difference.measuring import Measuring
 
 _BLOCK = 1 << 18
 """Bytes of a block of either side."""
@@ -212,6 +213,7 @@ class _Worker:
         self._one, self._two = bytearray(_BLOCK), bytearray(_BLOCK)
         self._open: tuple[int, int] = (-1, -1)
         self._fills: tuple[Fill, Fill] | None = None
+        self._measured: Measuring | None = None
 
     def __enter__(self) -> _Worker:
         return self
@@ -260,35 +262,38 @@ class _Worker:
                 one, two = bytearray(count), bytearray(count)
             here(place, memoryview(one))
             there(place, memoryview(two))
-            if one != two:
-                from ckptdiff.difference.figures import Figures, measure
-                from ckptdiff.difference.numerals import numeral
-
-                kind = numeral(tensor.dtype)
-                values = place // kind.width * kind.per_byte
-                found = measure(memoryview(one), memoryview(two), kind, values, self._within())
+            if figures is not None or one != two:
                 if figures is None:
-                    figures = Figures()
+                    figures = self._unchanged(tensor, task.start, place, here)
                     if place > task.start:
-                        figures = self._unchanged(tensor, task.start, place, here)
-                figures.add(found)
-            elif figures is not None:
-                from ckptdiff.difference.figures import unchanged
-                from ckptdiff.difference.numerals import numeral
-
-                figures.add(unchanged(memoryview(one), numeral(tensor.dtype)))
+                        here(place, memoryview(one))
+                self._measure(tensor, place, one, two, figures)
             place += count
         return figures
 
+    def _measure(self, tensor: TensorInfo, place: int, one: bytearray, two: bytearray, figures: Figures) -> None:
+        from ckptdiff.difference.numerals import numeral
+
+        kind = numeral(tensor.dtype)
+        values = place // kind.width * kind.per_byte
+        self._measuring().add(memoryview(one), memoryview(two), kind, values, figures)
+
+    def _measuring(self) -> Measuring:
+        if self._measured is None:
+            from ckptdiff.difference.measuring import Measuring
+
+            self._measured = Measuring(self._within())
+        return self._measured
+
     def _unchanged(self, tensor: TensorInfo, start: int, stop: int, here: Fill) -> Figures:
-        from ckptdiff.difference.figures import Figures, unchanged
+        from ckptdiff.difference.figures import Figures
         from ckptdiff.difference.numerals import numeral
 
         figures = Figures()
         for place in range(start, stop, _BLOCK):
-            buffer = memoryview(bytearray(min(_BLOCK, stop - place)))
+            buffer = memoryview(self._one)[: stop - place]
             here(place, buffer)
-            figures.add(unchanged(buffer, numeral(tensor.dtype)))
+            self._measuring().add_unchanged(buffer, numeral(tensor.dtype), figures)
         return figures
 
     def _cast(self, task: _Task, one: TensorInfo, two: TensorInfo, here: Fill, there: Fill) -> Figures:

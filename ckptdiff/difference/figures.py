@@ -61,10 +61,14 @@ class Figures:
         ):
             self.largest, self.place, self.pair = other.largest, other.place, other.pair
         self.steps = max(self.steps, other.steps)
-        for power, amount in other.histogram.items():
-            self.histogram[power] = self.histogram.get(power, 0) + amount
+        self.add_histogram(other.histogram)
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def add_histogram(self, other: dict[int, int]) -> None:
+        """Add the amounts of other blocks."""
+        for power, amount in other.items():
+            self.histogram[power] = self.histogram.get(power, 0) + amount
 
 
 _SUMS = ("seen", "count", "beyond", "zeros", "nan", "payloads", "new_nan", "new_inf", "delta", "first", "second",
@@ -84,19 +88,8 @@ class Tolerance:
         return self.atol > 0 or self.rtol > 0
 
 
-def measure(one: memoryview, other: memoryview, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
-    """The figures of a block of two tensors of one dtype, whose first value is at the flat position `start`."""
-    left, right = kind.bits(one), kind.bits(other)
-    if kind.kind == "float":
-        return _floats(left, right, kind, start, tolerance)
-    if kind.kind == "complex":
-        unequal = (left != right).reshape(-1, 2).any(axis=1)
-        return _with_missing(left, right, unequal, kind.values(left), kind.values(right), kind, start, tolerance)
-    return _integers(left, right, kind, start, tolerance)
-
-
 def unchanged(one: memoryview, kind: Numeral) -> Figures:
-    """The same of a block that both sides have alike."""
+    """The figures of a block that both sides have alike."""
     raw = kind.bits(one)
     values = kind.values(raw)
     nan = 0
@@ -131,45 +124,12 @@ def nan_and_infinite(data: memoryview, kind: Numeral) -> tuple[int, int, bool]:
     return int(nan.sum()), int(infinite.sum()), False
 
 
-def _floats(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
-    unequal = left != right
-    before, after = kind.values(left), kind.values(right)
-    with np.errstate(invalid="ignore", over="ignore"):
-        change = after - before
-        delta = _dot(change, change)
-        first, second = _dot(before, before), _dot(after, after)
-        product = _dot(before, after)
-    if not (math.isfinite(delta) and math.isfinite(first) and math.isfinite(second)):
-        return _with_missing(left, right, unequal, before, after, kind, start, tolerance)
-    figures = Figures(seen=len(left), count=int(np.count_nonzero(unequal)))
-    np.abs(change, out=change)
-    _largest(figures, change, before, after, start, unequal)
-    if tolerance.histograms:
-        figures.histogram = _histogram(change)
-    if not figures.largest:  # nothing but signs of zeros
-        figures.zeros = figures.count
-    figures.steps = int(steps(left, right, kind).max())
-    if figures.largest and figures.count:
-        figures.zeros = int(np.count_nonzero(unequal & (change == 0)))
-    if tolerance:
-        figures.beyond = int(np.count_nonzero(change > tolerance.atol + tolerance.rtol * np.abs(after)))
-    figures.delta, figures.first, figures.second, figures.product = delta, first, second, product
-    return figures
-
-
-def _with_missing(
-    left: Array,
-    right: Array,
-    unequal: Array,
-    before: Array,
-    after: Array,
-    kind: Numeral,
-    start: int,
-    tolerance: Tolerance,
-) -> Figures:
-    """The same where some value is NaN or infinite, or too large to square; and of complex numbers, whose bits are
-    those of two halves."""
+def with_missing(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
+    """Those of a block of floats of which some value may be NaN or infinite, or too large to square; and of complex
+    numbers, whose bits are those of two halves."""
     halved = kind.kind == "complex"
+    unequal = (left != right).reshape(-1, 2).any(axis=1) if halved else left != right
+    before, after = kind.values(left), kind.values(right)
     missing, lacking = np.isnan(before), np.isnan(after)
     both, either = missing & lacking, missing | lacking
     figures = Figures(seen=len(before), nan=int(both.sum()), payloads=int((unequal & both).sum()))
@@ -184,7 +144,7 @@ def _with_missing(
     figures.zeros = int((numbers & (change == 0)).sum())
     _largest(figures, change, before, after, start, unequal)
     if tolerance.histograms:
-        figures.histogram = _histogram(change)
+        figures.histogram = histogram(change)
     if numbers.any():
         counted = np.repeat(numbers, 2) if halved else numbers
         figures.steps = int(steps(left[counted], right[counted], kind).max())
@@ -200,7 +160,8 @@ def _with_missing(
     return figures
 
 
-def _integers(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
+def integers(left: Array, right: Array, kind: Numeral, start: int, tolerance: Tolerance) -> Figures:
+    """Those of a block of integers or truth values, exact whatever their size."""
     unequal = left != right
     figures = Figures(seen=len(left), count=int(np.count_nonzero(unequal)))
     before, after = kind.values(left), kind.values(right)
@@ -211,7 +172,7 @@ def _integers(left: Array, right: Array, kind: Numeral, start: int, tolerance: T
     change = np.maximum(before, after).view(unsigned) - np.minimum(before, after).view(unsigned)
     _largest(figures, change, before, after, start, unequal)
     if tolerance.histograms:
-        figures.histogram = _histogram(change)
+        figures.histogram = histogram(change)
     if kind.kind == "bool" and figures.pair is not None:
         figures.pair = bool(figures.pair[0]), bool(figures.pair[1])
     if tolerance:
@@ -234,7 +195,8 @@ def _largest(figures: Figures, change: Array, before: Array, after: Array, start
     figures.pair = (before[place].item(), after[place].item())
 
 
-def _histogram(change: Array) -> dict[int, int]:
+def histogram(change: Array) -> dict[int, int]:
+    """Power of two → how many values changed by so much."""
     sizes = change[change != 0].astype(np.float64)
     powers, amounts = np.unique(np.frexp(sizes[np.isfinite(sizes)])[1] - 1, return_counts=True)
     return dict(zip(powers.tolist(), amounts.tolist(), strict=True))

@@ -60,7 +60,7 @@ class Numeral:
             return raw.view(self.native).astype(np.float64, copy=False)
         if self.dtype == "bfloat16":
             return (raw.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return _small(self.dtype)[raw]
+        return small(self.dtype)[raw]
 
     @property
     def magnitude(self) -> int:
@@ -122,7 +122,7 @@ _FORMATS = {
 
 
 @cache
-def _small(dtype: str) -> Array:
+def small(dtype: str) -> Array:
     """The number that each of the bits of a small float stands for."""
     if dtype == "float8_e8m0fnu":
         powers = np.ldexp(1.0, np.arange(256) - 127)

@@ -1,0 +1,76 @@
+"""timm: a checkpoint, pretrained weights, filter functions; each beside the real call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import ckptdiff
+from ckptdiff.errors import CkptdiffError
+
+pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
+timm = pytest.importorskip("timm")
+
+from tests.zoo import timm_filters  # noqa: E402 - it needs it
+
+
+@pytest.mark.slow
+def test_a_sample_of_calls_and_layouts(tmp_path):
+    calls = ("EMA, of DDP", "filter, key added", "pretrained, one channel", "open_clip")
+    cases = dict(timm_filters.tried(tmp_path, ("test_vit",), calls))
+    assert {case: found for case, found in cases.items() if found} == {}
+    assert len(cases) == len(calls)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.save({"state_dict": timm.create_model("test_resnet").state_dict()}, tmp_path / "w.pth")
+    return tmp_path / "w.pth"
+
+
+def test_it_is_the_default_of_its_models(weights):
+    report = ckptdiff.compare("timm:test_resnet", weights)
+    assert (report.loader.name, report.loader.version) == ("timm", timm.__version__)
+    assert report.complete
+    assert report.loader.call == "load_checkpoint(model, path)"
+    assert ckptdiff.compare("timm:test_resnet", weights, loader="torch").loader.name == "torch"
+
+
+def test_the_filter_function_is_the_one_of_the_registry():
+    from ckptdiff.loaders.timm import filter_of, filter_of_architecture
+
+    assert filter_of_architecture("test_resnet") is None
+    function = filter_of(timm.create_model("test_vit"))
+    assert function is not None
+    assert getattr(function, "func", function) is timm.models.vision_transformer.checkpoint_filter_fn
+    with pytest.raises(CkptdiffError, match="no model of timm's"):
+        filter_of(nn.Linear(2, 2))
+
+
+def test_a_head_of_another_size_keeps_its_initial_value(weights):
+    report = ckptdiff.compare(
+        "timm:test_resnet", weights, args={"num_classes": 3}, loader="timm", loader_args={"pretrained": True}
+    )
+    assert report.raises is None
+    assert report.missing_keys == ["fc.weight", "fc.bias"]
+    assert not report.complete
+
+
+def test_a_directory_of_its_own(tmp_path):
+    from timm.models._hub import save_for_hf
+
+    model = timm.create_model("test_resnet")
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    report = ckptdiff.compare(None, tmp_path)
+    assert report.loader.call == f"create_model('local-dir:{tmp_path}', pretrained=True)"
+    assert report.complete
+
+
+def test_what_cannot_be_asked_is_said(weights):
+    with pytest.raises(CkptdiffError, match="takes no such argument"):
+        ckptdiff.compare("timm:test_resnet", weights, loader="timm", loader_args={"pretrained": True, "strict": False})
+    with pytest.raises(CkptdiffError, match="needs a model for a file"):
+        ckptdiff.compare(None, weights, loader="timm")
+    with pytest.raises(CkptdiffError, match="does not say how timm made it"):
+        ckptdiff.compare(nn.Linear(2, 2), weights, loader="timm", loader_args={"pretrained": True})
