@@ -4,14 +4,17 @@
 
 Three pairs of 300 float32 tensors, generated and deleted here: identical, 10 % of the tensors changed, all changed. The
 files are warm. Everything is run in turn, whole processes measured from outside; printed are medians, with ratios to
-`cmp` on the identical pair, since `cmp` ends at the first difference. `--peers` is a folder of a virtual environment in
-which the peers are installed (`pip install modelaudit-diff …` changes too often to be a dependency of the benchmarks).
+`cmp` on the identical pair, since `cmp` ends at the first difference. What takes minutes, torch and the peers, is run
+once, behind the others. `--peers` is the folder of a virtual environment with `pip install 'ckptkit[cli]' diffai-python
+safetensors numpy`, which change too often to be dependencies of the benchmarks. They read safetensors files, which are
+written from the same pair.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 import tempfile
 import time
@@ -46,6 +49,12 @@ for key in a:
 """
 
 
+PEER = """
+import sys, diffai
+print(len(diffai.diff_paths(*sys.argv[1:])))
+"""
+
+
 def ours(*arguments: str) -> list[str]:
     """`ckptdiff diff`, whose exit code says that files differ."""
     code = "import sys\nfrom ckptdiff.cli import main\nsys.exit(main(sys.argv[1:]) // 2)"
@@ -70,8 +79,10 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=2.0, help="GB of each file")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--directory", help="where the files go; a temporary directory by default")
+    parser.add_argument("--peers", help="a virtual environment in which two programs from PyPI are installed")
     parser.add_argument("--keep", action="store_true", help="use files that are there, and leave them")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
     with tempfile.TemporaryDirectory(dir=options.directory) as temporary:
         folder = Path(options.directory) if options.keep else Path(temporary)
         if not (folder / "all.pth").exists():
@@ -85,10 +96,19 @@ def main() -> None:
                 "ckptdiff diff, a tenth changed": ours(a, tenth),
                 "ckptdiff diff, all changed": ours(a, every),
                 "ckptdiff diff --quick": ours(a, tenth, "--quick"),
-                "torch allclose script, a tenth changed": [sys.executable, "-c", TORCH, a, tenth],
             },
             options.runs,
         )
+        slow = {"torch allclose script, a tenth changed": [sys.executable, "-c", TORCH, a, tenth]}
+        if options.peers:
+            files = [str(folder / f"{name}.safetensors") for name in ("a", "tenth")]
+            for source, file in zip((a, tenth), files, strict=True):
+                if not Path(file).exists():
+                    once([sys.executable, "-m", "ckptdiff", "rewrite", source, "-o", file, "--no-fsync"])
+            slow["ckptdiff diff, a tenth changed, safetensors"] = ours(*files)
+            slow["ckptkit diff"] = [f"{options.peers}/bin/ckptkit", "diff", *files]
+            slow["diffai.diff_paths"] = [f"{options.peers}/bin/python", "-c", PEER, *files]
+        costs |= in_turn(slow, 1, warmups=0)
     print(table(f"{options.size:g} GB against {options.size:g} GB", costs, "cmp, identical"))
     print(hashes())
 

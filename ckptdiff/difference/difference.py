@@ -77,6 +77,8 @@ class Change:
     @property
     def relative(self) -> float:
         """How large the change is, from 0 to 1, for ordering and colour."""
+        if self.new_nan or self.new_inf:
+            return 1.0
         if self.rel_l2 is not None:
             return min(self.rel_l2, 1.0)
         return 0.0 if self.cast == "exact" else 1.0
