@@ -86,7 +86,7 @@ def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) ->
                 if texts and any(isinstance(value, float) for value in flat(args[:1])):
                     engine.looked.update(((name, ""), None) for name in texts)  # numbers, by way of a text maybe
                 made = function(*args, **kwargs)
-                if engine.looked or engine.exposed:
+                if engine.looked or engine.exposed or (engine.numbers and _of_numbers(engine, args[:1], made)):
                     engine.doubt_new(made)
                 return made
             found = pieces_of(arrays[0]) if len(arrays) == 1 else all_of(engine, arrays)
@@ -126,6 +126,13 @@ def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) ->
         patched.attribute(np, name, followed_array(getattr(np, name), converts=False))
     for name in _CONVERTING:
         patched.attribute(np, name, followed_array(getattr(np, name), converts=True))
+
+
+def _of_numbers(engine: Engine, given: tuple[Any, ...], made: Any) -> bool:
+    """Whether a tensor is made of numbers that files gave."""
+    if given and isinstance(given[0], np.ndarray):
+        return isinstance(made, torch.Tensor) and engine.numbers.in_tensor(made)
+    return engine.numbers.among(flat(given))
 
 
 def _adopt(engine: Engine, tensor: torch.Tensor, found: list[Piece]) -> None:

@@ -20,6 +20,7 @@ from ckptdiff.following.calls import (
     written_by,
 )
 from ckptdiff.following.draws import Draws
+from ckptdiff.following.file_numbers import FileNumbers
 from ckptdiff.following.kept_values import KeptValues
 from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, shape_of
@@ -53,6 +54,7 @@ class Engine:
         """The tensors of files whose memory code outside torch has seen: it may have looked at values."""
         self.by_address = ""
         """The line of code that reached memory of which nothing is known by its address, once files had been read."""
+        self.numbers = FileNumbers()
         self.draws = Draws()
         self.kept = KeptValues()
         """What the code has written somewhere, and may read again."""
@@ -254,13 +256,31 @@ class Engine:
                 return self._carry_out(function, args, kwargs, tensors, traits(function))
         found = traits(function)
         result = self._become(function, args, kwargs, tensors, involved, found)
-        if (self.exposed or self.looked) and found.kind not in ("view", "nothing"):
+        if self.numbers and found.kind != "view" and not found.random:
+            self._numbered(function, args, kwargs, result, tensors, found)
+        if (self.exposed or self.looked or self.numbers.taken) and found.kind not in ("view", "nothing"):
             line = next((memory.after_look for memory in involved if memory.after_look), "")
             if not line and self.exposed and involved and found.written and brings_numbers(args):
                 line = line_of_code()
             if line:
                 self._pass_on(line, result, args, kwargs, found)
         return result
+
+    def _numbered(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+        tensors: list[torch.Tensor],
+        found: Traits,
+    ) -> None:
+        """What was made with a number that a file gave may be made of the file."""
+        taken = self.numbers.take(function, args, kwargs)
+        if not taken and found.kind == "copy" and len(tensors) == 2 and self.known(tensors[1]) is None:
+            taken = self.numbers.in_tensor(tensors[1])
+        if taken:
+            self._pass_on(line_of_code(), result, args, kwargs, found)
 
     def _pass_on(self, line: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits) -> None:
         """What was made with something that may be made of values that code has seen, may be so too."""

@@ -73,7 +73,7 @@ class Followed:
 
     def doubts(self, fills: Mapping[str, Fill]) -> Iterator[str]:
         """Sentences on what is not known, where not all of a model was filled from files that are."""
-        seen = {**self.engine.looked, **self.engine.exposed}
+        seen = {**self.engine.looked, **self.engine.exposed, **self.engine.numbers.taken}
         looked = [f"{key} of {file}" if key else file for file, key in seen][:3]
         for key, fill in fills.items():
             if fill.doubt and fill.by != "file":

@@ -31,6 +31,8 @@ _SEARCHED = 1 << 28
 _GENERATOR_STATES = (5056, 16)
 """Bytes of the state of a CPU and a CUDA generator: code of torch reads these past any operation."""
 
+_MANY = 8
+
 
 class Files:
     """What the files of a run are called, and what they gave."""
@@ -136,6 +138,9 @@ class Files:
             state = type(tensor) is torch.Tensor and tensor.dtype == torch.uint8 and tensor.dim() == 1
             if not (state and tensor.numel() in _GENERATOR_STATES):
                 self.gave(tensor, file, path)
+        numbers = 0 if file == STREAM or self.wrote(file) else self.engine.numbers.gather(value, file)
+        if numbers > _MANY and file not in self.order:  # weights as lists of numbers, which code looks at as it goes
+            self.engine.looked[file, ""] = None
 
     def gave_bytes(self, data: Any, file: str, key: str) -> None:
         """Note that a file gave bytes, over which arrays and tensors may be laid."""

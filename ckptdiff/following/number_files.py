@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
 
+from ckptdiff.following.file_numbers import numbers_in
 from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.opened_files import reading
 from ckptdiff.patches import Patches
@@ -66,6 +69,24 @@ def read_numbers(patches: Patches, files: Files) -> None:
         return made
 
     new = patches.function(np.memmap.__new__, mapped)
+
+
+def read_json(patches: Patches, files: Files) -> None:
+    """Weights that JSON holds as lists of numbers; the few of a configuration are none."""
+
+    def loads(text: Any, **options: Any) -> Any:
+        value = original(text, **options)
+        if files.opened.texts and len(text) > _WEIGHTS and isinstance(value, (dict, list)):
+            found = list(islice(numbers_in(value), _WEIGHTS))
+            if sum(isinstance(number, float) for _, number in found) > _WEIGHTS // 2:
+                files.engine.numbers.gather(value, next(reversed(files.opened.texts)))
+        return value
+
+    original = patches.function(json.loads, loads)
+
+
+_WEIGHTS = 64
+"""Numbers that are more than those of a configuration."""
 
 
 def read_bytes(patches: Patches, files: Files) -> None:

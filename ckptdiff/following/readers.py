@@ -18,7 +18,7 @@ import torch
 from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
 from ckptdiff.following.named_files import STREAM, Files
-from ckptdiff.following.number_files import read_bytes, read_hdf5, read_numbers
+from ckptdiff.following.number_files import read_bytes, read_hdf5, read_json, read_numbers
 from ckptdiff.following.opened_files import is_reading, reading
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
@@ -334,6 +334,7 @@ READERS: tuple[Callable[[Patches, Files], None], ...] = (
     read_packages,
     read_exported,
     read_numbers,
+    read_json,
     read_bytes,
     read_hdf5,
     read_pickles,

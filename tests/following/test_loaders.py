@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+from functools import partial
+from types import CellType, FunctionType
+
 import pytest
 import torch
 
+from ckptdiff import patches
 from ckptdiff.following import engine
 from ckptdiff.following.inert import Refused
 from tests.following import attacks, loaders, reading, shaping, writing
@@ -48,16 +53,39 @@ def test_there_are_many_and_few_doubts():
     assert ALL.keys() >= DOUBTED | REFUSED | SLOW
 
 
-def _named(number, name):
-    """Every second of the later ones is left to the slow tests."""
-    slow = name in SLOW or (": " in name and number % 2)
-    return pytest.param(name, marks=pytest.mark.slow) if slow else name
+class Holders:
+    """`gc`, which looks once for who holds what is patched: that is most of a run's time."""
+
+    def __init__(self):
+        self.found = {}
+
+    def get_referrers(self, *values):
+        key = tuple(map(id, values))
+        if key not in self.found:
+            kinds = (dict, list, tuple, FunctionType, partial, CellType)
+            holders = [holder for holder in gc.get_referrers(*values) if isinstance(holder, kinds)]
+            self.found[key] = values, holders
+        return self.found[key][1]
+
+
+@pytest.fixture(scope="module")
+def holders():
+    return Holders()
+
+
+def _cases():
+    """Each is carried out; every fifth is noted too, as with large tensors; the others are for `make long`."""
+    for number, name in enumerate(ALL):
+        slow = [pytest.mark.slow] if name in SLOW or (": " in name and number % 4) else []
+        yield pytest.param(name, False, id=f"{name}-carried out", marks=slow)
+        yield pytest.param(name, True, id=f"{name}-noted", marks=pytest.mark.long if number % 5 else pytest.mark.slow)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("noted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["carried out", "noted"])
-@pytest.mark.parametrize("name", [_named(number, name) for number, name in enumerate(ALL)])
-def test_a_loader_is_answered_as_it_acts(name, noted, files, monkeypatch):
+@pytest.mark.parametrize(("name", "noted"), list(_cases()))
+def test_a_loader_is_answered_as_it_acts(name, noted, files, holders, monkeypatch):
+    if not noted:  # what is noted looks for itself
+        monkeypatch.setattr(patches, "gc", holders)
     if noted:  # as operations on large tensors are
         monkeypatch.setattr(engine, "SMALL", -1)
     load = ALL[name]

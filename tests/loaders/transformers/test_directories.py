@@ -91,7 +91,8 @@ def test_variants_and_subfolders(copied, llama, tmp_path):
 def test_a_pickle_of_another_name_is_handed_over(nested, llama, tmp_path):
     state = load_file(llama / "model.safetensors")
     torch.save({"epoch": 3, "model": state} if nested else state, tmp_path / "run.pth")
-    assert ckptdiff.compare(f"hf:{llama}", tmp_path / "run.pth").complete
+    report = ckptdiff.compare(f"hf:{llama}", tmp_path / "run.pth")
+    assert report.complete, report.raises
 
 
 def test_a_name_of_the_hubs_cache(llama, tmp_path, monkeypatch):

@@ -1,0 +1,149 @@
+"""Plain numbers that files hold beside their tensors, or in their place: a scale, an epoch, weights as lists.
+
+A number has no memory that could be followed. It is known again by its value where an operation takes it: what is made
+with one of these may be made of the file, which is a doubt. Numbers that are merely read, and those that all code has
+(nothing, one, two), are none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ckptdiff.following.calls import is_plain
+from ckptdiff.following.inert import Held
+from ckptdiff.following.labels import Source
+from ckptdiff.following.replay import plainly
+from ckptdiff.torch_private import schema_of
+
+_MOST = 1 << 17
+"""Numbers of one file that are kept."""
+_SAMPLE = 16
+_ROUNDED = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class FileNumbers:
+    """The numbers that files gave, and which of them were taken."""
+
+    def __init__(self) -> None:
+        self._given: dict[float, Source] = {}
+        self._rounded: dict[torch.dtype, dict[float, Source]] = {}
+        self.taken: dict[Source, None] = {}
+        """The entries of files of which an operation took a number."""
+
+    def __bool__(self) -> bool:
+        return bool(self._given)
+
+    def gather(self, value: Any, file: str) -> int:
+        """Note the numbers of what a file gave; returns how many there are."""
+        found = list(islice(numbers_in(value), _MOST))
+        entries = Counter(path for path, _ in found)
+        for path, number in found:
+            self._given.setdefault(number, (file, path))
+            if entries[path] == 1 and isinstance(number, float):
+                for made in _made_of(number):
+                    self._given.setdefault(made, (file, path))
+        if found:
+            self._rounded.clear()
+        return len(found)
+
+    def take(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether an operation takes one of them as a value."""
+        found: Source | None = None
+        for position, item in enumerate(args):
+            if type(item) in (int, float) and item in self._given:
+                kind = str(schema_of(function).arguments[position].type)
+                found = self._given[item] if "Tensor" in kind or "number" in kind else found
+        if found is None and kwargs:
+            found = next(
+                (self._given[v] for v in kwargs.values() if type(v) in (int, float) and v in self._given), None
+            )
+        if found is not None:
+            self.taken[found] = None
+        return found is not None
+
+    def among(self, values: Iterable[Any], dtype: torch.dtype | None = None) -> bool:
+        """Whether most of some values, of which a tensor is made, are such numbers, as they are in its dtype."""
+        known = self._in(dtype) if dtype in _ROUNDED else self._given
+        sample: list[Any] = []
+        for value in values:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                sample.append(value)
+                if len(sample) == _SAMPLE:
+                    break
+        hits = [known[value] for value in sample if value in known]
+        telling = [value for value in sample if _tells(value)]
+        if not hits or len(hits) * 2 <= len(telling):
+            return False
+        self.taken.update(dict.fromkeys(hits))
+        return True
+
+    def in_tensor(self, tensor: torch.Tensor) -> bool:
+        """The same for a tensor of unknown origin."""
+        ordinary = is_plain(tensor) and not tensor.is_quantized and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        if not self._given or not ordinary or not tensor.numel() or tensor.dtype is torch.bool or tensor.is_complex():
+            return False
+        with plainly():
+            flat = tensor.detach()[(0,) * (tensor.dim() - 1)] if tensor.dim() else tensor.detach()
+            return self.among(flat.reshape(-1)[:_SAMPLE].tolist(), tensor.dtype)
+
+    def _in(self, dtype: Any) -> dict[float, Source]:
+        if dtype not in self._rounded:
+            with plainly():
+                numbers = torch.tensor(list(self._given), dtype=torch.float64).to(dtype).tolist()
+            self._rounded[dtype] = dict(zip(numbers, self._given.values(), strict=True))
+        return self._rounded[dtype]
+
+
+def _made_of(number: float) -> Iterator[float]:
+    """What code usually makes of a number before a tensor sees it."""
+    made = [-number, 1 - number, number * 2, number / 2, number * number, 1 + number]
+    with contextlib.suppress(ArithmeticError):
+        made.append(1 / number)
+    if number > 0:
+        made += [number**0.5, number**-0.5]
+    yield from filter(_tells, made)
+
+
+def _tells(number: float) -> bool:
+    """Whether it may be told from what all code writes."""
+    return number == number and number not in (0, 1, 2, -1)
+
+
+def numbers_in(value: Any) -> Iterator[tuple[str, float]]:
+    """The numbers in nested containers that tell something, each with the name of the entry of the outermost ones."""
+    seen: set[int] = set()
+    stack: list[tuple[str, int, Any]] = [("", 0, value)]
+    while stack:
+        path, depth, item = stack.pop()
+        if type(item) is not int and type(item) is not float and hasattr(type(item), "item") and not _is_tensor(item):
+            item = item.item() if getattr(item, "ndim", 1) == 0 else item  # numpy's
+        if isinstance(item, (int, float)):
+            if not isinstance(item, bool) and _tells(item) and abs(item) < 1 << 62:
+                yield path, float(item) if isinstance(item, float) else item
+            continue
+        if isinstance(item, (str, bytes)) or item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        children: Iterable[tuple[Any, Any]]
+        if isinstance(item, dict):
+            children = list(item.items())
+        elif isinstance(item, Held):
+            children = list(vars(item).items())
+        elif isinstance(item, (list, tuple)):
+            children = [(path, child) for child in item]
+            stack.extend((path, depth, child) for _, child in children)
+            continue
+        else:
+            continue
+        stack.extend((path if depth == 2 else f"{path}/{name}".lstrip("/"), min(depth + 1, 2), child)
+                     for name, child in children)  # fmt: skip
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
