@@ -11,6 +11,7 @@ from ckptdiff.checkpoint.reading import read
 from ckptdiff.contents.spreading import Progress
 from ckptdiff.difference.comparing import Pair, compare_pairs
 from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.places import is_url
 from ckptdiff.spelling import option
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ def compare_on_cluster(
         raise UsageError(
             f"There is no Dask scheduler at {scheduler}: {type(error).__name__}.", "Start one with `dask scheduler`."
         ) from None
-    sides = tuple((os.path.abspath(side.path), side.state_dict_key) for side in (a, b))  # noqa: PTH100
+    sides = tuple((_for_workers(side), side.state_dict_key) for side in (a, b))
     shares = _shares(pairs)
     found: dict[int, Figures | None] = {}
     total = sum(pair.before.nbytes + pair.after.nbytes for pair in pairs if pair.before.layout == "strided")
@@ -73,6 +74,14 @@ def compare_on_cluster(
                 done += sum(p.before.nbytes + p.after.nbytes for p in share_of if p.before.layout == "strided")
                 progress(done, total)
     return [found[place] for place in range(len(pairs))]
+
+
+def _for_workers(side: Checkpoint) -> str:
+    """What a worker opens: the whole URL of a remote file, whose name leaves out what is secret in it."""
+    remote = side.remotes.get(side.path)
+    if remote is not None:
+        return remote.url
+    return side.path if is_url(side.path) else os.path.abspath(side.path)  # noqa: PTH100
 
 
 def compare_share(

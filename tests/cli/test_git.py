@@ -84,6 +84,18 @@ def test_a_pointer_of_git_lfs_is_said_to_be_one(repository: Path) -> None:
     assert "+size 12345" in shown
 
 
+def test_files_that_are_new_renamed_or_gone(repository: Path) -> None:
+    commit(state(), "one")
+    shown = git("show", "--", "run.safetensors")
+    assert "+layer.weight float32 [4, 3]" in shown
+    git("mv", "run.safetensors", "moved.safetensors")
+    (repository / "run.pth").unlink()
+    shown = git("diff", "HEAD", "-M")
+    assert "rename to moved.safetensors" in shown
+    assert "-layer.weight float32 [4, 3]" in shown
+    assert "Binary files" not in shown
+
+
 def test_what_is_no_checkpoint_is_said_and_does_not_fail(repository: Path) -> None:
     commit(state(), "one")
     (repository / "run.pth").write_bytes((repository / "run.pth").read_bytes()[:200])

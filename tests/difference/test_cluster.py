@@ -52,6 +52,18 @@ def test_a_cluster_finds_the_same_and_a_killed_worker_loses_nothing(
     assert there.equal == here.equal
 
 
+def test_what_workers_open(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptdiff.checkpoint.reading import read
+    from ckptdiff.difference.on_cluster import _for_workers
+    from tests.loopback import serving
+
+    monkeypatch.chdir(pair[0].parent)
+    assert _for_workers(read("a.ckpt")) == str(pair[0])
+    with serving(pair[0].parent) as server:
+        url = f"{server.url}/b.pth?token=secret"
+        assert _for_workers(read(url)) == url
+
+
 def test_no_scheduler_is_no_answer(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptdiff.difference import on_cluster
 
