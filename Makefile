@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries loaders long lint format fuzz bench package clean
+.PHONY: quantised demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries loaders long lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -64,6 +64,15 @@ zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transfor
 	HF_HUB_OFFLINE=1 .venv-zoo/bin/python -m tests.zoo.pretrained --all
 	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model tests/loaders tests/zoo
 
+.venv-quantised/.installed: pyproject.toml tests/gpu/quantised.txt
+	$(PYTHON) -m venv .venv-quantised
+	.venv-quantised/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
+	.venv-quantised/bin/python -m pip install $(PIP_QUIET) -e . -r tests/gpu/quantised.txt
+	@touch $@
+
+quantised: .venv-quantised/.installed ## quantised directories, as recorded on a GPU and without one: 15 minutes
+	.venv-quantised/bin/python -W ignore -m tests.gpu.quantised
+
 # The loaders that people call, of whatever library, held against what they really do.
 .venv-loaders/.installed: pyproject.toml constraints-loaders.txt
 	$(PYTHON) -m venv .venv-loaders
@@ -113,4 +122,4 @@ package: .venv/.dev ## the two files to upload, checked, and the demo from the w
 	@BIN=.venv-package/bin sh fixtures/demo.sh
 
 clean:
-	rm -rf .venv .venv-zoo .venv-oldest .venv-loaders .venv-package build dist
+	rm -rf .venv .venv-quantised .venv-zoo .venv-oldest .venv-loaders .venv-package build dist
