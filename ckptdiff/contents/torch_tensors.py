@@ -30,6 +30,7 @@ class StoredTensors:
         self._files = files
         self._bytes = TensorBytes(checkpoint, files)
         self._big = checkpoint.byteorder != "little"
+        self._unpickled = checkpoint.format.startswith("torch")
         self._together = together
         self._storages: dict[object, torch.Tensor] = {}
 
@@ -39,7 +40,7 @@ class StoredTensors:
         Raises CheckpointError where its bytes are not at hand, or the file is damaged or another.
         """
         if not info.numel:
-            return torch.empty_strided(info.shape, info.strides, dtype=dtype)
+            return self._placed(torch.empty_strided(info.shape, info.strides, dtype=dtype))
         storage = self._bytes.storage(info)
         span(info)
         swapped = self._big and swap_width(info.dtype) > 1
@@ -49,7 +50,7 @@ class StoredTensors:
         if memory is None and mapped:
             memory = self._mapped(storage)
         if memory is None and not self._together:
-            return _typed(self._bytes.read(info), dtype).as_strided(info.shape, info.strides)
+            return self._placed(_typed(self._bytes.read(info), dtype).as_strided(info.shape, info.strides))
         if memory is None:
             unit, size = (info.dtype, dtype.itemsize) if swapped else ("uint8", 1)
             whole = TensorInfo(unit, (storage.nbytes // size,), storage=storage)
@@ -57,7 +58,13 @@ class StoredTensors:
         if self._together:
             self._storages[place] = memory
         count = extent(info)[1]
-        return memory[: count * dtype.itemsize].view(dtype).as_strided(info.shape, info.strides, info.offset)
+        elements = memory[: count * dtype.itemsize].view(dtype)
+        return self._placed(elements.as_strided(info.shape, info.strides, info.offset))
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor as its library gives it out: `torch.load` has set one of its own to where the elements are, which
+        shows in its version."""
+        return torch.empty(0, dtype=tensor.dtype).set_(tensor) if self._unpickled else tensor
 
     def pieces(self, info: TensorInfo, dtype: torch.dtype, size: int) -> Iterator[torch.Tensor]:
         """The elements in row-major order, as flat tensors of `size` and at the end fewer, only to be read."""

@@ -30,6 +30,8 @@ from ckptdiff.torch_private import own_buffers, own_parameters
 
 VALUELESS = ("meta", "uninitialized")
 """Ways of building a model that leave it without its values."""
+_SMALL = 1 << 30
+"""Bytes of a model, and of a checkpoint, that torch's own loader is always asked about where code may tell copies."""
 _PATIENCE = 4
 """How many times as long code may take on copies as on the model itself, and seconds on top."""
 
@@ -62,7 +64,7 @@ def _compared(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Outc
             return attempts.made(_here, code=True, values=valueless)
         except CodeFailed as failed:
             level = failed_on(str(failed))
-    if valueless and level.telling:
+    if valueless and (level.telling or _small(tree, checkpoint)):
         raise ModelValuesNeeded("", tree.root.qualified_name)
     why_not = apart.hindrance(() if valueless else _tensors(tree, checkpoint), checkpoint.nbytes)
     if why_not:
@@ -84,12 +86,19 @@ def _compared(tree: ModuleTree, checkpoint: Checkpoint, *, assign: bool) -> Outc
         raise
     except apart.Lost as why:
         outcome = _doubting(attempts.made(_here, code=False), level, str(why))
+    if valueless and told is None and not lost:
+        lost = "it is too large to be tried with all of its values"
     if level.elsewhere:
         doubt = f"Code of the model {level.elsewhere[0]}, which is another where it was tried."
         outcome = replace(outcome, doubts=(*outcome.doubts, doubt))
     if told is not None:
         return corrected(outcome, told)
     return _doubting(outcome, level, lost) if lost else outcome
+
+
+def _small(tree: ModuleTree, checkpoint: Checkpoint) -> bool:
+    size = sum(slot.tensor.nbytes for node in tree.modules() for slot in node.local.values())
+    return size <= _SMALL and checkpoint.nbytes <= _SMALL
 
 
 def _with_doubts(attempts: _Attempts, level: Trust, code: bool, why_not: str) -> Outcome:

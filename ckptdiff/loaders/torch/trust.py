@@ -127,6 +127,9 @@ _PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {
 """What values of a class are made of, where that is all there is to them."""
 
 
+_METHODS = (types.FunctionType, staticmethod, classmethod, property)
+
+
 class _Scan:
     def __init__(self, tree: ModuleTree) -> None:
         self.unknown: dict[str, None] = {}
@@ -271,6 +274,7 @@ class _Scan:
             self._wonder(f"names the class {class_name(cls)}")  # making one draws random numbers
         elif not (is_trusted(cls.__module__) or root(cls.__module__) in (*PLAIN_MODULES, "builtins", "abc")):
             self._wonder(f"names the class {class_name(cls)}")
+            self.value(tuple(value for value in vars(cls).values() if isinstance(value, _METHODS)))
 
     def _builtin(self, value: Any) -> None:
         owner = getattr(value, "__self__", None)
@@ -363,6 +367,7 @@ class _Scan:
             known.update(vars(sys.modules[name]) if name in sys.modules else {})
         else:
             self._wonder(f"uses the module {name}")
+            known.update(vars(sys.modules[name]) if name in sys.modules else {})
 
     def _attribute(self, name: str, known: dict[str, Any]) -> None:
         if name in OF_MEMORY:
@@ -373,8 +378,8 @@ class _Scan:
             self.elsewhere[f"asks for {name}"] = None
         if RANDOM.fullmatch(name):
             self._wonder(f"uses {name}")
-        if isinstance(known.get(name), type):
-            self._class(known[name])
+        if isinstance(known.get(name), (type, types.FunctionType)):
+            self.value(known[name])
         defined = self._definitions().get(name, ())
         for value in defined:
             if isinstance(value, (list, dict, set, collections.deque)):
