@@ -320,6 +320,72 @@ def test_opcodes_of_old_pickles(pushed: bytes, reason: str, tmp_path: Path) -> N
         torch.load(path, weights_only=True)
 
 
+NO_STATE = "Can only build Tensor, Parameter, OrderedDict or types allowlisted"
+ORDERED = b"ccollections\nOrderedDict\n)R"
+
+
+@pytest.mark.parametrize(
+    ("pushed", "reason"),
+    [
+        (b"X\1\0\0\0vNb", NO_STATE),
+        (b"K\1Nb", NO_STATE),
+        (b"]Nb", NO_STATE),
+        (b"}Nb", NO_STATE),
+        (b")Nb", NO_STATE),
+        (b"NNb", NO_STATE),
+        (ORDERED + b"Nb", "'NoneType' object is not iterable"),
+        (ORDERED + b"}b", ""),
+    ],
+)
+def test_states_that_set_nothing(pushed: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(program(lambda pickled: pickled[:-1] + b"X\1\0\0\0x" + pushed + b"s."))
+    assert read(path).weights_only == reason
+    torch.load(path, weights_only=False)
+    if reason:
+        with pytest.raises((pickle.UnpicklingError, TypeError), match=reason):
+            torch.load(path, weights_only=True)
+    else:
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("pushed", [b"X\1\0\0\0v}b", b"K\1}b", b"]}b", b"}}b", b")}b", b"N}b", b"}}K\1K\1sb"])
+def test_states_of_what_takes_none(pushed: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(program(lambda pickled: pickled[:-1] + b"X\1\0\0\0x" + pushed + b"s."))
+    for weights_only in (False, True):
+        with pytest.raises((pickle.UnpicklingError, AttributeError)):
+            torch.load(path, weights_only=weights_only)
+    with pytest.raises(CheckpointError, match="makes no sense"):
+        read(path)
+
+
+@pytest.mark.parametrize("indices", [(1, 2), (0, 2), (2,), (1, 0), (2, 3)])
+@pytest.mark.parametrize("values", [(2,), (2, 3), (), (0,), (3,)])
+@pytest.mark.parametrize("size", [(2,), (2, 2), (2, 3), ()])
+def test_the_shapes_of_a_sparse_tensors_parts(
+    indices: tuple[int, ...], values: tuple[int, ...], size: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.pth"
+    given = (torch.sparse_coo, (torch.zeros(indices, dtype=torch.int64), torch.zeros(values), size))
+    torch.save({"w": torch.ones(2), "x": _Rebuilt(given)}, path)
+    try:
+        shape = tuple(torch.load(path, weights_only=True)["x"].shape)
+    except (RuntimeError, IndexError):
+        with pytest.raises(CheckpointError, match="makes no sense"):
+            read(path)
+    else:
+        assert read(path).tensors["x"].shape == shape
+
+
+class _Rebuilt:
+    def __init__(self, arguments: tuple[object, ...]) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return torch._utils._rebuild_sparse_tensor, self.arguments
+
+
 def test_a_plain_pickle_is_refused_by_both(tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"w": torch.empty(2, device="meta")}, protocol=2))

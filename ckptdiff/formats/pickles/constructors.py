@@ -208,8 +208,11 @@ def _sparse(args: Any) -> Tensor:
     parts, size = (data[:2], data[2]) if layout == "sparse_coo" else (data[:3], data[3])
     if not all(map(_is_dense, parts)):
         raise ValueError("a sparse tensor of no dense tensors")
-    if layout == "sparse_coo" and parts[0].shape[1:] != parts[1].shape[:1]:
-        raise ValueError("another number of indices than of values")
+    if layout == "sparse_coo":
+        indices, values = parts[0].shape, parts[1].shape
+        # Dimensions that have indices come first, and each value is of the shape of all others.
+        if len(indices) != 2 or len(size) < indices[0] or values != (indices[1], *size[indices[0] :]):
+            raise ValueError("indices or values of another shape than the sparse tensor's")
     return Tensor(None, parts[-1].dtype, size, layout=layout, parts=tuple(parts), device=_device(parts[-1]))
 
 

@@ -43,6 +43,10 @@ _PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict"
 _PYTHON2_NAMES = {"unicode": "str", "long": "int", "xrange": "range"}
 
 
+_STATELESS = (dict, list, tuple, str, bytes, int, float, bool, type(None))
+"""What has no attributes, so that it can be set to no state but None, and by weights_only=True not even to that."""
+
+
 class TruncatedError(CheckpointError):
     """The program goes on past the end of the bytes it was given."""
 
@@ -182,12 +186,15 @@ class Steps:
                 return len(target.attributes)
             if first is not None:
                 raise ValueError("a state that is no dict")
-            if first is not state:
-                self.refused = self.refused or "a state of attributes and slots"
+            self.refused = self.refused or (
+                "'NoneType' object is not iterable" if state is None else "a state of attributes and slots"
+            )
         elif type(target) is Tensor:
             self._build_tensor(target, state)
-        elif state is not None and state != {}:
+        elif state is not None and (state != {} or type(target) in _STATELESS):
             raise ValueError("a state for what takes none")
+        elif type(target) in _STATELESS:  # which plain unpickling does not even look at
+            self.refused = self.refused or "Can only build Tensor, Parameter, OrderedDict or types allowlisted"
         return 0
 
     def _build_tensor(self, target: Tensor, state: Any) -> None:

@@ -43,7 +43,7 @@ LOOKS = {
     "an attribute of a class": ("", "type(self).last = self", OWNER + "type(module).last"),
     "an attribute of a function": ("def owner(): ...", "owner.net = self", OWNER + "owner.net"),
     "a context variable": ("var = contextvars.ContextVar('v')", "var.set(self)", OWNER + "var.get()"),
-    "a cache": ("@functools.lru_cache\ndef of(net): return [net]", "of(self)", "of(module) and not of.cache_info().misses > 1"),
+    "a cache": ("@functools.lru_cache\ndef of(net): return [net]", "of(self)", "of(module) and of.cache_info().hits"),
     "a hash": ("", "value = hash(self)", "hash(module) == value"),
     "a builtin by its name": ("", "value = id(self)", "getattr(builtins, 'i' + 'd')(module) == value"),
     "code in a text": ("", "value = id(self)", "eval('i' + 'd(module)') == value"),
