@@ -64,7 +64,10 @@ class StoredTensors:
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor as its library gives it out: `torch.load` has set one of its own to where the elements are, which
         shows in its version."""
-        return torch.empty(0, dtype=tensor.dtype).set_(tensor) if self._unpickled else tensor
+        if not self._unpickled:
+            return tensor
+        memory, offset = tensor.untyped_storage(), tensor.storage_offset()
+        return torch.empty(0, dtype=tensor.dtype).set_(memory, offset, tensor.shape, tensor.stride())
 
     def pieces(self, info: TensorInfo, dtype: torch.dtype, size: int) -> Iterator[torch.Tensor]:
         """The elements in row-major order, as flat tensors of `size` and at the end fewer, only to be read."""
