@@ -40,6 +40,7 @@ from ckptdiff.loaders.torch.trusted_names import (
     harmless,
     is_constant,
     is_distributed,
+    is_installed,
     is_torchs,
     is_torchs_or_trusted,
     is_trusted,
@@ -274,7 +275,8 @@ class _Scan:
             self._wonder(f"names the class {class_name(cls)}")  # making one draws random numbers
         elif not (is_trusted(cls.__module__) or root(cls.__module__) in (*PLAIN_MODULES, "builtins", "abc")):
             self._wonder(f"names the class {class_name(cls)}")
-            self.value(tuple(value for value in vars(cls).values() if isinstance(value, _METHODS)))
+            if not is_installed(cls.__module__):
+                self.value(tuple(value for value in vars(cls).values() if isinstance(value, _METHODS)))
 
     def _builtin(self, value: Any) -> None:
         owner = getattr(value, "__self__", None)
@@ -367,7 +369,7 @@ class _Scan:
             known.update(vars(sys.modules[name]) if name in sys.modules else {})
         else:
             self._wonder(f"uses the module {name}")
-            known.update(vars(sys.modules[name]) if name in sys.modules else {})
+            known.update({} if is_installed(name) else vars(sys.modules[name]))
 
     def _attribute(self, name: str, known: dict[str, Any]) -> None:
         if name in OF_MEMORY:
@@ -378,7 +380,9 @@ class _Scan:
             self.elsewhere[f"asks for {name}"] = None
         if RANDOM.fullmatch(name):
             self._wonder(f"uses {name}")
-        if isinstance(known.get(name), (type, types.FunctionType)):
+        if isinstance(known.get(name), type):
+            self._class(known[name])
+        elif isinstance(known.get(name), types.FunctionType) and not is_installed(known[name].__module__):
             self.value(known[name])
         defined = self._definitions().get(name, ())
         for value in defined:

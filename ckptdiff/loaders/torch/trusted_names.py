@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import sysconfig
 import types
 import weakref
 from collections.abc import Iterable, Iterator
@@ -71,6 +72,7 @@ PAST_COPIES = frozenset((
     "gc", "weakref", "ctypes", "threading", "_thread", "concurrent.futures", "queue", "multiprocessing", "asyncio",
     "inspect", "signal", "subprocess", "socket",
 ))  # fmt: skip
+STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 LEGACY_REASON = "asks for a legacy tensor type"
 # What torch's loader consults of a module by name.
 CONSULTED = (PARAMETERS, BUFFERS, CHILDREN, NON_PERSISTENT, PRE_HOOKS, POST_HOOKS, "__class__")
@@ -155,6 +157,13 @@ def is_trusted(name: str | None) -> bool:
     if name is None or root(name) not in TRUSTED:
         return False
     return name.startswith(TRUSTED_AFTER_ALL) or not name.startswith(NOT_TRUSTED)
+
+
+def is_installed(name: str | None) -> bool:
+    """Whether a module of that name is Python's own or a package's, or none that could be looked into."""
+    file = getattr(sys.modules.get(name or ""), "__file__", None)
+    parts = Path(file).parts if file else ()
+    return not file or "site-packages" in parts or "dist-packages" in parts or file.startswith(STANDARD_LIBRARY)
 
 
 def is_distributed(name: str | None) -> bool:
