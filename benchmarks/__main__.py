@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("inspect", "compare", "following", "walk", "writing", "remote", "suggest", "check", "diff")
+NAMES = ("inspect", "compare", "following", "trace", "walk", "writing", "remote", "suggest", "check", "diff")
 
 if __name__ == "__main__":
     failed = [name for name in NAMES if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode]

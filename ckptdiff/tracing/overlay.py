@@ -39,6 +39,8 @@ class Overlay:
         self._count = 0
         self.moved: Callable[[str, str], object] = lambda *_: None
         """Is called with the path that a file had and the one it has."""
+        self.writes: Callable[[str], object] = lambda _: None
+        """Is called with every path that the program begins to write."""
         # Bound before anything is put in their place.
         self._stat, self._listdir = Kept(os.stat), Kept(os.listdir)
 
@@ -118,6 +120,7 @@ class Overlay:
         self._said[place] = os.fspath(path)
         self._gone.discard(whole)
         self._own.discard(place)
+        self.writes(whole)
         return place
 
     def own(self, path: Any) -> None:

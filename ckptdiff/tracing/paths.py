@@ -191,6 +191,7 @@ def _readers_in_c(scene: Scene) -> None:
             files.opened.note(new, writes=True)
 
     overlay.moved = moved
+    overlay.writes = lambda path: files.opened.note(path, writes=True)
 
     def copyfile(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
         source, target = overlay.mapped(src), overlay.mapped(dst)

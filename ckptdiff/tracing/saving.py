@@ -59,7 +59,10 @@ def _write(scene: Scene, f: Any, tensors: Mapping[str, torch.Tensor], write: Cal
     """Note what is saved, and have it saved aside, where what it raises is raised. A stream is the program's own."""
     path = os.fspath(f) if isinstance(f, (str, os.PathLike)) else None
     if path is None:
-        name = scene.overlay.named(getattr(f, "name", None))
+        given = getattr(f, "name", None)
+        name = scene.overlay.named(given)
+        if isinstance(given, str) and name is None:  # a file that the program has made otherwise, a temporary one
+            scene.watch.followed.files.opened.note(given, writes=True)
         write(f)
         if name is not None:
             scene.watch.note_saved(name, tensors)
@@ -74,7 +77,6 @@ def _write(scene: Scene, f: Any, tensors: Mapping[str, torch.Tensor], write: Cal
         scene.tell(f"{path} is too large to be kept aside: the program does not find it again.")
         return
     files = scene.watch.followed.files
-    files.opened.note(path, writes=True)
     files.name(path)
     place = scene.overlay.aside(path)
     write(place)

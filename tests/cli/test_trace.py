@@ -320,6 +320,21 @@ def test_what_a_program_writes_it_finds_again_and_nothing_is_written(capfd: pyte
     assert "second.pth was not removed." in answer["notes"]
 
 
+def test_what_a_program_wrote_itself_fills_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "import tempfile\nmodel, other, third = Net(), Student(), Critic()\n"
+        "with open('a.pth', 'wb') as file: torch.save(Net().state_dict(), file)\n"
+        "model.load_state_dict(torch.load('a.pth'))\n"
+        "with tempfile.NamedTemporaryFile(suffix='.pt') as file:\n"
+        "    torch.save(Student().state_dict(), file); file.flush(); other.load_state_dict(torch.load(file.name))\n"
+        "torch.save(Critic().state_dict(), 'tmp.pth'); os.replace('tmp.pth', 'b.pth')\n"
+        "third.load_state_dict(torch.load('b.pth'))\n"
+    )
+    code, answer, _ = traced(text, capfd, "--until", "end")
+    assert (answer["raised"], code, answer["files"]) == (None, 2, [])
+    assert not any(model["filled"] for model in answer["models"])
+
+
 def _contents() -> dict[Path, bytes]:
     found = (path for path in Path().rglob("*.*") if path.is_file() and path.suffix != ".pyc")
     return {path: path.read_bytes() for path in found}
