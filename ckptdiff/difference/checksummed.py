@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.difference.comparing import Pair
-from ckptdiff.errors import UsageError
+from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.formats.zip_archive import ZipArchive, record_of
 from ckptdiff.places import open_again
 from ckptdiff.spelling import option
@@ -104,6 +104,8 @@ class _Sums:
             try:
                 zipped = source.size > 4 and source.read(0, 4) == b"PK\3\4"
                 self._archives[path] = ZipArchive(source) if zipped else None
+            except CheckpointError:  # several archives in a row, as torch.distributed.checkpoint writes them
+                self._archives[path] = None
             finally:
                 source.close()
         return self._archives[path]
