@@ -10,7 +10,7 @@ from ckptdiff.checkpoint.choosing import Found, find
 from ckptdiff.checkpoint.survey import items
 from ckptdiff.checkpoint.warnings import notices
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.opened import Opened
+from ckptdiff.formats.opened import Opened, check_count
 from ckptdiff.formats.pickles.entries import entry, summary
 from ckptdiff.formats.pickles.globals import unsafe
 from ckptdiff.formats.pickles.modules import is_module, module_state_dict
@@ -34,6 +34,7 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
     assert locate is not None
     found = find(name, opened.content, key)
     chosen, metadata, transient = _state_dict(name, found.value)
+    check_count(name, len(chosen))
     entries: dict[str, Entry] = {}
     dimensions = 0
     for item, value in chosen.items():

@@ -7,7 +7,7 @@ from functools import partial
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.opened import Opened
+from ckptdiff.formats.opened import Opened, check_count
 from ckptdiff.formats.opening import open_checkpoint
 from ckptdiff.garbage import uncollected
 from ckptdiff.places import place_of
@@ -57,6 +57,7 @@ def _tensors(opened: Opened, key: str | None) -> Checkpoint:
         )
     if not opened.content:
         raise CheckpointError(f"{name} is a safetensors file without tensors", "Give a checkpoint with tensors.")
+    check_count(name, len(opened.content))
     return Checkpoint(
         name,
         opened.format,

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from ckptdiff.formats.pickles.stand_ins import Global
 
 
+MAX_KEYS = 400_000
+"""Of a state dict. The largest that are known, of hundreds of experts packed into integers, have half as many."""
+
+
+def check_count(name: str, keys: int) -> None:
+    """Raises CheckpointError where there are more keys than any state dict has: each costs more than its bytes do."""
+    if keys > MAX_KEYS:
+        raise CheckpointError(
+            f"{name} has {keys:,} keys, more than any state dict ({MAX_KEYS:,} are read)",
+            "Do not trust this file: it may be hostile.",
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)  # a value too large to compare
 class Opened:
     """The whole inert content of a file, a folder or several files that belong together.

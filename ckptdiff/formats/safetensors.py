@@ -14,7 +14,7 @@ from typing import Any
 from ckptdiff import bounded_json as bounded
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats import strict_json
-from ckptdiff.formats.opened import Opened
+from ckptdiff.formats.opened import Opened, check_count
 from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
 from ckptdiff.places import ByteSource, truncated
 from ckptdiff.tensors import BY_SAFETENSORS_CODE, Storage, TensorInfo
@@ -52,6 +52,7 @@ def read(source: ByteSource) -> Opened:
         raise CheckpointError(f"{source.name} is damaged: {what}", "Download or copy the file again.") from None
     if type(header) is not dict:
         raise CheckpointError(f"{source.name} is damaged: its safetensors header is no JSON object")
+    check_count(source.name, len(header))
     metadata = header.pop("__metadata__", None)
     if metadata is None:
         metadata = {}

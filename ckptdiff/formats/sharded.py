@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptdiff import bounded_json as bounded
 from ckptdiff.errors import CheckpointError
-from ckptdiff.formats.opened import Opened
+from ckptdiff.formats.opened import Opened, check_count
 from ckptdiff.formats.opening import open_file
 from ckptdiff.formats.pickles.entries import listed
 from ckptdiff.places import Place, for_each
@@ -78,5 +78,6 @@ def _parse(place: Place) -> ShardIndex:
     if type(weight_map) is not dict or not weight_map or any(type(file) is not str for file in weight_map.values()):
         raise CheckpointError(f"{index} is no index of shards: it has no weight_map", "Give a *.index.json file.")
     metadata: Any = content.get("metadata")
+    check_count(index, len(weight_map))
     total = metadata.get("total_size") if type(metadata) is dict else None
     return ShardIndex(weight_map, total if type(total) is int else None)

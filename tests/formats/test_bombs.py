@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import ckptdiff
 from ckptdiff import bounded_json as bounded
+from ckptdiff.errors import CheckpointError
+from ckptdiff.formats import opened
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -452,3 +456,23 @@ def test_brackets_in_names_are_names(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     path.write_bytes(safetensors({"[{," * 1_200_000: entry(0, 4), '\\"[' * 100_000: entry(4, 8)}, b"\0" * 8))
     assert run(path).startswith("READ 2")
+
+
+def test_more_keys_than_any_state_dict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in each kind of file, and for what is asked of it."""
+    monkeypatch.setattr(opened, "MAX_KEYS", 20)
+    state = {f"layers.{i}.w": torch.ones(1) for i in range(21)}
+    torch.save(state, tmp_path / "w.pth")
+    torch.save({"model": state, "epoch": 1}, tmp_path / "deep.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "w.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(state, "w.safetensors")})
+    )
+    for file in tmp_path.iterdir():
+        for ask in (ckptdiff.inspect, lambda path: ckptdiff.compare(torch.nn.Linear(1, 1), path)):
+            with pytest.raises(CheckpointError, match="has 21 keys, more than any state dict"):
+                ask(file)
+    monkeypatch.setattr(opened, "MAX_KEYS", 21)
+    assert len(ckptdiff.inspect(tmp_path / "w.pth").tensors) == 21
+    assert len(ckptdiff.inspect(tmp_path / "model.safetensors.index.json").tensors) == 21
