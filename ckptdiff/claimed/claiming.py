@@ -65,8 +65,12 @@ class Claims(TorchFunctionMode):
         if special is not None and args and isinstance(args[0], T):
             return special(self, func, args, kwargs)
         machine, target = self.machine, None
-        if name == "_parse_to" and args and type(args[0]) is int:  # Module.to(0)
-            args = (torch.device(machine.kind, args[0]), *args[1:])
+        if name == "_parse_to":  # of Module.to, which then moves each tensor
+            if args and type(args[0]) is int:
+                args = (torch.device(machine.kind, args[0]), *args[1:])
+            if type(kwargs.get("device")) is int:
+                kwargs["device"] = torch.device(machine.kind, kwargs["device"])
+            return func(*args, **kwargs)
         asked = kwargs.get("device")
         if asked is not None:
             target = machine.device(asked)

@@ -87,6 +87,42 @@ class ToKeywords(Base):
     def build(self):
         self.l = nn.Linear(3, 4).to(device="cuda", dtype=torch.bfloat16, non_blocking=True)
         assert self.l.bias.dtype == torch.bfloat16
+        assert self.l.bias.is_cuda
+
+
+@kind(LINEAR)
+class ToKeywordNumber(Base):
+    def build(self):
+        self.l = nn.Linear(3, 4).to(device=0)
+        assert self.l.bias.is_cuda
+        assert str(self.l.weight.device) == "cuda:0"
+
+
+@kind(LINEAR)
+class MovedByData(Base):
+    def build(self):
+        self.l = nn.Linear(3, 4)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.cuda()
+        assert all(parameter.is_cuda for parameter in self.parameters())
+
+
+@kind(LINEAR)
+class StateDictMoved(Base):
+    def build(self):
+        state = nn.Linear(3, 4).cuda().state_dict()
+        assert all(value.is_cuda for value in state.values())
+        self.l = nn.Linear(3, 4)
+        self.l.load_state_dict(state)
+        self.l.cuda()
+
+
+@kind("q 4,4")
+class Decomposed(Base):
+    def build(self):
+        q, _ = torch.linalg.qr(torch.eye(4, device="cuda"))
+        self.q = nn.Parameter(q.contiguous())
+        assert self.q.is_cuda
 
 
 @kind(LINEAR)
