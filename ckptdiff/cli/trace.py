@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -110,10 +111,13 @@ def command(
         quiet=quiet,
     )
     wanted = [*(name for name, _ in reports), *(["trace"] if save else [])]
-    verdict, text, written, kind = work(program, settings, chosen, view, wanted)
-    if kind and verdict != "pass":
-        tell(f"It asks for a device of the kind {kind}: it is run again as where there is one.")
-        verdict, text, written, _ = work(program, replace(settings, device=kind), chosen, view, wanted)
+    # However its process ends, what it would have written goes.
+    with tempfile.TemporaryDirectory(prefix="ckptdiff-", ignore_cleanup_errors=True) as aside:
+        settings = replace(settings, aside=aside)
+        verdict, text, written, kind = work(program, settings, chosen, view, wanted)
+        if kind and verdict != "pass":
+            tell(f"It asks for a device of the kind {kind}: it is run again as where there is one.")
+            verdict, text, written, _ = work(program, replace(settings, device=kind), chosen, view, wanted)
     emit(text, own=chosen in OWN)
     paths = [path for _, path in reports] + ([save] if save else [])
     for path, content in zip(paths, written, strict=True):
@@ -147,7 +151,7 @@ def _traced(
     if scratch:
         from ckptdiff.tracing.scratch import copied_folder
 
-        os.chdir(copied_folder())
+        os.chdir(copied_folder(settings.aside))
     if quiet:
         null = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lives
         os.dup2(null.fileno(), 1)

@@ -82,7 +82,9 @@ class Tracing:
         with following(trust=self._options.trust) as followed, machine, patches() as patched:
             self._followed, self._watch = followed, Watch(followed)
             self._watch.start(patched)
-            scene = Scene(patched, self._watch, self._tell, Overlay(self._options.maps, self._tell))
+            scene = Scene(
+                patched, self._watch, self._tell, Overlay(self._options.maps, self._tell, self._options.aside)
+            )
             with patched.gathering():
                 for stand_in in STAND_INS if self._options.network else (*STAND_INS, no_network):
                     stand_in(scene)

@@ -29,6 +29,9 @@ class TraceOptions:
     device: str | None = None
     """As on which machine: `cuda`, `cpu`; this one for None."""
 
+    aside: str = ""
+    """A folder for what it would write, which whoever asks takes away; without, one that goes with the trace."""
+
     def place(self) -> tuple[str, int] | None:
         """The file and the line to stop at, None for the other two. Raises UsageError for what is none of them."""
         if self.until in (FIRST_CALL, END):

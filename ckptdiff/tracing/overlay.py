@@ -27,7 +27,7 @@ def is_weights(path: str) -> bool:
 class Overlay:
     """What the program sees in place of what is there, by absolute path. `maps` are paths that mean others here."""
 
-    def __init__(self, maps: Maps, tell: Callable[[str], None]) -> None:
+    def __init__(self, maps: Maps, tell: Callable[[str], None], folder: str = "") -> None:
         self._maps = maps
         self._tell = tell
         self._added: dict[str, str] = {}
@@ -35,8 +35,7 @@ class Overlay:
         self._own: set[str] = set()
         self._said: dict[str, str] = {}
         """What the program calls what lies aside, by where it lies."""
-        self._folder = ""
-        self._count = 0
+        self._folder = folder
         self.moved: Callable[[str, str], object] = lambda *_: None
         """Is called with the path that a file had and the one it has."""
         self.writes: Callable[[str], object] = lambda _: None
@@ -207,10 +206,7 @@ class Overlay:
     def _place(self, whole: str) -> str:
         if not self._folder:
             self._folder = tempfile.mkdtemp(prefix="ckptdiff-")
-        self._count += 1
-        folder = os.path.join(self._folder, str(self._count))  # noqa: PTH118
-        os.mkdir(folder)  # noqa: PTH102
-        return os.path.join(folder, os.path.basename(whole))  # noqa: PTH118, PTH119
+        return os.path.join(tempfile.mkdtemp(dir=self._folder), os.path.basename(whole))  # noqa: PTH118, PTH119
 
     def _is_gone(self, whole: str) -> bool:
         return whole in self._gone or any(whole.startswith(path + os.sep) for path in self._gone)

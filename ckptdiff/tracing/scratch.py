@@ -11,9 +11,9 @@ _LARGE = 8 << 20
 """Bytes from which a file is linked rather than copied: weights and data, which are read."""
 
 
-def copied_folder() -> Path:
-    """A temporary copy of the current folder; large files in it are links to the originals."""
-    copy = Path(tempfile.mkdtemp(prefix="ckptdiff-")) / Path.cwd().name
+def copied_folder(inside: str) -> Path:
+    """A copy of the current folder inside another one; large files in it are links to the originals."""
+    copy = Path(tempfile.mkdtemp(dir=inside)) / Path.cwd().name
     shutil.copytree(
         Path.cwd(), copy, symlinks=True, copy_function=_copied, ignore=shutil.ignore_patterns(".git", ".venv")
     )

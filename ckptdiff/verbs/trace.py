@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -132,11 +133,12 @@ def judged(command: str, folder: str, *, trust: bool, fail_on: Level, timeout: f
 
     words = shlex.split(command)
     device: str | None = None
-    while True:
-        arguments = (words, folder, trust, fail_on, timeout, device)
-        report, device, sentence = run_apart(_judged_here, *arguments, about=command, timeout=timeout + 30)
-        if device is None or (report is not None and report.verdict == "pass"):
-            break  # else it is asked again as on a machine with such a device
+    with tempfile.TemporaryDirectory(prefix="ckptdiff-", ignore_cleanup_errors=True) as aside:
+        while True:
+            arguments = (words, folder, trust, fail_on, timeout, device, aside)
+            report, device, sentence = run_apart(_judged_here, *arguments, about=command, timeout=timeout + 30)
+            if device is None or (report is not None and report.verdict == "pass"):
+                break  # else it is asked again as on a machine with such a device
     if report is None:
         raise CkptdiffError(sentence, "`ckptdiff trace` with the same command says more.")
     result: Report = report
@@ -148,7 +150,7 @@ _Judged = tuple["Report | None", "str | None", str]
 
 
 def _judged_here(
-    words: Sequence[str], folder: str, trust: bool, fail_on: Level, timeout: float, device: str | None
+    words: Sequence[str], folder: str, trust: bool, fail_on: Level, timeout: float, device: str | None, aside: str
 ) -> _Judged:
     from ckptdiff.running.apart import leave
     from ckptdiff.tracing.options import TraceOptions
@@ -163,7 +165,7 @@ def _judged_here(
         leave(reports[0])
 
     os.chdir(folder)
-    traced(parse_program(words), TraceOptions(trust=trust, device=device), done, timeout)
+    traced(parse_program(words), TraceOptions(trust=trust, device=device, aside=aside), done, timeout)
     return reports[0]
 
 

@@ -301,7 +301,11 @@ except RuntimeError as error: print(error)
 """
 
 
-def test_what_a_program_writes_it_finds_again_and_nothing_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_program_writes_it_finds_again_and_nothing_is_written(
+    capfd: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     Path("runs").mkdir()
     Path("runs/old.pth").write_bytes(Path("plain.pth").read_bytes())
     before = _contents()
@@ -318,6 +322,7 @@ def test_what_a_program_writes_it_finds_again_and_nothing_is_written(capfd: pyte
     assert "PicklingError" in err or "AttributeError" in err
     assert "Parent directory nowhere does not exist." in err
     assert "second.pth was not removed." in answer["notes"]
+    assert os.listdir(temporary) == []
 
 
 def test_what_a_program_wrote_itself_fills_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -406,7 +411,10 @@ def test_a_signal_that_ends_it_is_named(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_program_that_ends_without_a_gpu_is_run_again_as_with_one(capfd: pytest.CaptureFixture[str]) -> None:
-    text = "if not torch.cuda.is_available(): print('no GPU'); sys.exit(1)\n" + LOADS + "model.cuda()"
+    text = (
+        "torch.save(Net(), 'first.pth')\nif not torch.cuda.is_available(): print('no GPU'); sys.exit(1)\n"
+        + LOADS + "model.cuda()"
+    )  # fmt: skip
     code, answer, err = traced(text, capfd)
     assert (answer["raised"], code) == (None, 0)
     assert "It asks for a device of the kind cuda" in err
