@@ -18,6 +18,8 @@ AT_ONCE = 1 << 15
 """Values of a block."""
 _DOTTED = 1 << 13
 """Values of a product: few enough that BLAS does not start threads, which wait for each other by spinning."""
+_VANISHING = 1e-150
+"""Numbers up to this may have a square of zero."""
 _LARGEST = 3e38
 """Within float32."""
 
@@ -60,7 +62,7 @@ class Floats:
         figures.second += second
         figures.product += first + along
         figures.delta += delta
-        self._steps(left, right, odd, apart, kind, math.sqrt(max(first, second)), figures)
+        self._steps(left, right, odd, apart, kind, math.sqrt(max(first, second)) + _VANISHING, figures)
         _largest(change, before, after, odd, start, figures)
         if tolerance or tolerance.histograms:
             np.abs(change, out=change)

@@ -148,6 +148,13 @@ def test_pairs_of_known_truth(tmp_path: Path, name: str) -> None:
     check(saved(tmp_path, a, b), a, b)
 
 
+def test_numbers_whose_squares_vanish_are_as_far_apart_as_they_are(tmp_path: Path) -> None:
+    zeros = torch.zeros(3, dtype=torch.float64)
+    near = torch.tensor([0, 2, -(2**63) + 1]).view(torch.float64)
+    check(saved(tmp_path, zeros, near), zeros, near)
+    check(saved(tmp_path, near, near.flip(0)), near, near.flip(0))
+
+
 def test_nan_of_other_bits_is_equal_and_told(tmp_path: Path) -> None:
     found = saved(tmp_path, of_bits(QUIET, QUIET), of_bits(OTHER, QUIET))
     assert found.verdict == "same values"
