@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.following import attacks
 from tests.following.numbers import READ, TAKEN, write_numbers
 from tests.following.oracle import Net, elements_from_file, followed, really
+from tests.following.test_loaders import ALL, DOUBTED
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +42,18 @@ def test_numbers_that_are_taken_are_a_doubt(name, files):
 @pytest.mark.parametrize("name", READ)
 def test_numbers_that_are_read_are_none(name, files):
     assert answered(READ[name], files) == ([], [])
+
+
+def test_the_documentation_counts_them():
+    """By kind, with those that are a doubt."""
+    kinds, doubted = Counter(map(kind_of, ALL)), Counter(map(kind_of, DOUBTED))
+    kinds["numbers"], doubted["numbers"] = len(TAKEN) + len(READ), len(TAKEN)
+    text = (Path(__file__).parents[2] / "docs" / "following.md").read_text()
+    for kind, count in kinds.items():
+        assert f"| {kind} | {count} | {doubted[kind]} |" in text
+    assert f"| all | {kinds.total()} | {doubted.total()} |" in text
+
+
+def kind_of(name):
+    kind, colon, _ = name.partition(": ")
+    return kind if colon else "attacks" if name in attacks.ATTACKS else "loaders"
