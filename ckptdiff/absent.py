@@ -45,8 +45,7 @@ class AbsentModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def stop(self) -> None:
         """Be asked no longer, and leave no module behind."""
-        with contextlib.suppress(ValueError):
-            sys.meta_path.remove(self)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]  # others may equal everything
         made = {id(module) for module in self._made.values()}
         for name, module in list(sys.modules.items()):
             if id(module) in made:

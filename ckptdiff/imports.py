@@ -51,4 +51,4 @@ class Imports:
         try:
             yield
         finally:
-            sys.meta_path.remove(self)
+            sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]

@@ -79,8 +79,8 @@ Loader = Annotated[
     typer.Option(
         "--loader",
         metavar="NAME|FILE.py:FUNC",
-        help="Who loads: torch, transformers, or a function of model and path or of the path alone. "
-        "Without it, who usually does: transformers for hf:DIRECTORY.",
+        help="Who loads: torch, transformers, diffusers, timm, peft, lightning, dcp, accelerate, or a function of "
+        "model and path or of the path alone. Without it, who usually does: transformers for hf:DIRECTORY.",
     ),
 ]
 LoaderArgs = Annotated[

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 FAMILIES = (
     "plain", "vision", "training", "hub", "language", "optimizers", "shipped", "pretrained", "quantised",
 )  # fmt: skip
@@ -101,6 +103,7 @@ def apart(row: Any, situation: str = "") -> dict[str, str]:
             code = 1
             try:
                 signal.alarm(ROW_SECONDS)
+                torch.set_num_threads(1)  # the threads of the pool are not here
                 warnings.simplefilter("ignore")
                 _answer(row, situation, Path(folder), answer)
                 code = 0

@@ -21,7 +21,7 @@ from tests.formats.test_saved_on import FILES, SAVED, Rebuilt
 DEVICES = ["cuda", "cuda:0", "cuda:7", "cuda:x", "cuda0", "mps", "mps:0", "xla:0", "xpu", "xpu:1", "hpu:0", "mtia:0",
            "npu:0", "privateuseone:0", "ipu", "vulkan", "cpu:0", "no such thing"]  # fmt: skip
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is old
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.torch.jit:FutureWarning")  # it is old
 
 
 def words(call: Any) -> str | None:
