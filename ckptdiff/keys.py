@@ -90,29 +90,27 @@ def fold(keys: Iterable[str]) -> list[Fold]:
     The folds denote exactly the given keys, each once. The caller passes only keys that a reader may take for equal
     in everything else (status, shape, dtype). Takes time near-linear in the keys.
     """
-    order: dict[str, int] = {}
+    order = {key: position for position, key in enumerate(dict.fromkeys(keys))}
     families: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
-    for key in keys:
-        if key in order:
-            continue
-        order[key] = len(order)
+    alone: set[str] = set(order)
+    for key in order:
         numbers = _NUMBER.findall(key) if len(key) < 4096 else []
-        if len(numbers) > _MAX_NUMBERS:
-            numbers = []
-        literals = tuple(_NUMBER.split(key)) if numbers else (key,)
-        families.setdefault(literals, []).append(tuple(map(int, numbers)))
+        if numbers and len(numbers) <= _MAX_NUMBERS:
+            families.setdefault(tuple(_NUMBER.split(key)), []).append(tuple(map(int, numbers)))
 
-    folds: list[tuple[int, Fold]] = []
+    folds: dict[str, Fold] = {}
     for literals, tuples in families.items():
+        if len(tuples) == 1:
+            continue
         escaped = tuple(map(_escape, literals))
         for box in _boxes(tuples):
             count = prod(map(len, box))
-            if count == 1:
-                first = _join(literals, (values[0] for values in box))
-            else:
-                first = min((_join(literals, values) for values in product(*box)), key=order.__getitem__)
-            folds.append((order[first], Fold(_join(escaped, map(_braces, box)), count, first)))
-    return [item for _, item in sorted(folds, key=lambda pair: pair[0])]
+            if count > 1:
+                denoted = [_join(literals, values) for values in product(*box)]
+                alone.difference_update(denoted)
+                first = min(denoted, key=order.__getitem__)
+                folds[first] = Fold(_join(escaped, map(_braces, box)), count, first)
+    return [Fold(_escape(key), 1, key) if key in alone else folds[key] for key in order if key in alone or key in folds]
 
 
 def expand(pattern: str) -> Iterator[str]:

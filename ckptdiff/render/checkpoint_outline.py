@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.garbage import uncollected
 from ckptdiff.keys import fold, glob
 from ckptdiff.render import key_tree as tree
 from ckptdiff.render.escape import plain
@@ -52,6 +53,7 @@ class Contents:
     """Further lists, each under its heading."""
 
 
+@uncollected()
 def contents(checkpoint: Checkpoint, view: View) -> Contents:
     """The words on a checkpoint: its tensors as a folded tree, or one by one when a glob or an order is given."""
     tensors, sort, limit = view.tensors, view.sort, None if view.all else LIMIT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ckptdiff.garbage import uncollected
 from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, Level, reaches
@@ -34,6 +35,7 @@ _LISTED: tuple[Kind, ...] = ("missing", "unexpected")
 """What only strict=True raises for."""
 
 
+@uncollected()
 def outline(report: Report, view: View) -> Outline:
     """The words on a report."""
     limit = None if view.all else LIMIT

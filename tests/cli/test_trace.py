@@ -432,3 +432,31 @@ def test_scripts_are_compiled_as_ever(capfd: pytest.CaptureFixture[str]) -> None
     )
     code, answer, _ = traced(text, capfd, "--device", "cuda")
     assert (answer["raised"], code) == (None, 0)
+
+
+def test_a_model_larger_than_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    """43 GB by plain constructors, and of a file of holes: initial values are drawn, and files read, when looked at."""
+    names, nbytes = [f"layers.{number}.weight" for number in range(40)], 16384 * 16384 * 4
+    header = json.dumps({
+        name: {"dtype": "F32", "shape": [16384, 16384], "data_offsets": [at * nbytes, (at + 1) * nbytes]}
+        for at, name in enumerate(names)
+    }).encode()  # fmt: skip
+    with Path("large.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 40 * nbytes)
+    text = (
+        "import resource\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "from torch import nn\nfrom safetensors.torch import load_file\n"
+        "class Large(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layers = nn.ModuleList(nn.Linear(16384, 16384, bias=False) for _ in range(40))\n"
+        "    def forward(self, x):\n"
+        "        return self.layers[0](x)\n"
+        "model = Large(); model.load_state_dict(load_file('large.safetensors'))\n"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19\n"
+        "model(torch.rand(1, 16384))"
+    )
+    code, answer, _ = traced(text, capfd)
+    assert (code, answer["raised"]) == (0, None)
+    assert list(answer["models"][0]["filled"]) == names
