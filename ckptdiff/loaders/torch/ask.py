@@ -18,8 +18,16 @@ def ask(model: GivenModel, checkpoint: Checkpoint, *, assign: bool = False) -> O
     Raises UsageError where it does and the model that is there has none.
     """
     outcome = _walked(model, checkpoint, assign)
-    doubts = model.doubts()
+    doubts = (*model.doubts(), *_elsewhere(model))
     return replace(outcome, doubts=(*outcome.doubts, *doubts)) if doubts else outcome
+
+
+def _elsewhere(model: GivenModel) -> tuple[str, ...]:
+    """A doubt where code of the model's own runs while loading, and the model was built as on another machine."""
+    if model.built is None or model.built.host.here or not any(node.custom for _, node in model.tree.walk()):
+        return ()
+    machine = model.built.host.shown
+    return (f"Code of the model's own runs while loading: as on this machine, not as on {machine}, if it asks.",)
 
 
 def _walked(model: GivenModel, checkpoint: Checkpoint, assign: bool) -> Outcome:
