@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.errors import ModelError, UsageError
+from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.loaders.named_loaders import NAMES, Row, named, recognised
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
@@ -179,7 +181,8 @@ class LoaderRequest:
     def left(self, model: ModelRequest | None, path: str | os.PathLike[str], device: str | None = None) -> Left:
         """What it leaves in the model; None is one that it makes itself.
 
-        It is asked as on a machine with `device`; without, as on this one, else on the one that its code insists on.
+        It is asked as on a machine with `device`; without, as on this one, else on the one that its code insists on;
+        where its code asks what machine it is, on the other one too, and a doubt says where that makes a difference.
         The GPU of this machine is claimed like any other.
 
         Raises CkptdiffError without an answer.
@@ -198,8 +201,25 @@ class LoaderRequest:
         else:
             if not (insists and asked.needs and left.outcome.raised is not None):
                 machine = left.outcome.machine._replace(device=host.kind)
-                return replace(left, outcome=replace(left.outcome, machine=machine))
+                doubts = self._elsewhere(left, model, path, host.kind) if device is None and asked.questions else ()
+                outcome = replace(left.outcome, machine=machine, doubts=(*left.outcome.doubts, *doubts))
+                return replace(left, outcome=outcome)
         return self.left(model, path, next(iter(asked.needs)))
+
+    def _elsewhere(
+        self, left: Left, model: ModelRequest | None, path: str | os.PathLike[str], kind: str
+    ) -> tuple[str, ...]:
+        """What another machine would make of it: nothing where that is the same."""
+        from ckptdiff.loaders.left import told_apart
+
+        other = "cuda" if kind == "cpu" else "cpu"
+        machine = "a machine with a GPU" if kind == "cpu" else "a machine without one"
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # the code has said it once
+                difference = told_apart(left.outcome, self.left(model, path, other).outcome)
+        except CkptdiffError as error:
+            difference = f"there is no answer: {error.message}"
+        return (f"The loader asks what machine it is; on {machine} {difference}",) if difference else ()
 
     def _left(self, model: ModelRequest | None, path: str | os.PathLike[str]) -> Left:
         if isinstance(self.loader, Row):

@@ -112,6 +112,20 @@ def left_in(
     )
 
 
+def told_apart(outcome: Outcome, other: Outcome) -> str:
+    """What another run of a loader comes to, as the end of a sentence; "" where it comes to the same."""
+
+    def state(of: Outcome) -> tuple[object, ...]:
+        return of.raised, {key: (item.by, item.sources, item.rows) for key, item in of.filled.items()}
+
+    if state(outcome) == state(other):
+        return ""
+    if other.raised is not None:
+        return f"it raises {other.raised}."
+    filled = sum(item.by not in ("initial", "meta") and item.rows is None for item in other.filled.values())
+    return f"it fills {filled} of {len(other.filled)} keys wholly."
+
+
 def left_nothing(
     followed: Followed,
     loader: Loader,

@@ -56,3 +56,33 @@ def test_a_kernel_that_is_lacking_is_named_after_the_device(device: str) -> None
     with claimed("cuda"), pytest.raises(NotImplementedError) as raised:
         torch.empty(4, device=device, dtype=torch.float8_e4m3fn).normal_()
     assert str(raised.value) == f"\"normal_kernel_{device}\" not implemented for 'Float8_e4m3fn'"
+
+
+def by_machine(model: nn.Module, path: str) -> None:
+    state = torch.load(path, map_location="cpu")
+    if torch.cuda.is_available():
+        del state["bias"]
+    print("loading")
+    model.load_state_dict(state, strict=False)
+
+
+def by_name_alone(model: nn.Module, path: str) -> None:
+    model.load_state_dict(torch.load(path, map_location="cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it is the other way round")
+def test_a_loader_that_goes_by_the_machine_is_answered_for_both(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = ckptdiff.compare(nn.Linear(3, 4), path, loader=by_machine)
+    assert report.complete
+    assert report.outcome.doubts == (
+        "The loader asks what machine it is; on a machine with a GPU it fills 1 of 2 keys wholly.",
+    )
+    assert capsys.readouterr().out == "loading\n"
+    assert not ckptdiff.compare(nn.Linear(3, 4), path, loader=by_machine, device="cuda").complete
+    assert ckptdiff.compare(nn.Linear(3, 4), path, loader=by_machine, device="cpu").outcome.doubts == ()
+
+
+def test_a_loader_to_which_the_machine_makes_no_difference(path: Path) -> None:
+    report = ckptdiff.compare(nn.Linear(3, 4), path, loader=by_name_alone)
+    assert report.complete
+    assert report.outcome.doubts == ()
