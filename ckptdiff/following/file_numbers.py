@@ -95,7 +95,8 @@ class FileNumbers:
     def _in(self, dtype: Any) -> dict[float, Source]:
         if dtype not in self._rounded:
             with plainly():
-                numbers = torch.tensor(list(self._given), dtype=torch.float64).to(dtype).tolist()
+                given = list(self._given)
+                numbers = torch.tensor(given, dtype=torch.float64).to(dtype).tolist()
             self._rounded[dtype] = dict(zip(numbers, self._given.values(), strict=True))
         return self._rounded[dtype]
 

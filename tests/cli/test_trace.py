@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.context
 import os
 import subprocess
 import sys
@@ -394,8 +395,11 @@ PROCESSES = {
     "name",
     [name if name in ("Process", "program") else pytest.param(name, marks=pytest.mark.long) for name in PROCESSES],
 )
-def test_processes_are_followed_or_named(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_processes_are_followed_or_named(
+    name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     text, expected, told = PROCESSES[name]
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", None)  # as in a new process
     loads = "def load():\n    model = Net(); model.load_state_dict(torch.load('plain.pth')); return model.eval()\n"
     code, answer, _ = traced(loads + text, capfd)
     assert (answer["raised"], code) == (None, expected)

@@ -64,7 +64,7 @@ SETTING = re.compile(r"_?set_(?!extra_state)\w+|use_deterministic\w*|enable_\w+|
 # What is not the same in another process either, or under another caller.
 OF_PROCESS = frozenset((
     "getpid", "getppid", "gettid", "get_native_id", "active_count", "main_thread", "environ", "_getframe",
-    "_current_frames", "currentframe", "extract_stack", "walk_stack", "print_stack", "tb_frame", "f_back",
+    "_current_frames", "currentframe", "extract_stack", "walk_stack", "tb_frame", "f_back",
 ))  # fmt: skip
 LEGACY = re.compile(r"(Float|Double|Half|BFloat16|Byte|Char|Short|Int|Long|Bool)Tensor")
 # What looks past any copy: frames, addresses, all objects there are, threads.
