@@ -53,16 +53,20 @@ format: .venv/.dev
 	.venv-zoo/bin/python -m pip install $(PIP_QUIET) -c constraints-zoo.txt -e . --group test --group zoo
 	@touch $@
 
+# Every way of building a model takes minutes more.
+WAYS := tests/model/test_looks.py tests/model/test_ways.py tests/model/test_on_gpu.py tests/model/test_other_gpus.py
+
 test-libraries: .venv-zoo/.installed ## diffusers, timm and PEFT: every model class, filter function and tuner: hours
 	.venv-zoo/bin/python -m tests.zoo.libraries
 
 test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
-	.venv-zoo/bin/python -m pytest -n 2 -m "not slow and not long" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table
+	.venv-zoo/bin/python -m pytest -n 2 -m "not slow and not long" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table $(WAYS:%=--ignore=%)
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
 	HF_HUB_OFFLINE=1 .venv-zoo/bin/python -m tests.zoo.pretrained --all
 	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model tests/loaders tests/zoo
+	.venv-zoo/bin/python -m pytest -n 2 -m "not slow and not long" $(WAYS)
 
 .venv-quantised/.installed: pyproject.toml tests/gpu/quantised.txt
 	$(PYTHON) -m venv .venv-quantised

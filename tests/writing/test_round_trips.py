@@ -329,7 +329,7 @@ def test_more_records_than_a_plain_zip_can_count(tmp_path):
         assert found.namelist() == [str(number) for number in range(65_600)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_record_and_an_offset_over_4_gib(tmp_path):
     state = {"a": torch.zeros((1 << 32) + 8, dtype=torch.uint8), "b": torch.arange(7)}
     state["a"][-1] = 9

@@ -99,7 +99,9 @@ TARGETS = [
 
 
 def slowly(*kinds: str) -> list[Any]:
-    return [pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+    """Every third of them in `make test`, the rest in `make long`."""
+    marks = (pytest.mark.slow, pytest.mark.long, pytest.mark.long)
+    return [pytest.param(kind, marks=marks[number % 3]) for number, kind in enumerate(kinds)]
 
 
 class Holder(nn.Module):
