@@ -133,7 +133,8 @@ PROGRAMS: dict[str, str] = {
         """,
     "ema": """
         import copy
-        model = Net(); ema = copy.deepcopy(model)
+        class Average(Net): pass
+        model = Net(); ema = Average(); ema.load_state_dict(copy.deepcopy(model.state_dict()))
         run = torch.load("run.ckpt")
         model.load_state_dict(run["model"])
         for (k, e), (_, p) in zip(ema.state_dict().items(), model.state_dict().items()):
