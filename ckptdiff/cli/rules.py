@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ckptdiff.choices import closest
 from ckptdiff.cli.streams import emit
 from ckptdiff.errors import UsageError
 from ckptdiff.judging.rules import RULES, Rule
@@ -30,11 +31,9 @@ def command(
 
 def _find(rule: str) -> Rule:
     if rule not in RULES:
-        import difflib
-
-        close = difflib.get_close_matches(rule, RULES, n=1)
+        close = closest(rule, RULES)
         raise UsageError(
-            f"There is no rule {rule}.", f"Did you mean {close[0]}?" if close else "`ckptdiff rules` lists them all."
+            f"There is no rule {rule}.", f"Did you mean {close}?" if close else "`ckptdiff rules` lists them all."
         )
     return RULES[rule]
 

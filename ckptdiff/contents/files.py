@@ -26,7 +26,7 @@ from ckptdiff.tensors import Storage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ckptdiff.places import ByteSource
-    from ckptdiff.places.remote import RemoteValues
+    from ckptdiff.places.remote_values import RemoteValues
 
 _MAX_OPEN = 64
 

@@ -319,11 +319,13 @@ class _Worker:
 def _runs(tasks: Sequence[_Task], size: int) -> Iterator[list[_Task]]:
     """Tasks that follow one another, together of about as many bytes."""
     run: list[_Task] = []
+    amount = 0
     for task in tasks:
         run.append(task)
-        if sum(one.stop - one.start for one in run) >= size:
+        amount += task.stop - task.start
+        if amount >= size:
             yield run
-            run = []
+            run, amount = [], 0
     if run:
         yield run
 

@@ -33,7 +33,6 @@ trace = "sample.py --out_dir=out"
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections import Counter
@@ -42,6 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from ckptdiff.choices import closest
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.policy import Ignore, Policy, PolicyLevel
 from ckptdiff.judging.rules import LEVELS, RULES, Level
@@ -353,8 +353,8 @@ def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None
 def _one_of(value: object, known: tuple[str, ...], what: str, hint: str) -> None:
     if value in known:
         return
-    close = difflib.get_close_matches(str(value), known, 1)
-    raise UsageError(f"ckptdiff does not know {what}.", f"Did you mean {close[0]!r}?" if close else hint)
+    close = closest(str(value), known)
+    raise UsageError(f"ckptdiff does not know {what}.", f"Did you mean {close!r}?" if close else hint)
 
 
 def _path_from(folder: Path, text: str) -> str:

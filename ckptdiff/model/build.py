@@ -78,6 +78,18 @@ class _Failure:
     """Whether it was for a package that something can stand in for."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be built, on which machine, and with what in the place of packages that are not there."""
+
+    reference: Reference
+    home: user_code.Home | None
+    args: Mapping[str, object]
+    host: Host
+    asked: Asked
+    kernels: Kernels
+
+
 def build(
     reference: Reference | str,
     args: Mapping[str, object] | None = None,
@@ -100,11 +112,11 @@ def build(
         raise UsageError(
             f"{reference.text} is a snapshot, not a model's code.", "It is read without building anything."
         )
-    home = home_of(reference)
     kernels, ways = Kernels(), _WAYS[-1:] if with_values else _WAYS
+    order = _Order(reference, home_of(reference), args or {}, host or hosts(None), asked or Asked(), kernels)
     while True:
         try:
-            built = _built_in(ways, reference, home, args or {}, host or hosts(None), asked or Asked(), kernels)
+            built = _built_in(ways, order)
             kernels.made(built.module)
         except _Lacking:
             continue
@@ -123,24 +135,16 @@ class _Lacking(Exception):  # noqa: N818 - another way is tried
     """Something can stand in for what could not be imported."""
 
 
-def _built_in(
-    ways: tuple[How, ...],
-    reference: Reference,
-    home: user_code.Home | None,
-    args: Mapping[str, object],
-    host: Host,
-    asked: Asked,
-    kernels: Kernels,
-) -> Built:
+def _built_in(ways: tuple[How, ...], order: _Order) -> Built:
     """The model, in the first way that counts. Raises ModelError where it has none, _Lacking where it may yet."""
     notes: list[str] = []
     failures: list[_Failure] = []
     for way in ways:
-        outcome = _attempt(reference, home, args, way, host, asked, kernels)
+        outcome = _attempt(order, way)
         if isinstance(outcome, Built):
-            return replace(outcome, notes=tuple(notes), home=home)
-        if home is not None:
-            home.forget()
+            return replace(outcome, notes=tuple(notes), home=order.home)
+        if order.home is not None:
+            order.home.forget()
         if way == "uninitialized":
             gc.collect()  # what was written after all, before memory is needed in earnest
         if outcome.lacking:
@@ -169,28 +173,21 @@ def _way(how: How) -> Iterator[tuple[Watch | None, user_code.Pause]]:
         yield None, contextlib.nullcontext
 
 
-def _attempt(
-    reference: Reference,
-    home: user_code.Home | None,
-    args: Mapping[str, object],
-    how: How,
-    host: Host,
-    asked: Asked,
-    kernels: Kernels,
-) -> Built | _Failure:
+def _attempt(order: _Order, how: How) -> Built | _Failure:
+    reference, home, host = order.reference, order.home, order.host
     doubts: list[str] = []
     stage = _Stage(f"{reference.target}: importing it" if home else f"{reference.text}: looking it up")
     try:
         with (
             contained(reference.target),
             _way(how) as (watch, pause),
-            on(host, asked, "meta" if how == "meta" else "cpu") as machine,
+            on(host, order.asked, "meta" if how == "meta" else "cpu") as machine,
             user_code.importing(home, pause := _paused(pause, machine)),
-            kernels.finder.found(),
+            order.kernels.finder.found(),
         ):
             built: Built | None = None
             try:
-                built = _make(reference, home, args, how, pause, stage)
+                built = _make(reference, home, order.args, how, pause, stage)
             finally:  # for the code may have failed by what it saw
                 if watch is not None:
                     doubts = [*watch.doubts, *_suspicions(home, built, watch, how)]
@@ -210,7 +207,7 @@ def _attempt(
         cause = _one_line(error)
         shown = ModelError(f"{stage.doing} failed: {cause}", _hint(error), detail=shortened_traceback(error))
         final = isinstance(error, (SyntaxError, ImportError)) and not doubts
-        return _Failure(shown, cause, tuple(doubts), final, kernels.stands_in(shown, error))
+        return _Failure(shown, cause, tuple(doubts), final, order.kernels.stands_in(shown, error))
 
 
 def _paused(pause: user_code.Pause, machine: Machine | None) -> user_code.Pause:

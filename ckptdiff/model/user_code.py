@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import importlib
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from ckptdiff.choices import closest
 from ckptdiff.errors import ModelError
 
 Pause = Callable[[], contextlib.AbstractContextManager[None]]
@@ -241,5 +241,4 @@ def _suggest(name: str, holder: object, where: str, attr: str) -> str:
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """The known name closest to a mistyped one, "" when none is close."""
     lowered = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), list(lowered), n=1)
-    return lowered[found[0]] if found else ""
+    return lowered.get(closest(name.lower(), lowered), "")

@@ -30,7 +30,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ckptdiff.places.remote import RemoteValues
+    from ckptdiff.places.remote_values import RemoteValues
 
 _R = TypeVar("_R")
 
@@ -60,9 +60,9 @@ def open_again(path: str, identity: Identity | None) -> ByteSource:
 
 def open_values(file: RemoteFile) -> RemoteValues:
     """The values of a remote file whose headers were read. Raises CheckpointError where it is no longer the same."""
-    from ckptdiff.places import remote
+    from ckptdiff.places import remote_values
 
-    return remote.RemoteValues(file)
+    return remote_values.RemoteValues(file)
 
 
 def for_each(function: Callable[[Place], _R], places: Iterable[Place]) -> list[_R]:

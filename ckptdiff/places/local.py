@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 
+from ckptdiff.choices import closest
 from ckptdiff.errors import CheckpointError
 from ckptdiff.places.source import Identity, changed, outside, truncated
 
@@ -151,15 +152,11 @@ def ensure_same(path: str, descriptor: int, identity: Identity | None) -> None:
 
 def _what_was_meant(path: str) -> str:
     """A hint for a path at which nothing is: what lies beside it under a name like it."""
-    import difflib
-
     folder, name = os.path.split(path)
     try:
         beside = os.listdir(folder or ".")  # noqa: PTH208
     except OSError:
         return "Check the path."
     by_stem = {os.path.splitext(other)[0]: other for other in beside}  # noqa: PTH122 - suffixes are alike by themselves
-    close = difflib.get_close_matches(os.path.splitext(name)[0], list(by_stem), n=1)  # noqa: PTH122
-    if not close:
-        return "Check the path."
-    return f"Did you mean `{os.path.join(folder, by_stem[close[0]])}`?"  # noqa: PTH118
+    close = closest(os.path.splitext(name)[0], by_stem)  # noqa: PTH122
+    return f"Did you mean `{os.path.join(folder, by_stem[close])}`?" if close else "Check the path."  # noqa: PTH118

@@ -30,8 +30,6 @@ MAX_WHOLE = 16 << 20
 CONNECT_TIMEOUT, READ_TIMEOUT = 20.0, 30.0
 """Seconds without any progress after which an HTTP server is given up; other protocols have their own."""
 THREADS = 8
-FIRST_WINDOW, WINDOW = 256 << 10, 4 << 20
-"""What is fetched at a time where values are read: the more, the longer they are read one after the other."""
 
 _WEB = ("http://", "https://")
 _ARCHIVES = ("zip", "tar", "libarchive")
@@ -158,9 +156,7 @@ class RemoteSource:
         self.traffic = 0
         self._spent = 0.0
         with explained(url), self._timed():
-            system, path = _file_system(url)
-            web = url.startswith(_WEB)
-            self._file: _WebFile | _PlainFile = _WebFile(system, path, self.name) if web else _PlainFile(system, path)
+            self._file = opened(url, self.name)
             self.size: int = self._file.size
             self._keep(0, self._file.start)
 
@@ -200,12 +196,7 @@ class RemoteSource:
         left = PATIENCE + (self.traffic + stop - start) / SLOWEST - self._spent
         with explained(self._url), self._timed():
             data = self._file.fetch(start, stop, left)
-        if len(data) != stop - start:
-            raise CheckpointError(
-                f"{self.name} gave {len(data)} bytes where {stop - start} were asked for: it changed, or the "
-                "connection was cut",
-                RETRY,
-            )
+        ensure_all(data, stop - start, self.name)
         self._keep(first, data)
 
     @contextmanager
@@ -235,72 +226,21 @@ class RemoteSource:
         self._file.close()
 
 
-class RemoteValues:
-    """The bytes of a file whose headers were read before, as many as there are: a window is kept, and what follows one
-    is expected to be read next. For one thread."""
-
-    __slots__ = ("_ahead", "_data", "_file", "_start", "_url", "name", "size")
-    local = False
-    identity = None
-
-    def __init__(self, file: RemoteFile) -> None:
-        self._ahead = FIRST_WINDOW
-        self._url = file.url
-        self.name = shown(file.url)
-        self._start, self._data = 0, b""
-        with explained(file.url):
-            system, path = _file_system(file.url)
-            web = file.url.startswith(_WEB)
-            self._file: _WebFile | _PlainFile = _WebFile(system, path, self.name) if web else _PlainFile(system, path)
-        self.size: int = self._file.size
-        if self.size != file.size or _replaced(file.version, self._file.version):
-            raise replaced(self.name)
-        self._data = self._file.start
-
-    def fill(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes from `offset` on. Raises CheckpointError where the file ends before."""
-        if offset < 0 or offset + len(buffer) > self.size:
-            raise truncated(self.name, f"{len(buffer)} bytes are expected at byte {offset} of {self.size}")
-        done = 0
-        while done < len(buffer):
-            place = offset + done - self._start
-            if not 0 <= place < len(self._data):
-                self._fetch(offset + done, len(buffer) - done)
-                place = 0
-            part = self._data[place : place + len(buffer) - done]
-            buffer[done : done + len(part)] = part
-            done += len(part)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """As of any source."""
-        data = bytearray(max(count, 0))
-        self.fill(offset, memoryview(data))
-        return bytes(data)
-
-    def _fetch(self, start: int, count: int) -> None:
-        follows = start == self._start + len(self._data)
-        self._ahead = min(2 * self._ahead, WINDOW) if follows else FIRST_WINDOW
-        stop = min(start + min(max(count, self._ahead), WINDOW), self.size)
-        self._data = b""
-        with explained(self._url):
-            data = self._file.fetch(start, stop, PATIENCE + (stop - start) / SLOWEST)
-        if len(data) != stop - start:
-            raise CheckpointError(
-                f"{self.name} gave {len(data)} bytes where {stop - start} were asked for: it changed, or the "
-                "connection was cut",
-                RETRY,
-            )
-        self._start, self._data = start, data
-
-    def whole(self) -> NoReturn:
-        raise CheckpointError(f"{self.name} is not read whole", DOWNLOAD)
-
-    def close(self) -> None:
-        self._data = b""
-        self._file.close()
+def opened(url: str, name: str) -> _WebFile | _PlainFile:
+    """The file behind a URL, of whatever system; `name` is what messages call it."""
+    system, path = _file_system(url)
+    return _WebFile(system, path, name) if url.startswith(_WEB) else _PlainFile(system, path)
 
 
-def _replaced(before: tuple[str | None, ...], now: tuple[str | None, ...]) -> bool:
+def ensure_all(data: bytes, count: int, name: str) -> None:
+    """Raise CheckpointError where fewer bytes came, or more, than were asked for."""
+    if len(data) != count:
+        raise CheckpointError(
+            f"{name} gave {len(data)} bytes where {count} were asked for: it changed, or the connection was cut", RETRY
+        )
+
+
+def is_other(before: tuple[str | None, ...], now: tuple[str | None, ...]) -> bool:
     """Whether all that a server says of the version is other than it was: mirrors differ in one of them."""
     pairs = [(old, new) for old, new in zip(before, now, strict=False) if old and new]
     return bool(pairs) and all(old != new for old, new in pairs)
@@ -438,7 +378,7 @@ class _WebFile:
         if self.size < 0:
             self.size, self.version = size, version
             return
-        if size != self.size or _replaced(self.version, version):
+        if size != self.size or is_other(self.version, version):
             raise replaced(self._name)
 
 

@@ -7,7 +7,7 @@ import multiprocessing.process
 import os
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from ckptdiff.tracing.lines import is_programs
 from ckptdiff.tracing.scene import Scene
 
 _PYTHONS = ("python", "torchrun", "accelerate", "deepspeed", "mpirun", "mpiexec", "srun")
-
-
 _LONGEST = 200
 """Characters of a command that are kept."""
 _POOLS = ("multiprocessing.pool", "concurrent.futures.process")
@@ -72,8 +70,10 @@ def _processes(scene: Scene) -> None:
             thread.join(timeout)
 
     def is_alive(self: Any) -> bool:
-        thread = done[id(self)][1] if id(self) in done else None
-        return thread is not None and thread.is_alive() if id(self) in done else bool(alive(self))
+        if id(self) not in done:
+            return bool(alive(self))
+        thread = done[id(self)][1]
+        return thread is not None and thread.is_alive()
 
     process = multiprocessing.process.BaseProcess
     original = scene.patched.function(process.start, start)
@@ -104,13 +104,7 @@ def _programs(scene: Scene) -> None:
     begin = subprocess.Popen.__init__
 
     def __init__(self: Any, args: Any, *rest: Any, **kwargs: Any) -> None:  # noqa: N807
-        line = (
-            args
-            if isinstance(args, (str, bytes))
-            else " ".join(map(str, args))
-            if isinstance(args, (list, tuple))
-            else ""
-        )
+        line = _line(args) if isinstance(args, (list, tuple)) else args
         if isinstance(line, str) and _is_python(line):
             scene.watch.children[line[:_LONGEST]] = None
         begin(self, args, *rest, **kwargs)
@@ -120,12 +114,16 @@ def _programs(scene: Scene) -> None:
         kept = Kept(function)
 
         def execute(path: Any, args: Any, *_: Any) -> Any:  # noqa: ARG001 - as the real one
-            line = " ".join(map(str, args))
-            scene.watch.children[line[:_LONGEST]] = None
-            raise Replaced(line[:_LONGEST])
+            line = _line(args)[:_LONGEST]
+            scene.watch.children[line] = None
+            raise Replaced(line)
 
         with contextlib.suppress(AttributeError):
             scene.patched.everywhere(kept, execute)
+
+
+def _line(words: Iterable[object]) -> str:
+    return " ".join(map(str, words))
 
 
 def _is_python(line: str) -> bool:

@@ -48,11 +48,6 @@ class Overlay:
         """Whether every path is what it is."""
         return not (self._maps or self._added or self._gone)
 
-    @property
-    def written(self) -> tuple[str, ...]:
-        """The paths under which the program finds what it wrote."""
-        return tuple(self._added)
-
     def close(self) -> None:
         """Throw away what was kept aside."""
         if self._folder:

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.loaders.torch.ask import valued_for
-from ckptdiff.loaders.torch.restarts import ModelValuesNeeded
+from ckptdiff.loaders.torch.ask import with_values_if_needed
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of, several
 from ckptdiff.spelling import given, option, options
 from ckptdiff.verbs.rewrite import carried_out, planned
 from ckptdiff.writing.adaptations import Adaptation, parse_adaptation
 from ckptdiff.writing.execute import Initial, Job, Progress, Written
-from ckptdiff.writing.plan import FilterPlan
 from ckptdiff.writing.planning import plan_filter
 
 if TYPE_CHECKING:
@@ -125,21 +123,13 @@ def filtered(
     if loader is not None:
         return _for_loader(loader, model, checkpoint, fit, options, progress)
     plan = planned(checkpoint.read(), checkpoint.renames, options)
-    given = model.describe()
-    try:
-        return _fitted(given, plan, fit, options, progress)
-    except ModelValuesNeeded as needed:
-        return _fitted(valued_for(given, needed), plan, fit, options, progress)
 
+    def fitted(given: GivenModel) -> Job | Written:
+        made = plan_filter(plan, given.tree, adapt=fit.adaptations, fill_missing=fit.fill_missing)
+        made = replace(made, uncertain=(*made.uncertain, *given.doubts()))
+        return carried_out(made, options, _initial(given, fit.seed) if made.filled else None, progress)
 
-def _fitted(
-    given: GivenModel, plan: FilterPlan, fit: FitOptions, options: WriteOptions, progress: Progress | None
-) -> Job | Written:
-    with given.running():
-        plan = plan_filter(plan, given.tree, adapt=fit.adaptations, fill_missing=fit.fill_missing)
-        doubts = given.doubts()
-        plan = replace(plan, uncertain=(*plan.uncertain, *doubts)) if doubts else plan
-        return carried_out(plan, options, _initial(given, fit.seed) if plan.filled else None, progress)
+    return with_values_if_needed(model.describe(), fitted)
 
 
 def _for_loader(
