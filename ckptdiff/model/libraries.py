@@ -117,6 +117,7 @@ def _transformers(target: str, args: Mapping[str, object]) -> Recipe:
         )
     # Code of the model's own, never run, and a kernel that need not be installed here; neither changes a key.
     inert = ("auto_map", "attn_implementation", "_attn_implementation")
+    architecture = _architecture(transformers, values, target)  # first: transformers words what is no name otherwise
     config = known[model_type].from_dict({name: value for name, value in values.items() if name not in inert})
     for name, value in args.items():
         if not hasattr(config, name):
@@ -127,7 +128,7 @@ def _transformers(target: str, args: Mapping[str, object]) -> Recipe:
     remarks: tuple[str, ...] = ()
     if values.get("quantization_config"):
         remarks = ("The configuration asks for quantization; the model was built without it.",)
-    return Recipe(_architecture(transformers, values, target), {"config": config}, remarks)
+    return Recipe(architecture, {"config": config}, remarks)
 
 
 def read_config(path: Path, target: str) -> dict[str, Any]:
