@@ -260,6 +260,13 @@ def test_without_torch_dispatch_no_dispatch_mode_hears_of_an_operator() -> None:
     assert heard
 
 
+def test_set_grad_enabled_is_what_no_grad_sets() -> None:
+    private.set_grad_enabled(False)
+    assert not torch.is_grad_enabled()
+    private.set_grad_enabled(True)
+    assert torch.is_grad_enabled()
+
+
 def test_a_schema_says_what_an_operator_writes_to() -> None:
     class Noting(private.DispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):

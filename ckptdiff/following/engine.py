@@ -26,6 +26,7 @@ from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, shape_of
 from ckptdiff.following.operations import Traits, may_be_noted, traits
 from ckptdiff.following.origins import (
+    Interval,
     Piece,
     Shape,
     covered,
@@ -97,7 +98,9 @@ class Engine:
                     self._loose[id(tensor)] = tensor, label
                 return
             shape = shape_of(tensor)
-            if shape.numel and not (memory.origins and covered(self.pieces(tensor)) == shape.numel):
+            if not memory.origins and shape.contiguous and shape.numel:
+                memory.origins.insert(Interval(*shape.span, label, 0, shape.itemsize))
+            elif shape.numel and not (memory.origins and covered(self.pieces(tensor)) == shape.numel):
                 paint(memory.origins, shape, [(0, shape.numel, label, 0)])
 
     def pieces(self, tensor: torch.Tensor) -> list[Piece]:
@@ -107,6 +110,11 @@ class Engine:
             return uniform(held[1], max(tensor.numel(), 1)) if held else []
         memory = self.known(tensor)
         return pieces(memory.origins, shape_of(tensor)) if memory is not None and memory.origins else []
+
+    def has_origins(self, tensor: torch.Tensor) -> bool:
+        """Whether any element of a tensor may come from a file."""
+        memory = self.known(tensor)
+        return bool(memory.origins) if memory is not None else bool(self._loose)
 
     def sources(self, tensor: torch.Tensor) -> frozenset[Source]:
         """The tensors of files that any element of a tensor comes from."""

@@ -143,7 +143,7 @@ def numbers_in(value: Any) -> Iterator[tuple[str, float]]:
         else:
             continue
         stack.extend((path if depth == 2 else f"{path}/{name}".lstrip("/"), min(depth + 1, 2), child)
-                     for name, child in children)  # fmt: skip
+                     for name, child in children if type(child) is not str)  # fmt: skip
 
 
 def _is_tensor(value: Any) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Source = tuple[str, str]
 """A tensor of a file: the file's name, and the key in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """What elements were made of: tensors of files, and what was done with them on the way."""
 
     sources: frozenset[Source]

@@ -18,7 +18,7 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 
-_numpy = torch.Tensor.numpy
+_numpy, _from_buffer = torch.Tensor.numpy, torch.frombuffer  # as they are where nothing is followed
 
 
 class MappedTensors:
@@ -41,5 +41,5 @@ class MappedTensors:
         first, end = entry["data_offsets"]
         if not end > first or (end - first) != math.prod(entry["shape"]) * dtype.itemsize:
             return None
-        data = torch.frombuffer(self._array, dtype=torch.uint8, count=end - first, offset=self._start + first)
+        data = _from_buffer(self._array, dtype=torch.uint8, count=end - first, offset=self._start + first)
         return data.view(dtype).view(entry["shape"])

@@ -113,7 +113,7 @@ class Files:
         if given or not own:
             self.order.setdefault(file, []).append(key)
         for part in given:
-            before = self.engine.sources(part)
+            before = self.engine.sources(part) if self.engine.has_origins(part) else None
             if before and all(source[0] == file for source in before):
                 self.aliases[file, key] = min(before)  # the same memory under another name
             self.engine.describe(part, (file, key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -77,8 +78,9 @@ def read_json(patches: Patches, files: Files) -> None:
     def loads(text: Any, **options: Any) -> Any:
         value = original(text, **options)
         if files.opened.texts and len(text) > _WEIGHTS and isinstance(value, (dict, list)):
-            found = list(islice(numbers_in(value), _WEIGHTS))
-            if sum(isinstance(number, float) for _, number in found) > _WEIGHTS // 2:
+            found = islice(numbers_in(value), _WEIGHTS)
+            entries = Counter(path for path, number in found if isinstance(number, float))
+            if sum(count for count in entries.values() if count > 1) > _WEIGHTS // 2:
                 files.engine.numbers.gather(value, next(reversed(files.opened.texts)))
         return value
 
@@ -86,7 +88,7 @@ def read_json(patches: Patches, files: Files) -> None:
 
 
 _WEIGHTS = 64
-"""Numbers that are more than those of a configuration."""
+"""Numbers that are looked at; in a configuration, of whatever size, most have a name each."""
 
 
 def read_bytes(patches: Patches, files: Files) -> None:

@@ -179,8 +179,34 @@ _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat
 
 def on_meta(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """The shape, stride and dtype of an operation's result, as a tensor on the meta device."""
+    if len(args) == 1 or (len(args) == 2 and type(args[1]) is int):
+        joined = _joined_alike(traits(function).name, args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0))
+        if joined is not None:
+            return joined
     result: torch.Tensor = function(*map(_twin, args), **{name: _twin(item) for name, item in kwargs.items()})
     return result
+
+
+def _joined_alike(name: str, tensors: Any, dim: Any) -> torch.Tensor | None:
+    """What `stack` and `cat` make of tensors that are all alike, of which a model has many; None for any others."""
+    if name not in ("stack", "cat") or type(dim) is not int or type(tensors) not in (list, tuple) or not tensors:
+        return None
+    first = tensors[0]
+    if not isinstance(first, torch.Tensor) or not 1 <= first.dim() <= 2 or not first.numel():
+        return None
+    size, dtype = first.size(), first.dtype
+    stacked = name == "stack"
+    rank = len(size) + stacked
+    if not -rank <= dim < rank or any(
+        tensor.size() != size or tensor.dtype != dtype or not tensor.is_contiguous() for tensor in tensors
+    ):
+        return None
+    made = list(size)
+    if stacked:
+        made.insert(dim % rank, len(tensors))
+    else:
+        made[dim] *= len(tensors)
+    return torch.empty(made, dtype=dtype, device="meta")
 
 
 def _twin(argument: Any) -> Any:

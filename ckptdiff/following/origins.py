@@ -207,7 +207,7 @@ def pieces(origins: Origins, shape: Shape) -> list[Piece]:
             if not isinstance(label, int) and not whole:
                 label, whole = next(iter(_distinct(label)), 0), False
             found.append((first, end, label, interval.start if whole else None))
-    return _merged(found)
+    return merged(found)
 
 
 def paint(origins: Origins, shape: Shape, new: Sequence[Piece]) -> None:
@@ -292,7 +292,7 @@ def combined(parts: Sequence[Sequence[Piece]], count: int, labels: Labels) -> li
                 here.append(part[positions[number]][2])
         if here:
             found.append((first, end, labels.union(here), None))
-    return _merged(found)
+    return merged(found)
 
 
 def broadcast(old: Sequence[Piece], size: Sequence[int], wanted: Sequence[int]) -> list[Piece]:
@@ -335,19 +335,20 @@ def _clipped(piece: Piece, low: int, high: int) -> Piece:
     return begin, stop, label, None if start is None else start + begin - first
 
 
-def _merged(found: list[Piece]) -> list[Piece]:
-    merged: list[Piece] = []
+def merged(found: list[Piece]) -> list[Piece]:
+    """Pieces in order, neighbours that go on from each other as one."""
+    made: list[Piece] = []
     for piece in found:
         first, end, label, start = piece
-        if merged and isinstance(label, int):
-            before = merged[-1]
+        if made and isinstance(label, int):
+            before = made[-1]
             if before[1] == first and isinstance(before[2], int) and before[2] == label:
                 goes_on = start is not None and before[3] is not None and before[3] + before[1] - before[0] == start
                 if goes_on or (start is None and before[3] is None):
-                    merged[-1] = (before[0], end, label, before[3])
+                    made[-1] = (before[0], end, label, before[3])
                     continue
-        merged.append(piece)
-    return merged
+        made.append(piece)
+    return made
 
 
 def _combined_arrays(parts: Sequence[Sequence[Piece]], count: int, labels: Labels) -> list[Piece]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ckptdiff.following.origins import (
     decoded,
     distinct_labels,
     encoded,
+    merged,
     paint,
     pieces,
     relabelled,
@@ -119,8 +121,10 @@ def joined(
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     dim = dim + result.dim() if dim < 0 else dim
     stacked = found.name == "stack"
-    origins_of_result = Memory(result.untyped_storage()).origins
     whole = shape_of(result)
+    if dim == 0 and whole.contiguous:
+        return _one_after_another(engine, args[0], found.step)
+    origins_of_result = Memory(result.untyped_storage()).origins
     at = 0
     for tensor in args[0]:
         if tensor.dim() == 1 and not tensor.numel() and result.dim() != 1:
@@ -135,3 +139,20 @@ def joined(
         paint(origins_of_result, shape, got)
         at += extent
     return pieces(origins_of_result, whole)
+
+
+def _one_after_another(engine: Engine, tensors: Sequence[torch.Tensor], step: str) -> list[Piece]:
+    """The same where the elements of one tensor come before all those of the next."""
+    after = engine.labels.after
+    made: list[Piece] = []
+    at = 0
+    for tensor in tensors:
+        got = engine.pieces(tensor)
+        if len(got) == 1 and isinstance(got[0][2], int):
+            first, end, label, start = got[0]
+            made.append((at + first, at + end, after(label, step), start))
+        else:
+            moved_on = relabelled(got, lambda label: after(label, step))
+            made.extend((at + first, at + end, label, start) for first, end, label, start in moved_on)
+        at += tensor.numel()
+    return merged(made)

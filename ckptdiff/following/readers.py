@@ -140,11 +140,15 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             return _Slice(self, name, self._real.get_slice(name))
 
         def _whole(self, name: str) -> Any:
-            with plainly(), reading():
+            with plainly():
                 if self._plain and self._mapped is None:
-                    self._mapped = MappedTensors(self._path, map_file(self._path))
+                    with reading():
+                        self._mapped = MappedTensors(self._path, map_file(self._path))
                 made = self._mapped.tensor(name) if self._mapped is not None else None
-                return self._real.get_tensor(name) if made is None else made
+                if made is None:
+                    with reading():
+                        made = self._real.get_tensor(name)
+                return made
 
         def _noted(self, name: str, tensor: Any) -> Any:
             if isinstance(tensor, torch.Tensor):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,20 +17,38 @@ from ckptdiff.following.memory import (
     placed,
 )
 from ckptdiff.following.origins import Shape
-from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
+from ckptdiff.torch_private import set_grad_enabled, without_torch_dispatch, without_torch_function
 
 _Contents = dict[tuple[int, int], torch.Tensor]
 
 
-@contextlib.contextmanager
-def plainly() -> Iterator[None]:
-    """As torch is without the modes that follow it, without gradients, and without autocasting."""
-    with without_torch_dispatch(), without_torch_function(), torch.no_grad():
+class plainly:  # noqa: N801 - a context
+    """As torch is without the modes that follow it, without gradients, and without autocasting.
+
+    A class, since it is entered for each of tens of thousands of tensors.
+    """
+
+    __slots__ = ("_autocast", "_dispatch", "_function", "_grad")
+
+    def __enter__(self) -> None:
+        self._dispatch, self._function = without_torch_dispatch(), without_torch_function()
+        self._dispatch.__enter__()  # type: ignore[no-untyped-call]
+        self._function.__enter__()
+        self._grad = torch.is_grad_enabled()
+        if self._grad:
+            set_grad_enabled(False)
+        self._autocast: Any = None
         if torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                yield
-        else:
-            yield
+            self._autocast = torch.autocast("cpu", enabled=False)
+            self._autocast.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._autocast is not None:
+            self._autocast.__exit__(*error)
+        if self._grad:
+            set_grad_enabled(True)
+        self._function.__exit__(*error)
+        self._dispatch.__exit__(*error)
 
 
 def settle(memory: Memory) -> None:

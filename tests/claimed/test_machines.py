@@ -86,3 +86,22 @@ def test_a_loader_to_which_the_machine_makes_no_difference(path: Path) -> None:
     report = ckptdiff.compare(nn.Linear(3, 4), path, loader=by_name_alone)
     assert report.complete
     assert report.outcome.doubts == ()
+
+
+def test_what_is_looked_up_here_is_no_question_of_the_loaders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own generators are looked for on every device, for whoever called: that is no reason to ask twice."""
+    from ckptdiff.loaders import dcp
+    from ckptdiff.loaders.asked import Asked
+    from ckptdiff.model.sandbox import contained
+
+    asked = []
+    ask = dcp.ask
+
+    def counted(given: Asked) -> object:
+        asked.append(given)
+        with contained("here"):
+            return ask(given)
+
+    monkeypatch.setattr(dcp, "ask", counted)
+    assert ckptdiff.compare(nn.Linear(3, 4), path, loader="dcp").complete
+    assert len(asked) == 1
