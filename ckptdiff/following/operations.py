@@ -6,6 +6,7 @@ others are carried out at once, on real values, so that what they return and rai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -59,11 +60,37 @@ HIDDEN_WRITES = {
 }  # fmt: skip
 """Arguments that an operation writes to though its schema is silent; the last one says whether it does."""
 
-STEPS = {
-    "_to_copy": "cast", "cat": "concat", "stack": "stack", "mm": "matmul", "bmm": "matmul", "addmm": "matmul",
-    "baddbmm": "matmul", "rsub": "sub", "true_divide": "div",
+_STEPS = {
+    "to_copy": "cast", "cat": "concat", "mm": "matmul", "bmm": "matmul", "addmm": "matmul", "addbmm": "matmul",
+    "baddbmm": "matmul", "addmv": "matmul", "mv": "matmul", "rsub": "sub", "true_divide": "div", "sgn": "sign",
+    "clamp_min": "clamp", "clamp_max": "clamp", "addcmul": "add", "addcdiv": "add", "vector_norm": "norm",
+    "matrix_norm": "norm", "weight_norm_interface": "weight_norm", "index_put_impl": "index_put",
+    "cdist_forward": "cdist", "convolution": "conv", "slow_conv2d_forward": "conv", "to_dense": "dense",
+    "unique2": "unique", "local_scalar_dense": "item", "unsafe_index": "index", "unsafe_index_put": "index_put",
+    "embedding_bag_forward_only": "embedding_bag", "index_copy": "index_copy",
 }  # fmt: skip
 """What an operation is called among the steps between a file and a model, where not by its own name."""
+_FAMILIES = (
+    (re.compile(r"upsample_\w+"), "interpolate"),
+    (re.compile(r"(constant|reflection|replication)_pad\w*"), "pad"),
+    (re.compile(r"fft_\w+"), "fft"),
+    (re.compile(r"(mkldnn_|cudnn_|slow_|thnn_|miopen_)?conv(olution|_\w+|\d\w*)?"), "conv"),
+)
+_INSIDE = re.compile(r"^(?:_+|native_|linalg_)+|(?:_ex|_impl|_copy)?_*$")
+"""What operations have in their names that are inside of torch."""
+
+
+def step_of(name: str) -> str:
+    """An operation by the field's word for it: `pad` for `constant_pad_nd`."""
+    if name.startswith("_foreach_"):
+        name = name.removeprefix("_foreach_")
+    word = _STEPS.get(name.strip("_"))
+    if word is None:
+        plain = _INSIDE.sub("", name) or name
+        word = _STEPS.get(plain) or next((word for family, word in _FAMILIES if family.fullmatch(plain)), plain)
+    return word
+
+
 _NO_STEP = frozenset(("copy", "clone", "contiguous", "lift_fresh_copy", "fill", "zero"))
 
 
@@ -87,8 +114,7 @@ class Traits:
 
     @property
     def step(self) -> str:
-        base = self.name.rstrip("_")
-        return "" if base in _NO_STEP else STEPS.get(self.name, STEPS.get(base, base))
+        return "" if self.name.rstrip("_") in _NO_STEP else step_of(self.name)
 
 
 @cache

@@ -1,0 +1,55 @@
+"""What the steps between a file and a model are called: by the field's words, never by torch's inner ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import ckptdiff
+from ckptdiff.following.operations import step_of
+
+WORDS = {
+    "constant_pad_nd": "pad", "reflection_pad2d": "pad", "upsample_bicubic2d": "interpolate",
+    "_upsample_bilinear2d_aa": "interpolate", "linalg_inv_ex": "inv", "_linalg_svd": "svd", "convolution": "conv",
+    "linalg_vector_norm": "norm", "_weight_norm_interface": "weight_norm", "_index_put_impl_": "index_put",
+    "native_layer_norm": "layer_norm", "_softmax": "softmax", "_fft_r2c": "fft", "_foreach_mul_": "mul", "mul_": "mul",
+    "baddbmm": "matmul", "_to_copy": "cast", "cat": "concat", "index_copy_": "index_copy", "roll": "roll",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_an_operation_has_the_fields_word(name):
+    assert step_of(name) == WORDS[name]
+
+
+def test_none_is_torchs_inner_one():
+    for name in dir(torch.ops.aten):
+        if not name.startswith("__"):
+            word = step_of(name)
+            assert word, name
+            assert not word.startswith(("_", "native_", "linalg_", "constant_pad", "upsample_")), name
+            assert not word.endswith("_"), name
+
+
+def test_as_a_report_shows_them(tmp_path):
+    torch.save({"position": torch.rand(3, 4), "table": torch.rand(1, 2, 4, 4), "matrix": torch.eye(4)}, tmp_path / "w")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.position, self.matrix = (nn.Parameter(torch.zeros(*size)) for size in ((5, 4), (4, 4)))
+            self.table = nn.Parameter(torch.zeros(1, 2, 7, 7))
+
+    def load(model, path):
+        state = torch.load(path)
+        state["position"] = functional.pad(state["position"], (0, 0, 0, 2))
+        state["table"] = functional.interpolate(state["table"], size=(7, 7), mode="bicubic")
+        state["matrix"] = torch.linalg.inv(state["matrix"])
+        model.load_state_dict(state)
+
+    report = ckptdiff.compare(Net(), tmp_path / "w", loader=load)
+    assert {targets: operation for _, targets, operation in report.conversions} == {
+        ("position",): "pad", ("table",): "interpolate", ("matrix",): "inv",
+    }  # fmt: skip
