@@ -18,7 +18,8 @@ EXAMPLES = """\
   ckptdiff snapshot model.py:Net -o model.ckptdiff.json
   ckptdiff snapshot model.py:Net --check model.ckptdiff.json
   ckptdiff compare model.ckptdiff.json weights.pth
-  ckptdiff compare model.py:Net model.ckptdiff.json"""
+  ckptdiff compare model.py:Net model.ckptdiff.json
+  ckptdiff snapshot model.py:Net weights.pth --loader load.py:load -o loaded.ckptdiff.json"""
 
 _SHOWN = 200
 """Lines of a difference that are shown; who wants all of it writes the snapshot again and asks git."""
@@ -26,28 +27,43 @@ _SHOWN = 200
 
 def command(
     model: options.Model,
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(metavar="[CHECKPOINT]", help="What the loader is given; alone where it makes the model."),
+    ] = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write it; - to print.")
     ] = None,
     check: Annotated[
         str | None, typer.Option("--check", metavar="FILE", help="Exit 1 if the model differs from this snapshot.")
     ] = None,
+    loader: options.Loader = None,
+    loader_arg: options.LoaderArgs = None,
     arg: options.Args = None,
     device: options.Device = None,
+    trust_checkpoint: options.TrustCheckpoint = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     timeout: options.Timeout = "600",
 ) -> int:
     """Write down the model's state-dict schema.
 
     The file says every key, shape and dtype, one line a tensor, so that a change of the model shows in review. It
     stands in for MODEL where there is no torch, and for CHECKPOINT where the weights are not at hand.
+    With --loader, the schema of the model as that leaves it.
     """
     if (out is None) == (check is None):
         raise UsageError("`ckptdiff snapshot` takes either -o FILE or --check FILE.", "Write it first with -o.")
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import ModelRequest
+    from ckptdiff.requests import LoaderRequest, ModelRequest
     from ckptdiff.verbs.snapshot import snapshot_of
 
-    text = answered(snapshot_of, ModelRequest.of(model, parse_args(arg or []), device), timeout=timeout)
+    loads = LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code)
+    asked: ModelRequest | None = None
+    if loads is not None and checkpoint is None:
+        checkpoint = model  # the loader makes the model
+    else:
+        asked = ModelRequest.of(model, parse_args(arg or []), device)
+    text = answered(snapshot_of, asked, checkpoint, loads, about=loader, timeout=timeout)
     if check is not None:
         return _check(model, text, check)
     assert out is not None

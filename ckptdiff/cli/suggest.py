@@ -9,6 +9,7 @@ import typer
 from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
+from ckptdiff.errors import UsageError
 from ckptdiff.render.view import View
 
 if TYPE_CHECKING:
@@ -16,17 +17,20 @@ if TYPE_CHECKING:
 
     from ckptdiff.renaming.rename_rules import RenameRule
     from ckptdiff.renaming.tensor_rules import TensorRule
-    from ckptdiff.requests import CheckpointRequest, ModelRequest
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest
 
 EXAMPLES = """\
   ckptdiff suggest model.py:Net old.pth
   ckptdiff suggest model.py:Net old.pth --save old.rules.toml
-  ckptdiff compare model.py:Net old.pth --rules old.rules.toml"""
+  ckptdiff compare model.py:Net old.pth --rules old.rules.toml
+  ckptdiff suggest model.py:Net old.pth --loader load.py:load"""
 
 
 def command(
-    model: options.Model,
-    checkpoint: options.Checkpoint,
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="As for compare; not where the loader makes it.")],
+    checkpoint: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help="As for compare.")] = None,
+    loader: options.Loader = None,
+    loader_arg: options.LoaderArgs = None,
     key: options.Key = None,
     arg: options.Args = None,
     include: Annotated[
@@ -38,29 +42,36 @@ def command(
     format: options.Format = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
+    trust_checkpoint: options.TrustCheckpoint = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     timeout: options.Timeout = "600",
 ) -> int:
     """Which rename rules would make this checkpoint load?
 
     Exits with 0 when the checkpoint loads with what is proposed, 1 when something remains. What cannot be told apart is
     refused, with the candidates: a wrong rename would load without an error.
+    With --loader, rules for what that leaves unfilled; they are tried on a copy of the file, by the loader.
     """
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all)
 
     from ckptdiff.choices import one_of
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import CheckpointRequest, ModelRequest
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest
 
+    if checkpoint is None and loader is None:
+        raise UsageError("CHECKPOINT is missing.", "`ckptdiff suggest --help` shows how it is used.")
     if include is not None:
         one_of("include", include, ("likely",))
     loads, text, rules, operations = answered(
         _proposed,
-        ModelRequest.of(model, parse_args(arg or [])),
-        CheckpointRequest(checkpoint, key),
+        None if checkpoint is None else ModelRequest.of(model, parse_args(arg or [])),
+        CheckpointRequest(model if checkpoint is None else checkpoint, key),
+        LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code),
         chosen,
         view,
         include_likely=include is not None,
+        about=loader,
         timeout=timeout,
     )
     emit(text)
@@ -75,13 +86,23 @@ def command(
 
 
 def _proposed(
-    model: ModelRequest, checkpoint: CheckpointRequest, chosen: str, view: View, *, include_likely: bool
+    model: ModelRequest | None,
+    checkpoint: CheckpointRequest,
+    loader: LoaderRequest | None,
+    chosen: str,
+    view: View,
+    *,
+    include_likely: bool,
 ) -> tuple[bool, str, Sequence[RenameRule], Sequence[TensorRule]]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
     from ckptdiff.render import render_suggestion
-    from ckptdiff.verbs.suggest import proposed
+    from ckptdiff.verbs.suggest import proposed, proposed_for
 
-    file = checkpoint.read()
-    suggestion, report = proposed(model.describe(), file, include_likely=include_likely)
+    if loader is not None:
+        suggestion, report = proposed_for(loader, model, checkpoint, include_likely=include_likely)
+    else:
+        assert model is not None
+        file = checkpoint.read()
+        suggestion, report = proposed(model.describe(), file, include_likely=include_likely)
     text = render_suggestion(chosen, suggestion, report, view)
-    return report.loads(), text, suggestion.rules, [operation.rule for operation in suggestion.operations]
+    return report.fits, text, suggestion.rules, [operation.rule for operation in suggestion.operations]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import re
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 from ckptdiff.following.arrays import Array, all_of, flat, is_view_of, known, note, pieces_of, plain
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
+from ckptdiff.following.named_files import Files
 from ckptdiff.following.origins import Interval, Piece
+from ckptdiff.following.recognising import Way, recognised
 from ckptdiff.patches import Patches
 from ckptdiff.torch_private import without_torch_function
 
@@ -49,8 +52,9 @@ def _reflected(tensor: torch.Tensor, ufunc: Any, inputs: tuple[Any, ...]) -> Cal
     return None if method is None else partial(method, left)
 
 
-def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) -> None:
+def watch_arrays(patched: Patches, files: Files) -> None:
     """Follow tensors to numpy and back."""
+    engine, texts = files.engine, files.opened.texts
 
     def to_numpy(method: Callable[..., Any]) -> Callable[..., Any]:
         def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +89,13 @@ def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) ->
             if not arrays or arrays[0].engine is not engine:
                 if texts and any(isinstance(value, float) for value in flat(args[:1])):
                     engine.looked.update(((name, ""), None) for name in texts)  # numbers, by way of a text maybe
+                elif texts and args and isinstance(args[0], np.ndarray):
+                    engine.looked.update(((name, ""), None) for name in texts if holds_numbers(texts[name]))
                 made = function(*args, **kwargs)
+                unsure = engine.looked or engine.exposed or files.opened.read
+                way: Way = "array" if args and isinstance(args[0], np.ndarray) else "numbers"
+                if unsure and not _is_known(engine, made) and recognised(files, made, way):
+                    return made
                 if engine.looked or engine.exposed or (engine.numbers and _of_numbers(engine, args[:1], made)):
                     engine.doubt_new(made)
                 return made
@@ -126,6 +136,30 @@ def watch_arrays(patched: Patches, engine: Engine, texts: Mapping[str, None]) ->
         patched.attribute(np, name, followed_array(getattr(np, name), converts=False))
     for name in _CONVERTING:
         patched.attribute(np, name, followed_array(getattr(np, name), converts=True))
+
+
+@cache
+def holds_numbers(path: str) -> bool:
+    """Whether a text is one of numbers, of which arrays may be made."""
+    if path.lower().endswith(_CONFIGURATIONS):
+        return False
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as the code called it
+            words = file.read(_BEGINNING).replace(b",", b" ").replace(b";", b" ").split()[:-1]
+    except OSError:
+        return False
+    numbers = sum(_NUMBER.fullmatch(word) is not None for word in words)
+    return numbers * 2 > len(words)
+
+
+_CONFIGURATIONS = (".json", ".jsonl", ".yaml", ".yml", ".xml")
+_BEGINNING = 1 << 16
+_NUMBER = re.compile(rb"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
+
+
+def _is_known(engine: Engine, made: Any) -> bool:
+    """Whether something is known of a tensor's memory."""
+    return not isinstance(made, torch.Tensor) or not made.numel() or engine.known(made) is not None
 
 
 def _of_numbers(engine: Engine, given: tuple[Any, ...], made: Any) -> bool:

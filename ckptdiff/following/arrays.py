@@ -149,9 +149,13 @@ class Array(np.ndarray):
         return plain(self).__reduce_ex__(protocol)
 
     def left(self) -> None:
-        """Note that code looks at the values."""
-        if self.engine is not None:
-            self.engine.look_at(distinct_labels(pieces_of(self)))
+        """Note that code looks at the values, and may make others of all of them."""
+        if self.engine is not None and self.engine.read:
+            found = pieces_of(self)
+            self.engine.look_at(distinct_labels(found))
+            if found and self.dtype.kind in "biufc":
+                content = np.ascontiguousarray(self.view(np.ndarray)).reshape(-1).view(np.uint8)
+                self.engine.kept.keep_bytes(content.data, self.dtype.itemsize, found)
 
 
 class _Flat:
@@ -257,6 +261,12 @@ def _place(engine: Engine, array: Any, *, make: bool = False) -> tuple[Memory | 
     strides = tuple(stride // array.itemsize for stride in array.strides)
     contiguous = bool(array.flags.c_contiguous)
     return memory, Shape(offset // array.itemsize, array.shape, strides, array.itemsize, array.size, contiguous)
+
+
+def memory_of(engine: Engine, array: Any) -> tuple[Memory | None, int]:
+    """The log of the memory over which an array lies, made if need be, and the byte at which it begins there."""
+    memory, _ = _place(engine, array, make=True)
+    return memory, array.__array_interface__["data"][0] - memory.address if memory is not None else 0
 
 
 def pieces_of(array: Any) -> list[Piece]:

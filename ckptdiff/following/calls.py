@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -23,6 +23,21 @@ def line_of_code() -> str:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+def floats_of_code() -> Iterator[float]:
+    """The floats that stand in the code that is being followed, or that its variables have."""
+    frame: FrameType | None = sys._getframe(1)
+    depth = 0
+    while frame is not None and depth < _DEEP:
+        if not frame.f_globals.get("__name__", "").startswith(("torch.", "ckptdiff.")):
+            depth += 1
+            values = (*frame.f_code.co_consts, *frame.f_locals.values(), *frame.f_globals.values())
+            yield from (value for value in values if type(value) is float and value not in (0.0, 1.0))
+        frame = frame.f_back
+
+
+_DEEP = 6
 
 
 def collect(values: Iterable[Any], found: list[torch.Tensor]) -> None:

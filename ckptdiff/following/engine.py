@@ -21,7 +21,7 @@ from ckptdiff.following.calls import (
 )
 from ckptdiff.following.draws import Draws
 from ckptdiff.following.file_numbers import FileNumbers
-from ckptdiff.following.kept_values import KeptValues
+from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, shape_of
 from ckptdiff.following.operations import Traits, may_be_noted, traits
@@ -59,6 +59,8 @@ class Engine:
         self.draws = Draws()
         self.kept = KeptValues()
         """What the code has written somewhere, and may read again."""
+        self.searched = 0
+        """Bytes of memory that were gone through for values that came by an unknown way."""
         self.lock = threading.RLock()
         self._loose: dict[int, tuple[Any, int]] = {}
         """Tensors without a storage of their own (sparse ones), by identity, and their labels."""
@@ -236,6 +238,14 @@ class Engine:
         """A tensor was made of Python's numbers, which may be some that code has seen."""
         if isinstance(made, torch.Tensor) and (memory := self.memory(made)) is not None and not memory.origins:
             memory.after_look = line_of_code()
+
+    def take_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Code looks at all the values of tensors, and may make others of the same."""
+        tensors = list(tensors)
+        self.look(tensors)
+        for tensor in tensors:
+            if pieces := self.pieces(tensor):
+                self.kept.keep_bytes(*bytes_of(tensor), pieces)
 
     def look(self, tensors: Iterable[torch.Tensor]) -> None:
         """Note that code looks at values."""

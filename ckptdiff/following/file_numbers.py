@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.calls import is_plain
+from ckptdiff.following.calls import floats_of_code, is_plain
 from ckptdiff.following.inert import Held
 from ckptdiff.following.labels import Source
 from ckptdiff.following.replay import plainly
@@ -23,6 +23,8 @@ from ckptdiff.torch_private import schema_of
 
 _MOST = 1 << 17
 """Numbers of one file that are kept."""
+_FEW = 32
+"""Numbers that are tried with all others."""
 _SAMPLE = 16
 _ROUNDED = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -32,6 +34,7 @@ class FileNumbers:
 
     def __init__(self) -> None:
         self._given: dict[float, Source] = {}
+        self._ints: dict[int, Source] = {}
         self._rounded: dict[torch.dtype, dict[float, Source]] = {}
         self.taken: dict[Source, None] = {}
         """The entries of files of which an operation took a number."""
@@ -52,6 +55,12 @@ class FileNumbers:
             self._rounded.clear()
         return len(found)
 
+    def note(self, number: float, source: Source) -> None:
+        """Note a number that was made of one that a file gave."""
+        if _tells(number) and number not in self._given and len(self._given) < _MOST:
+            self._given[number] = source
+            self._rounded.clear()
+
     def take(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether an operation takes one of them as a value."""
         found: Source | None = None
@@ -63,9 +72,28 @@ class FileNumbers:
             found = next(
                 (self._given[v] for v in kwargs.values() if type(v) in (int, float) and v in self._given), None
             )
+        if found is None and self._ints:
+            found = next((source for item in (*args, *kwargs.values()) if (source := self._of_int(item))), None)
         if found is not None:
             self.taken[found] = None
         return found is not None
+
+    def tells(self, number: int, source: Source) -> None:
+        """Note an int that stands alone in a file: of a float and it Python makes a float that tells nothing."""
+        if _tells(number) and len(self._ints) < _FEW:
+            self._ints[number] = source
+
+    def _of_int(self, number: Any) -> Source | None:
+        """The int of a file of which, and of a float of the code's, a float may be made: `0.9 ** step`."""
+        if type(number) is not float or not _tells(number):
+            return None
+        for constant in floats_of_code():
+            for other, source in self._ints.items():
+                with contextlib.suppress(ArithmeticError):
+                    made = constant * other, constant**other, constant / other, constant + other, constant - other
+                    if any(number in (value, 1 - value, -value, value * constant) for value in made):
+                        return source
+        return None
 
     def among(self, values: Iterable[Any], dtype: torch.dtype | None = None) -> bool:
         """Whether most of some values, of which a tensor is made, are such numbers, as they are in its dtype."""

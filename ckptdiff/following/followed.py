@@ -25,6 +25,7 @@ from ckptdiff.following.opened_files import watched
 from ckptdiff.following.origins import covered, distinct_labels
 from ckptdiff.following.readers import READERS
 from ckptdiff.following.replay import plainly
+from ckptdiff.following.told_numbers import watch_functions
 from ckptdiff.generators import generators_kept
 from ckptdiff.patches import Kept, Patches
 
@@ -178,10 +179,11 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
             watch_looks(patched, engine)
             watch_storages(patched, engine)
             watch_addresses(patched, engine)
+            watch_functions(patched)
             if "numpy" in sys.modules:
                 from ckptdiff.following.array_watch import watch_arrays
 
-                watch_arrays(patched, engine, files.opened.texts)
+                watch_arrays(patched, files)
             _follow_threads(patched, engine)
             engine.draws.watch(patched, plainly)
         with watched(files.opened), patched.imports.watched(), Following(engine):

@@ -6,18 +6,21 @@ They are known by their bytes, since between writing and reading everything abou
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ckptdiff.following import replay
-from ckptdiff.following.origins import Piece
+from ckptdiff.following.origins import Origins, Piece, Shape, paint
 
 if TYPE_CHECKING:
     from ckptdiff.following.engine import Engine
 
 _SAMPLE = 1 << 20
 """Bytes up to which all of a tensor is looked at, and else of each end and between."""
+_WHOLE = 1 << 28
+"""Bytes up to which what is taken out is known again."""
 _Print = tuple[str, int, bytes]
 
 
@@ -26,6 +29,7 @@ class KeptValues:
 
     def __init__(self) -> None:
         self._pieces: dict[_Print, list[Piece]] = {}
+        self._bytes: dict[tuple[int, bytes], deque[Origins]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
@@ -48,6 +52,24 @@ class KeptValues:
         if array.dtype.kind in "biufc":
             self._pieces[_print_of(str(array.dtype), _flat_array(array))] = pieces
 
+    def keep_bytes(self, content: Any, itemsize: int, pieces: list[Piece]) -> None:
+        """Note that code takes the bytes of a whole out, of which this is where the elements come from."""
+        if pieces and len(content) <= _WHOLE:
+            found = Origins()
+            count = len(content) // itemsize
+            paint(found, Shape(0, (count,), (1,), itemsize, count, True), pieces)
+            self._bytes.setdefault((len(content), hashlib.blake2b(content).digest()), deque()).append(found)
+
+    def found_bytes(self, content: Any) -> Origins | None:
+        """Where bytes come from that were taken out; of several wholes that hold the same, each in its turn."""
+        if not self._bytes or len(content) > _WHOLE:
+            return None
+        kept = self._bytes.get((len(content), hashlib.blake2b(content).digest()))
+        if kept is None:
+            return None
+        kept.rotate(-1)
+        return kept[-1]
+
     def found(self, tensor: torch.Tensor) -> list[Piece] | None:
         """Where the elements of a tensor that was read come from; None for one that was not put away."""
         got = _print(tensor)
@@ -64,14 +86,22 @@ def _print(tensor: torch.Tensor) -> _Print | None:
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return None
     with replay.plainly():
-        plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-        flat = torch.empty(0, dtype=torch.uint8).set_(
-            plain.untyped_storage(),
-            plain.storage_offset() * plain.element_size(),
-            (plain.numel() * plain.element_size(),),
-            (1,),
-        )
-        return _print_of(str(tensor.dtype).removeprefix("torch."), flat)
+        return _print_of(str(tensor.dtype).removeprefix("torch."), flat_bytes(tensor))
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor's elements, in their order."""
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    first, count = plain.storage_offset() * plain.element_size(), plain.numel() * plain.element_size()
+    return torch.empty(0, dtype=torch.uint8).set_(plain.untyped_storage(), first, (count,), (1,))
+
+
+def bytes_of(tensor: torch.Tensor) -> tuple[Any, int]:
+    """The bytes of a tensor's elements as a buffer, and how many each has; nothing where it is no ordinary one."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return b"", 1
+    with replay.plainly():
+        return _numpy(flat_bytes(tensor)).data, tensor.element_size()
 
 
 def _print_of(dtype: str, flat: Any) -> _Print:

@@ -18,7 +18,9 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
     """Have every way by which code reads values see them."""
     tensor = torch.Tensor
 
-    def settled(method: Callable[..., Any], *, foreign: bool = False, keeps: bool = False) -> Callable[..., Any]:
+    def settled(
+        method: Callable[..., Any], *, foreign: bool = False, keeps: bool = False, all_of_it: bool = False
+    ) -> Callable[..., Any]:
         def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             with without_torch_function(), engine.lock:
                 consists = parts(self)
@@ -26,13 +28,13 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
                     engine.put_away(consists)
                 else:
                     engine.settle(consists, foreign=foreign)
-                    engine.look(consists)
+                    (engine.take_out if all_of_it else engine.look)(consists)
             return method(self, *args, **kwargs)
 
         reading.__name__ = getattr(method, "__name__", "reading")
         return reading
 
-    patched.attribute(tensor, "tolist", settled(tensor.tolist))
+    patched.attribute(tensor, "tolist", settled(tensor.tolist, all_of_it=True))
     patched.attribute(tensor, "share_memory_", settled(tensor.share_memory_, foreign=True))
     patched.attribute(tensor, "__dlpack__", settled(tensor.__dlpack__, foreign=True))
     # Pickling: `pickle.dumps`, `torch.save`, a queue.

@@ -21,6 +21,7 @@ from ckptdiff.following.mode import parts
 from ckptdiff.following.opened_files import Opened
 from ckptdiff.following.origins import paint
 from ckptdiff.following.replay import plainly
+from ckptdiff.following.told_numbers import tell
 from ckptdiff.torch_private import children_of, own_buffers, own_parameters
 
 STREAM = "<stream>"
@@ -82,8 +83,10 @@ class Files:
             return None
         for path in self.opened.read:
             with contextlib.suppress(OSError, ValueError):
-                if os.stat(path).st_size > _SEARCHED:  # noqa: PTH116 - as the code calls it
+                size = os.stat(path).st_size  # noqa: PTH116 - as the code calls it
+                if size > _SEARCHED:
                     continue
+                self.engine.searched += size
                 with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # noqa: PTH123
                     low = mapped.find(bytes(content))
                 if low >= 0:
@@ -138,7 +141,10 @@ class Files:
             state = type(tensor) is torch.Tensor and tensor.dtype == torch.uint8 and tensor.dim() == 1
             if not (state and tensor.numel() in _GENERATOR_STATES):
                 self.gave(tensor, file, path)
-        numbers = 0 if file == STREAM or self.wrote(file) else self.engine.numbers.gather(value, file)
+        numbers = 0
+        if file != STREAM and not self.wrote(file):
+            numbers = self.engine.numbers.gather(value, file)
+            tell(value, self.engine.numbers, file)
         if numbers > _MANY and file not in self.order:  # weights as lists of numbers, which code looks at as it goes
             self.engine.looked[file, ""] = None
 

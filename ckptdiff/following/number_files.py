@@ -14,6 +14,7 @@ import torch
 from ckptdiff.following.file_numbers import numbers_in
 from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.opened_files import reading
+from ckptdiff.following.recognising import recognised, recognised_array
 from ckptdiff.patches import Patches
 
 _READERS = ("ckptdiff.", "numpy.", "safetensors.", "torch.")
@@ -108,10 +109,7 @@ def read_bytes(patches: Patches, files: Files) -> None:
         unknown = engine.enclosing(made.data_ptr(), 1) is None
         engine.expose([made])  # torch holds the object, but not its memory, which a mapping that is closed gives up
         if unknown:
-            found = files.part_of(memoryview(args[0] if args else kwargs["buffer"]).cast("B"))
-            if found is not None:
-                files.gave(made, *found)
-            elif files.order or files.opened.read:
+            if not recognised(files, made, "bytes") and (files.order or files.opened.read):
                 engine.looked[STREAM, ""] = None
             if engine.looked or engine.exposed:
                 engine.doubt_new(made)
@@ -122,8 +120,6 @@ def read_bytes(patches: Patches, files: Files) -> None:
     if "numpy" in sys.modules:
         import numpy as np
 
-        from ckptdiff.following.arrays import from_file as array_from_file
-
         numpy_buffer = np.frombuffer
 
         def array(*args: Any, **kwargs: Any) -> Any:
@@ -133,9 +129,9 @@ def read_bytes(patches: Patches, files: Files) -> None:
                 return made
             if files.engine.enclosing(made.__array_interface__["data"][0], 1) is not None:
                 return array_view(made)
-            found = files.part_of(made.data.cast("B"))
+            found = recognised_array(files, made)
             if found is not None:
-                return array_from_file(files, made, *found)
+                return found
             if files.order or files.opened.read:
                 files.engine.looked[STREAM, ""] = None
             return made

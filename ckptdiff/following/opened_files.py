@@ -34,8 +34,8 @@ class Opened:
     """Files that count whatever they are called, and folders whose files do."""
     read: dict[str, None] = field(default_factory=dict)
     """Those of weights that were opened for reading."""
-    texts: dict[str, None] = field(default_factory=dict)
-    """Those of text that were opened for reading, by their names."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Those of text that were opened for reading: their paths by their names."""
     told: Callable[[str], object] = str
     """Is called with each of them."""
     reached: Callable[[int, int], object] = divmod
@@ -51,7 +51,7 @@ class Opened:
                 self.read[path] = None
                 self.told(path)
         elif path.lower().endswith(_TEXTS):
-            self.texts[Path(path).name] = None
+            self.texts[Path(path).name] = path
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -70,6 +70,17 @@ def placed_labels(
     def stepped(label: int) -> int:
         return engine.labels.after(label, step)
 
+    chosen = {
+        label
+        for name, argument in given.items()
+        if name not in DATA
+        for tensor in tensors_in([argument])
+        for label in distinct_labels(engine.pieces(tensor))
+    }
+    if chosen and not placed.any():  # a table of the code's own, and a file says what is taken of it
+        if not found.written:
+            return uniform(stepped(engine.labels.union(chosen)), placed.numel())
+        engine.look_at(chosen)
     return relabelled(encoded(placed.reshape(-1).numpy()), stepped)
 
 

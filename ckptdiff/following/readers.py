@@ -6,11 +6,12 @@ A reader is one function of `READERS`: it patches what reads one kind of file.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ckptdiff.following.number_files import read_bytes, read_hdf5, read_json, re
 from ckptdiff.following.opened_files import is_reading, reading
 from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
 from ckptdiff.following.replay import plainly
+from ckptdiff.following.told_numbers import plain
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import FILE_READER, part_of_file
 
@@ -75,7 +77,7 @@ def read_torch(patches: Patches, files: Files) -> None:
         if isinstance(f, (str, os.PathLike)):
             files.opened.note(os.fspath(f), writes=True)
             files.name(f)
-        return original_save(obj, f, *args, **kwargs)
+        return original_save(plain(obj), f, *args, **kwargs)
 
     original_save = patches.function(torch.save, save)
 
@@ -135,6 +137,11 @@ def read_safetensors(patches: Patches, files: Files) -> None:
         def get_tensors(self, *args: Any) -> Any:
             with plainly():
                 return {name: self._noted(name, tensor) for name, tensor in self._real.get_tensors(*args).items()}
+
+        def metadata(self) -> Any:
+            result = self._real.metadata()
+            files.engine.numbers.gather(dict(_numbers_of(result or {})), self._file)
+            return result
 
         def get_slice(self, name: str) -> Any:
             return _Slice(self, name, self._real.get_slice(name))
@@ -212,6 +219,13 @@ def read_safetensors(patches: Patches, files: Files) -> None:
 
     save = patches.function(safetensors.torch.save, save_bytes)
     save_file = patches.function(safetensors.torch.save_file, save_named)
+
+
+def _numbers_of(texts: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    """The numbers among the texts of a file's metadata."""
+    for name, text in texts.items():
+        with contextlib.suppress(ValueError):
+            yield name, float(text)
 
 
 def read_torchscript(patches: Patches, files: Files) -> None:

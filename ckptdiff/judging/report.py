@@ -112,6 +112,11 @@ class Report(Shown):
         return answer.loads(self.outcome, strict)
 
     @property
+    def fits(self) -> bool:
+        """Whether all that was asked about loads: strictly by torch, wholly by another loader."""
+        return self.complete if self.outcome.loader.how == "followed" else self.loads()
+
+    @property
     def empty_side(self) -> Literal["model", "checkpoint", ""]:
         """The side that has nothing at all, so that nothing was compared; "" where there is none.
 

@@ -43,7 +43,7 @@ def text(suggestion: Suggestion, report: Report | None, view: View) -> str:
         lines.append("")
     if suggestion.head is not None:
         lines += [plain(suggestion.head.sentence, 600), ""]
-    if not (suggestion.complete if report is None else report.loads()) and suggestion.looks_like:
+    if not (suggestion.complete if report is None else report.fits) and suggestion.looks_like:
         lines += [plain(suggestion.looks_like, 400), ""]
     return "\n".join(lines[:-1]) + "\n"
 
@@ -52,7 +52,7 @@ def json(suggestion: Suggestion, report: Report | None) -> str:
     """The proposal as JSON, ending with a newline."""
     value = {
         "schema_version": 1,
-        **({} if report is None else {"outcome": "pass" if report.loads() else "fail"}),
+        **({} if report is None else {"outcome": "pass" if report.fits else "fail"}),
         "rules": [
             {
                 "pattern": rule.pattern,
@@ -106,10 +106,10 @@ def _verdict(suggestion: Suggestion, report: Report | None) -> str:
         rest = f"{count(suggestion.unfilled, 'key')} of the model stay unfilled"
         return f"{' and '.join(proposed) or 'No rules found'}; {'every key fits' if suggestion.complete else rest}."
     if not proposed:
-        return "Nothing to rename: it loads as it is." if report.loads() else f"No rules found; {_rest(report)}."
+        return "Nothing to rename: it loads as it is." if report.fits else f"No rules found; {_rest(report)}."
     return (
         f"{' and '.join(proposed)}; with {'it' if len(suggestion.rules) + len(suggestion.operations) == 1 else 'them'} "
-        + ("it loads." if report.loads() else f"what remains is {_rest(report)}.")
+        + ("it loads." if report.fits else f"what remains is {_rest(report)}.")
     )
 
 

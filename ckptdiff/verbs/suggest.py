@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import UsageError
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.model.given import GivenModel
 from ckptdiff.renaming.applied import Renames
-from ckptdiff.requests import CheckpointRequest, ModelRequest
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
+from ckptdiff.spelling import option
+from ckptdiff.suffixes import WEIGHTS
 from ckptdiff.suggesting.finder import suggest_rules
 from ckptdiff.suggesting.suggestion import Suggestion
+from ckptdiff.verbs.rewrite import carried_out, planned
 from ckptdiff.writing.rewriting import applied
 
 if TYPE_CHECKING:
+    from ckptdiff.loaders.outcome import Outcome
     from ckptdiff.requests import File, Model
 
 
 def suggest(
-    model: Model | Mapping[str, Sequence[int]],
+    model: Model | Mapping[str, Sequence[int]] | None,
     checkpoint: File | Mapping[str, Sequence[int]],
     *,
+    loader: str | Callable[..., object] | None = None,
+    loader_args: Mapping[str, object] | None = None,
+    trust_checkpoint: bool = False,
+    trust_remote_code: bool = False,
     key: str | None = None,
     args: Mapping[str, object] | None = None,
     include_likely: bool = False,
@@ -31,7 +44,18 @@ def suggest(
 
     Both sides are as for `compare`, or plain mappings key → shape. Rules that are probable but not proven are proposed
     only with `include_likely`.
+
+    `loader`, a name or a function as for `compare` (then `model` may be None), is asked instead of `load_state_dict`:
+    what it fills stays as it is, and rules are sought for the rest. They rename the keys of the file before it reads
+    them, and are tried so, on a copy of the file.
     """
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    if loads is not None:
+        asked = None if model is None else ModelRequest.of(model, args)  # type: ignore[arg-type]  # no mapping of shapes
+        file = CheckpointRequest(checkpoint, key)
+        return proposed_for(loads, asked, file, include_likely=include_likely)[0]
+    if model is None:
+        raise UsageError("Without a loader, suggest needs a model.", "Pass the model, or the loader that makes it.")
     given = _shapes(checkpoint)
     if given is None:
         given = CheckpointRequest(checkpoint, key).read().shapes()
@@ -47,6 +71,49 @@ def proposed(model: GivenModel, file: Checkpoint, *, include_likely: bool = Fals
     operations = tuple(operation.rule for operation in suggestion.operations)
     repaired, _ = applied(file, Renames(rules=suggestion.rules, operations=operations))
     return suggestion, judge(ask(model, repaired))
+
+
+def proposed_for(
+    loader: LoaderRequest, model: ModelRequest | None, checkpoint: CheckpointRequest, *, include_likely: bool = False
+) -> tuple[Suggestion, Report]:
+    """What is suggested for a file that a loader reads, and the report on what the loader does with it then."""
+    path = checkpoint.checkpoint
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
+    if checkpoint.key:
+        raise UsageError(f"{option('key')} is for load_state_dict, and a loader does as it does.", "Leave it out.")
+    file = checkpoint.read()
+    outcome = loader.left(model, path).outcome
+    used, filled = _taken(outcome)
+    given = {key: shape for key, shape in file.shapes().items() if key not in used}
+    wanted = {key: shape for key, shape in outcome.model.shapes().items() if key not in filled}
+    suggestion = suggest_rules(given, wanted, include_likely=include_likely)
+    suggestion = replace(suggestion, already=suggestion.already + len(filled))
+    if suggestion.rules or suggestion.operations:
+        operations = tuple(operation.rule for operation in suggestion.operations)
+        with tempfile.TemporaryDirectory(prefix="ckptdiff-") as folder:
+            copy = _renamed(file, Path(path), Renames(rules=suggestion.rules, operations=operations), Path(folder))
+            outcome = loader.left(model, copy).outcome
+    return suggestion, judge(outcome)
+
+
+def _taken(outcome: Outcome) -> tuple[set[str], set[str]]:
+    """The keys of the file that a loader takes, and those of the model that it fills wholly."""
+    used = {source.rpartition("/")[2] for item in outcome.filled.values() for _, source in item.sources}
+    return used, {key for key, item in outcome.filled.items() if item.rows is None and item.by in ("file", "tie")}
+
+
+def _renamed(file: Checkpoint, path: Path, renames: Renames, folder: Path) -> Path:
+    """A copy of what a loader reads under other keys, beside all else that lies there."""
+    home = path if path.is_dir() else path.parent
+    for beside in home.iterdir():
+        weights = beside.name.endswith((*WEIGHTS, ".index.json"))
+        if beside.name != path.name and not (path.is_dir() and weights):
+            (folder / beside.name).symlink_to(beside.resolve())
+    out = folder / ("model.safetensors" if path.is_dir() else path.name)
+    options = WriteOptions.of(out, keep_container=not path.is_dir() and bool(file.container), fsync=False)
+    carried_out(planned(file, renames, options), options, None, None)
+    return folder if path.is_dir() else out
 
 
 def _shapes(side: object) -> dict[str, tuple[int, ...]] | None:

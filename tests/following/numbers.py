@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
+import math
 import pickle
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from tests.following.oracle import Net, state
@@ -18,10 +23,15 @@ def write_numbers(folder: Path, seed: int) -> Path:
     tensors = state(seed)
     lists = {key: value.tolist() for key, value in tensors.items() if value.dim()}
     numbers = {"epoch": 7 + seed, "lr": 0.013 * seed, "scale": 0.3 * seed, "np": np.float64(0.77 * seed), "hidden": 16}
-    beside = {"args": {"dropout": 0.1, "betas": [0.9, 0.99]}, "losses": [0.1 * seed * step for step in range(20)]}
+    scales = [0.31 * seed, 0.17 * seed]
+    beside = {
+        "args": {"dropout": 0.1, "betas": [0.9, 0.99], "scales": scales},
+        "losses": [0.1 * seed * step for step in range(20)],
+    }
     whole = {"state_dict": tensors, **numbers, **beside, "bias": lists["norm.bias"], "lists": lists}
     torch.save(whole, folder / "w.pth")
     torch.save(lists, folder / "lists.pth")
+    save_file({"norm.bias": tensors["norm.bias"]}, folder / "w.safetensors", {"scale": str(0.3 * seed)})
     (folder / "lists.pkl").write_bytes(pickle.dumps(lists))
     (folder / "lists.json").write_text(json.dumps(lists))
     return folder / "w.pth"
@@ -74,6 +84,17 @@ TAKEN = {
     "mul": lambda m, p: bias(m).add_(1).mul_(read(p)["scale"]),
     "double": lambda m, p: bias(m).fill_(read(p)["scale"] * 2),
     "rest": lambda m, p: bias(m).add_(1).mul_(1 - read(p)["scale"]),
+    "arithmetic": lambda m, p: bias(m).fill_(3 * read(p)["scale"] ** 2 + 0.1),
+    "of an int": lambda m, p: bias(m).fill_((read(p)["epoch"] * 0.25 - 1) / 3),
+    "a power of an int": lambda m, p: bias(m).add_(1).mul_(1 - 0.9 ** read(p)["epoch"]),
+    "math": lambda m, p: bias(m).fill_(math.exp(-read(p)["scale"]) + math.sqrt(read(p)["epoch"])),
+    "numpy's functions": lambda m, p: bias(m).fill_(float(np.tanh(read(p)["scale"]))),
+    "a deep one": lambda m, p: bias(m).fill_(5 * read(p)["args"]["scales"][1]),
+    "a sum": lambda m, p: bias(m).fill_(sum(read(p)["args"]["scales"])),
+    "copied": lambda m, p: bias(m).fill_(7 * copy.deepcopy(read(p))["scale"]),
+    "metadata": lambda m, p: bias(m).fill_(
+        float(safe_open(p.parent / "w.safetensors", "pt").metadata()["scale"])
+    ),
     "numpy scalar": lambda m, p: bias(m).fill_(read(p)["np"]),
     "item set": lambda m, p: bias(m).__setitem__(0, read(p)["scale"]),
     "full": lambda m, p: setattr(m.norm.bias, "data", torch.full((16,), read(p)["scale"])),
@@ -116,6 +137,30 @@ def shown(m, p):
     m.load_state_dict(c["state_dict"])
 
 
+def saved_on(m, p):
+    c = read(p)
+    c["epoch"] += 1
+    stream = io.BytesIO()
+    torch.save({"epoch": c["epoch"], "scale": c["scale"] * 3, "args": c["args"]}, stream)
+    stream.seek(0)
+    assert repr(torch.load(stream, weights_only=True)["epoch"]) == repr(c["epoch"])
+    first(m, c)
+
+
+def as_numbers(m, p):
+    c = read(p)
+    assert json.loads(json.dumps(c["args"])) == c["args"]
+    assert f"{c['epoch']:03d} {c['scale']:.2f} {c['lr']!r} {type(c['lr']).__name__}".endswith("float")
+    assert np.array([c["scale"], 1.0]).dtype == np.float64
+    assert np.array([c["epoch"], 1]).dtype == np.int64
+    assert list(range(c["hidden"]))[c["epoch"]] == torch.arange(c["hidden"])[c["epoch"]]
+    assert pickle.loads(pickle.dumps(c["epoch"])) == c["epoch"]
+    assert torch.tensor(c["scale"]).dtype == torch.float32
+    assert torch.tensor(c["epoch"]).dtype == torch.int64
+    nn.Linear(c["hidden"] // 2, c["hidden"] * 2).to(torch.float64)
+    first(m, c)
+
+
 def constant(m, p):
     str(read(p)["epoch"])
     nn.init.constant_(m.norm.bias, 0.25)
@@ -132,6 +177,8 @@ def drawn(m, p):
 
 
 READ = {
+    "saved on": saved_on,
+    "as numbers are": as_numbers,
     "shown": shown,
     "initialised again": given_again,
     "a constant": constant,

@@ -12,12 +12,12 @@ import torch
 from ckptdiff import patches
 from ckptdiff.following import engine
 from ckptdiff.following.inert import Refused
-from tests.following import attacks, loaders, reading, shaping, writing
+from tests.following import attacks, loaders, reading, scripts, shaping, writing
 from tests.following.files import write_files
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
 
 ALL = {**loaders.LOADERS, **attacks.ATTACKS}
-for more in (reading, writing, shaping):
+for more in (reading, writing, shaping, scripts):
     ALL.update((f"{more.__name__.rpartition('.')[2]}: {name}", load) for name, load in more.LOADERS.items())
 
 DOUBTED = frozenset((
@@ -25,14 +25,15 @@ DOUBTED = frozenset((
     "reading: truncated", "reading: numbers_read", "reading: readinto", "reading: storage_readinto",
     "reading: pickled_unpickler",
     # numbers that were looked at, and then something was written
-    "writing: branch_on_value", "writing: branch_writes_constant", "writing: hex_of_floats",
-    "writing: item_to_fill", "writing: list_comprehension", "writing: list_to_tensor", "writing: lr_in_closure",
+    "writing: branch_on_value", "writing: branch_writes_constant",
+    "writing: item_to_fill", "writing: list_comprehension", "writing: lr_in_closure",
     "writing: math_of_items", "writing: python_sum", "writing: set_item_float", "writing: storage_items",
     "writing: storage_list", "shaping: orthogonal_parametrized", "shaping: quantised_dynamic",
     # memory that other code than torch's has looked at, or written to
     "writing: numpy_for_loop", "writing: numpy_mean", "writing: numpy_nditer", "writing: numpy_scalars",
     "writing: numpy_dlpack", "writing: memoryview_read", "writing: memoryview_written", "writing: memmoved",
-    "writing: array_module", "writing: storage_bytes", "writing: bytes_round", "writing: string_at", "buffer_protocol",
+    "scripts: splitlines", "scripts: fromstring", "scripts: numbers_as_array", "scripts: numbers_by_csv",
+    "scripts: json_dumped", "scripts: written_where_it_says",
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""

@@ -1,0 +1,151 @@
+"""Where values were before that come by an unknown way: as bytes, through a stream, a data base, a list of numbers.
+
+They are known again by their bits: as those of a whole that the code had taken out, else as bytes of a file that the
+code opened; what was bytes on its way, also piece by piece as bytes of memory that is followed. What is too short or
+too plain to be told is not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ckptdiff.following import replay
+from ckptdiff.following.kept_values import bytes_of
+from ckptdiff.following.labels import Origin
+from ckptdiff.following.memory import Memory
+from ckptdiff.following.origins import Interval, Origins
+
+if TYPE_CHECKING:
+    from ckptdiff.following.named_files import Files
+
+Way = Literal["bytes", "array", "numbers"]
+_SEED = 16
+"""Bytes by which a piece is looked for."""
+_MOST = 1 << 28
+"""Bytes up to which something is looked for."""
+_BUDGET = 1 << 31
+"""Bytes of memory that are gone through in one run."""
+_WORD = 4
+_TELLING_WORDS = 4
+
+
+def recognised(files: Files, made: Any, way: Way) -> bool:
+    """Whether a new tensor's values are known again, and are noted to come from where they were before.
+
+    `way` is what they were last: numbers may be the same by chance, and a table that the code computes as an array may
+    lie in the file as well.
+    """
+    if not isinstance(made, torch.Tensor) or made.layout is not torch.strided or made.device.type != "cpu":
+        return False
+    if made.is_quantized or not made.numel() or not made.is_contiguous():
+        return False
+    if way == "numbers" and not made.is_floating_point():
+        return False
+    content, itemsize = bytes_of(made)
+    found = origins_of(files, content, way)
+    memory = files.engine.memory(made) if found is not None else None
+    if found is None or memory is None:
+        return False
+    _put(memory, int(made.storage_offset()) * itemsize, len(content), found)
+    if way == "array":  # numpy's memory too
+        memory.foreign = True
+        memory.watch()
+    return True
+
+
+def recognised_array(files: Files, made: Any) -> Any | None:
+    """A plain numpy array as one of the run, where its values are known again; else None."""
+    from ckptdiff.following.arrays import known, memory_of
+
+    if made.dtype.kind not in "biufc" or not made.flags.c_contiguous or not made.size:
+        return None
+    found = origins_of(files, made.reshape(-1).view("u1").data, "bytes")
+    memory, first = memory_of(files.engine, made) if found is not None else (None, 0)
+    if found is None or memory is None:
+        return None
+    _put(memory, first, made.nbytes, found)
+    return known(made, files.engine, ())
+
+
+def origins_of(files: Files, content: memoryview, way: Way) -> Origins | None:
+    """Where some bytes come from, None where that cannot be told."""
+    engine = files.engine
+    telling = _tells(content)
+    if way == "numbers" and not telling:
+        return None
+    found = engine.kept.found_bytes(content)
+    if found is not None or not telling or len(content) > _MOST or engine.searched > _BUDGET:
+        return found
+    if way == "bytes" and (found := _in_memory(files, bytes(content))) is not None:
+        return found
+    place = files.part_of(content)
+    if place is None:
+        return None
+    label = engine.labels.of(Origin(frozenset((place,))))
+    engine.read[place] = None
+    files.order.setdefault(place[0], []).append(place[1])
+    return Origins([Interval(0, len(content), label, 0, 1)])
+
+
+def _put(memory: Memory, first: int, count: int, found: Origins) -> None:
+    shifted = [part._replace(low=part.low + first, high=part.high + first) for part in found.at(0, count)]
+    memory.origins.replace([(first, first + count)], shifted)
+
+
+def _tells(content: memoryview) -> bool:
+    """Whether some bytes are unlike any others: not too few, and not the same over and over."""
+    words = {bytes(content[at : at + _WORD]) for at in range(0, min(len(content), 1 << 12), _WORD)}
+    return len(content) >= _SEED and len(words) >= _TELLING_WORDS
+
+
+def _in_memory(files: Files, content: bytes) -> Origins | None:
+    """Bytes as pieces of memory that is followed, one after the other."""
+    held = dict(_followed(files))
+    files.engine.searched += sum(map(len, held.values()))
+    found: list[Interval] = []
+    at = 0
+    while at < len(content):
+        seed = content[at : at + _SEED]
+        if len(seed) < _SEED or not _tells(memoryview(seed)):
+            return None
+        somewhere = next(((memory, place) for memory in held if (place := held[memory].find(seed)) >= 0), None)
+        files.engine.searched += sum(map(len, held.values()))
+        if somewhere is None or files.engine.searched > _BUDGET:
+            return None
+        memory, place = somewhere
+        length = _same(content, at, held[memory], place)
+        found += [
+            part._replace(low=part.low - place + at, high=part.high - place + at)
+            for part in memory.origins.at(place, place + length)
+        ]
+        at += length
+    return Origins(found)
+
+
+def _followed(files: Files) -> Iterator[tuple[Memory, bytes]]:
+    """Memory in which something of a file lies, and what it holds."""
+    total = 0
+    for memory in list(files.engine.memories.values()):
+        if not memory.origins or not memory.address:
+            continue
+        total += memory.nbytes
+        if total > _MOST:
+            return
+        replay.settle(memory)
+        yield memory, ctypes.string_at(memory.address, memory.nbytes)
+
+
+def _same(content: bytes, at: int, there: bytes, place: int) -> int:
+    """How many bytes are the same from there on."""
+    low, high = _SEED, min(len(content) - at, len(there) - place)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if content[at + low : at + middle] == there[place + low : place + middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
