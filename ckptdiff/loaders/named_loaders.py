@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.model.reference import Reference
-from ckptdiff.model.tree import ModuleTree
 from ckptdiff.spelling import given
 from ckptdiff.suffixes import is_snapshot
 
@@ -65,8 +64,7 @@ def _is_diffusers(model: object, path: str) -> bool:
 
 
 def _is_peft(model: object, path: str) -> bool:
-    snapshot = isinstance(model, ModuleTree) or (isinstance(model, Reference) and model.kind == "snapshot")
-    return not snapshot and (Path(path) / "adapter_config.json").is_file() and not _is_whole(path, model)
+    return (Path(path) / "adapter_config.json").is_file() and not _is_whole(path, model)
 
 
 def _is_whole(path: str, model: object) -> bool:

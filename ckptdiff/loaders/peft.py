@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.errors import CheckpointError, CkptdiffError, UsageError
 from ckptdiff.following.followed import Followed
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.left import Left
@@ -28,7 +28,11 @@ from ckptdiff.loaders.library_call import (
 )
 from ckptdiff.loaders.lora_names import naming_of
 from ckptdiff.loaders.outcome import Filled, Loader, Outcome, Problem
+from ckptdiff.loaders.outline import outline_of
 from ckptdiff.model.libraries import offline
+from ckptdiff.model.reference import Reference
+from ckptdiff.model.snapshot import read_snapshot
+from ckptdiff.model.tree import ModuleTree
 from ckptdiff.patches import patches
 
 CONFIG = "adapter_config.json"
@@ -50,6 +54,7 @@ def ask(asked: Asked) -> Left:
     )
     with offline():
         left, seen = called(asked, loader, lambda followed: _prepared(followed, asked), "peft", "transformers")
+        _ensure_known(left.outcome, seen.module, asked)
         if seen.module is None:
             return left
         return replace(left, outcome=_as_adapter(left.outcome, seen.module, asked))
@@ -94,8 +99,54 @@ def _prepared(followed: Followed, asked: Asked) -> Callable[[Seen], None]:
         from ckptdiff.model.reference import parse_reference
 
         asked = replace(asked, model=parse_reference(f"hf:{base}"))
-    model = given_model(followed, asked)
+    outline = _outline(asked)
+    model = outline if outline is not None else given_model(followed, asked)
     return lambda seen: _load(seen, model, asked)
+
+
+def _outline(asked: Asked) -> nn.Module | None:
+    """The base model's outline where there is only a snapshot of it; None where there is the model itself.
+
+    Raises UsageError for an adapter that goes by more than modules and their shapes.
+    """
+    tree = _described(asked)
+    if tree is None:
+        return None
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(Path(asked.path, str(asked.options.get("subfolder") or ""))))
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise UsageError(
+            f"An adapter of {config.peft_type.value} goes by the base model's configuration, which no snapshot holds.",
+            "Name the model itself, such as hf:DIRECTORY.",
+        )
+    return outline_of(tree)
+
+
+def _described(asked: Asked) -> ModuleTree | None:
+    model = asked.model
+    if isinstance(model, ModuleTree):
+        return model
+    if isinstance(model, Reference) and model.kind == "snapshot":
+        return read_snapshot(model.target)
+    return None
+
+
+def _ensure_known(outcome: Outcome, module: nn.Module | None, asked: Asked) -> None:
+    """Raise CkptdiffError for an error that PEFT might not raise on the model of which there is only a snapshot."""
+    if outcome.raised is None or _described(asked) is None:
+        return
+    convolutions = [type(layer) for layer in module.modules()] if module is not None else []
+    grouped = any(kind.__name__ in ("Conv1d", "Conv2d", "Conv3d") for kind in convolutions)
+    if grouped or not _TOLD_BY_SHAPES.match(outcome.raised):
+        raise CkptdiffError(
+            f"Of a model that is known by a snapshot alone, PEFT cannot tell: {outcome.raised.splitlines()[0]}",
+            "Name the model itself, such as model.py:Net or hf:DIRECTORY.",
+        )
+
+
+_TOLD_BY_SHAPES = re.compile(r"RuntimeError: Error\(s\) in loading state_dict|KeyError: |.*not found in the base model")
+"""Errors that follow from the names and shapes of modules alone."""
 
 
 def _load(seen: Seen, model: nn.Module, asked: Asked) -> None:

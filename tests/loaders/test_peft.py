@@ -120,3 +120,58 @@ def test_modules_to_save_that_are_not_there_are_a_key_error(tmp_path):
     save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
     report = ckptdiff.compare(adapters.Perceptron(), tmp_path / "a")
     assert report.raises == "KeyError: 'base_model.model.head.bias'"
+
+
+TUNERS = {
+    "LoRA and a head": lambda: peft.LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"]),
+    "DoRA, embedding": lambda: peft.LoraConfig(target_modules=["q_proj", "embed_tokens"], use_dora=True),
+    "IA3": lambda: peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
+}
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_a_snapshot_of_the_base_is_answered_as_the_base_itself(name, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    config = TUNERS[name]()
+    config.task_type = "CAUSAL_LM"
+    peft.get_peft_model(adapters.llama(), config).save_pretrained(tmp_path / "adapter")
+    adapters.llama().save_pretrained(tmp_path / "base")
+    snapshot = tmp_path / "base.ckptdiff.json"
+    snapshot.write_text(ckptdiff.snapshot(f"hf:{tmp_path / 'base'}"))
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    state = load_file(weights)
+    first = sorted(state)[0]
+    shape = torch.zeros([extent + 1 for extent in state[first].shape])
+    for change in (state, {key: state[key] for key in state if key != first}, {**state, first: shape}):
+        save_file(change, weights, metadata={"format": "pt"})
+        itself = ckptdiff.compare(f"hf:{tmp_path / 'base'}", tmp_path / "adapter")
+        told = ckptdiff.compare(snapshot, tmp_path / "adapter")
+        assert told.loader == itself.loader
+        assert told.raises == itself.raises
+        assert (told.complete, told.missing_keys) == (itself.complete, itself.missing_keys)
+        assert told.outcome.remarks == itself.outcome.remarks
+        mine, its = (
+            {key: (item.by, item.sources) for key, item in one.outcome.filled.items()} for one in (told, itself)
+        )
+        assert mine == its
+
+
+def test_what_no_snapshot_can_tell_is_no_answer(tmp_path):
+    adapters.llama().save_pretrained(tmp_path / "base")
+    (tmp_path / "base.ckptdiff.json").write_text(ckptdiff.snapshot(f"hf:{tmp_path / 'base'}"))
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    peft.get_peft_model(adapters.llama(), config).save_pretrained(tmp_path / "prefix")
+    with pytest.raises(CkptdiffError, match="goes by the base model's configuration, which no snapshot holds"):
+        ckptdiff.compare(tmp_path / "base.ckptdiff.json", tmp_path / "prefix")
+
+    class Linear(nn.Linear):
+        """PEFT takes it for what it is, and a snapshot has its name alone."""
+
+    net = nn.Sequential(Linear(4, 4))
+    peft.get_peft_model(net, peft.LoraConfig(target_modules=["0"])).save_pretrained(tmp_path / "own")
+    (tmp_path / "own.ckptdiff.json").write_text(ckptdiff.snapshot(nn.Sequential(Linear(4, 4))))
+    assert ckptdiff.compare(nn.Sequential(Linear(4, 4)), tmp_path / "own").complete
+    with pytest.raises(CkptdiffError, match="known by a snapshot alone, PEFT cannot tell"):
+        ckptdiff.compare(tmp_path / "own.ckptdiff.json", tmp_path / "own")
