@@ -65,7 +65,7 @@ def placed_labels(
             placed = function(**{name: labels_of(name, argument) for name, argument in given.items()})
     except Exception:
         return None
-    step = found.step
+    step = _step(found, args, placed)
 
     def stepped(label: int) -> int:
         return engine.labels.after(label, step)
@@ -96,7 +96,7 @@ def moved(
     if where is not None:
         return where
     count, size = result.numel(), tuple(result.size())
-    step = found.step
+    step = _step(found, args, result)
 
     def stepped(label: int) -> int:
         return engine.labels.after(label, step)
@@ -123,6 +123,16 @@ def moved(
     for tensor in tensors_in((args, kwargs)):
         labels |= distinct_labels(engine.pieces(tensor))
     return uniform(stepped(engine.labels.union(labels)), count)
+
+
+def _step(found: Traits, args: tuple[Any, ...], result: torch.Tensor) -> str:
+    """What is said of an operation: nothing of one that leaves all as it was, a pad of no width, a cast to the same."""
+    given = args[0] if args else None
+    if not isinstance(given, torch.Tensor) or given.size() != result.size():
+        return found.step
+    pads = found.name == "constant_pad_nd" and any(args[1])
+    casts = found.name == "_to_copy" and given.dtype != result.dtype
+    return found.step if pads or casts or found.name not in ("constant_pad_nd", "_to_copy") else ""
 
 
 def joined(

@@ -53,3 +53,26 @@ def test_as_a_report_shows_them(tmp_path):
     assert {targets: operation for _, targets, operation in report.conversions} == {
         ("position",): "pad", ("table",): "interpolate", ("matrix",): "inv",
     }  # fmt: skip
+
+
+def test_what_changes_nothing_is_no_step(tmp_path):
+    sizes = {"padded": (200, 90), "cast": (200, 90), "small": (5,), "twice": (200, 90)}
+    torch.save({name: torch.rand(*size) for name, size in sizes.items()}, tmp_path / "w")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, size in sizes.items():
+                self.register_parameter(name, nn.Parameter(torch.zeros(*size)))
+
+    def load(model, path):
+        state = torch.load(path)
+        state["padded"] = functional.pad(state["padded"], (0, 0, 0, 0))
+        state["cast"] = state["cast"].to(torch.float32, copy=True)
+        state["small"] = functional.pad(state["small"].to("cpu", copy=True), (0, 0))
+        state["twice"] = state["twice"].to(torch.float64).to(torch.float32)
+        model.load_state_dict(state)
+
+    report = ckptdiff.compare(Net(), tmp_path / "w", loader=load)
+    assert report.complete
+    assert report.conversions == [(("twice",), ("twice",), "cast")]
