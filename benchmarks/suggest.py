@@ -1,6 +1,6 @@
 """Rename rules against what others do: how many renamed keys each finds, and how many it gets wrong.
 
-    python -m benchmarks.suggest                          # the table over tests/repair/data
+    python -m benchmarks.suggest                          # the table over tests/suggesting/data
     python -m benchmarks.suggest --weightbridge PYTHON    # with weightbridge, run by a Python that has it
 
 Recall and precision are over the keys whose name changes; a key that needs a tensor operation counts as wrong when it
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ckptdiff.suggesting.finder import suggest_rules
 
-DATA = Path(__file__).parents[1] / "tests" / "repair" / "data"
+DATA = Path(__file__).parents[1] / "tests" / "suggesting" / "data"
 Shapes = Mapping[str, tuple[int, ...]]
 Method = Callable[[Shapes, Shapes], Mapping[str, str] | None]
 SEED = 20261123

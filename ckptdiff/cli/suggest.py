@@ -11,6 +11,7 @@ from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.render.view import View
+from ckptdiff.spelling import given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,14 @@ def command(
     include: Annotated[
         str | None, typer.Option("--include", metavar="likely", help="Propose what is probable but not proven, too.")
     ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            "--heads",
+            metavar="N[,KV]",
+            help="Attention heads, and those of keys, to reorder rotary rows; a config.json beside the file says them.",
+        ),
+    ] = None,
     save: Annotated[
         str | None, typer.Option("--save", metavar="FILE", help="Write the rules to a .rules.toml.")
     ] = None,
@@ -48,8 +57,8 @@ def command(
 ) -> int:
     """Which rename rules would make this checkpoint load?
 
-    Exits with 0 when the checkpoint loads with what is proposed, 1 when something remains. What cannot be told apart is
-    refused, with the candidates: a wrong rename would load without an error.
+    Exits with 0 when the checkpoint loads with what is proposed, 1 when something remains or is undecided. What cannot
+    be told apart is refused, with the candidates: a wrong rename would load without an error.
     With --loader, rules for what that leaves unfilled; they are tried on a copy of the file, by the loader.
     """
     chosen = chosen_format(format)
@@ -71,6 +80,7 @@ def command(
         chosen,
         view,
         include_likely=include is not None,
+        heads=_numbers(heads),
         about=loader,
         timeout=timeout,
     )
@@ -85,6 +95,15 @@ def command(
     return 0 if loads else 1
 
 
+def _numbers(heads: str | None) -> tuple[int, int] | None:
+    if heads is None:
+        return None
+    numbers = heads.split(",")
+    if len(numbers) > 2 or not all(number.isdecimal() and int(number[:9]) > 0 for number in numbers):
+        raise UsageError(f"{given('heads', heads)} is not one or two numbers of heads.", "Write 32, or 32,8.")
+    return int(numbers[0]), int(numbers[-1])
+
+
 def _proposed(
     model: ModelRequest | None,
     checkpoint: CheckpointRequest,
@@ -93,16 +112,19 @@ def _proposed(
     view: View,
     *,
     include_likely: bool,
+    heads: tuple[int, int] | None,
 ) -> tuple[bool, str, Sequence[RenameRule], Sequence[TensorRule]]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
     from ckptdiff.render import render_suggestion
-    from ckptdiff.verbs.suggest import proposed, proposed_for
+    from ckptdiff.verbs.suggest import heads_of, proposed, proposed_for
 
     if loader is not None:
-        suggestion, report = proposed_for(loader, model, checkpoint, include_likely=include_likely)
+        suggestion, report = proposed_for(loader, model, checkpoint, include_likely=include_likely, heads=heads)
     else:
         assert model is not None
         file = checkpoint.read()
-        suggestion, report = proposed(model.describe(), file, include_likely=include_likely)
+        heads = heads or heads_of(checkpoint.checkpoint, model.shown)
+        suggestion, report = proposed(model.describe(), file, include_likely=include_likely, heads=heads)
     text = render_suggestion(chosen, suggestion, report, view)
-    return report.fits, text, suggestion.rules, [operation.rule for operation in suggestion.operations]
+    fits = report.fits and not suggestion.undecided
+    return fits, text, suggestion.rules, [operation.rule for operation in suggestion.operations]

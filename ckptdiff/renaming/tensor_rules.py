@@ -7,6 +7,11 @@
     unstack(0): {p}.experts.up -> {p}.experts.{n}.up.weight
     transpose(0, 1): {p}.c_fc.weight -> {p}.fc.weight
     reshape(1, 50, 768): pos_embed -> pos_embed
+    rotary_to_halves(32): {p}.attention.wq.weight -> {p}.self_attn.q_proj.weight
+
+`rotary_to_halves(heads)` is for the queries or keys of a rotary attention whose rows lie in neighbouring pairs: in each
+head the rows that turn as the first of a pair come first, then the others. `rotary_to_pairs` is the way back. Heads are
+the tensor's own: of keys, the key-value heads.
 
 In `stack` and `unstack` the capture that only the listed side has counts the tensors, from 0 without gaps. One rule
 says one operation; a later rule may take what an earlier one made. The plan names sources and targets, for a writer to
@@ -26,7 +31,8 @@ from ckptdiff.renaming.rename_rules import Part, check_sides, fill, parse_parts,
 
 Shape = tuple[int, ...]
 
-OPERATIONS = ("concat", "split", "stack", "unstack", "transpose", "squeeze", "unsqueeze", "reshape")
+ROTARY = ("rotary_to_halves", "rotary_to_pairs")
+OPERATIONS = ("concat", "split", "stack", "unstack", "transpose", "squeeze", "unsqueeze", "reshape", *ROTARY)
 _INVERSE = {
     "concat": "split",
     "split": "concat",
@@ -34,6 +40,8 @@ _INVERSE = {
     "unstack": "stack",
     "squeeze": "unsqueeze",
     "unsqueeze": "squeeze",
+    "rotary_to_halves": "rotary_to_pairs",
+    "rotary_to_pairs": "rotary_to_halves",
 }
 _MOST_PIECES = 1 << 16
 _HEAD = re.compile(r"\s*([a-z_]+)\(([^()]*)\)\s*:\s*", re.DOTALL)
@@ -49,8 +57,8 @@ _HINT = (
 class TensorRule:
     """One operation rule: its name, its numbers, its patterns.
 
-    `dims` are the dimensions it works on, or the new shape of `reshape`; `sizes` the lengths of the pieces of a `split`
-    along its dimension, empty for equal ones.
+    `dims` are the dimensions it works on, the new shape of `reshape`, or a rotary attention's number of heads; `sizes`
+    the lengths of the pieces of a `split` along its dimension, empty for equal ones.
     """
 
     operation: str
@@ -303,6 +311,11 @@ def _operation(
     elif rule.operation == "unsqueeze":
         dim = dimension(rule.dims[0], len(first) + 1)
         made = [(*first[:dim], 1, *first[dim:])]
+    elif rule.operation in ROTARY:
+        heads = rule.dims[0]
+        if heads < 1 or not first or first[0] % (2 * heads):
+            raise refuse(f"its rows are not {heads} heads of an even size")
+        made = [first]
     else:
         if any(size < 0 for size in rule.dims) or prod(rule.dims) != prod(first):
             raise refuse("the new shape has another number of elements")

@@ -52,7 +52,7 @@ def json(suggestion: Suggestion, report: Report | None) -> str:
     """The proposal as JSON, ending with a newline."""
     value = {
         "schema_version": 1,
-        **({} if report is None else {"outcome": "pass" if report.fits else "fail"}),
+        **({} if report is None else {"outcome": "pass" if report.fits and not suggestion.undecided else "fail"}),
         "rules": [
             {
                 "pattern": rule.pattern,
@@ -106,11 +106,16 @@ def _verdict(suggestion: Suggestion, report: Report | None) -> str:
         rest = f"{count(suggestion.unfilled, 'key')} of the model stay unfilled"
         return f"{' and '.join(proposed) or 'No rules found'}; {'every key fits' if suggestion.complete else rest}."
     if not proposed:
-        return "Nothing to rename: it loads as it is." if report.fits else f"No rules found; {_rest(report)}."
-    return (
-        f"{' and '.join(proposed)}; with {'it' if len(suggestion.rules) + len(suggestion.operations) == 1 else 'them'} "
-        + ("it loads." if report.fits else f"what remains is {_rest(report)}.")
-    )
+        loads = f"Nothing to rename: it loads as it is{_undecided(suggestion)}."
+        return loads if report.fits else f"No rules found; {_rest(report)}."
+    with_them = f"with {'it' if len(suggestion.rules) + len(suggestion.operations) == 1 else 'them'}"
+    what = f"it loads{_undecided(suggestion)}" if report.fits else f"what remains is {_rest(report)}"
+    return f"{' and '.join(proposed)}; {with_them} {what}."
+
+
+def _undecided(suggestion: Suggestion) -> str:
+    keys = len(suggestion.undecided)
+    return f", but the values of {count(keys, 'key')} may lie in another order" if keys else ""
 
 
 def _rest(report: Report) -> str:

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from ckptdiff.renaming.prefixes import prefix_change, prefixes_between
 from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
+from ckptdiff.suggesting.adapters import adaptable, adapter_rules, is_adapter
 from ckptdiff.suggesting.families import looks_like
 from ckptdiff.suggesting.generalising import Learner
 from ckptdiff.suggesting.key_features import Unit
-from ckptdiff.suggesting.key_patterns import Shape, Template, shown
+from ckptdiff.suggesting.key_patterns import Shape, Template, fold, shown
 from ckptdiff.suggesting.operation_finder import recognise
 from ckptdiff.suggesting.pairing import Aligner, Alignment, Pair
+from ckptdiff.suggesting.rotary import REORDERED
 from ckptdiff.suggesting.suggestion import Ambiguity, Head, Suggestion
+from ckptdiff.suggesting.twins import Twins
 
 
 def suggest_rules(
-    checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], *, include_likely: bool = False
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    *,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
 ) -> Suggestion:
     """The smallest list of rename rules that makes `checkpoint` fit `model`, with evidence, or a refusal.
 
     Both are mappings key → shape in their own order. With `include_likely`, `rules` also holds rules that are probable
     but not proven, before the certain ones and marked; `mapping` always says what the certain ones do. What a doubt
-    forbids is in neither.
+    forbids is in neither. `heads` are those of the attention, of queries and of keys: known, the rows of a rotary one
+    are put into the order of the other layout.
     """
-    whole = _whole_prefix(checkpoint, model)
-    if whole is not None:
-        return whole
-    aligner = Aligner(checkpoint, model)
+    known = _whole_prefix(checkpoint, model) or _adapter(checkpoint, model)
+    if known is not None:
+        return known
+    aligner = Aligner(checkpoint, adaptable(model) if is_adapter(checkpoint) else model)
     alignment = aligner.run()
+    _refuse_twins(alignment, aligner)
     same = {key for key, shape in checkpoint.items() if key in model}
     already = {key for key in same if checkpoint[key] == model[key]}
     rules, mapping = _rules(checkpoint, model, same, aligner.templates, alignment)
@@ -41,7 +51,7 @@ def suggest_rules(
     filled = already | set(mapping.values())
     free_there = {key: shape for key, shape in model.items() if key not in filled}
     fitting = {**{key: key for key in already}, **mapping}
-    operations = recognise(free_here, free_there, rules, aligner, fitting, checkpoint)
+    operations, squares = recognise(free_here, free_there, rules, aligner, fitting, checkpoint, heads)
     used = {key for found in operations for key in found.sources}
     made = {key for found in operations for key in found.targets}
     mapping = {old: new for old, new in mapping.items() if old not in used}
@@ -51,7 +61,7 @@ def suggest_rules(
     return Suggestion(
         rules=tuple(rules),
         mapping=mapping,
-        ambiguous=ambiguous,
+        ambiguous=(*_in_place(aligner.arranged, squares), *ambiguous),
         operations=tuple(found.finding for found in operations),
         head=head,
         looks_like=looks_like(checkpoint),
@@ -59,6 +69,22 @@ def suggest_rules(
         unfilled=len(free_there.keys() - made),
         unused=len(free_here.keys() - used),
     )
+
+
+def _refuse_twins(alignment: Alignment, aligner: Aligner) -> None:
+    """Open again the pairs that were told from a twin by shape and place alone, while the twin goes without."""
+    used = {id(unit) for pair in alignment.certain for unit in (pair.source, pair.target)}
+    sources = Twins(unit for unit in aligner.sources if id(unit) not in used)
+    targets = Twins(unit for unit in aligner.targets if id(unit) not in used)
+    for pairs in (alignment.certain, alignment.likely):
+        for pair in list(pairs):
+            if places := targets.of(pair.target, pair.source):
+                pairs.remove(pair)
+                alignment.open.append((pair.source, [pair.target, *places]))
+            elif copies := sources.of(pair.source, pair.target):
+                pairs.remove(pair)
+                pair.doubt = f"so would {shown(copies[0].template.path)}, and nothing says which of them is meant"
+                alignment.doubtful.append(pair)
 
 
 def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Suggestion | None:
@@ -79,6 +105,7 @@ def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -
     prefix = escape(change.prefix.removesuffix("."))
     pattern, replacement = (f"{prefix}.{{*}}", "{*}") if stripping else ("{*}", f"{prefix}.{{*}}")
     reason = f"every one of the model's {len(model)} keys has its namesake, and under no other prefix"
+    reason += f"; {len(filled)} fit" if len(filled) < len(model) else ""
     rules = [RenameRule(pattern, replacement, "certain", len(names), reason)]
     head = _head(checkpoint, model, rules, free_here, free_there, filled)
     if free_there and head is None:
@@ -90,6 +117,22 @@ def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -
         looks_like=looks_like(checkpoint),
         unfilled=len(free_there),
         unused=len(free_here),
+    )
+
+
+def _adapter(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Suggestion | None:
+    """An adapter whose every key goes where peft puts it, or is there under its own name."""
+    rules = adapter_rules(checkpoint, model)
+    renaming = apply_rules(rules, checkpoint, strict=False)
+    filled = {new for old, new in renaming.mapping.items() if model.get(new) == checkpoint[old]}
+    if not rules or len(filled) < len(checkpoint):
+        return None
+    return Suggestion(
+        rules=tuple(rules),
+        mapping=renaming.moved,
+        looks_like=looks_like(checkpoint),
+        already=len(checkpoint) - len(renaming.moved),
+        unfilled=len(model) - len(filled),
     )
 
 
@@ -124,7 +167,7 @@ def _rules(
             and all(moved.get(old) == new for old, new in wanted.items())
             and all(allowed.get(old) == new for old, new in moved.items() if old not in wanted)
         ):
-            return _explained(learnt, checkpoint, alignment.certain, "certain"), moved
+            return _explained(learnt, checkpoint, model, alignment.certain, "certain"), moved
     return [], {}
 
 
@@ -153,14 +196,19 @@ def _likely_rules(
             break
     else:
         return list(rules)
-    return [*_explained(learnt, checkpoint, likely, "likely"), *rules]
+    return [*_explained(learnt, checkpoint, model, likely, "likely"), *rules]
 
 
 def _explained(
-    rules: Sequence[RenameRule], keys: Mapping[str, Shape], pairs: Sequence[Pair], confidence: str
+    rules: Sequence[RenameRule],
+    keys: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    pairs: Sequence[Pair],
+    confidence: str,
 ) -> list[RenameRule]:
     """The rules with what they move and why."""
     renaming = apply_rules(rules, keys, strict=False)
+    fitting = Counter(renaming.by[old] for old, new in renaming.moved.items() if model.get(new) == keys[old])
     owner = {key: pair for pair in pairs for key in pair.keys}
     members: dict[int, dict[int, Pair]] = {}
     for key in renaming.moved:
@@ -172,27 +220,25 @@ def _explained(
             rule.replacement,
             confidence,
             count,
-            _reason(list(members.get(number, {}).values()), count, confidence),
+            _reason(list(members.get(number, {}).values()), count, fitting[number], confidence),
         )
         for number, (rule, count) in enumerate(zip(rules, renaming.counts, strict=True))
         if count
     ]
 
 
-def _reason(pairs: Sequence[Pair], count: int, confidence: str) -> str:
-    """One sentence of evidence for a rule that moves `count` keys of `pairs`."""
+def _reason(pairs: Sequence[Pair], count: int, fitting: int, confidence: str) -> str:
+    """One sentence of evidence for a rule that moves `count` keys of `pairs`, of which so many then fit."""
     if not pairs:
         return f"moves {count} {_keys(count)}"
+    fit = f"{fitting} of the {count} keys that it moves fit" if fitting < count else f"all {count} keys fit"
+    fit = fit if count > 1 else "the one key fits"
     if confidence == "likely":
-        pair = pairs[0]
-        return (
-            f"{count} {_keys(count)} fit, but the names share too little to be sure"
-            if pair.evidence
-            else f"{count} {_keys(count)} fit by shape and place alone"
-        )
+        alone = "but the names share too little to be sure" if pairs[0].evidence else "by shape and place alone"
+        return f"{fit}, {alone}"
     layers = max(len(pair.keys) for pair in pairs)
     tails = [pair for pair in pairs if pair.source.template.path[-2:] == pair.target.template.path[-2:]]
-    parts = [f"all {count} {_keys(count)} fit" if count > 1 else "the one key fits"]
+    parts = [fit]
     if layers > 1:
         parts.append(f"the same in every one of {layers} repetitions")
     if len(tails) == len(pairs):
@@ -209,6 +255,21 @@ def _reason(pairs: Sequence[Pair], count: int, confidence: str) -> str:
 
 def _keys(count: int) -> str:
     return "key" if count == 1 else "keys"
+
+
+def _in_place(arranged: Sequence[tuple[str, tuple[str, ...]]], squares: Mapping[str, str]) -> Iterator[Ambiguity]:
+    """What fits as it is, though its values may lie otherwise."""
+    for name, keys in arranged:
+        if keys:
+            sentence = f"{len(keys)} {_keys(len(keys))} fit, but {REORDERED}."
+            yield Ambiguity(name, keys, (name,), sentence)
+    for template in fold(dict.fromkeys(squares, ())):
+        keys = tuple(template.keys.values())
+        sentence = (
+            f"{len(keys)} square {'matrix fits' if len(keys) == 1 else 'matrices fit'} either way round, beside others "
+            "that must be transposed: nothing says whether these must, too."
+        )
+        yield Ambiguity(shown(template.path), keys, (shown(template.path),), sentence)
 
 
 def _ambiguities(

@@ -12,11 +12,14 @@ from ckptdiff.renaming.tensor_rules import TensorOp, TensorRule, parse_tensor_ru
 from ckptdiff.suggesting.key_features import Unit
 from ckptdiff.suggesting.key_patterns import SLOT, Path, Shape, slots
 from ckptdiff.suggesting.pairing import Aligner
+from ckptdiff.suggesting.rotary import turned
 from ckptdiff.suggesting.suggestion import OperationFinding
 
 _PACKS: dict[str, tuple[str, ...]] = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up"), "kv": ("k", "v")}
 _PARTS = frozenset({"gate", "up", "down", "q", "k", "v", "o"})
 _CAPTURES = "ijklm"
+_TURNS = {("pairs", "halves"): "rotary_to_halves", ("halves", "pairs"): "rotary_to_pairs"}
+_ORDERS = {"rotary_to_halves": "the halves", "rotary_to_pairs": "neighbouring pairs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +38,27 @@ def recognise(
     aligner: Aligner,
     fitting: Mapping[str, str],
     checkpoint: Mapping[str, Shape],
-) -> list[Recognised]:
+    heads: tuple[int, int] | None = None,
+) -> tuple[list[Recognised], dict[str, str]]:
     """The operations that would make keys of `there`, which nothing fills, from keys of `here`, which go nowhere.
 
     `fitting` maps the keys of `checkpoint` that already fit, by their own name or a rename, to the model's; square
-    matrices among them must be transposed where every other matrix of their block must.
+    matrices among them must be transposed where every other matrix of their block must. `heads` are the attention's,
+    of queries and of keys, without which no rows are put into another order. With them come the square matrices of
+    which it is not known whether they must be transposed, too.
     """
     search = _Search(dict(here), dict(there), aligner)
     renamed = apply_rules(rules, here, strict=False).mapping
-    squares = _squares(renamed, here, there, fitting, checkpoint)
+    squares, undecided = _squares(renamed, here, there, fitting, checkpoint)
     for old, new in squares.items():
         search.here[old] = search.there[new] = checkpoint[old]
     search.same_name({**renamed, **squares}, squares)
     for old, new in squares.items():
         search.here.pop(old, None)
         search.there.pop(new, None)
+    for source in aligner.sources if aligner.reordered else ():
+        if heads is not None:
+            search.turned(source, heads)
     sources = [unit for unit in aligner.sources if search.free(unit, search.here)]
     targets = [unit for unit in aligner.targets if search.free(unit, search.there)]
     listed = [unit for unit in sources if unit.names & _PARTS and slots(unit.template.path)]
@@ -62,7 +71,7 @@ def recognise(
     parts = _siblings(sources)
     for target in targets if parts else ():
         search.packed(target, parts)
-    return search.found
+    return search.found, undecided
 
 
 _Homes = dict[tuple[Path, str], dict[str, list[Unit]]]
@@ -94,12 +103,13 @@ class _Search:
             plan = plan_operations(rules, self.here)
         except UsageError:
             return False
-        shapes = {
-            key: shape for operation in plan for key, shape in zip(operation.targets, operation.shapes, strict=True)
-        }
         taken = {key for operation in plan for key in operation.sources}
-        final = shapes.keys() - taken
-        if not final or any(self.there.get(key) != shapes[key] for key in final):
+        final: dict[str, Shape] = {}
+        for operation in plan:
+            for key in operation.sources:
+                final.pop(key, None)
+            final.update(zip(operation.targets, operation.shapes, strict=True))
+        if not final or any(self.there.get(key) != shape for key, shape in final.items()):
             return False
         sources = tuple(key for key in self.here if key in taken)
         for rule in rules:
@@ -130,11 +140,35 @@ class _Search:
                 groups.setdefault((said, source, target), []).append((old, new))
         for (said, source, target), pairs in groups.items():
             certain = not said.startswith("reshape")
-            reason = f"{len(pairs)} tensor(s) of this name have the sizes of the model's in another arrangement"
+            many = f"{len(pairs)} tensors have" if len(pairs) > 1 else "the tensor has"
+            reason = f"{many} the model's sizes in another arrangement"
+            if pairs[0][0] in squares:
+                reason = "square, it fits either way round, and every other matrix beside it is transposed"
             text = f"{said}: {source} -> {target}"
             if not self._take([text], "certain" if certain else "likely", reason):
                 for old, new in pairs:
                     self._take([f"{said}: {escape(old)} -> {escape(new)}"], "likely", reason)
+
+    def turned(self, source: Unit, heads: tuple[int, int]) -> None:
+        """Queries or keys whose rows lie in another order: the one place that names and shapes give them."""
+        operation = _TURNS.get(self.aligner.layouts)
+        role = source.last & {"q", "k"}
+        if operation is None or not turned(source) or len(role) != 1 or not self.free(source, self.here):
+            return
+        targets = [
+            unit
+            for unit in self.aligner.targets
+            if unit.role == source.role
+            and role <= unit.last
+            and unit.template.signature() == source.template.signature()
+            and self.free(unit, self.there)
+            and self._near(source, unit.module)
+        ]
+        texts = _texts([source, targets[0]]) if len(targets) == 1 else None
+        if texts is not None:
+            count = heads["k" in role]
+            reason = f"the other layout turns {_ORDERS[operation]} of each of {count} heads"
+            self._take([f"{operation}({count}): {texts[0]} -> {texts[1]}"], "certain", reason)
 
     def _near(self, source: Unit, target: Path) -> bool:
         """Whether `target` lies where the closest relatives of `source` went, as far as any went anywhere."""
@@ -146,7 +180,7 @@ class _Search:
 
     def unpacked(self, source: Unit, homes: _Homes) -> None:
         """One packed tensor of the checkpoint, several of the model: split."""
-        if not self.free(source, self.here):
+        if not self.free(source, self.here) or (self.aligner.reordered and turned(source)):
             return
         for pack, names in self._packs_of(source):
             for parts in self._parts(names, source.role, homes, self.there):
@@ -165,7 +199,7 @@ class _Search:
 
     def packed(self, target: Unit, homes: _Homes) -> None:
         """Several tensors of the checkpoint, one packed one of the model: concat."""
-        if not self.free(target, self.there):
+        if not self.free(target, self.there) or (self.aligner.reordered and turned(target)):
             return
         for pack, names in self._packs_of(target):
             for parts in self._parts(names, target.role, homes, self.here):
@@ -278,14 +312,15 @@ def _squares(
     there: Mapping[str, Shape],
     fitting: Mapping[str, str],
     checkpoint: Mapping[str, Shape],
-) -> dict[str, str]:
-    """Square matrices that fit either way round, in blocks whose other matrices all fit transposed only."""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Square matrices that fit either way round, in blocks whose other matrices, two or more, all fit transposed only;
+    and those of blocks where one does, or some do."""
     flipped: dict[str, int] = {}
     for old, new in renamed.items():
         if new in there and _change(here[old], there[new]) == "transpose(0, 1)":
             flipped[_block(old)] = flipped.get(_block(old), 0) + 1
     if not flipped:
-        return {}
+        return {}, {}
     squares: dict[str, str] = {}
     straight: set[str] = set()
     for old, new in fitting.items():
@@ -295,7 +330,8 @@ def _squares(
                 squares[old] = new
             elif "emb" not in old:
                 straight.add(_block(old))
-    return {old: new for old, new in squares.items() if flipped[_block(old)] > 1 and _block(old) not in straight}
+    decided = {old: new for old, new in squares.items() if flipped[_block(old)] > 1 and _block(old) not in straight}
+    return decided, {old: new for old, new in squares.items() if old not in decided}
 
 
 def _made_by(operation: TensorOp, rule: TensorRule) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ckptdiff.suggesting.key_features import Unit, units_of, weigh
 from ckptdiff.suggesting.key_patterns import Path, Shape, Template, fold, shown, slots
 from ckptdiff.suggesting.module_trees import Context, Slots
+from ckptdiff.suggesting.rotary import REORDERED, in_another_order, rotary_layout, turned
 from ckptdiff.suggesting.vocabulary import PACKED, WEAK, contradict
 
 MOST_TEMPLATES = 8000
@@ -92,12 +93,20 @@ class Aligner:
         crowded = max(len(here), len(there)) > MOST_TEMPLATES
         sides = (units_of([] if crowded else here), units_of([] if crowded else there))
         weigh(sides)
-        self._meta_blocks = {unit.module[:-2] for units in sides for unit in units if unit.module[-1] == "w3"}
+        self.layouts = (rotary_layout(sides[0]), rotary_layout(sides[1]))
+        self.reordered = in_another_order(*self.layouts)
+        """Whether the rows of queries and keys lie in another order on the other side."""
         matched = {key for key in same if checkpoint[key] == model[key]}
         for unit in sides[0]:
             if any(key in matched for key in unit.template.keys.values()):
                 self.forth.add(unit.module, unit.module)
                 self.back.add(unit.module, unit.module)
+        self.arranged = [
+            (shown(unit.template.path), tuple(key for key in unit.template.keys.values() if key in matched))
+            for unit in sides[0]
+            if self.reordered and turned(unit)
+        ]
+        """Queries and keys that fit under their own names, template by template, in another order."""
         for unit in (*sides[0], *sides[1]):
             left = _without(unit.template, same)
             unit.partial, unit.template = left is not unit.template, left
@@ -300,9 +309,9 @@ class Aligner:
         """Why the values may be arranged in another way though names and shapes agree; "" where they should not be.
 
         A tensor that holds several matrices under another name: in which order is not known. A bare square matrix
-        beside a Linear: which side it multiplies from is not known. Queries and keys of Meta's layout (wq, wk beside
-        w1, w2, w3): it turns neighbouring elements of a head by a rotary angle, where transformers (q_proj, k_proj)
-        turns halves, so that a plain rename loads and computes nonsense.
+        beside a Linear: which side it multiplies from is not known, and so it is of flax's and Keras' `kernel`. Queries
+        and keys of a layout that turns neighbouring elements of a head by a rotary angle, where the other one turns
+        halves: a plain rename loads and computes nonsense.
         """
         source, target = self.sources[old], self.targets[new]
         packed = (source.last | target.last) & PACKED
@@ -314,10 +323,10 @@ class Aligner:
             return (
                 "a bare matrix multiplies from the other side than a Linear's weight, and a square one does not show it"
             )
-        if {source.module[-1], target.module[-1]} in ({"wq", "q_proj"}, {"wk", "k_proj"}):
-            meta = source if source.module[-1] in ("wq", "wk") else target
-            if meta.module[-2:-1] == ("attention",) and meta.module[:-2] in self._meta_blocks:
-                return "the two layouts order the rows of a rotary head differently, so its values need a permutation"
+        if ("kernel" in (source.leaf, target.leaf)) and source.leaf != target.leaf and len(shape) > 1:
+            return "a kernel has its inputs first and a weight its outputs, and these sizes do not show it"
+        if self.reordered and (turned(source) or turned(target)):
+            return REORDERED
         return ""
 
     def _commit(self, pairs: list[Pair], old: int, new: int, score: float, share: float, reach: int) -> None:

@@ -66,9 +66,14 @@ class Suggestion(Shown):
     unused: int = 0
 
     @property
+    def undecided(self) -> tuple[str, ...]:
+        """Keys of the checkpoint that fit as they are, of which the values may lie in another order all the same."""
+        return tuple(key for one in self.ambiguous if one.candidates == (one.template,) for key in one.keys)
+
+    @property
     def complete(self) -> bool:
-        """Whether what is certain makes every key of both sides fit."""
-        return not self.unfilled and not self.unused
+        """Whether what is certain makes every key of both sides fit, with nothing left undecided."""
+        return not self.unfilled and not self.unused and not self.undecided
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the rules to a file that `rules=` takes. Raises OutputError where it cannot be written."""

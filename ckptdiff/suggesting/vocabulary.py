@@ -172,6 +172,7 @@ ROLES: dict[str, str] = {
     "gamma": "w",
     "kernel": "w",
     "g": "w",
+    "scale": "w",
     "bias": "b",
     "beta": "b",
     "b": "b",

@@ -18,6 +18,7 @@ from ckptdiff.renaming.applied import Renames
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
 from ckptdiff.spelling import option
 from ckptdiff.suffixes import WEIGHTS
+from ckptdiff.suggesting.attention_heads import heads_beside
 from ckptdiff.suggesting.finder import suggest_rules
 from ckptdiff.suggesting.suggestion import Suggestion
 from ckptdiff.verbs.rewrite import carried_out, planned
@@ -39,11 +40,13 @@ def suggest(
     key: str | None = None,
     args: Mapping[str, object] | None = None,
     include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
 ) -> Suggestion:
     """The rename rules that would make a checkpoint load, with their evidence; or a refusal, with the candidates.
 
     Both sides are as for `compare`, or plain mappings key → shape. Rules that are probable but not proven are proposed
-    only with `include_likely`.
+    only with `include_likely`. `heads` are the attention's, of queries and of keys, by which the rows of a rotary one
+    are put into another layout's order; without, a config.json or params.json beside one of the files says them.
 
     `loader`, a name or a function as for `compare` (then `model` may be None), is asked instead of `load_state_dict`:
     what it fills stays as it is, and rules are sought for the rest. They rename the keys of the file before it reads
@@ -53,7 +56,7 @@ def suggest(
     if loads is not None:
         asked = None if model is None else ModelRequest.of(model, args)  # type: ignore[arg-type]  # no mapping of shapes
         file = CheckpointRequest(checkpoint, key)
-        return proposed_for(loads, asked, file, include_likely=include_likely)[0]
+        return proposed_for(loads, asked, file, include_likely=include_likely, heads=heads)[0]
     if model is None:
         raise UsageError("Without a loader, suggest needs a model.", "Pass the model, or the loader that makes it.")
     given = _shapes(checkpoint)
@@ -62,19 +65,32 @@ def suggest(
     wanted = _shapes(model)
     if wanted is None:
         wanted = ModelRequest.of(model, args).describe().tree.shapes()  # type: ignore[arg-type]  # no mapping of shapes
-    return suggest_rules(given, wanted, include_likely=include_likely)
+    return suggest_rules(given, wanted, include_likely=include_likely, heads=heads or heads_of(checkpoint, model))
 
 
-def proposed(model: GivenModel, file: Checkpoint, *, include_likely: bool = False) -> tuple[Suggestion, Report]:
+def heads_of(*sides: object) -> tuple[int, int] | None:
+    """The heads of the attention by the configuration that lies beside a side that is named; None where none says."""
+    named = (os.fsdecode(side) for side in sides if isinstance(side, (str, os.PathLike)))
+    return next((heads for side in named if (heads := heads_beside(side))), None)
+
+
+def proposed(
+    model: GivenModel, file: Checkpoint, *, include_likely: bool = False, heads: tuple[int, int] | None = None
+) -> tuple[Suggestion, Report]:
     """What is suggested, and the report of the real walk on the checkpoint after all of it is applied."""
-    suggestion = suggest_rules(file.shapes(), model.tree.shapes(), include_likely=include_likely)
+    suggestion = suggest_rules(file.shapes(), model.tree.shapes(), include_likely=include_likely, heads=heads)
     operations = tuple(operation.rule for operation in suggestion.operations)
     repaired, _ = applied(file, Renames(rules=suggestion.rules, operations=operations))
     return suggestion, judge(ask(model, repaired))
 
 
 def proposed_for(
-    loader: LoaderRequest, model: ModelRequest | None, checkpoint: CheckpointRequest, *, include_likely: bool = False
+    loader: LoaderRequest,
+    model: ModelRequest | None,
+    checkpoint: CheckpointRequest,
+    *,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
 ) -> tuple[Suggestion, Report]:
     """What is suggested for a file that a loader reads, and the report on what the loader does with it then."""
     path = checkpoint.checkpoint
@@ -87,7 +103,8 @@ def proposed_for(
     used, filled = _taken(outcome)
     given = {key: shape for key, shape in file.shapes().items() if key not in used}
     wanted = {key: shape for key, shape in outcome.model.shapes().items() if key not in filled}
-    suggestion = suggest_rules(given, wanted, include_likely=include_likely)
+    heads = heads or heads_of(path, model.shown if model else None)
+    suggestion = suggest_rules(given, wanted, include_likely=include_likely, heads=heads)
     suggestion = replace(suggestion, already=suggestion.already + len(filled))
     if suggestion.rules or suggestion.operations:
         operations = tuple(operation.rule for operation in suggestion.operations)

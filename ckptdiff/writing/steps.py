@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ckptdiff.renaming.tensor_rules import ROTARY
 from ckptdiff.tensors import TensorInfo, contiguous_stride
 
 Shape = tuple[int, ...]
@@ -76,6 +77,12 @@ def steps_of(operation: Operation, source: Shape) -> Iterator[tuple[str, tuple[S
         one, other = (_place(dim, len(source)) for dim in operation.dims)
         for key, shape in targets:
             yield key, (Step("transpose", (one, other)),), shape
+    elif name in ROTARY:
+        heads, half = operation.dims[0], source[0] // operation.dims[0] // 2
+        parted = (heads, half, 2) if name == "rotary_to_halves" else (heads, 2, half)
+        for key, shape in targets:
+            apart = Step("reshape", (*parted, *source[1:]))
+            yield key, (apart, Step("transpose", (1, 2)), Step("reshape", shape)), shape
     else:  # squeeze, unsqueeze, reshape: the same elements in the same order
         for key, shape in targets:
             yield key, (Step("reshape", shape),), shape
