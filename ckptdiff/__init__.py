@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckptdiff.verbs.diff import diff as diff
     from ckptdiff.verbs.digest import digest as digest
     from ckptdiff.verbs.filter import filter as filter  # noqa: A004 - the command's own name
+    from ckptdiff.verbs.fix import fix as fix
     from ckptdiff.verbs.inspect import inspect as inspect
     from ckptdiff.verbs.load import load as load
     from ckptdiff.verbs.lock import lock as lock
@@ -28,8 +29,8 @@ __version__ = "0.1.0"
 
 # Names are imported when they are first used (PEP 562), so that importing the package costs nothing.
 _VERBS = (
-    "check", "compare", "convert", "diff", "digest", "filter", "inspect", "load", "lock", "rewrite", "snapshot",
-    "suggest", "trace", "verify",
+    "check", "compare", "convert", "diff", "digest", "filter", "fix", "inspect", "load", "lock", "rewrite",
+    "snapshot", "suggest", "trace", "verify",
 )  # fmt: skip
 _PUBLIC = {
     "Checkpoint": "ckptdiff.checkpoint.checkpoint",
@@ -51,6 +52,7 @@ __all__ = [
     "diff",
     "digest",
     "filter",
+    "fix",
     "inspect",
     "load",
     "lock",

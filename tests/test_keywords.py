@@ -19,6 +19,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "inspect": lambda path, out, **options: ckptdiff.inspect(path, **options),
     "suggest": lambda path, out, **options: ckptdiff.suggest(net(), path, **options),
     "filter": lambda path, out, **options: ckptdiff.filter(net(), path, out, **options),
+    "fix": lambda path, out, **options: ckptdiff.fix(net(), path, out, **options),
     "rewrite": lambda path, out, **options: ckptdiff.rewrite(path, out, **options),
     "convert": lambda path, out, **options: ckptdiff.convert(net(), path, out, **options),
     "load": lambda path, out, **options: ckptdiff.load(net(), path, **options),

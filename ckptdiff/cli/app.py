@@ -17,7 +17,7 @@ from ckptdiff.errors import UsageError
 from ckptdiff.places import is_url
 
 COMMANDS = (
-    "compare", "diff", "verify", "trace", "filter", "rewrite", "convert", "inspect", "digest", "lock", "suggest",
+    "compare", "diff", "verify", "trace", "fix", "filter", "rewrite", "convert", "inspect", "digest", "lock", "suggest",
     "snapshot", "check", "init", "rules", "git",
 )  # fmt: skip
 """Each is a module of this package with a `command` function and an `EXAMPLES` text."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ckptdiff.choices import one_of
 from ckptdiff.cli import options
@@ -60,18 +58,9 @@ def command(
     rename: options.Rename = None,
     rules: options.Rules = None,
     reverse: options.Reverse = False,
-    adapt: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--adapt",
-            metavar="GLOB=HOW",
-            help="Fit shapes: slice, pad, repeat-channels, interpolate, squeeze, transpose; repeatable.",
-        ),
-    ] = None,
-    fill_missing: Annotated[
-        bool, typer.Option("--fill-missing", help="Complete it with the model's own initial values.")
-    ] = False,
-    seed: Annotated[str, typer.Option("--seed", metavar="N", help="The seed of those values.")] = "0",
+    adapt: options.Adapt = None,
+    fill_missing: options.FillMissing = False,
+    seed: options.Seed = "0",
     dtype: Dtype = "",
     keep_container: KeepContainer = False,
     shared: SharedChoice = None,

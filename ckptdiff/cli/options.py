@@ -97,3 +97,37 @@ Device = Annotated[
 TrustCheckpoint = Annotated[
     bool, typer.Option("--trust-checkpoint", help="Let the loader make the objects that the file names, by their code.")
 ]
+Include = Annotated[
+    str | None, typer.Option("--include", metavar="likely", help="Propose what is probable but not proven, too.")
+]
+Heads = Annotated[
+    str | None,
+    typer.Option(
+        "--heads",
+        metavar="N[,KV]",
+        help="Attention heads, and those of keys, to reorder rotary rows; a config.json beside the file says them.",
+    ),
+]
+Adapt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapt",
+        metavar="GLOB=HOW",
+        help="Fit shapes: slice, pad, repeat-channels, interpolate, squeeze, transpose; repeatable.",
+    ),
+]
+FillMissing = Annotated[bool, typer.Option("--fill-missing", help="Complete it with the model's own initial values.")]
+Seed = Annotated[str, typer.Option("--seed", metavar="N", help="The seed of those values.")]
+
+
+def heads_of(text: str | None) -> tuple[int, int] | None:
+    """`32` or `32,8` as the heads of queries and of keys. Raises UsageError for what is neither."""
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) > 2 or not all(number.isdecimal() and int(number[:9]) > 0 for number in numbers):
+        from ckptdiff.errors import UsageError
+        from ckptdiff.spelling import given
+
+        raise UsageError(f"{given('heads', text)} is not one or two numbers of heads.", "Write 32, or 32,8.")
+    return int(numbers[0]), int(numbers[-1])

@@ -11,7 +11,6 @@ from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.render.view import View
-from ckptdiff.spelling import given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,17 +33,8 @@ def command(
     loader_arg: options.LoaderArgs = None,
     key: options.Key = None,
     arg: options.Args = None,
-    include: Annotated[
-        str | None, typer.Option("--include", metavar="likely", help="Propose what is probable but not proven, too.")
-    ] = None,
-    heads: Annotated[
-        str | None,
-        typer.Option(
-            "--heads",
-            metavar="N[,KV]",
-            help="Attention heads, and those of keys, to reorder rotary rows; a config.json beside the file says them.",
-        ),
-    ] = None,
+    include: options.Include = None,
+    heads: options.Heads = None,
     save: Annotated[
         str | None, typer.Option("--save", metavar="FILE", help="Write the rules to a .rules.toml.")
     ] = None,
@@ -80,7 +70,7 @@ def command(
         chosen,
         view,
         include_likely=include is not None,
-        heads=_numbers(heads),
+        heads=options.heads_of(heads),
         about=loader,
         timeout=timeout,
     )
@@ -93,15 +83,6 @@ def command(
         write_rules(save, rules, operations)
         tell(f"wrote {save}")
     return 0 if loads else 1
-
-
-def _numbers(heads: str | None) -> tuple[int, int] | None:
-    if heads is None:
-        return None
-    numbers = heads.split(",")
-    if len(numbers) > 2 or not all(number.isdecimal() and int(number[:9]) > 0 for number in numbers):
-        raise UsageError(f"{given('heads', heads)} is not one or two numbers of heads.", "Write 32, or 32,8.")
-    return int(numbers[0]), int(numbers[-1])
 
 
 def _proposed(

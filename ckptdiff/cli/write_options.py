@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -11,6 +11,8 @@ from ckptdiff.cli.progress import shown_progress
 
 if TYPE_CHECKING:
     from ckptdiff.writing.execute import Job, Progress, Written
+
+_T = TypeVar("_T")
 
 Out = Annotated[
     str,
@@ -58,6 +60,13 @@ def written(
 ) -> str:
     """Run it with a progress bar where there is someone to see it; the text on what came of it."""
     from ckptdiff.render import written as render
+
+    done = with_progress(run)
+    return render.json(done) if format == "json" else render.text(done, show_all=show_all)
+
+
+def with_progress(run: Callable[[Progress | None], _T]) -> _T:
+    """Run what copies with a progress bar where there is someone to see it."""
     from ckptdiff.running.apart import alive
 
     with shown_progress() as bar:
@@ -67,5 +76,4 @@ def written(
             if bar is not None:
                 bar(done, total)
 
-        done = run(progress)
-    return render.json(done) if format == "json" else render.text(done, show_all=show_all)
+        return run(progress)

@@ -28,7 +28,7 @@ from ckptdiff.loaders.library_call import (
 )
 from ckptdiff.loaders.lora_names import naming_of
 from ckptdiff.loaders.outcome import Filled, Loader, Outcome, Problem
-from ckptdiff.loaders.outline import outline_of
+from ckptdiff.loaders.snapshot_modules import outline_of
 from ckptdiff.model.libraries import offline
 from ckptdiff.model.reference import Reference
 from ckptdiff.model.snapshot import read_snapshot

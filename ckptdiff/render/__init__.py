@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckptdiff.judging.report import Report
     from ckptdiff.suggesting.suggestion import Suggestion
     from ckptdiff.tracing.trace import Trace
+    from ckptdiff.writing.fixed import Fixed
 
 # Imported when used: Rich alone takes longer to import than everything else that `inspect` does.
 FORMATS = {
@@ -72,6 +73,16 @@ def render_suggestion(format: str, suggestion: Suggestion, report: Report | None
     if format == "json":
         return inert(suggested.json(suggestion, report))
     text = inert(suggested.text(suggestion, report, view))
+    return _text_page(format, text) if format in TEXT_PAGES else text
+
+
+def render_fixed(format: str, fixed: Fixed, view: View = DEFAULT) -> str:  # noqa: A002
+    """A repair and what came of it, as text, JSON, Markdown or HTML, ending with a newline."""
+    from ckptdiff.render import repaired
+
+    if format == "json":
+        return inert(repaired.json(fixed))
+    text = inert(repaired.text(fixed, view))
     return _text_page(format, text) if format in TEXT_PAGES else text
 
 

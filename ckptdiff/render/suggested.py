@@ -17,15 +17,30 @@ _MOST = 20
 def text(suggestion: Suggestion, report: Report | None, view: View) -> str:
     """The proposal with its evidence, and what the walk says once it is applied; ends with a newline."""
     most = None if view.all else _MOST
-    lines = [_verdict(suggestion, report), ""]
+    ready = (
+        f"rules, ready for {option('rename')} or {option('save')}:",
+        f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:",
+    )
+    lines = [_verdict(suggestion, report), "", *repairs(suggestion, most, ready)]
+    if suggestion.head is not None:
+        lines += [plain(suggestion.head.sentence, 600), ""]
+    if not (suggestion.complete if report is None else report.fits) and suggestion.looks_like:
+        lines += [plain(suggestion.looks_like, 400), ""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def repairs(suggestion: Suggestion, most: int | None, headings: tuple[str, str]) -> list[str]:
+    """The rules and operations with their evidence, under their headings, and what is refused; an empty line after
+    each."""
+    lines = []
     if suggestion.rules:
-        lines.append(f"rules, ready for {option('rename')} or {option('save')}:")
+        lines.append(headings[0])
         for rule in suggestion.rules:
             lines.append(f"  {plain(str(rule))}")
             lines.append(f"    {rule.confidence}, {count(rule.keys, 'key')}: {plain(rule.reason, 400)}")
         lines.append("")
     if suggestion.operations:
-        lines.append(f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:")
+        lines.append(headings[1])
         for operation in suggestion.operations:
             lines.append(f"  {plain(str(operation.rule))}")
             lines.append(
@@ -41,16 +56,17 @@ def text(suggestion: Suggestion, report: Report | None, view: View) -> str:
         if most is not None and len(suggestion.ambiguous) > most:
             lines.append(f"  ... and {len(suggestion.ambiguous) - most} more; {option('all')} shows them")
         lines.append("")
-    if suggestion.head is not None:
-        lines += [plain(suggestion.head.sentence, 600), ""]
-    if not (suggestion.complete if report is None else report.fits) and suggestion.looks_like:
-        lines += [plain(suggestion.looks_like, 400), ""]
-    return "\n".join(lines[:-1]) + "\n"
+    return lines
 
 
 def json(suggestion: Suggestion, report: Report | None) -> str:
     """The proposal as JSON, ending with a newline."""
-    value = {
+    return json_text(document(suggestion, report), indent=2) + "\n"
+
+
+def document(suggestion: Suggestion, report: Report | None) -> dict[str, object]:
+    """What its JSON holds."""
+    return {
         "schema_version": 1,
         **({} if report is None else {"outcome": "pass" if report.fits and not suggestion.undecided else "fail"}),
         "rules": [
@@ -82,7 +98,6 @@ def json(suggestion: Suggestion, report: Report | None) -> str:
         "already": suggestion.already,
         **({} if report is None else _walked(report)),
     }
-    return json_text(value, indent=2) + "\n"
 
 
 def _walked(report: Report) -> dict[str, object]:

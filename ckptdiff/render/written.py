@@ -76,6 +76,11 @@ def _moved(job: Job) -> list[str]:
 
 def json(done: Job | Written) -> str:
     """The same for programs: complete, ending with a newline."""
+    return json_text(document(done)) + "\n"
+
+
+def document(done: Job | Written) -> dict[str, object]:
+    """What its JSON holds."""
     job = done.job if isinstance(done, Written) else done
     plan = job.plan
     value: dict[str, object] = {
@@ -101,7 +106,7 @@ def json(done: Job | Written) -> str:
         if done.outcome is not None:
             value["loads"] = {"strict": loads(done.outcome), "non_strict": loads(done.outcome, strict=False)}
             value["missing_keys"] = list(done.outcome.problem_keys("missing"))
-    return json_text(value) + "\n"
+    return value
 
 
 def _sources(job: Job) -> list[str]:

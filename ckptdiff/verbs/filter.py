@@ -17,7 +17,9 @@ from ckptdiff.writing.execute import Initial, Job, Progress, Written
 from ckptdiff.writing.planning import plan_filter
 
 if TYPE_CHECKING:
+    from ckptdiff.checkpoint.checkpoint import Checkpoint
     from ckptdiff.model.given import GivenModel
+    from ckptdiff.renaming.applied import Renames
     from ckptdiff.requests import File, Model, Texts
 
 
@@ -122,14 +124,27 @@ def filtered(
     """`filter`, as it was asked."""
     if loader is not None:
         return _for_loader(loader, model, checkpoint, fit, options, progress)
-    plan = planned(checkpoint.read(), checkpoint.renames, options)
+    file = checkpoint.read()  # before the model is built, which takes longer
+    return fitted(model.describe(), file, checkpoint.renames, fit, options, progress)
 
-    def fitted(given: GivenModel) -> Job | Written:
-        made = plan_filter(plan, given.tree, adapt=fit.adaptations, fill_missing=fit.fill_missing)
-        made = replace(made, uncertain=(*made.uncertain, *given.doubts()))
-        return carried_out(made, options, _initial(given, fit.seed) if made.filled else None, progress)
 
-    return with_values_if_needed(model.describe(), fitted)
+def fitted(
+    model: GivenModel,
+    file: Checkpoint,
+    renames: Renames | None,
+    fit: FitOptions,
+    options: WriteOptions,
+    progress: Progress | None,
+) -> Job | Written:
+    """What of a checkpoint loads into a model, under its new names, written as asked."""
+    plan = planned(file, renames, options)
+
+    def made(given: GivenModel) -> Job | Written:
+        fits = plan_filter(plan, given.tree, adapt=fit.adaptations, fill_missing=fit.fill_missing)
+        fits = replace(fits, uncertain=(*fits.uncertain, *given.doubts()))
+        return carried_out(fits, options, _initial(given, fit.seed) if fits.filled else None, progress)
+
+    return with_values_if_needed(model, made)
 
 
 def _for_loader(

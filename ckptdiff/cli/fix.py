@@ -1,0 +1,136 @@
+"""`ckptdiff fix`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptdiff.choices import one_of
+from ckptdiff.cli import options
+from ckptdiff.cli.own_process import answered
+from ckptdiff.cli.streams import COLORS, emit, tell
+from ckptdiff.cli.write_options import (
+    FORMATS,
+    DryRun,
+    Dtype,
+    Force,
+    ForceDamaged,
+    Format,
+    KeepContainer,
+    MaxShardSize,
+    NoFsync,
+    Out,
+    SharedChoice,
+    VerifyBytes,
+    with_progress,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.renaming.rename_rules import RenameRule
+    from ckptdiff.renaming.tensor_rules import TensorRule
+    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
+    from ckptdiff.verbs.filter import FitOptions
+
+EXAMPLES = """\
+  ckptdiff fix model.py:Net old.pth -o fixed.pth --dry-run
+  ckptdiff fix model.py:Net old.pth -o fixed.safetensors --save-rules old.rules.toml"""
+
+
+def command(
+    model: options.Model,
+    checkpoint: options.Checkpoint,
+    out: Out,
+    key: options.Key = None,
+    arg: options.Args = None,
+    include: options.Include = None,
+    heads: options.Heads = None,
+    save_rules: Annotated[
+        str | None,
+        typer.Option("--save-rules", metavar="FILE", help="Write the rules that it used to a .rules.toml."),
+    ] = None,
+    adapt: options.Adapt = None,
+    fill_missing: options.FillMissing = False,
+    seed: options.Seed = "0",
+    dtype: Dtype = "",
+    keep_container: KeepContainer = False,
+    shared: SharedChoice = None,
+    max_shard_size: MaxShardSize = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    verify_bytes: VerifyBytes = False,
+    force_damaged: ForceDamaged = False,
+    no_fsync: NoFsync = False,
+    format: Format = "text",  # noqa: A002 - the option's own name
+    show_all: options.ShowAll = False,
+    color: options.Color = "auto",
+    timeout: options.Timeout = "600",
+) -> int:
+    """Repair a checkpoint: rename what is certain, leave out what does not fit, and write what loads.
+
+    The rules are those of suggest, the file that of filter: read back and walked before it appears. Exits with 0 when
+    it loads whole but for a new head, 1 when more of the model keeps initial values or something is undecided.
+    """
+    from ckptdiff.model.reference import parse_args
+    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
+    from ckptdiff.verbs.filter import FitOptions
+
+    one_of("color", color, COLORS)
+    one_of("format", format, FORMATS)
+    if include is not None:
+        one_of("include", include, ("likely",))
+    whole, text, rules, operations = answered(
+        _fixed,
+        ModelRequest.of(model, parse_args(arg or [])),
+        CheckpointRequest(checkpoint, key),
+        FitOptions.of(adapt, fill_missing=fill_missing, seed=seed),
+        WriteOptions.of(
+            out,
+            dtype=dtype,
+            keep_container=keep_container,
+            shared=shared,
+            max_shard_size=max_shard_size,
+            dry_run=dry_run,
+            force=force,
+            verify_bytes=verify_bytes,
+            force_damaged=force_damaged,
+            fsync=not no_fsync,
+        ),
+        include_likely=include is not None,
+        heads=options.heads_of(heads),
+        show_all=show_all,
+        format=format,
+        timeout=timeout,
+    )
+    emit(text)
+    if save_rules is not None:
+        if rules or operations:
+            from ckptdiff.renaming.rules_file import write_rules
+
+            write_rules(save_rules, rules, operations)
+        tell(f"wrote {save_rules}" if rules or operations else f"{save_rules} is not written, since no rule was used")
+    return 0 if whole else 1
+
+
+def _fixed(
+    model: ModelRequest,
+    checkpoint: CheckpointRequest,
+    fit: FitOptions,
+    how: WriteOptions,
+    *,
+    include_likely: bool,
+    heads: tuple[int, int] | None,
+    show_all: bool,
+    format: str,  # noqa: A002 - the option's own name
+) -> tuple[bool, str, Sequence[RenameRule], Sequence[TensorRule]]:
+    from ckptdiff.render import render_fixed
+    from ckptdiff.render.view import View
+    from ckptdiff.verbs.fix import fixed
+
+    done = with_progress(
+        lambda progress: fixed(model, checkpoint, fit, how, progress, include_likely=include_likely, heads=heads)
+    )
+    operations = [operation.rule for operation in done.suggestion.operations]
+    return done.whole, render_fixed(format, done, View(all=show_all)), done.suggestion.rules, operations

@@ -1,0 +1,84 @@
+"""Suggest what would make a checkpoint load, do what is certain of it, and write what loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ckptdiff.renaming.applied import Renames
+from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
+from ckptdiff.verbs.filter import FitOptions, fitted
+from ckptdiff.verbs.suggest import heads_of, proposed
+from ckptdiff.writing.execute import Progress
+from ckptdiff.writing.fixed import Fixed
+
+if TYPE_CHECKING:
+    from ckptdiff.requests import File, Model
+
+
+def fix(
+    model: Model,
+    checkpoint: File,
+    out: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    args: Mapping[str, object] | None = None,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
+    adapt: str | tuple[str, ...] = (),
+    fill_missing: bool = False,
+    seed: int | str = 0,
+    dtype: object = "",
+    keep_container: bool = False,
+    shared: str | None = None,
+    max_shard_size: int | str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    verify_bytes: bool = False,
+    force_damaged: bool = False,
+    fsync: bool = True,
+    progress: Progress | None = None,
+) -> Fixed:
+    """Write what loads of a checkpoint once it is repaired: the certain rules of `suggest`, then `filter`.
+
+    What is written is read back and walked before it appears. The options are those of `suggest` and `filter`; with
+    `dry_run`, nothing is written.
+
+    Raises CkptdiffError where nothing fits, an option does not, or it cannot be written; `out` is then what it was.
+    """
+    asked = ModelRequest.of(model, args)
+    fit = FitOptions.of(adapt, fill_missing=fill_missing, seed=seed)
+    options = WriteOptions.of(
+        out,
+        dtype=dtype,
+        keep_container=keep_container,
+        shared=shared,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        force=force,
+        verify_bytes=verify_bytes,
+        force_damaged=force_damaged,
+        fsync=fsync,
+    )
+    request = CheckpointRequest(checkpoint, key)
+    return fixed(asked, request, fit, options, progress, include_likely=include_likely, heads=heads)
+
+
+def fixed(
+    model: ModelRequest,
+    checkpoint: CheckpointRequest,
+    fit: FitOptions,
+    options: WriteOptions,
+    progress: Progress | None = None,
+    *,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
+) -> Fixed:
+    """`fix`, as it was asked."""
+    given, file = model.describe(), checkpoint.read()
+    heads = heads or heads_of(checkpoint.checkpoint, model.shown)
+    suggestion, _ = proposed(given, file, include_likely=include_likely, heads=heads)
+    operations = tuple(operation.rule for operation in suggestion.operations)
+    done = fitted(given, file, Renames(rules=suggestion.rules, operations=operations), fit, options, progress)
+    return Fixed(suggestion, done)
