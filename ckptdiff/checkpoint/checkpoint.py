@@ -32,6 +32,17 @@ class FromFile(NamedTuple):
     steps: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SeenInMemory:
+    """Of the values of a state dict in memory, what its entries do not tell. It holds for `of` alone."""
+
+    of: Mapping[object, object]
+    without_values: frozenset[object]
+    """The keys of tensors on the meta device."""
+    unusual: frozenset[object]
+    """The keys of values of which torch has to be asked how it loads them: subclasses, sparse tensors, …"""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Checkpoint(Shown):
     """What a checkpoint says of itself, read from its headers alone.
@@ -74,6 +85,9 @@ class Checkpoint(Shown):
     live: Mapping[object, object] | None = field(default=None, compare=False, repr=False)
     """The caller's own state dict when this Checkpoint describes one in memory."""
 
+    seen: SeenInMemory | None = field(default=None, compare=False, repr=False)
+    """What was seen of the values of a state dict in memory when it was described."""
+
     opened: Opened | None = field(default=None, compare=False, repr=False)
     """All that the file holds, the state dict and what is beside it; None where no file was read in this process."""
 
@@ -95,6 +109,8 @@ class Checkpoint(Shown):
     def without_values(self) -> frozenset[Any]:
         """The keys whose tensors are on the meta device, so that they load into none that has values."""
         if self.live is not None:
+            if self.seen is not None and self.seen.of is self.live:
+                return self.seen.without_values
             return frozenset([key for key, value in self.live.items() if getattr(value, "is_meta", False)])
         return frozenset(
             [key for key, entry in self.entries.items() if type(entry) is TensorInfo and entry.device == "meta"]

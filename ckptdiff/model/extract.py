@@ -59,6 +59,7 @@ _CPU = torch.device("cpu")
 has_names: Callable[[torch.Tensor], bool] = getattr(torch.Tensor, "has_names", lambda _: False)
 NAMES_DIMENSIONS = hasattr(torch.Tensor, "has_names")
 _STRIDED = torch.strided
+_CHILDLESS: dict[str, Any] = {}
 
 _new = tuple.__new__  # by position, which takes half as long as by name
 
@@ -114,6 +115,44 @@ def _placed(info: TensorInfo, tensor: torch.Tensor) -> TensorInfo:
         return info
 
 
+class Described:
+    """Tensors that differ in nothing but their values, described once: a model may have a hundred thousand.
+
+    `placed` says where a description has a tensor to be.
+    """
+
+    def __init__(self, placed: Callable[[TensorInfo, torch.Tensor], TensorInfo]) -> None:
+        self._placed = placed
+        self._by_kind: dict[tuple[object, ...], dict[torch.Size, TensorInfo]] = {}
+        # The last one's kind, since the next is likely to differ in its shape alone.
+        self._kind: tuple[object, ...] = (None, None, None)
+        self._by_shape: dict[torch.Size, TensorInfo] = {}
+
+    def usual(self, tensor: torch.Tensor) -> TensorInfo | None:
+        """The description of a plain, contiguous tensor; None of any other."""
+        cls, dtype = type(tensor), tensor.dtype
+        if (
+            cls not in PLAIN_CLASSES
+            or tensor.layout is not _STRIDED
+            or tensor.is_nested
+            or not tensor.is_contiguous()
+            or tensor.storage_offset()
+        ):
+            return None
+        device = claim_of(tensor) or tensor.device
+        last = self._kind
+        if not (cls is last[0] and dtype is last[1] and device == last[2]):
+            if tensor.is_quantized:
+                return None
+            self._kind = cls, dtype, device
+            self._by_shape = self._by_kind.setdefault(self._kind, {})
+        shape = tensor.shape
+        info = self._by_shape.get(shape)
+        if info is None:
+            info = self._by_shape[shape] = self._placed(tensor_info(tensor), tensor)
+        return info
+
+
 def registered(module: nn.Module, name: str) -> Any:
     """A module's own parameter or buffer of that name, or None. Those of a ScriptModule are in no ordinary dict."""
     for members in (own_parameters(module), own_buffers(module)):
@@ -161,31 +200,51 @@ class _Extraction:
         self._nodes: dict[int, ModuleNode] = {}
         self._identities: dict[int, int] = {}
         self._classes: dict[type, _ClassFacts] = {}
-        # Plain tensors that differ in nothing but their values, and whether they are quantized.
-        self._tensors: dict[tuple[object, ...], tuple[TensorInfo, bool]] = {}
+        self._described = Described(_placed)
 
     def node_of(self, module: nn.Module) -> ModuleNode:
         """The node of a module, after all below it. Iterative, since deep trees exceed Python's recursion limit."""
         nodes = self._nodes
-        stack: list[tuple[nn.Module, bool]] = [(module, False)]
+        begun: set[int] = set()
+        stack = [module]
         while stack:
-            current, children_done = stack.pop()
-            if id(current) in nodes:
-                continue
+            current = stack[-1]
             children = children_of(current)
-            if children and not children_done:
-                below = [child for child in children.values() if child is not None]
-                for child in below:
-                    if not isinstance(child, nn.Module):
-                        raise ModelError(
-                            f"A {class_name(type(current))} has a {class_name(type(child))} among its modules.",
-                            "torch cannot load into such a module either; register an nn.Module or None.",
-                        )
-                stack.append((current, True))
-                stack.extend([(child, False) for child in reversed(below) if id(child) not in nodes])
-            else:
+            if children and id(current) not in nodes and id(current) not in begun:
+                begun.add(id(current))
+                before = len(stack)
+                stack.extend(self._waiting(current, children, begun))
+                if len(stack) > before:
+                    continue
+            stack.pop()
+            if id(current) not in nodes:
                 nodes[id(current)] = self._node(current, children)
         return nodes[id(module)]
+
+    def _waiting(self, module: nn.Module, children: Mapping[str, nn.Module | None], begun: set[int]) -> list[nn.Module]:
+        """The children that have children of their own, the last one first. The others, which wait for nobody and are
+        most of a model, have their nodes afterwards."""
+        nodes = self._nodes
+        waiting: list[nn.Module] = []
+        for name, child in children.items():
+            if child is None or id(child) in nodes:
+                continue
+            if not isinstance(child, nn.Module):
+                raise ModelError(
+                    f"A {class_name(type(module))} has a {class_name(type(child))} among its modules.",
+                    "torch cannot load into such a module either; register an nn.Module or None.",
+                )
+            if not children_of(child):
+                nodes[id(child)] = self._node(child, _CHILDLESS)
+            elif id(child) in begun:
+                raise ModelError(
+                    f"A {class_name(type(module))} contains itself, by way of its child {name}.",
+                    "torch would recurse without end on such a module; remove the cycle.",
+                )
+            else:
+                waiting.append(child)
+        waiting.reverse()
+        return waiting
 
     def _node(self, module: nn.Module, children: Mapping[str, nn.Module | None]) -> ModuleNode:
         cls = type(module)
@@ -195,34 +254,42 @@ class _Extraction:
         own = vars(module)
         if facts.keeps_attributes and PARAMETERS in own and BUFFERS in own:
             parameters, buffers, version = own[PARAMETERS], own[BUFFERS], own.get(VERSION, facts.version)
-            hooks = own.get(PRE_HOOKS), own.get(POST_HOOKS)
+            pre_hooks, post_hooks = own.get(PRE_HOOKS), own.get(POST_HOOKS)
         else:
             parameters, buffers, version = own_parameters(module), own_buffers(module), module_version(module)
-            hooks = getattr(module, PRE_HOOKS, None), getattr(module, POST_HOOKS, None)
+            pre_hooks, post_hooks = getattr(module, PRE_HOOKS, None), getattr(module, POST_HOOKS, None)
         local: dict[str, Slot] = {}
         none: list[str] = []
+        slot = self._slot
         for name, parameter in parameters.items():
             if parameter is None:
                 none.append(name)
             else:
-                local[name] = self._slot(parameter, "parameter")
+                local[name] = slot(parameter, "parameter")
         non_persistent = self._add_buffers(module, buffers, local, none) if buffers else NOTHING
         loader = facts.loader
         if loader != "plain" or LOAD_METHOD in own:
             loader = _loader(module, loader)
+        custom: tuple[str, ...] = ()
+        if pre_hooks or post_hooks or loader == "custom" or facts.sets_extra_state:
+            custom = _custom(loader, pre_hooks, post_hooks, facts)
+        below: Mapping[str, ModuleNode | None] = _CHILDLESS
+        if children:
+            nodes = self._nodes
+            below = {name: None if child is None else nodes[id(child)] for name, child in children.items()}
         return _new(
             ModuleNode,
             (
                 facts.name,
                 facts.qualified_name,
                 local,
-                self._children(children, cls) if children else {},
+                below,
                 tuple(none),
                 non_persistent,
                 version,
                 loader,
-                _custom(loader, hooks, facts),
-                _odd(local) or (bool(children) and _odd(children.keys())),
+                custom,
+                _odd(local) or (bool(below) and _odd(below)),
                 # Consulted by the rules of norms only; to look for it where it is not is dear.
                 loader != "plain" and bool(getattr(module, "track_running_stats", False)),
                 module,
@@ -250,37 +317,19 @@ class _Extraction:
                 )
         return non_persistent
 
-    def _children(self, children: Mapping[str, nn.Module | None], parent: type) -> dict[str, ModuleNode | None]:
-        nodes, name = self._nodes, ""
-        found: dict[str, ModuleNode | None] = {}
-        try:
-            for name, child in children.items():
-                found[name] = None if child is None else nodes[id(child)]
-        except KeyError:
-            raise ModelError(
-                f"A {class_name(parent)} contains itself, by way of its child {name}.",
-                "torch would recurse without end on such a module; remove the cycle.",
-            ) from None
-        return found
-
     def _slot(self, tensor: torch.Tensor, kind: Literal["parameter", "buffer"]) -> Slot:
-        identity = self._identities.setdefault(id(tensor), len(self._identities))
-        cls = type(tensor)
-        if cls not in PLAIN_CLASSES:
-            info = _placed(tensor_info(tensor), tensor)
-            return Slot(info, kind, identity, is_lazy(tensor), tensor.requires_grad, ordinary=False)
-        if tensor.layout is not _STRIDED or tensor.is_nested or not tensor.is_contiguous():
-            info = _placed(tensor_info(tensor), tensor)
-            ordinary = info.layout == "strided" and (info.stride is None or not _overlaps(info))
-            quantized = tensor.is_quantized
-        else:
-            alike = (cls, tensor.dtype, tensor.shape, tensor.storage_offset(), claim_of(tensor) or tensor.device)
-            known = self._tensors.get(alike)
-            if known is None:
-                known = self._tensors[alike] = (_placed(tensor_info(tensor), tensor), tensor.is_quantized)
-            info, quantized = known
+        identities = self._identities
+        identity = identities.setdefault(id(tensor), len(identities))
+        info = self._described.usual(tensor)
+        if info is not None:
             ordinary = True
-        ordinary = ordinary and not (quantized or tensor.is_inference() or (NAMES_DIMENSIONS and has_names(tensor)))
+        else:
+            info = _placed(tensor_info(tensor), tensor)
+            if type(tensor) not in PLAIN_CLASSES:
+                return Slot(info, kind, identity, is_lazy(tensor), tensor.requires_grad, ordinary=False)
+            ordinary = info.layout == "strided" and (info.stride is None or not _overlaps(info))
+            ordinary = ordinary and not tensor.is_quantized
+        ordinary = ordinary and not (tensor.is_inference() or (NAMES_DIMENSIONS and has_names(tensor)))
         return _new(Slot, (info, kind, identity, False, tensor.requires_grad, ordinary))
 
 
@@ -297,10 +346,7 @@ def _class_facts(cls: type) -> _ClassFacts:
     return _ClassFacts(cls.__name__, qualified_name, _class_loader(cls), sets_extra_state, keeps_attributes, version)
 
 
-def _custom(loader: Loader, hooks: tuple[Any, Any], facts: _ClassFacts) -> tuple[str, ...]:
-    pre_hooks, post_hooks = hooks
-    if not (loader == "custom" or pre_hooks or post_hooks or facts.sets_extra_state):
-        return ()
+def _custom(loader: Loader, pre_hooks: object, post_hooks: object, facts: _ClassFacts) -> tuple[str, ...]:
     takes_part = (
         (OVERRIDE, loader == "custom"),
         (PRE_HOOK, pre_hooks),
