@@ -35,8 +35,8 @@ class Opened:
     """The whole inert content of a file, a folder or several files that belong together.
 
     `content` is what the format's `content` says: the object that was saved, of inert values
-    (`formats/pickles/inert.py`), optimizer and epoch and whatever else included; the tensors by key; or what an index
-    says of the `parts`. A part is None where it was not looked at, an error where it cannot be read.
+    (`formats/pickles/stand_ins.py`), optimizer and epoch and whatever else included; the tensors by key; or what an
+    index says of the `parts`. A part is None where it was not looked at, an error where it cannot be read.
 
     An Opened stays in its process: to another it is handed as None, which then reads the file again.
     """
