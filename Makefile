@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: quantised demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries loaders long lint format fuzz bench package clean
+.PHONY: quantised demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries witness loaders long lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -68,6 +68,9 @@ zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transfor
 	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model tests/loaders tests/zoo
 	.venv-zoo/bin/python -m pytest -n 2 -m "not slow and not long" $(WAYS)
 
+witness: .venv-zoo/.installed ## the walk and the engine on every architecture, each the other's witness: hours
+	HF_HUB_OFFLINE=1 .venv-zoo/bin/python -m tests.zoo.witness --all
+
 .venv-quantised/.installed: pyproject.toml tests/gpu/quantised.txt
 	$(PYTHON) -m venv .venv-quantised
 	.venv-quantised/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
@@ -97,7 +100,7 @@ loaders: .venv-loaders/.installed ## every loader in every situation, followed a
 	@touch $@
 
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest -n 2 tests/test_torch_private.py tests/loaders tests/model tests/formats tests/checkpoint
+	.venv-oldest/bin/python -m pytest -n 2 tests/test_torch_private.py tests/following tests/loaders tests/model tests/formats tests/checkpoint
 
 # The oldest and the newest Typer that are promised, each in a folder before the environment's own.
 TYPERS := 0.19.0 0.29.2

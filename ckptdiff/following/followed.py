@@ -18,7 +18,7 @@ from ckptdiff.claimed.host import in_thread
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Refused, held_in
 from ckptdiff.following.labels import Source
-from ckptdiff.following.looking import watch_addresses, watch_looks, watch_storages
+from ckptdiff.following.looking import watch_addresses, watch_classes, watch_looks, watch_storages
 from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.named_files import Files
 from ckptdiff.following.opened_files import watched
@@ -178,6 +178,7 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
                 reader(patched, files)
             watch_looks(patched, engine)
             watch_storages(patched, engine)
+            watch_classes(patched)
             watch_addresses(patched, engine)
             watch_functions(patched)
             if "numpy" in sys.modules:

@@ -11,7 +11,7 @@ import torch
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
 from ckptdiff.patches import Kept, Patches
-from ckptdiff.torch_private import FILE_WRITER, without_torch_function
+from ckptdiff.torch_private import FILE_WRITER, without_torch_dispatch, without_torch_function
 
 
 def watch_looks(patched: Patches, engine: Engine) -> None:
@@ -39,6 +39,19 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
     patched.attribute(tensor, "__dlpack__", settled(tensor.__dlpack__, foreign=True))
     # Pickling: `pickle.dumps`, `torch.save`, a queue.
     patched.attribute(tensor, "__reduce_ex__", settled(tensor.__reduce_ex__, keeps=True))
+
+
+def watch_classes(patched: Patches) -> None:
+    """A tensor by another class, which is the same memory: torch 2.4 refuses it where operations are followed."""
+    as_subclass = torch.Tensor.as_subclass
+
+    def classed(self: torch.Tensor, kind: Any) -> Any:
+        if type(self) not in (torch.Tensor, torch.nn.Parameter):
+            return as_subclass(self, kind)
+        with without_torch_dispatch():
+            return as_subclass(self, kind)
+
+    patched.attribute(torch.Tensor, "as_subclass", classed)
 
 
 def watch_storages(patched: Patches, engine: Engine) -> None:

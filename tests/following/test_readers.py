@@ -101,7 +101,7 @@ def no_such_key(model, folder):
 
 
 def nested(model, folder):
-    content = torch.load(folder / "w.pth")
+    content = torch.load(folder / "w.pth", weights_only=True)
     model.load_state_dict(content["model"])
     model.second.weight.data.copy_(content["ema"]["shadow"][0])
 

@@ -43,7 +43,7 @@ def test_as_a_report_shows_them(tmp_path):
             self.table = nn.Parameter(torch.zeros(1, 2, 7, 7))
 
     def load(model, path):
-        state = torch.load(path)
+        state = torch.load(path, weights_only=True)
         state["position"] = functional.pad(state["position"], (0, 0, 0, 2))
         state["table"] = functional.interpolate(state["table"], size=(7, 7), mode="bicubic")
         state["matrix"] = torch.linalg.inv(state["matrix"])
@@ -66,7 +66,7 @@ def test_what_changes_nothing_is_no_step(tmp_path):
                 self.register_parameter(name, nn.Parameter(torch.zeros(*size)))
 
     def load(model, path):
-        state = torch.load(path)
+        state = torch.load(path, weights_only=True)
         state["padded"] = functional.pad(state["padded"], (0, 0, 0, 0))
         state["cast"] = state["cast"].to(torch.float32, copy=True)
         state["small"] = functional.pad(state["small"].to("cpu", copy=True), (0, 0))
