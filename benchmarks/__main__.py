@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("inspect", "compare", "following", "trace", "walk", "writing", "remote", "suggest", "check", "diff")
+NAMES = (
+    "inspect", "compare", "following", "from_pretrained", "trace", "walk", "writing", "remote", "suggest", "check",
+    "diff",
+)  # fmt: skip
 
 if __name__ == "__main__":
     failed = [name for name in NAMES if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode]

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import in_turn, once, table
@@ -93,11 +94,13 @@ def _names(key: str, shape: list[int]) -> dict[str, list[int]]:
     return {base: shape}
 
 
-def write_sparse(folder: Path, shapes: dict[str, list[int]]) -> int:
-    """Shards of at most 5 GB whose tensors are holes; returns their size in bytes."""
+def write_sparse(
+    folder: Path, shapes: dict[str, list[int]], names: Callable[[str, list[int]], dict[str, list[int]]] = _names
+) -> int:
+    """Shards of at most 5 GB whose tensors are holes, under `names` of their own; returns their size in bytes."""
     shards: list[dict[str, list[int]]] = [{}]
     filled = 0
-    for key, shape in (named for item in shapes.items() for named in _names(*item).items()):
+    for key, shape in (named for item in shapes.items() for named in names(*item).items()):
         if filled + 2 * math.prod(shape) > 5e9:
             shards.append({})
             filled = 0

@@ -7,6 +7,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from ckptdiff.model.reference import Reference
 from ckptdiff.model.snapshot import read_snapshot
 from ckptdiff.model.tree import ModuleTree
 from ckptdiff.patches import patches
+from ckptdiff.spelling import given
 
 CONFIG = "adapter_config.json"
 _OPTIONS = (
@@ -49,6 +52,7 @@ def ask(asked: Asked) -> Left:
     """
     asked.refuse_unknown_options("peft", _OPTIONS)
     _ensure_adapter(asked)
+    _ensure_places()
     loader = Loader(
         "peft", release("peft"), f"PeftModel.from_pretrained(model, path{spelled(asked.options)})", "followed"
     )
@@ -58,6 +62,28 @@ def ask(asked: Asked) -> Left:
         if seen.module is None:
             return left
         return replace(left, outcome=_as_adapter(left.outcome, seen.module, asked))
+
+
+def _ensure_places() -> None:
+    """Raise CkptdiffError for a release in which what is looked at here is elsewhere."""
+    for module, names in _PLACES.items():
+        try:
+            found: Any = import_module(module)
+            for name in names:
+                attrgetter(name)(found)
+        except (ImportError, AttributeError):
+            raise CkptdiffError(
+                f"peft {release('peft')} keeps what it says of a load elsewhere than known here.",
+                f"Use peft 0.21, or a newer ckptdiff; {given('loader', 'torch')} asks load_state_dict.",
+            ) from None
+
+
+_PLACES = {
+    "peft": ("PeftModel.load_adapter", "PeftModel.from_pretrained"),
+    "peft.utils": ("get_peft_model_state_dict",),
+    "peft.tuners.tuners_utils": ("BaseTunerLayer",),
+    "peft.utils.other": ("AuxiliaryTrainingWrapper",),
+}
 
 
 def _ensure_adapter(asked: Asked) -> None:
@@ -209,7 +235,9 @@ def _as_adapter(outcome: Outcome, module: nn.Module, asked: Asked) -> Outcome:
         base = item.by in ("initial", "code", "meta") and key not in own
         filled[key] = item._replace(by="base") if base else item
     left = {key for key, item in filled.items() if item.by in ("initial", "code", "meta")}
-    problems = tuple(item for item in outcome.problems if item.kind != "missing" or item.key in left)
+    # What PEFT misses of the adapter it says so of, though it is one tensor with a key that the file has.
+    theirs = left | own
+    problems = tuple(item for item in outcome.problems if item.kind != "missing" or item.key in theirs)
     remarks = tuple(_remarks(outcome, reach))
     if reach.modules and not reach.reached and outcome.raised is None:
         text = f"This adapter touches 0 of {len(reach.modules):,} modules."
@@ -271,11 +299,11 @@ def _remarks(outcome: Outcome, reach: Reach) -> Iterator[str]:
     naming = naming_of(map(str, outcome.checkpoint.entries))
     if naming is not None and naming.conversion:
         yield f"Its names are those of {naming.name}, which PEFT does not know: {naming.conversion}"
-    for key, given, wanted in outcome.mismatches():
-        if given[1:] == wanted[1:] and given and wanted and _EMBEDDING.search(key):
+    for key, saved, wanted in outcome.mismatches():
+        if saved[1:] == wanted[1:] and saved and wanted and _EMBEDDING.search(key):
             yield (
-                f"The adapter was saved with a vocabulary of {given[0]:,}, where the base model has {wanted[0]:,}: "
-                f"call model.resize_token_embeddings({given[0]}) before the adapter is loaded."
+                f"The adapter was saved with a vocabulary of {saved[0]:,}, where the base model has {wanted[0]:,}: "
+                f"call model.resize_token_embeddings({saved[0]}) before the adapter is loaded."
             )
             break
 

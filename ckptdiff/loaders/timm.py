@@ -118,7 +118,11 @@ def filter_of_architecture(name: str) -> Callable[..., Any] | None:
     Each architecture hands its own to one function, which is stopped before it builds anything.
     """
     from timm.models import model_entrypoint
-    from timm.models._builder import build_model_with_cfg
+
+    try:
+        from timm.models._builder import build_model_with_cfg
+    except ImportError:
+        raise _not_found(name) from None
 
     def found(*_: Any, **keywords: Any) -> Any:
         raise _Found(keywords)
@@ -129,7 +133,11 @@ def filter_of_architecture(name: str) -> Callable[..., Any] | None:
             model_entrypoint(name)(pretrained=False)
         except _Found as stopped:
             return stopped.keywords.get("pretrained_filter_fn")
-    raise CkptdiffError(
+    raise _not_found(name)
+
+
+def _not_found(name: str) -> CkptdiffError:
+    return CkptdiffError(
         f"timm {release('timm')} does not build {name} as others, so that its filter function cannot be found.",
         f"Leave {given('loader_args', 'filter_fn')} out.",
     )

@@ -42,6 +42,23 @@ def test_a_sample_of_tuners_and_situations(kind, base, tmp_path):
     assert cases or (kind, base) == ("PREFIX_TUNING", "perceptron")
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["peft.PeftModel.load_adapter", "peft.utils.get_peft_model_state_dict", "peft.tuners.tuners_utils.BaseTunerLayer"],
+)
+def test_a_release_that_has_it_elsewhere_is_no_answer(place, lora, monkeypatch):
+    monkeypatch.delattr(f"peft.{place}")
+    with pytest.raises(CkptdiffError, match="keeps what it says of a load elsewhere"):
+        ckptdiff.compare(adapters.llama(), lora / "llama")
+
+
+def test_what_peft_misses_it_says_so_of_though_the_modules_share_it(tmp_path):
+    """RandLoRA has one tensor under the names of all modules, and warns of the one that the file lacks."""
+    cases = dict(adapters.tried(tmp_path, ("llama",), ("key dropped",), ("RANDLORA",)))
+    assert {case: found for case, found in cases.items() if found} == {}
+    assert len(cases) == 2
+
+
 def test_a_healthy_adapter_is_complete_though_it_has_none_of_the_bases_keys(lora):
     report = ckptdiff.compare(adapters.llama(), lora / "llama")
     assert report.loader.name == "peft", "recognised by its directory"
@@ -53,7 +70,7 @@ def test_a_healthy_adapter_is_complete_though_it_has_none_of_the_bases_keys(lora
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
     assert report.outcome.filled[key].sources == (("adapter_model.safetensors", key.replace(".default", "")),)
     assert report.outcome.filled["base_model.model.lm_head.weight"].by == "base"
-    assert "bare load_state_dict" not in render_report(report, "text", View())
+    assert "bare load_state_dict" not in render_report("text", report, View())
 
 
 def test_a_base_by_its_directory(lora, tmp_path):
@@ -75,7 +92,7 @@ def test_an_adapter_that_touches_nothing_is_an_error(lora, tmp_path):
     assert finding.arguments["text"] == "This adapter touches 0 of 2 modules."
     assert "kohya" in report.outcome.remarks[1]
     assert "pipeline.load_lora_weights(FILE)" in report.outcome.remarks[1]
-    assert "This adapter touches 0 of 2 modules." in render_report(report, "text", View())
+    assert "This adapter touches 0 of 2 modules." in render_report("text", report, View())
 
 
 def test_other_names_for_the_model_are_an_error_in_pefts_own_words(lora):

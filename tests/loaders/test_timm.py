@@ -48,6 +48,12 @@ def test_the_filter_function_is_the_one_of_the_registry():
         filter_of(nn.Linear(2, 2))
 
 
+def test_a_release_that_builds_otherwise_is_no_answer(weights, monkeypatch):
+    monkeypatch.delattr("timm.models._builder.build_model_with_cfg")
+    with pytest.raises(CkptdiffError, match="its filter function cannot be found"):
+        ckptdiff.compare("timm:test_vit", weights, loader="timm", loader_args={"filter_fn": True})
+
+
 def test_a_head_of_another_size_keeps_its_initial_value(weights):
     report = ckptdiff.compare(
         "timm:test_resnet", weights, args={"num_classes": 3}, loader="timm", loader_args={"pretrained": True}
