@@ -197,3 +197,10 @@ def _numbers(inside: str) -> Iterator[int]:
     for part in inside.split(","):
         low, _, high = part.partition("..")
         yield from range(int(low), int(high or low) + 1)
+
+
+def block_of(key: str) -> str:
+    """The part of a key up to its last number: the repeated block that it belongs to, "" for none."""
+    parts = key.split(".")
+    last = max((place for place, part in enumerate(parts[:-1]) if part.isdecimal()), default=-1)
+    return ".".join(parts[: last + 1])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ckptdiff.errors import UsageError
+from ckptdiff.keys import block_of
 from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
 from ckptdiff.renaming.tensor_rules import TensorOp, TensorRule, parse_tensor_rule, plan_operations
 from ckptdiff.suggesting.key_features import Unit
@@ -299,13 +300,6 @@ class _Search:
         return ("certain" if known else "likely"), reason
 
 
-def _block(key: str) -> str:
-    """The part of a key up to its last number: the block it belongs to, "" for none."""
-    parts = key.split(".")
-    last = max((place for place, part in enumerate(parts[:-1]) if part.isdecimal()), default=-1)
-    return ".".join(parts[: last + 1])
-
-
 def _squares(
     renamed: Mapping[str, str],
     here: Mapping[str, Shape],
@@ -318,19 +312,19 @@ def _squares(
     flipped: dict[str, int] = {}
     for old, new in renamed.items():
         if new in there and _change(here[old], there[new]) == "transpose(0, 1)":
-            flipped[_block(old)] = flipped.get(_block(old), 0) + 1
+            flipped[block_of(old)] = flipped.get(block_of(old), 0) + 1
     if not flipped:
         return {}, {}
     squares: dict[str, str] = {}
     straight: set[str] = set()
     for old, new in fitting.items():
         shape = checkpoint[old]
-        if len(shape) == 2 and _block(old) in flipped:
+        if len(shape) == 2 and block_of(old) in flipped:
             if shape[0] == shape[1]:
                 squares[old] = new
             elif "emb" not in old:
-                straight.add(_block(old))
-    decided = {old: new for old, new in squares.items() if flipped[_block(old)] > 1 and _block(old) not in straight}
+                straight.add(block_of(old))
+    decided = {old: new for old, new in squares.items() if flipped[block_of(old)] > 1 and block_of(old) not in straight}
     return decided, {old: new for old, new in squares.items() if old not in decided}
 
 

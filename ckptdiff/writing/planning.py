@@ -6,13 +6,13 @@ custom modules whose hooks rename keys are asked themselves, and keys stay under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.keys import glob
+from ckptdiff.keys import block_of, glob
 from ckptdiff.loaders.torch.answer import error_message, loads
 from ckptdiff.renaming.prefixes import has_prefix, moved_metadata, prefix_change
 from ckptdiff.spelling import given, option, options
@@ -135,7 +135,7 @@ def plan_filter(
         plan = _filled(plan, outcome)
         outcome = compare(tree, plan.result())
     refuse_unloadable(plan, outcome)
-    return replace(plan, uncertain=outcome.doubts)
+    return replace(plan, uncertain=(*outcome.doubts, *_left_straight(plan)))
 
 
 def refuse_unloadable(plan: FilterPlan, outcome: Outcome) -> None:
@@ -151,6 +151,21 @@ def refuse_unloadable(plan: FilterPlan, outcome: Outcome) -> None:
             hint,
             detail=message,
         )
+
+
+def _left_straight(plan: FilterPlan) -> Iterator[str]:
+    """A sentence on square matrices beside transposed ones, which fit either way round."""
+    matrices = [item for item in plan.tensors if len(item.shape) == 2 and not item.filled]
+    transposed = {item.key for item in matrices if any(str(step) == "transpose(0, 1)" for step in item.steps)}
+    blocks = {block_of(key) for key in transposed}
+    left = [
+        item.key
+        for item in matrices
+        if item.shape[0] == item.shape[1] and item.key not in transposed and block_of(item.key) in blocks
+    ]
+    if left:
+        many = f"{len(left)} square matrices fit" if len(left) > 1 else "a square matrix fits"
+        yield f"{many} either way round, beside those that are transposed; how to lay {left[0]} is not known"
 
 
 # Selection and names

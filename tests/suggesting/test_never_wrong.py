@@ -295,6 +295,18 @@ def test_a_square_matrix_beside_one_that_is_transposed_is_undecided(
     assert "3 keys may lie in another order" in out
 
 
+@pytest.mark.parametrize("named", ["mlp.*.weight", "*.c_*.weight"])
+def test_an_adaptation_that_leaves_a_square_matrix_straight_says_so(named: str, tmp_path: Path) -> None:
+    state = NanoGPT().state_dict()
+    matrices = {key for key in state if re.search(r"(c_attn|c_fc|c_proj)\.weight$", key)}
+    torch.save({key: v.T.contiguous() if key in matrices else v for key, v in state.items()}, tmp_path / "gpt2.pth")
+    globs = [f"transformer.h.{i}.{part}=transpose" for i in range(2) for part in ("attn.c_attn.weight", named)]
+    job = ckptdiff.filter(NanoGPT(), tmp_path / "gpt2.pth", tmp_path / "o.pth", adapt=globs, dry_run=True)
+    said = [text for text in job.plan.uncertain if "square" in text]
+    assert bool(said) == (named == "mlp.*.weight")
+    assert all("2 square matrices fit either way round" in text for text in said)
+
+
 def test_a_kernel_is_no_weight_of_the_same_shape() -> None:
     """flax and Keras put the inputs first."""
     checkpoint = {"enc.Dense_0.kernel": (8, 8), "enc.Dense_0.bias": (8,), "enc.norm.scale": (8,)}
