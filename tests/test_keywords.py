@@ -139,3 +139,12 @@ def test_what_is_no_text_is_refused(path: Path, option: str, value: object) -> N
     with pytest.raises(ckptdiff.CkptdiffError, match=f"{option} takes a text, or a list of them"):
         ckptdiff.rewrite(path, out, **{option: value})  # type: ignore[arg-type]
     assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_api_says_what_it_takes_and_gives(verb: str) -> None:
+    """`Any` would have a type checker take everything."""
+    signature = inspect.signature(getattr(ckptdiff, verb))
+    said = [*(parameter.annotation for parameter in signature.parameters.values()), signature.return_annotation]
+    assert inspect.Signature.empty not in said
+    assert [text for text in map(str, said) if "Any" in text] == []

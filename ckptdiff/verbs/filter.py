@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.loaders.torch.ask import with_values_if_needed
@@ -28,7 +28,7 @@ def filter(  # noqa: A001 - the command's own name
     checkpoint: File,
     out: str | os.PathLike[str],
     *,
-    loader: str | Callable[..., Any] | None = None,
+    loader: str | Callable[..., object] | None = None,
     loader_args: Mapping[str, object] | None = None,
     trust_checkpoint: bool = False,
     trust_remote_code: bool = False,

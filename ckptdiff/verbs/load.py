@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.judging.report import Report, judge
@@ -28,7 +28,7 @@ def load(
     model: nn.Module,
     checkpoint: File,
     *,
-    loader: str | Callable[..., Any] | None = None,
+    loader: str | Callable[..., object] | None = None,
     loader_args: Mapping[str, object] | None = None,
     trust_checkpoint: bool = False,
     ignore_mismatched: bool = True,

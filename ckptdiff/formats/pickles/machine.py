@@ -6,7 +6,9 @@ in `constructors.BUILDERS` are given a meaning, by code of ours. Nothing is impo
 hashed, compared or printed.
 
 The loop is one long function with local variables because reading a checkpoint is little else than this loop: a file
-of 5,000 tensors takes some 200,000 steps.
+of 5,000 tensors takes some 200,000 steps. What is rare is cut off (`_rare`). Each further opcode behind a call costs:
+the five smallest alone (tuples of one to three, True and False) made a whole read up to 5 % slower where no phrases are
+taken, 178 ms of CPU against 169, and the function still had 62 ways through it.
 """
 
 from __future__ import annotations
