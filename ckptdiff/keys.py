@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 # Numbers without a superfluous leading zero, short enough that converting a hostile key stays cheap.
-_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,17})(?![0-9])")
+_NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,17})(?![0-9])")
 # Beyond this many numbers a key is no repeated structure but an attack or an accident.
 _MAX_NUMBERS = 16
 
@@ -74,12 +74,14 @@ def _character_class(inside: str) -> str:
     return chosen
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Keys that differ in nothing but numbers: the pattern that denotes exactly them, and how many they are."""
+class Fold(NamedTuple):
+    """Keys that differ in nothing but numbers: the pattern that denotes exactly them, and how many they are.
+
+    A tuple for the same reason as TensorInfo.
+    """
 
     pattern: str
-    count: int
+    count: int  # type: ignore[assignment]  # nobody counts in a fold
     first: str
     """The key among them that came first."""
 
@@ -94,16 +96,15 @@ def fold(keys: Iterable[str]) -> list[Fold]:
     families: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
     alone: set[str] = set(order)
     for key in order:
-        numbers = _NUMBER.findall(key) if len(key) < 4096 else []
-        if numbers and len(numbers) <= _MAX_NUMBERS:
-            families.setdefault(tuple(_NUMBER.split(key)), []).append(tuple(map(int, numbers)))
+        # Texts and numbers by turns.
+        parts = _NUMBER.split(key) if len(key) < 4096 else ()
+        if 1 < len(parts) <= 2 * _MAX_NUMBERS + 1:
+            families.setdefault(tuple(parts[::2]), []).append(tuple(map(int, parts[1::2])))
 
     folds: dict[str, Fold] = {}
     for literals, tuples in families.items():
-        if len(tuples) == 1:
-            continue
         escaped = tuple(map(_escape, literals))
-        for box in _boxes(tuples):
+        for box in _boxes(tuples) if len(tuples) > 1 else ():
             count = prod(map(len, box))
             if count > 1:
                 denoted = [_join(literals, values) for values in product(*box)]
@@ -131,22 +132,20 @@ def expand(pattern: str) -> Iterator[str]:
 
 
 def _boxes(tuples: list[tuple[int, ...]]) -> list[_Box]:
-    """A set of equally long tuples as disjoint products of sorted number sets, few of them.
+    """A set of equally long tuples as disjoint products of sorted number sets, few of them; none where none join.
 
     One pass a position, from the last to the first, joins what differs in that position alone; the result depends on
     the order of the passes, so the reverse order is tried as well and the shorter answer taken. A position in which no
     two of the tuples differ alone joins nothing later either, and needs no pass.
     """
-    start: list[_Box] = [tuple((value,) for value in values) for values in tuples]
-    if len(start) == 1:
-        return start
     places = [
         place
         for place in range(len(tuples[0]))
         if len({values[:place] + values[place + 1 :] for values in tuples}) < len(tuples)
     ]
     if not places:
-        return start
+        return []
+    start: list[_Box] = [tuple([(value,) for value in values]) for values in tuples]
     backward = _merge(start, reversed(places))
     if len(backward) == 1 or len(places) == 1:
         return backward

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from json.encoder import encode_basestring, encode_basestring_ascii
 
 _AT_THE_START = re.compile(r"(^|\r)((?:[^\S\r\n]|\x1b\[[0-9;]*m|[\ufeff\u200b])*):(?=:)", re.MULTILINE)
 _ANYWHERE = re.compile(r"##(?=[a-z]*\[)", re.IGNORECASE)
@@ -26,12 +28,43 @@ def unmarked(text: str) -> str:
     return _ANYWHERE.sub(r"#\\x23", text) if "##" in text else text
 
 
-def json_text(value: object, *, readable: bool = False, **how: object) -> str:
+def json_text(value: object, *, readable: bool = False, indent: int | None = None, **how: object) -> str:
     r"""A value as JSON that holds no command and nothing that a terminal obeys, as `\u....`, which means the same.
 
     `readable` leaves what can be printed as it is; without it everything is ASCII. `how` is for `json.dumps`.
     """
-    text = json.dumps(value, ensure_ascii=not readable, **how)  # type: ignore[arg-type]
+    how["ensure_ascii"] = not readable
+    if indent is None:
+        text = json.dumps(value, **how)  # type: ignore[arg-type]
+    else:
+        quoted = encode_basestring if readable else encode_basestring_ascii
+        text = _indented(value, "\n", " " * indent, quoted, how)
     if readable and not text.replace("\n", "").isprintable():
         text = "".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text)
     return _ANYWHERE.sub(r"#\\u0023", text) if "##" in text else text
+
+
+def _indented(value: object, line: str, step: str, quoted: Callable[[str], str], how: dict[str, object]) -> str:
+    """What `json.dumps(value, indent=)` gives, in less than half its time: it puts every token together in Python.
+
+    `line` is the end of a line with what the next one begins with.
+    """
+    inner = line + step
+
+    def text(item: object) -> str:
+        kind = type(item)
+        if kind is str:
+            return quoted(item)  # type: ignore[arg-type]
+        return repr(item) if kind is int else "null" if item is None else _indented(item, inner, step, quoted, how)
+
+    if type(value) is dict and value:
+        rows = [f"{quoted(key) if type(key) is str else _key(key, how)}: {text(item)}" for key, item in value.items()]
+        return f"{{{inner}{f',{inner}'.join(rows)}{line}}}"
+    if type(value) in (list, tuple):
+        return f"[{inner}{f',{inner}'.join(map(text, value))}{line}]" if value else "[]"  # type: ignore[call-overload]
+    return json.dumps(value, indent=len(step), **how).replace("\n", line)  # type: ignore[arg-type]
+
+
+def _key(key: object, how: dict[str, object]) -> str:
+    """A key that is no text, as `json.dumps` spells it."""
+    return json.dumps({key: 0}, **how)[1:-4]  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.garbage import uncollected
 from ckptdiff.judging.report import Report
 from ckptdiff.printable import json_text
 from ckptdiff.render.checkpoint_outline import in_order, matching
@@ -155,6 +156,7 @@ def trace(trace: Trace, view: View) -> str:  # noqa: ARG001
     )
 
 
+@uncollected()
 def checkpoint(checkpoint: Checkpoint, view: View) -> str:
     """What is in a file, ending with a newline: of its tensors those that the view chooses, in its order."""
     chosen = in_order(matching(checkpoint, view.tensors), view.sort or "file")
@@ -226,5 +228,6 @@ def _tensor(key: str, tensor: TensorInfo) -> dict[str, Any]:
     return entry
 
 
+@uncollected()
 def _dump(value: object) -> str:
     return json_text(value, indent=2, default=str) + "\n"

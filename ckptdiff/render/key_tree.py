@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
-from ckptdiff.keys import fold
+from ckptdiff.keys import Fold, fold
 from ckptdiff.tensors import TensorInfo
 
 _DEEPEST = 64
 """Components of a key that become levels of their own; the rest of a longer one stays together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A name and what is below it. `name` is a fold's pattern that stands for `count` siblings, alike in all below.
 
     `tensors` and `nbytes` are those of all `count` together. `tensor` is set on a leaf.
+    A tuple since a file may have many thousands.
     """
 
     name: str
     tensor: TensorInfo | None
     children: list[Node]
-    count: int
+    count: int  # type: ignore[assignment]  # nobody counts in a node
     tensors: int
     nbytes: int
 
@@ -113,22 +114,23 @@ class _Forms:
         order: dict[str, int] = {}
         for name, below in meaning:
             # A level with one child is no level: `a.` above `b.` above `weight` reads `a.b.weight`.
-            while isinstance(only := self._meanings[below], tuple) and len(only) == 1:
+            while type(only := self._meanings[below]) is tuple and len(only) == 1:
                 name, below = name + only[0][0], only[0][1]
             order[name] = len(order)
             alike.setdefault(below, []).append(name)
         nodes = [
-            (order[item.first], self._node(item.pattern, item.count, below))
-            for below, names in alike.items()
-            for item in fold(names)
+            (order[item.first], node) for below, names in alike.items() for item, node in self._folded(names, below)
         ]
-        found = self._children[number] = [node for _, node in sorted(nodes, key=lambda pair: pair[0])]
+        found = self._children[number] = [node for _, node in sorted(nodes, key=itemgetter(0))]
         return found
 
-    def _node(self, name: str, count: int, number: int) -> Node:
+    def _folded(self, names: list[str], number: int) -> Iterator[tuple[Fold, Node]]:
+        """Siblings that are alike, folded, with the number of what each is."""
         meaning = self._meanings[number]
         if isinstance(meaning, TensorInfo):
-            return Node(name, meaning, [], count, count, meaning.nbytes * count)
-        children = self.children(number)
-        tensors, nbytes = sum(child.tensors for child in children), sum(child.nbytes for child in children)
-        return Node(name, None, children, count, tensors * count, nbytes * count)
+            tensor, children, tensors, nbytes = meaning, [], 1, meaning.nbytes
+        else:
+            tensor, children = None, self.children(number)
+            tensors, nbytes = sum(child.tensors for child in children), sum(child.nbytes for child in children)
+        for item in fold(names):
+            yield item, Node(item.pattern, tensor, children, item.count, tensors * item.count, nbytes * item.count)

@@ -23,6 +23,7 @@ LONGEST = 1000
 """So are keys of more characters."""
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NUMBERED = re.compile(r"(.*[^0-9])(0|[1-9][0-9]{0,8})", re.DOTALL)
+_DIGITS = frozenset("0123456789")
 _FEW = 16
 """Numeric siblings up to this many can be stages or places in a Sequential; more are always a repetition."""
 _INNER = 3
@@ -71,13 +72,18 @@ def _tree(keys: Mapping[str, Shape]) -> _Node:
             continue
         node = root
         for part in key.split("."):
-            node = node.children.setdefault(part, _Node())
+            below = node.children.get(part)
+            if below is None:
+                below = node.children[part] = _Node()
+            node = below
         node.key = key
     return root
 
 
 def _split(name: str) -> tuple[str, int] | None:
     """The name with a slot for its number, and the number: `7` and `encoder_layer_7`; None for a name with none."""
+    if name[-1:] not in _DIGITS:
+        return None
     if _NUMBER.fullmatch(name):
         return SLOT, int(name)
     if found := _NUMBERED.fullmatch(name):
@@ -120,8 +126,11 @@ def _repeats(base: str, numbered: Mapping[int, _Node], shapes: Mapping[str, Shap
     return bool(shared) and 2 * same >= len(shared) and 3 * len(shared) >= len(counts)
 
 
-def fold(keys: Mapping[str, Shape]) -> list[Template]:
-    """The templates of a state dict, in order of first appearance, each with its instances in natural order."""
+def fold(keys: Mapping[str, Shape], most: int | None = None) -> list[Template] | None:
+    """The templates of a state dict, in order of first appearance, each with its instances in natural order.
+
+    None where they would be more than `most`, as soon as that is known.
+    """
     # Each entry: the path so far, and the nodes that are its instances. Literal numbers part them, slots pool them.
     templates: dict[Path, Template] = {}
     stack: list[tuple[Path, list[tuple[Index, _Node]], bool]] = [((), [((), _tree(keys))], False)]
@@ -151,6 +160,9 @@ def fold(keys: Mapping[str, Shape]) -> list[Template]:
                 else:
                     below.setdefault(name, []).append((index, child))
         stack.extend(((*path, name), nodes, inside or SLOT in name) for name, nodes in reversed(below.items()))
+        # Below each entry of the stack there is a template at least.
+        if most is not None and len(templates) + len(stack) > most:
+            return None
     for template in templates.values():
         template.keys = dict(sorted(template.keys.items()))
         template.shapes = dict(sorted(template.shapes.items()))

@@ -83,15 +83,16 @@ class Aligner:
     """The state of one search."""
 
     def __init__(self, checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> None:
-        self.templates = here = fold(checkpoint)
+        # Names without any repetition, by the thousand, are no model's, and nothing can be learnt from them.
+        here, there = fold(checkpoint, MOST_TEMPLATES), fold(model, MOST_TEMPLATES)
+        if here is None or there is None:
+            here, there = [], []
+        self.templates = here
         """Every template of the checkpoint, those included that fit as they are."""
-        there = fold(model)
         self.slots = Slots(here, there)
         self.forth, self.back = Context(), Context()
         same = {key for key, shape in checkpoint.items() if key in model}
-        # Names without any repetition, by the thousand, are no model's, and nothing can be learnt from them.
-        crowded = max(len(here), len(there)) > MOST_TEMPLATES
-        sides = (units_of([] if crowded else here), units_of([] if crowded else there))
+        sides = (units_of(here), units_of(there))
         weigh(sides)
         self.layouts = (rotary_layout(sides[0]), rotary_layout(sides[1]))
         self.reordered = in_another_order(*self.layouts)

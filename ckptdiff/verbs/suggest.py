@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
+from ckptdiff.garbage import uncollected
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.model.given import GivenModel
@@ -65,7 +66,9 @@ def suggest(
     wanted = _shapes(model)
     if wanted is None:
         wanted = ModelRequest.of(model, args).describe().tree.shapes()  # type: ignore[arg-type]  # no mapping of shapes
-    return suggest_rules(given, wanted, include_likely=include_likely, heads=heads or heads_of(checkpoint, model))
+    heads = heads or heads_of(checkpoint, model)
+    with uncollected():
+        return suggest_rules(given, wanted, include_likely=include_likely, heads=heads)
 
 
 def heads_of(*sides: object) -> tuple[int, int] | None:
@@ -78,7 +81,8 @@ def proposed(
     model: GivenModel, file: Checkpoint, *, include_likely: bool = False, heads: tuple[int, int] | None = None
 ) -> tuple[Suggestion, Report]:
     """What is suggested, and the report of the real walk on the checkpoint after all of it is applied."""
-    suggestion = suggest_rules(file.shapes(), model.tree.shapes(), include_likely=include_likely, heads=heads)
+    with uncollected():
+        suggestion = suggest_rules(file.shapes(), model.tree.shapes(), include_likely=include_likely, heads=heads)
     operations = tuple(operation.rule for operation in suggestion.operations)
     repaired, _ = applied(file, Renames(rules=suggestion.rules, operations=operations))
     return suggestion, judge(ask(model, repaired))
