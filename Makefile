@@ -90,6 +90,7 @@ quantised: .venv-quantised/.installed ## quantised directories, as recorded on a
 
 loaders: .venv-loaders/.installed ## every loader in every situation, followed and called for real: an hour
 	.venv-loaders/bin/python -m tests.following.table --quiet
+	.venv-loaders/bin/python -m pytest -q -W default tests/loaders/torch/test_own_classes.py
 
 # The oldest torch that is promised.
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt tests/real_weights.txt

@@ -295,7 +295,8 @@ def _told(outcome: Outcome) -> Iterator[Finding]:
         seen[rule, about] += 1
         number = seen[rule, about]
         facts: dict[str, Value] = {"text": text, **({"about": about} if about else {})}
-        yield _finding(rule, "", {**facts, **({"number": number} if number > 1 else {})})
+        level: Level | None = "error" if rule == "uncertain" and text in outcome.undecided else None
+        yield _finding(rule, "", {**facts, **({"number": number} if number > 1 else {})}, level=level)
 
 
 def _explained(outcome: Outcome, modules: Mapping[str, ModuleNode]) -> Iterator[Finding]:

@@ -139,6 +139,8 @@ class Outcome:
     changes: tuple[KeyChange, ...] = ()
     doubts: tuple[str, ...] = ()
     """Sentences on what could not be known, each naming the module or key; empty when the answer is exact."""
+    undecided: tuple[str, ...] = ()
+    """Those of the doubts on which it depends whether the call returns."""
     calls: tuple[str, ...] = ()
     """The calls that the loader makes, where they are more than the one that is asked about."""
     remarks: tuple[str, ...] = ()

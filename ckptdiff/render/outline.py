@@ -64,6 +64,9 @@ def _verdict(report: Report) -> str:
         if report.loads(strict=False):
             return "Not compatible: load_state_dict raises, unless strict=False."
         return "Not compatible: load_state_dict raises, with strict=False too."
+    undecided = len(report.outcome.undecided)
+    if undecided:
+        return f"No answer: whether torch can copy {count(undecided, 'tensor')} could not be known, see below."
     doubts = len(report.outcome.doubts)
     if doubts:
         return f"Loads as far as can be known; {count(doubts, 'thing')} could not be, see below."
@@ -209,7 +212,7 @@ def _answer(report: Report, *, strict: bool) -> str:
     if outcome.raised is not None:
         return f"raises {plain(outcome.raised.partition(':')[0])}"
     if report.loads(strict):
-        return "loads"
+        return "not known" if outcome.undecided else "loads"
     kinds = Counter(problem.kind for problem in outcome.problems)
     parts = [f"{number(kinds[kind])} {kind}" for kind in _LISTED if strict and kinds[kind]]
     if kinds["mismatched"]:

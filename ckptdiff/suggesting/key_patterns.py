@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import overload
 
 Shape = tuple[int, ...]
 SLOT = "\x00"
@@ -126,6 +127,10 @@ def _repeats(base: str, numbered: Mapping[int, _Node], shapes: Mapping[str, Shap
     return bool(shared) and 2 * same >= len(shared) and 3 * len(shared) >= len(counts)
 
 
+@overload
+def fold(keys: Mapping[str, Shape]) -> list[Template]: ...
+@overload
+def fold(keys: Mapping[str, Shape], most: int) -> list[Template] | None: ...
 def fold(keys: Mapping[str, Shape], most: int | None = None) -> list[Template] | None:
     """The templates of a state dict, in order of first appearance, each with its instances in natural order.
 

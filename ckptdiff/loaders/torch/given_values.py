@@ -13,6 +13,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.files import Files
 from ckptdiff.contents.torch_tensors import StoredTensors, torch_dtype
 from ckptdiff.errors import CheckpointError
+from ckptdiff.loaders.torch.own_classes import OwnClasses
 from ckptdiff.loaders.torch.shadows import twin
 from ckptdiff.places import is_url
 from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, TensorInfo, contiguous_stride
@@ -33,6 +34,7 @@ class Values:
         # Code of the model may hold its tensors as long as it likes; they need no open file.
         weakref.finalize(self, files.close)
         self._stored = StoredTensors(checkpoint, files, together=True)
+        self.by_own_class = OwnClasses(checkpoint, files).tensor
         self.unknown: dict[Any, str] = {}
 
     def has(self, entry: ObjectInfo) -> bool:

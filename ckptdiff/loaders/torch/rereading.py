@@ -81,7 +81,7 @@ def _torch_load(path: str, key: str) -> tuple[Facts, Any] | None:
             value: Any = torch.load(path, map_location="meta", weights_only=True)
         except Exception:  # the file does not allow it
             return None
-    value = _at(value, key)
+    value = at(value, key)
     if not isinstance(value, dict):
         return None
     return {key: _facts(item) for key, item in value.items()}, copy.deepcopy(getattr(value, "_metadata", None))
@@ -135,7 +135,7 @@ def _facts(item: Any) -> tuple[str, tuple[int, ...]] | None:
     return (str(item.dtype).removeprefix("torch."), tuple(item.shape)) if isinstance(item, torch.Tensor) else None
 
 
-def _at(value: Any, key: str) -> Any:
+def at(value: Any, key: str) -> Any:
     """What lies at a dotted path; names may hold dots themselves, so the longest that fits is taken."""
     while key:
         if isinstance(value, (list, tuple)):

@@ -18,11 +18,18 @@ from ckptdiff.model.tree import Slot
 from ckptdiff.tensors import DTYPES, TensorInfo
 from ckptdiff.torch_private import BASE_LOADER, own_buffers, own_parameters, reference_count
 
-_PLAIN_NAMES = ("torch.Tensor", "torch.nn.parameter.Parameter")
+PLAIN_NAMES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 
 
 class Unknown(Exception):  # noqa: N818 - not an error but a sentence for the user
-    """What torch would do cannot be found out; the text is a sentence that says why."""
+    """What torch would do cannot be found out; the text is a sentence that says why.
+
+    `decides` says that copying may as well raise: nearly every class refuses to be copied into a plain tensor.
+    """
+
+    def __init__(self, why: str, *, decides: bool = False) -> None:
+        super().__init__(why)
+        self.decides = decides
 
 
 def swaps_tensors() -> bool:
@@ -145,8 +152,8 @@ def _stand_in(info: TensorInfo, small: bool, device: str) -> torch.Tensor:
     dtype = getattr(torch, info.dtype, None)
     if dtype is None:
         raise Unknown(f"the installed torch has no dtype {info.dtype}.")
-    if info.type_name not in _PLAIN_NAMES:
-        raise Unknown(f"how a {info.type_name} is copied only its own class knows.")
+    if info.type_name not in PLAIN_NAMES:
+        raise Unknown(f"how a {info.type_name} is copied only its own class knows.", decides=True)
     stride = info.stride and _stride(info, shape)
     if DTYPES[info.dtype].kind == "quantized":
         made = empty_quantized(info._replace(shape=shape), info.quantizer, [], device)

@@ -93,6 +93,7 @@ class Walk:
         self.changes: list[KeyChange] = []
         self.origins = Origins(checkpoint.path)
         self.doubts: list[str] = []
+        self.undecided: list[str] = []
 
     def run(self) -> Outcome:
         raised = None
@@ -127,6 +128,7 @@ class Walk:
             overwritten=overwritten,
             changes=tuple(self.changes),
             doubts=tuple(self.doubts),
+            undecided=tuple(self.undecided),
             assign=self.assign,
         )
 
@@ -362,7 +364,7 @@ class Walk:
             self.doubts.append(f"{key}: whether torch can copy it was not tried, for want of the model.")
             return True
         from ckptdiff.loaders.torch.shadows import is_plain
-        from ckptdiff.loaders.torch.tensor_trial import Unknown, try_loading
+        from ckptdiff.loaders.torch.tensor_trial import PLAIN_NAMES, Unknown, try_loading
 
         target = self._target(node, name, slot)
         if self.tree.built == "meta" and target is not None and not is_plain(target):
@@ -372,6 +374,8 @@ class Walk:
             source = self.runner.true_value(scope.objects[key])
         elif self.live is None:
             source = self.values.whole(entry) if entry.layout.startswith("sparse") else None
+            if entry.type_name not in PLAIN_NAMES:
+                source = self.values.by_own_class(key, entry)
         else:
             source = self.live[key]
         try:
@@ -380,6 +384,8 @@ class Walk:
             )
         except Unknown as why:
             self.doubts.append(f"{key}: {why}")
+            if why.decides and not assign:
+                self.undecided.append(self.doubts[-1])
             return True
         for text in errors:
             self._say(read(text) or Problem("cannot-copy", key, text))

@@ -1,0 +1,57 @@
+"""Tensors of classes that are not torch's, as `torch.load` itself gives them.
+
+How such a tensor is copied only its class knows (torchao, quanto). Where the model's own code has imported the library,
+and that has registered the class with torch as safe, `torch.load` rebuilds it with weights_only=True, its default, and
+runs nothing else. Where it has not, torch refuses the file, and nothing is known.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.contents.files import Files
+from ckptdiff.errors import CkptdiffError
+from ckptdiff.loaders.torch.rereading import at
+from ckptdiff.places import is_url
+from ckptdiff.tensors import TensorInfo
+
+
+class OwnClasses:
+    """The tensors of a checkpoint's file, loaded by torch when first asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, files: Files) -> None:
+        self._checkpoint = checkpoint
+        self._files = files
+        self._loaded: Any = self
+
+    def tensor(self, key: Any, entry: TensorInfo) -> torch.Tensor | None:
+        """The value of a key, mapped from the file; None where torch refuses it, or gives another than was read."""
+        origin = self._checkpoint.origin(key)
+        if len(origin.sources) != 1 or origin.steps:
+            return None
+        if self._loaded is self:
+            self._loaded = self._load()
+        found = self._loaded.get(origin.sources[0][1]) if isinstance(self._loaded, dict) else None
+        if not isinstance(found, torch.Tensor):
+            return None
+        same = type(found).__qualname__ == entry.type_name.rpartition(".")[2]
+        return found if same and tuple(found.shape) == entry.shape else None
+
+    def _load(self) -> Any:
+        path = self._checkpoint.path
+        if self._checkpoint.format != "torch-zip" or is_url(path):
+            return None
+        try:
+            self._files.source(path)  # it has to be the file whose header was read
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except CkptdiffError:
+            raise
+        except Exception:  # whatever its classes do
+            return None
+        return at(value, self._checkpoint.state_dict_key)
