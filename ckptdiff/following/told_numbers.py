@@ -24,7 +24,7 @@ _FUNCTIONS = (
     "sqrt", "exp", "expm1", "log", "log2", "log10", "log1p", "pow", "sin", "cos", "tan", "tanh", "atan", "floor",
     "ceil", "fabs", "hypot",
 )  # fmt: skip
-_MOST = 1 << 12
+_MOST = 1 << 6
 """Numbers of one container that are single ones; more are weights."""
 
 
@@ -67,11 +67,25 @@ def _operator(base: type, name: str) -> Callable[..., Any]:
     return operate
 
 
-class _Float(_Told, float):
+class _Kind(type):
+    """A class that is found in tables and lists of classes where the plain one is, such as those of YAML's writers."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.plain_kind
+
+    def __hash__(cls) -> int:
+        return hash(cls.plain_kind)
+
+    @property
+    def plain_kind(cls) -> type:
+        return float if issubclass(cls, float) else int
+
+
+class _Float(_Told, float, metaclass=_Kind):
     """A float of a file."""
 
 
-class _Int(_Told, int):
+class _Int(_Told, int, metaclass=_Kind):
     """An int of a file."""
 
 
@@ -84,7 +98,7 @@ for _class, _plain in ((_Float, float), (_Int, int)):
 
 def told(value: Any, numbers: FileNumbers, source: Source) -> Any:
     """A number that tells what is made of it; anything else as it is."""
-    if type(value) not in (float, int):
+    if isinstance(value, _Told) or type(value) not in (float, int):
         return value
     numbers.note(value, source)
     if type(value) is int:
@@ -115,7 +129,7 @@ def tell(value: Any, numbers: FileNumbers, file: str, path: str = "") -> Any:
                 value[name] = tell(item, numbers, file, f"{path}/{name}" if path else str(name))
     elif type(value) is list and len(value) < _MOST:
         for index, item in enumerate(value):
-            if type(item) in (float, int, dict, list):
+            if type(item) in (float, int, dict):  # nested ones are weights
                 value[index] = tell(item, numbers, file, path)
     return value
 

@@ -6,11 +6,14 @@ import copy
 import io
 import json
 import math
+import numbers
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -155,6 +158,14 @@ def as_numbers(m, p):
     assert np.array([c["epoch"], 1]).dtype == np.int64
     assert list(range(c["hidden"]))[c["epoch"]] == torch.arange(c["hidden"])[c["epoch"]]
     assert pickle.loads(pickle.dumps(c["epoch"])) == c["epoch"]
+    assert yaml.safe_load(yaml.safe_dump([c["epoch"], c["scale"], c["args"]])) == [c["epoch"], c["scale"], c["args"]]
+    assert type(c["epoch"]) in (int, float)
+    assert {int: 1, float: 2}[type(c["scale"])] == 2
+    assert copy.deepcopy(c["args"]) == c["args"]
+    assert isinstance(c["epoch"], numbers.Integral)
+    assert not isinstance(c["scale"], numbers.Integral)
+    assert np.dtype(type(c["scale"])) == np.float64
+    assert struct.pack("<if", c["epoch"], c["scale"])
     assert torch.tensor(c["scale"]).dtype == torch.float32
     assert torch.tensor(c["epoch"]).dtype == torch.int64
     nn.Linear(c["hidden"] // 2, c["hidden"] * 2).to(torch.float64)
