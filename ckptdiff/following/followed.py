@@ -164,10 +164,14 @@ def _stretches(got: Any) -> tuple[tuple[int, int], ...]:
 
 
 @contextlib.contextmanager
-def following(*, trust: bool = False) -> Iterator[Followed]:
-    """Follow what runs inside the block. torch is as it was afterwards, name by name."""
+def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]:
+    """Follow what runs inside the block. torch is as it was afterwards, name by name.
+
+    `tells`: single numbers of files are of a class of their own, so that it is known what is made of them. That is for
+    code of which nothing stays: what goes on afterwards is to have plain ones.
+    """
     engine = Engine()
-    files = Files(engine, trust=trust)
+    files = Files(engine, trust=trust, tells=tells)
     followed = Followed(engine, files)
     patched = Patches()
     kept = contextlib.ExitStack()
@@ -197,7 +201,7 @@ def following(*, trust: bool = False) -> Iterator[Followed]:
 
 def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs: Any) -> Followed:
     """Call a function that loads weights, and tell what it did. Raises Refused for what the file may not make."""
-    with following(trust=trust) as followed:
+    with following(trust=trust, tells=True) as followed:
         followed.call(function, *args, **kwargs)
     return followed
 

@@ -38,9 +38,10 @@ _MANY = 8
 class Files:
     """What the files of a run are called, and what they gave."""
 
-    def __init__(self, engine: Engine, *, trust: bool = False) -> None:
+    def __init__(self, engine: Engine, *, trust: bool = False, tells: bool = False) -> None:
         self.engine = engine
         self.trust = trust
+        self.tells = tells
         self.order: dict[str, list[str]] = {}
         """For every file, the keys it gave."""
         self.aliases: dict[tuple[str, str], tuple[str, str]] = {}
@@ -144,7 +145,8 @@ class Files:
         numbers = 0
         if file != STREAM and not self.wrote(file):
             numbers = self.engine.numbers.gather(value, file)
-            tell(value, self.engine.numbers, file)
+            if self.tells:
+                tell(value, self.engine.numbers, file)
         if numbers > _MANY and file not in self.order:  # weights as lists of numbers, which code looks at as it goes
             self.engine.looked[file, ""] = None
 

@@ -7,6 +7,7 @@ and its value is known to be made of the file.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +115,10 @@ def plain(value: Any) -> Any:
         return _base(value)(value)
     if type(value) in (list, tuple) and any(isinstance(item, (_Told, list, tuple, dict)) for item in value):
         return type(value)(map(plain, value))
-    if type(value) is dict and any(isinstance(item, (_Told, list, tuple, dict)) for item in value.values()):
-        return {name: plain(item) for name, item in value.items()}
+    if type(value) in (dict, OrderedDict) and any(
+        isinstance(item, (_Told, list, tuple, dict)) for item in value.values()
+    ):
+        return type(value)((name, plain(item)) for name, item in value.items())
     return value
 
 

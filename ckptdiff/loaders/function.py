@@ -58,7 +58,7 @@ def left_by(
     load: Load = ask
     kernels = Kernels()
     try:
-        with following(trust=trust) as followed:
+        with following(trust=trust, tells=True) as followed:
             given = given_to(followed, model)
             with resolved(loader, kernels) as load:
                 result = followed.call(load, *((path,) if given is None or _takes_one(load) else (given, path)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptdiff.following.followed import following
 from tests.following import attacks
 from tests.following.numbers import READ, TAKEN, write_numbers
 from tests.following.oracle import Net, elements_from_file, followed, really
@@ -42,6 +43,14 @@ def test_numbers_that_are_taken_are_a_doubt(name, files):
 @pytest.mark.parametrize("name", READ)
 def test_numbers_that_are_read_are_none(name, files):
     assert answered(READ[name], files) == ([], [])
+
+
+def test_what_goes_on_has_plain_numbers(files):
+    """A program that is traced in place may save them, where a class of their own would be refused."""
+    with following() as ran:
+        content = ran.call(torch.load, files[0], weights_only=False)
+    assert type(content["epoch"]) is int
+    assert type(content["args"]["dropout"]) is float
 
 
 def test_the_documentation_counts_them():

@@ -233,7 +233,7 @@ def agreement(name: str, situation: Callable[[Any], Any], folder: Path) -> str:
 
 def fault_of(found: Any, key: tuple[Any, ...], tensor: Any, true: Any, twin: Any) -> str:
     if not isinstance(true, torch.Tensor):
-        return "" if type(tensor) is type(true) and tensor == true else f"{tensor!r}, really {true!r}"
+        return "" if type(tensor) in (type(true),) and tensor == true else f"{tensor!r}, really {true!r}"
     if tensor.shape != true.shape or tensor.dtype != true.dtype or type(tensor) is not type(true):
         return f"{tensor.dtype} {tuple(tensor.shape)}, really {true.dtype} {tuple(true.shape)}"
     if not torch.equal(bits(found.engine.value(tensor)), bits(true)):
