@@ -47,7 +47,7 @@ def test_a_sample_of_tuners_and_situations(kind, base, tmp_path):
     ["peft.PeftModel.load_adapter", "peft.utils.get_peft_model_state_dict", "peft.tuners.tuners_utils.BaseTunerLayer"],
 )
 def test_a_release_that_has_it_elsewhere_is_no_answer(place, lora, monkeypatch):
-    monkeypatch.delattr(f"peft.{place}")
+    monkeypatch.delattr(place)
     with pytest.raises(CkptdiffError, match="keeps what it says of a load elsewhere"):
         ckptdiff.compare(adapters.llama(), lora / "llama")
 
