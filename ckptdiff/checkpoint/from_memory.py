@@ -11,7 +11,7 @@ from torch.overrides import is_tensor_like
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint, SeenInMemory
 from ckptdiff.claimed.claims import claim_of
-from ckptdiff.model.extract import NAMES_DIMENSIONS, Described, class_name, dtype_name, has_names, tensor_info
+from ckptdiff.model.extract import NAMES_DIMENSIONS, class_name, dtype_name, has_names, tensor_info
 from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, TensorInfo
 from ckptdiff.torch_private import metadata_of
 
@@ -23,11 +23,10 @@ def checkpoint_of(state_dict: Mapping[Any, Any]) -> Checkpoint:
     """Describe a state dict in memory, which is left as it is and must live as long as the Checkpoint."""
     # As torch does: of a dict subclass, the one asks its methods and the other does not.
     values = OrderedDict(state_dict)
-    described = Described(_placed)
     entries: dict[Any, Entry] = {}
     without_values, unusual, all_seen = [], [], True
     for key, value in values.items():
-        entry = entries[key] = entry_of(value, described)
+        entry = entries[key] = entry_of(value)
         try:
             if getattr(value, "is_meta", False):
                 without_values.append(key)
@@ -46,12 +45,11 @@ def checkpoint_of(state_dict: Mapping[Any, Any]) -> Checkpoint:
     )
 
 
-def entry_of(value: Any, described: Described | None = None) -> Entry:
+def entry_of(value: Any) -> Entry:
     """A value of a state dict as torch's loader sees it: a tensor, or something like one, or no tensor."""
     if isinstance(value, torch.Tensor):
         try:
-            info = None if described is None else described.usual(value)
-            return _placed(tensor_info(value), value) if info is None else info
+            return _placed(tensor_info(value), value)
         except Exception:  # a subclass answers as it likes
             return TensorInfo("float32", (), type_name=class_name(type(value)))
     if is_tensor_like(value):  # type: ignore[no-untyped-call]

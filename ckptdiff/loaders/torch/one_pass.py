@@ -58,8 +58,6 @@ def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[Any]
     missing: list[str] = []
     problems: list[Problem] = []
     prefixes: list[str] = []
-    # How a tensor in memory fills a parameter, where their descriptions decide: many tensors share one.
-    decided: dict[tuple[int, int], str] = {}
     stack: list[tuple[str, ModuleNode]] = [("", tree.root)]
     while stack:
         prefix, node = stack.pop()
@@ -78,13 +76,8 @@ def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[Any]
                 continue
             if type(entry) is not TensorInfo:
                 return None
-            wanted = slot.tensor
-            if given is not None:
-                by = decided.get((id(entry), id(wanted)))
-                if by is not None and slot.ordinary and (by == "meta" or not valueless):
-                    filled[key] = _new(Filled, (key, by, slot, entry, ((path, key),), (), None))
-                    continue
             dtype, shape, stride, offset, storage, layout, type_name = entry[:7]
+            wanted = slot.tensor
             if not (
                 slot.ordinary
                 and type_name in PLAIN_TYPES
@@ -104,16 +97,14 @@ def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[Any]
                     problems.append(mismatched(key, shape, wanted.shape))
                     filled[key] = _new(Filled, (key, "initial", slot, None, (), (), None))
                     continue
-            by = "meta" if is_meta else "file"
-            if given is not None:
-                if offset == wanted.offset and stride == wanted.stride and dtype == wanted.dtype:
-                    decided[id(entry), id(wanted)] = by
-                else:
-                    target = registered(node.live, name)
-                    if target is None or overlap(given[key], target):
-                        return None
+            if given is not None and not (
+                offset == wanted.offset and stride == wanted.stride and dtype == wanted.dtype
+            ):
+                target = registered(node.live, name)
+                if target is None or overlap(given[key], target):
+                    return None
             file = path if storage is None else storage.file
-            filled[key] = _new(Filled, (key, by, slot, entry, ((file, key),), (), None))
+            filled[key] = _new(Filled, (key, "meta" if is_meta else "file", slot, entry, ((file, key),), (), None))
         if children:
             if prefix.count(".") + 1 >= room:
                 return None
