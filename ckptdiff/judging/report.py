@@ -20,7 +20,8 @@ class Coverage:
 
     Keys are those of the model's state dict that hold tensors; a key counts when its tensor is loaded out of the
     checkpoint, be it under the name it is tied to. `supplied` counts those that torch's version rules or code of the
-    model give a value instead. Parameters are counted in elements, tied ones once; buffers are not parameters.
+    model give a value instead, `supplied_parameters` the elements of parameters among them. Parameters are counted in
+    elements, tied ones once; buffers are not parameters.
     """
 
     keys: int
@@ -28,6 +29,18 @@ class Coverage:
     parameters: int
     total_parameters: int
     supplied: int = 0
+    supplied_parameters: int = 0
+
+    @property
+    def left(self) -> tuple[int, int]:
+        """The parameters and the keys that nothing gives a value, so that they keep their initial ones."""
+        parameters = self.total_parameters - self.parameters - self.supplied_parameters
+        return parameters, self.total_keys - self.keys - self.supplied
+
+    @property
+    def whole(self) -> bool:
+        """Whether every key of the model gets a value."""
+        return not any(self.left)
 
     @property
     def nothing(self) -> bool:
@@ -179,4 +192,5 @@ def _coverage(outcome: Outcome) -> Coverage:
         parameters=sum(numel for tensor, numel in sizes.items() if tensor in loaded),
         total_parameters=sum(sizes.values()),
         supplied=sum(tensor in made and tensor not in loaded for tensor in first.values()),
+        supplied_parameters=sum(numel for tensor, numel in sizes.items() if tensor in made and tensor not in loaded),
     )

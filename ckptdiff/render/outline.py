@@ -59,7 +59,7 @@ def _verdict(report: Report) -> str:
     if report.empty_side and report.outcome.raised is None:
         return f"No answer: the {report.empty_side} has no tensors, so there is nothing to compare."
     if not report.loads(strict=True):
-        if report.loads(strict=False) and report.coverage.nothing:
+        if report.loads(strict=False) and not report.coverage.whole:
             return f"Not compatible: load_state_dict raises; strict=False raises nothing and loads {_amount(report)}."
         if report.loads(strict=False):
             return "Not compatible: load_state_dict raises, unless strict=False."
@@ -141,7 +141,6 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     outcome, coverage = report.outcome, report.coverage
     model, checkpoint = outcome.model, outcome.checkpoint
     facts = []
-    empty = report.loads(strict=False) and coverage.nothing
     if report.loader.name != "torch":
         loader = report.loader
         facts.append(("loader", plain(" ".join(filter(None, (loader.name, loader.version, loader.call))))))
@@ -150,7 +149,7 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
     elif outcome.raised is not None or not report.empty_side:
         facts += [
             ("strict=True", _answer(report, strict=True)),
-            ("strict=False", "raises nothing, loads nothing" if empty else _answer(report, strict=False)),
+            ("strict=False", _without_strict(report)),
         ]
     if outcome.raised is None and not report.empty_side:
         facts += [
@@ -192,11 +191,25 @@ def _bare(outcome: Outcome) -> str:
     return ", ".join(parts) or "raises"
 
 
-def _amount(report: Report) -> str:
+def _without_strict(report: Report) -> str:
+    """What strict=False does: that it raises nothing is no news, that it leaves weights as they are is."""
     coverage = report.coverage
-    whole = (coverage.parameters, coverage.total_parameters, "parameter")
-    part, total, noun = whole if coverage.total_parameters else (coverage.keys, coverage.total_keys, "key")
-    return f"{number(part)} of {count(total, noun)}"
+    if report.loads(strict=True) or not report.loads(strict=False) or coverage.whole:
+        return _answer(report, strict=False)
+    if coverage.nothing:
+        return "raises nothing, loads nothing"
+    parameters, keys = coverage.left
+    left = count(parameters, "parameter") if parameters else count(keys, "key")
+    return f"raises nothing, leaves {left} at initial values"
+
+
+def _amount(report: Report) -> str:
+    """How much is loaded: parameters, or keys where those that are not are buffers."""
+    coverage = report.coverage
+    parameters, _ = coverage.left
+    if parameters:
+        return f"{number(coverage.parameters)} of {count(coverage.total_parameters, 'parameter')}"
+    return f"{number(coverage.keys)} of {count(coverage.total_keys, 'key')}"
 
 
 def _supplied(keys: int) -> str:
