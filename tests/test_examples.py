@@ -48,6 +48,7 @@ ANSWERS = {
     "ckptdiff trace finetune.py --ckpt ddp.pth": 1,
     "ckptdiff suggest model.py:Net old.pth": 1,
     "ckptdiff suggest model.py:Net old.pth --save old.rules.toml": 1,
+    "ckptdiff suggest model.py:Net old.pth --loader load.py:load": 1,
     "ckptdiff diff old.pth weights.pth": 1,
     "ckptdiff diff before.pth after.safetensors": 1,
     "ckptdiff diff before.pth after.safetensors --name-only": 1,

@@ -279,23 +279,25 @@ def _told(outcome: Outcome) -> Iterator[Finding]:
     to be known again by facts, since sentences change with releases.
     """
     # torch's two own messages are findings of their own, in better words
-    told = [
-        ("load-error", problem.text, problem.key)
+    told: list[tuple[str, str, str, Level | None]] = [
+        ("load-error", problem.text, problem.key, None)
         for problem in outcome.problems
         if problem.kind in ("cannot-copy", "conversion", "other")
     ]
     if outcome.raised is not None:
-        told.append(("load-error", outcome.raised, outcome.raised.partition(":")[0]))
+        told.append(("load-error", outcome.raised, outcome.raised.partition(":")[0], None))
     unknown = (*outcome.doubts, *(outcome.values.unread if outcome.values else ()))
     if unknown:
         names = known_names(outcome.model, outcome.checkpoint)
-        told += [("uncertain", text, named_in(text, names)) for text in unknown]
+        told += [
+            ("uncertain", text, named_in(text, names), "error" if text in outcome.undecided else None)
+            for text in unknown
+        ]
     seen: Counter[tuple[str, str]] = Counter()
-    for rule, text, about in told:
+    for rule, text, about, level in told:
         seen[rule, about] += 1
         number = seen[rule, about]
         facts: dict[str, Value] = {"text": text, **({"about": about} if about else {})}
-        level: Level | None = "error" if rule == "uncertain" and text in outcome.undecided else None
         yield _finding(rule, "", {**facts, **({"number": number} if number > 1 else {})}, level=level)
 
 

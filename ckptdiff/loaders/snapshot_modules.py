@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ckptdiff.model.tree import ModuleNode, ModuleTree, Slot
+from ckptdiff.torch_private import own_buffers, own_parameters
 
 _LINEAR = {kind.__name__: kind for kind in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)}
 _CONTAINERS = {kind.__name__: kind for kind in (nn.ModuleList, nn.ModuleDict, nn.Sequential)}
@@ -43,9 +44,9 @@ def _module(node: ModuleNode, tensors: dict[int, torch.Tensor]) -> nn.Module:
     for name, slot in node.local.items():
         tensor = tensors.setdefault(slot.identity, _tensor(slot))
         if isinstance(tensor, nn.Parameter):
-            made._parameters[name] = tensor  # as it is, whatever the kind had made there
+            own_parameters(made)[name] = tensor  # as it is, whatever the kind had made there
         else:
-            made._buffers[name] = tensor
+            own_buffers(made)[name] = tensor
     return made
 
 

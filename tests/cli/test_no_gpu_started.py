@@ -73,7 +73,8 @@ def test_cuda_is_not_started_by_any_command(tmp_path: Path) -> None:
         "compare|net.py:Net|w.pth|--loader|net.py:load", "diff|w.pth|w.safetensors", "verify|w.pth",
         "trace|net.py", "filter|net.py:Net|w.pth|-o|f.safetensors", "rewrite|w.pth|-o|r.safetensors|--dtype|bfloat16",
         "convert|net.py:Net|w.pth|--loader|net.py:load|-o|c.safetensors", "inspect|w.pth|--hash", "digest|w.pth",
-        "lock|w.pth", "suggest|net.py:Net|w.pth", "snapshot|net.py:Net|-o|-", "check", "init|--force", "rules",
+        "lock|w.pth", "suggest|net.py:Net|w.pth", "fix|net.py:Net|w.pth|-o|x.pth", "snapshot|net.py:Net|-o|-", "check",
+        "init|--force", "rules",
         "git|install|--help",
     ]  # fmt: skip
     (tmp_path / "commands").write_text("\n".join(commands))
