@@ -1,8 +1,8 @@
 """Tensors of classes that are not torch's, as `torch.load` itself gives them.
 
 How such a tensor is copied only its class knows (torchao, quanto). Where the model's own code has imported the library,
-and that has registered the class with torch as safe, `torch.load` rebuilds it with weights_only=True, its default, and
-runs nothing else. Where it has not, torch refuses the file, and nothing is known.
+and that has registered the class with torch as safe, `torch.load` rebuilds it, with its default, weights_only=True.
+Where it has not, or the file names anything else beyond the ordinary, nothing is known.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class OwnClasses:
     def tensor(self, key: Any, entry: TensorInfo) -> torch.Tensor | None:
         """The value of a key, mapped from the file; None where torch refuses it, or gives another than was read."""
         origin = self._checkpoint.origin(key)
-        if len(origin.sources) != 1 or origin.steps:
+        if len(origin.sources) != 1 or origin.steps or not self._alone(entry.type_name):
             return None
         if self._loaded is self:
             self._loaded = self._load()
@@ -40,6 +40,12 @@ class OwnClasses:
             return None
         same = type(found).__qualname__ == entry.type_name.rpartition(".")[2]
         return found if same and tuple(found.shape) == entry.shape else None
+
+    def _alone(self, name: str) -> bool:
+        """Whether the file names nothing beyond the ordinary but what the library of this class has: whatever else
+        somebody has called safe is not run for an answer."""
+        allowed = {name.partition(".")[0], "torch"}
+        return all(named.partition(".")[0] in allowed for named in self._checkpoint.unsafe_globals)
 
     def _load(self) -> Any:
         path = self._checkpoint.path

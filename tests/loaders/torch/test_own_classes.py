@@ -158,3 +158,24 @@ def test_a_librarys_files_into_its_own_models_and_float_ones(
         assert (told is None) == (said is None), (name, file, told, said)
         # What follows may be the values of the tensors.
         assert told is None or (said or "")[:200] == told[:200]
+
+
+def test_nothing_else_runs_that_was_called_safe(packed: ModuleType, tmp_path: Path) -> None:
+    """A file that names a class of another package is not rebuilt, whoever has registered that one."""
+    torch.save({**packed.Own().state_dict(), "note": Marker(str(tmp_path / "ran"))}, tmp_path / "w.pth")
+    (tmp_path / "ran").unlink()
+    with torch.serialization.safe_globals([Marker]):
+        report = ckptdiff.compare(packed.Float(), tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+    assert not report.fits
+
+
+class Marker:
+    """Leaves a file where it is made."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        Path(path).touch()
+
+    def __reduce__(self) -> tuple[type[Marker], tuple[str]]:
+        return Marker, (self.path,)
