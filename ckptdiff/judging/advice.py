@@ -51,9 +51,10 @@ def advice_on(report: Report) -> Iterator[Advice]:
 def _prefix(finding: Finding) -> Advice:
     facts: dict[str, Any] = dict(finding.arguments)
     wrappers = tuple(str(facts.pop("wrappers", "")).split())
+    alike = str(facts.pop("alike", ""))
     change = PrefixChange(prefix=finding.key, wrappers=wrappers, **facts)
     counts = {"side": change.side, "matched": change.matched, "same_shape": change.same_shape}
-    return Advice("prefix", tuple(change.steps()), counts)
+    return Advice("prefix", tuple(change.steps()), {**counts, **({"alike": alike} if alike else {})})
 
 
 def _nothing_is_lost(report: Report) -> bool:

@@ -341,6 +341,7 @@ def _prefix(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
                 "matched": change.matched,
                 "same_shape": change.same_shape,
                 **({"wrappers": " ".join(change.wrappers)} if change.wrappers else {}),
+                **({"alike": alike} if (alike := " ".join(one for one in change.alike if " " not in one)) else {}),
             },
             module="",
         )

@@ -76,7 +76,8 @@ class PrefixChange:
 
     `side` is the side of which every key then has a partner of the same name: `matched` keys, of which `same_shape`
     have their partner's shape as well. Less than a whole side is no pattern. `wrappers` are components that are
-    stripped first, wherever they stand; `prefix` may then be empty.
+    stripped first, wherever they stand; `prefix` may then be empty. `alike` are prefixes that do as well: copies under
+    names of their own, of which nothing says which is meant.
     """
 
     operation: Literal["stripping", "adding"]
@@ -85,6 +86,7 @@ class PrefixChange:
     matched: int
     same_shape: int
     wrappers: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
     def new_names(self, keys: Iterable[str]) -> dict[str, str]:
         """Every key that changes and its new name; other than the wrappers, which go first."""
@@ -160,7 +162,10 @@ def _weigh(
 def _better(best: PrefixChange | None, new: PrefixChange | None, matched_now: int) -> PrefixChange | None:
     if new is None or new.matched <= matched_now or new.same_shape == 0:
         return best
-    return new if best is None or (new.same_shape, new.matched) > (best.same_shape, best.matched) else best
+    if best is None or (new.same_shape, new.matched) > (best.same_shape, best.matched):
+        return new
+    as_good = (new.same_shape, new.matched, new.operation) == (best.same_shape, best.matched, best.operation)
+    return replace(best, alike=(*best.alike, new.prefix)) if as_good else best
 
 
 def prefixes_between(longer: Iterable[str], shorter: Iterable[str]) -> list[str]:

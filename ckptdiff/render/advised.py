@@ -31,7 +31,13 @@ def _prefix(advice: Advice) -> str:
     matched = int(advice.facts["matched"])
     reshaped = matched - int(advice.facts["same_shape"])
     shapes = f" ({number(reshaped)} of them with another shape)." if reshaped else ""
-    return f"All {count(matched, 'key')} of the {advice.facts['side']} match after {options(*advice.options)}{shapes}"
+    *steps, (step, _) = advice.options
+    others = [f", or {options(*steps, (step, other))}" for other in str(advice.facts.get("alike", "")).split()[:3]]
+    which = "".join(others) + ": which copy is meant, nothing says" if others else ""
+    return (
+        f"All {count(matched, 'key')} of the {advice.facts['side']} match after {options(*advice.options)}"
+        f"{which or shapes}"
+    )
 
 
 def _save_rules(advice: Advice) -> str:

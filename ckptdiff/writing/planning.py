@@ -244,7 +244,9 @@ def _prefix_hint(plan: FilterPlan, tree: ModuleTree) -> str:
     if change is None:
         return ""
     steps = [(name, prefix.removesuffix(".")) for name, prefix in change.steps()]
-    return f"With {options(*steps)} {change.matched} keys have the names of the model's."
+    *before, (name, _) = steps
+    others = [options(*before, (name, other.removesuffix("."))) for other in change.alike[:3]]
+    return f"With {' or '.join((options(*steps), *others))} {change.matched} keys have the names of the model's."
 
 
 def _operated(

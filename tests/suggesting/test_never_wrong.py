@@ -71,6 +71,22 @@ def test_twins_under_any_names(names: list[str], wrapper: str) -> None:
     assert not decided(suggest_rules(both, NET))
 
 
+@pytest.mark.parametrize("twins", TWINS)
+def test_a_prefix_that_another_one_equals_is_not_the_answer(twins: tuple[str, str], tmp_path: Path) -> None:
+    """What `compare` and `filter` say of two copies in a file names both."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    both = {f"{twin}.{key}": value for twin in twins for key, value in model.state_dict().items()}
+    torch.save(both, tmp_path / "two.pth")
+    (advice,) = (one for one in ckptdiff.compare(model, both).advice if one.kind == "prefix")
+    said = ckptdiff.compare(model, both).to_text()
+    with pytest.raises(ckptdiff.CkptdiffError) as refused:
+        ckptdiff.filter(model, tmp_path / "two.pth", tmp_path / "one.pth")
+    for twin in twins:
+        assert f"'{twin}" in said.partition("what would help")[2]
+        assert f"'{twin}" in refused.value.hint
+    assert advice.facts["alike"]
+
+
 def test_a_norm_is_not_the_other_one() -> None:
     """torchtune's names, which say `sa` and `mlp` where transformers says what comes before and after."""
     found = suggest_rules(torchtune(), llama(), include_likely=True)
