@@ -9,19 +9,21 @@ from ckptdiff.suggesting.key_patterns import Shape
 
 _ADAPTED = "base_model.model."
 """What every key of an adapter begins with (peft, `get_peft_model_state_dict`)."""
-_OF_THE_BASE = frozenset({"base_layer", "original_module"})
-"""Where peft keeps the base model's own tensors inside modules that it wraps; an adapter's file has none of them."""
+_ORIGINAL = "original_module"
+_OF_THE_BASE = frozenset({"base_layer", _ORIGINAL})
+"""Where peft keeps the base model's own tensors inside modules that it wraps. Of these an adapter's file has embeddings
+at most, under the name that they have in the model."""
 _COPIED = "modules_to_save"
 
 
 def is_adapter(checkpoint: Mapping[str, Shape]) -> bool:
-    """Whether all keys are an adapter's, and none is of the model below."""
-    return all(key.startswith(_ADAPTED) and _OF_THE_BASE.isdisjoint(key.split(".")) for key in checkpoint)
+    """Whether all keys are an adapter's, and none the original of a module that was trained."""
+    return all(key.startswith(_ADAPTED) and _ORIGINAL not in key.split(".") for key in checkpoint)
 
 
-def adaptable(model: Mapping[str, Shape]) -> dict[str, Shape]:
+def adaptable(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> dict[str, Shape]:
     """A model without what an adapter cannot fill: the originals beside which peft trained copies."""
-    return {key: shape for key, shape in model.items() if _OF_THE_BASE.isdisjoint(key.split("."))}
+    return {key: shape for key, shape in model.items() if key in checkpoint or _OF_THE_BASE.isdisjoint(key.split("."))}
 
 
 def adapter_rules(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> list[RenameRule]:
@@ -32,7 +34,7 @@ def adapter_rules(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -
         return []
     sides: dict[str, str] = {}
     names: set[str] = set()
-    for key, shape in adaptable(model).items():
+    for key, shape in adaptable(checkpoint, model).items():
         parts = key.split(".")
         for place in range(1, len(parts)):
             copied = parts[place - 1] == _COPIED

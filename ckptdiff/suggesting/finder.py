@@ -37,7 +37,7 @@ def suggest_rules(
     known = _whole_prefix(checkpoint, model) or _adapter(checkpoint, model)
     if known is not None:
         return known
-    aligner = Aligner(checkpoint, adaptable(model) if is_adapter(checkpoint) else model)
+    aligner = Aligner(checkpoint, adaptable(checkpoint, model) if is_adapter(checkpoint) else model)
     alignment = aligner.run()
     _refuse_twins(alignment, aligner)
     same = {key for key, shape in checkpoint.items() if key in model}

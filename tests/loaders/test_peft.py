@@ -192,3 +192,33 @@ def test_what_no_snapshot_can_tell_is_no_answer(tmp_path):
     assert ckptdiff.compare(nn.Sequential(Linear(4, 4)), tmp_path / "own").complete
     with pytest.raises(CkptdiffError, match="known by a snapshot alone, PEFT cannot tell"):
         ckptdiff.compare(tmp_path / "own.ckptdiff.json", tmp_path / "own")
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["q_proj", "embed_tokens"]])
+def test_an_adapters_keys_are_suggested_where_peft_puts_them(targets, tmp_path):
+    """The trained head goes into its copy, not into the original; embeddings of the base may lie beside."""
+    import transformers
+    from safetensors.torch import load_file
+
+    config = transformers.LlamaConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50, num_labels=3
+    )
+
+    def made():
+        torch.manual_seed(1)
+        adapter = peft.LoraConfig(task_type="SEQ_CLS", target_modules=targets, r=4)
+        return peft.get_peft_model(transformers.LlamaForSequenceClassification(config), adapter)
+
+    trained = made()
+    for parameter in trained.parameters():
+        parameter.data.normal_()
+    trained.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    ours, real = made(), made()
+    found = ckptdiff.suggest(ours, file)
+    assert (found.unused, found.ambiguous) == (0, ())
+    found.save(tmp_path / "a.rules.toml")
+    ckptdiff.rewrite(file, tmp_path / "renamed.safetensors", rules=tmp_path / "a.rules.toml")
+    assert not ours.load_state_dict(load_file(tmp_path / "renamed.safetensors"), strict=False).unexpected_keys
+    peft.set_peft_model_state_dict(real, load_file(file))
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in real.state_dict().items())

@@ -369,6 +369,16 @@ def test_a_trained_head_goes_where_peft_puts_it() -> None:
     assert found.unused == 0
 
 
+def test_an_adapter_may_hold_embeddings_of_the_base() -> None:
+    """As peft saves them where it adapts them (`save_embedding_layers`)."""
+    checkpoint, model = adapter("default")
+    embedding = {"base_model.model.embed.base_layer.weight": (50, 16)}
+    found = suggest_rules(checkpoint | embedding, model | embedding)
+    assert found.mapping == suggest_rules(checkpoint, model).mapping
+    assert found.already == 1
+    assert found.unused == 0
+
+
 def test_which_of_two_adapters_is_meant_is_not_guessed() -> None:
     assert not decided(suggest_rules(*adapter("default", "other")))
 
