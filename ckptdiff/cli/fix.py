@@ -9,7 +9,7 @@ import typer
 from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
-from ckptdiff.cli.streams import COLORS, emit, tell
+from ckptdiff.cli.streams import COLORS, emit
 from ckptdiff.cli.write_options import (
     FORMATS,
     DryRun,
@@ -23,14 +23,12 @@ from ckptdiff.cli.write_options import (
     Out,
     SharedChoice,
     VerifyBytes,
+    save,
     with_progress,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ckptdiff.renaming.rename_rules import RenameRule
-    from ckptdiff.renaming.tensor_rules import TensorRule
+    from ckptdiff.renaming.applied import Renames
     from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
     from ckptdiff.verbs.filter import FitOptions
 
@@ -79,9 +77,7 @@ def command(
 
     one_of("color", color, COLORS)
     one_of("format", format, FORMATS)
-    if include is not None:
-        one_of("include", include, ("likely",))
-    whole, text, rules, operations = answered(
+    whole, text, renames = answered(
         _fixed,
         ModelRequest.of(model, parse_args(arg or [])),
         CheckpointRequest(checkpoint, key),
@@ -98,19 +94,14 @@ def command(
             force_damaged=force_damaged,
             fsync=not no_fsync,
         ),
-        include_likely=include is not None,
-        heads=options.heads_of(heads),
+        include_likely=options.is_likely(include),
+        heads=options.heads_in(heads),
         show_all=show_all,
         format=format,
         timeout=timeout,
     )
     emit(text)
-    if save_rules is not None:
-        if rules or operations:
-            from ckptdiff.renaming.rules_file import write_rules
-
-            write_rules(save_rules, rules, operations)
-        tell(f"wrote {save_rules}" if rules or operations else f"{save_rules} is not written, since no rule was used")
+    save(renames, save_rules)
     return 0 if whole else 1
 
 
@@ -124,7 +115,7 @@ def _fixed(
     heads: tuple[int, int] | None,
     show_all: bool,
     format: str,  # noqa: A002 - the option's own name
-) -> tuple[bool, str, Sequence[RenameRule], Sequence[TensorRule]]:
+) -> tuple[bool, str, Renames]:
     from ckptdiff.render import render_fixed
     from ckptdiff.render.view import View
     from ckptdiff.verbs.fix import fixed
@@ -132,5 +123,4 @@ def _fixed(
     done = with_progress(
         lambda progress: fixed(model, checkpoint, fit, how, progress, include_likely=include_likely, heads=heads)
     )
-    operations = [operation.rule for operation in done.suggestion.operations]
-    return done.whole, render_fixed(format, done, View(all=show_all)), done.suggestion.rules, operations
+    return done.whole, render_fixed(format, done, View(all=show_all)), done.suggestion.renames

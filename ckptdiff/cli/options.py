@@ -120,7 +120,16 @@ FillMissing = Annotated[bool, typer.Option("--fill-missing", help="Complete it w
 Seed = Annotated[str, typer.Option("--seed", metavar="N", help="The seed of those values.")]
 
 
-def heads_of(text: str | None) -> tuple[int, int] | None:
+def is_likely(include: str | None) -> bool:
+    """Whether what is likely is asked for. Raises UsageError for anything else that is."""
+    if include is not None:
+        from ckptdiff.choices import one_of
+
+        one_of("include", include, ("likely",))
+    return include is not None
+
+
+def heads_in(text: str | None) -> tuple[int, int] | None:
     """`32` or `32,8` as the heads of queries and of keys. Raises UsageError for what is neither."""
     if text is None:
         return None

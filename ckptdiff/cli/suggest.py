@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptdiff.cli import options
+from ckptdiff.cli import options, write_options
 from ckptdiff.cli.own_process import answered
-from ckptdiff.cli.streams import chosen_format, emit, tell, view_of
+from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.render.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ckptdiff.renaming.rename_rules import RenameRule
-    from ckptdiff.renaming.tensor_rules import TensorRule
+    from ckptdiff.renaming.applied import Renames
     from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest
 
 EXAMPLES = """\
@@ -54,34 +51,25 @@ def command(
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all)
 
-    from ckptdiff.choices import one_of
     from ckptdiff.model.reference import parse_args
     from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest
 
     if checkpoint is None and loader is None:
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff suggest --help` shows how it is used.")
-    if include is not None:
-        one_of("include", include, ("likely",))
-    loads, text, rules, operations = answered(
+    loads, text, renames = answered(
         _proposed,
         None if checkpoint is None else ModelRequest.of(model, parse_args(arg or [])),
         CheckpointRequest(model if checkpoint is None else checkpoint, key),
         LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code),
         chosen,
         view,
-        include_likely=include is not None,
-        heads=options.heads_of(heads),
+        include_likely=options.is_likely(include),
+        heads=options.heads_in(heads),
         about=loader,
         timeout=timeout,
     )
     emit(text)
-    if save is not None and not rules and not operations:
-        tell(f"{save} is not written, since there are no rules to save")
-    elif save is not None:
-        from ckptdiff.renaming.rules_file import write_rules
-
-        write_rules(save, rules, operations)
-        tell(f"wrote {save}")
+    write_options.save(renames, save)
     return 0 if loads else 1
 
 
@@ -94,7 +82,7 @@ def _proposed(
     *,
     include_likely: bool,
     heads: tuple[int, int] | None,
-) -> tuple[bool, str, Sequence[RenameRule], Sequence[TensorRule]]:
+) -> tuple[bool, str, Renames]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
     from ckptdiff.render import render_suggestion
     from ckptdiff.verbs.suggest import heads_of, proposed, proposed_for
@@ -107,5 +95,4 @@ def _proposed(
         heads = heads or heads_of(checkpoint.checkpoint, model.shown)
         suggestion, report = proposed(model.describe(), file, include_likely=include_likely, heads=heads)
     text = render_suggestion(chosen, suggestion, report, view)
-    fits = report.fits and not suggestion.undecided
-    return fits, text, suggestion.rules, [operation.rule for operation in suggestion.operations]
+    return report.fits and not suggestion.undecided, text, suggestion.renames

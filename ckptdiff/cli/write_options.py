@@ -1,4 +1,4 @@
-"""What `filter` and `rewrite` share: their options, the progress bar, and what they print."""
+"""What the commands that write share: their options, the progress bar, and what they print."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ckptdiff.cli.progress import shown_progress
+from ckptdiff.cli.streams import tell
 
 if TYPE_CHECKING:
+    from ckptdiff.renaming.applied import Renames
     from ckptdiff.writing.execute import Job, Progress, Written
 
 _T = TypeVar("_T")
@@ -77,3 +79,16 @@ def with_progress(run: Callable[[Progress | None], _T]) -> _T:
                 bar(done, total)
 
         return run(progress)
+
+
+def save(renames: Renames, file: str | None) -> None:
+    """Write the rules that are proposed to a file, if one is named, and say so."""
+    if file is None:
+        return
+    if not renames:
+        tell(f"{file} is not written, since there are no rules to save")
+        return
+    from ckptdiff.renaming.rules_file import write_rules
+
+    write_rules(file, renames.rules, renames.operations)
+    tell(f"wrote {file}")

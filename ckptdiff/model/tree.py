@@ -69,6 +69,10 @@ class ModuleNode(NamedTuple):
     live: Any = None
     """The instantiated module, where there is one and its code may have to run. No part of what is compared."""
 
+    def named_children(self) -> Iterator[tuple[str, ModuleNode]]:
+        """The modules directly below by their names, as `nn.Module.named_children`; each as often as it has names."""
+        return ((name, child) for name, child in self.children.items() if child is not None)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModuleNode) and self[:-1] == other[:-1]
 
@@ -116,11 +120,7 @@ class ModuleTree:
         while stack:
             prefix, node = stack.pop()
             yield prefix, node
-            stack.extend(
-                (f"{prefix}{name}.", child)
-                for name, child in reversed(list(node.children.items()))
-                if child is not None
-            )
+            stack.extend((f"{prefix}{name}.", child) for name, child in reversed(list(node.named_children())))
 
     def modules(self) -> Iterator[ModuleNode]:
         """Every module as often and in the order that `walk` gives them, quicker where names do not matter."""

@@ -41,8 +41,7 @@ def json(fixed: Fixed) -> str:
 
 def _verdict(fixed: Fixed) -> str:
     loads = "It loads" if isinstance(fixed.done, Written) else "It would load"
-    undecided = len(fixed.suggestion.undecided)
-    order = f"; the values of {count(undecided, 'key')} may lie in another order" if undecided else ""
+    order = suggested.undecided(fixed.suggestion, "; ")
     if not fixed.stays:
         return f"{loads}{order}."
     new = "a head of another size" if fixed.whole else "not all of the model is in the file"

@@ -121,16 +121,17 @@ def _verdict(suggestion: Suggestion, report: Report | None) -> str:
         rest = f"{count(suggestion.unfilled, 'key')} of the model stay unfilled"
         return f"{' and '.join(proposed) or 'No rules found'}; {'every key fits' if suggestion.complete else rest}."
     if not proposed:
-        loads = f"Nothing to rename: it loads as it is{_undecided(suggestion)}."
+        loads = f"Nothing to rename: it loads as it is{undecided(suggestion, ', but ')}."
         return loads if report.fits else f"No rules found; {_rest(report)}."
     with_them = f"with {'it' if len(suggestion.rules) + len(suggestion.operations) == 1 else 'them'}"
-    what = f"it loads{_undecided(suggestion)}" if report.fits else f"what remains is {_rest(report)}"
+    what = f"it loads{undecided(suggestion, ', but ')}" if report.fits else f"what remains is {_rest(report)}"
     return f"{' and '.join(proposed)}; {with_them} {what}."
 
 
-def _undecided(suggestion: Suggestion) -> str:
+def undecided(suggestion: Suggestion, joint: str) -> str:
+    """What is to be said of keys that fit and may be wrong all the same, after a joint; "" where there are none."""
     keys = len(suggestion.undecided)
-    return f", but the values of {count(keys, 'key')} may lie in another order" if keys else ""
+    return f"{joint}the values of {count(keys, 'key')} may lie in another order" if keys else ""
 
 
 def _rest(report: Report) -> str:

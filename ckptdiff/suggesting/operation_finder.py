@@ -57,8 +57,8 @@ def recognise(
     for old, new in squares.items():
         search.here.pop(old, None)
         search.there.pop(new, None)
-    for source in aligner.sources if aligner.reordered else ():
-        if heads is not None:
+    if heads is not None and aligner.reordered:
+        for source in aligner.sources:
             search.turned(source, heads)
     sources = [unit for unit in aligner.sources if search.free(unit, search.here)]
     targets = [unit for unit in aligner.targets if search.free(unit, search.there)]

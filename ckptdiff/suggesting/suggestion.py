@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ckptdiff.renaming.applied import Renames
 from ckptdiff.renaming.rename_rules import RenameRule
 from ckptdiff.renaming.tensor_rules import TensorRule
 from ckptdiff.shown import Shown, rendered
@@ -66,6 +67,11 @@ class Suggestion(Shown):
     unused: int = 0
 
     @property
+    def renames(self) -> Renames:
+        """All of it, to be applied."""
+        return Renames(rules=self.rules, operations=tuple(operation.rule for operation in self.operations))
+
+    @property
     def undecided(self) -> tuple[str, ...]:
         """Keys of the checkpoint that fit as they are, of which the values may lie in another order all the same."""
         return tuple(key for one in self.ambiguous if one.candidates == (one.template,) for key in one.keys)
@@ -79,7 +85,7 @@ class Suggestion(Shown):
         """Write the rules to a file that `rules=` takes. Raises OutputError where it cannot be written."""
         from ckptdiff.renaming.rules_file import write_rules
 
-        write_rules(os.fspath(path), self.rules, [operation.rule for operation in self.operations])
+        write_rules(os.fspath(path), self.rules, self.renames.operations)
 
     def _line(self) -> str:
         certain = sum(rule.confidence == "certain" for rule in self.rules)

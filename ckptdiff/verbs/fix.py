@@ -6,10 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ckptdiff.renaming.applied import Renames
 from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
 from ckptdiff.verbs.filter import FitOptions, fitted
-from ckptdiff.verbs.suggest import heads_of, proposed
+from ckptdiff.verbs.suggest import heads_of, rules_between
 from ckptdiff.writing.execute import Progress
 from ckptdiff.writing.fixed import Fixed
 
@@ -78,7 +77,6 @@ def fixed(
     """`fix`, as it was asked."""
     given, file = model.describe(), checkpoint.read()
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
-    suggestion, _ = proposed(given, file, include_likely=include_likely, heads=heads)
-    operations = tuple(operation.rule for operation in suggestion.operations)
-    done = fitted(given, file, Renames(rules=suggestion.rules, operations=operations), fit, options, progress)
+    suggestion = rules_between(file.shapes(), given.tree.shapes(), include_likely=include_likely, heads=heads)
+    done = fitted(given, file, suggestion.renames, fit, options, progress)
     return Fixed(suggestion, done)

@@ -67,6 +67,17 @@ def suggest(
     if wanted is None:
         wanted = ModelRequest.of(model, args).describe().tree.shapes()  # type: ignore[arg-type]  # no mapping of shapes
     heads = heads or heads_of(checkpoint, model)
+    return rules_between(given, wanted, include_likely=include_likely, heads=heads)
+
+
+def rules_between(
+    given: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[int, ...]],
+    *,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
+) -> Suggestion:
+    """`suggest_rules`, without the garbage collector, which would go through hundreds of thousands of names."""
     with uncollected():
         return suggest_rules(given, wanted, include_likely=include_likely, heads=heads)
 
@@ -81,10 +92,8 @@ def proposed(
     model: GivenModel, file: Checkpoint, *, include_likely: bool = False, heads: tuple[int, int] | None = None
 ) -> tuple[Suggestion, Report]:
     """What is suggested, and the report of the real walk on the checkpoint after all of it is applied."""
-    with uncollected():
-        suggestion = suggest_rules(file.shapes(), model.tree.shapes(), include_likely=include_likely, heads=heads)
-    operations = tuple(operation.rule for operation in suggestion.operations)
-    repaired, _ = applied(file, Renames(rules=suggestion.rules, operations=operations))
+    suggestion = rules_between(file.shapes(), model.tree.shapes(), include_likely=include_likely, heads=heads)
+    repaired, _ = applied(file, suggestion.renames)
     return suggestion, judge(ask(model, repaired))
 
 
@@ -108,12 +117,11 @@ def proposed_for(
     given = {key: shape for key, shape in file.shapes().items() if key not in used}
     wanted = {key: shape for key, shape in outcome.model.shapes().items() if key not in filled}
     heads = heads or heads_of(path, model.shown if model else None)
-    suggestion = suggest_rules(given, wanted, include_likely=include_likely, heads=heads)
+    suggestion = rules_between(given, wanted, include_likely=include_likely, heads=heads)
     suggestion = replace(suggestion, already=suggestion.already + len(filled))
     if suggestion.rules or suggestion.operations:
-        operations = tuple(operation.rule for operation in suggestion.operations)
         with tempfile.TemporaryDirectory(prefix="ckptdiff-") as folder:
-            copy = _renamed(file, Path(path), Renames(rules=suggestion.rules, operations=operations), Path(folder))
+            copy = _renamed(file, Path(path), suggestion.renames, Path(folder))
             outcome = loader.left(model, copy).outcome
     return suggestion, judge(outcome)
 

@@ -19,6 +19,9 @@ from ckptdiff.places import is_url
 from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, TensorInfo, contiguous_stride
 from ckptdiff.torch_private import empty_affine_quantized, empty_per_channel_affine_quantized
 
+PLAIN_NAMES = ("torch.Tensor", "torch.nn.parameter.Parameter")
+"""The classes of tensors that torch copies by shape and dtype alone."""
+
 
 class Values:
     """One value for each key, made when first asked for; the same object when asked again.
@@ -34,7 +37,7 @@ class Values:
         # Code of the model may hold its tensors as long as it likes; they need no open file.
         weakref.finalize(self, files.close)
         self._stored = StoredTensors(checkpoint, files, together=True)
-        self.by_own_class = OwnClasses(checkpoint, files).tensor
+        self._own_classes = OwnClasses(checkpoint, files)
         self.unknown: dict[Any, str] = {}
 
     def has(self, entry: ObjectInfo) -> bool:
@@ -85,6 +88,12 @@ class Values:
                 self.unknown[key] = f"its values ({entry.layout}, {entry.dtype}) are not rebuilt from the file"
             value = _empty(key, entry, dtype)
         return nn.Parameter(value, requires_grad=False) if entry.type_name.endswith(".Parameter") else value
+
+    def to_try(self, key: Any, entry: TensorInfo) -> torch.Tensor | None:
+        """The value by which is tried how a tensor is copied; None where its shape and dtype tell, or it has none."""
+        if entry.type_name not in PLAIN_NAMES:
+            return self._own_classes.tensor(key, entry)
+        return self.whole(entry) if entry.layout.startswith("sparse") else None
 
     def whole(self, entry: TensorInfo) -> torch.Tensor | None:
         """A sparse or quantized tensor as it is in the file; None where its bytes are not at hand or make none."""

@@ -10,15 +10,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ckptdiff.loaders.outcome import Raised
-from ckptdiff.loaders.torch.given_values import copied, empty_quantized
+from ckptdiff.loaders.torch.given_values import PLAIN_NAMES, copied, empty_quantized
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
 from ckptdiff.loaders.torch.shadows import is_plain, twin
 from ckptdiff.model.extract import class_name, registered
 from ckptdiff.model.tree import Slot
 from ckptdiff.tensors import DTYPES, TensorInfo
 from ckptdiff.torch_private import BASE_LOADER, own_buffers, own_parameters, reference_count
-
-PLAIN_NAMES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 
 
 class Unknown(Exception):  # noqa: N818 - not an error but a sentence for the user

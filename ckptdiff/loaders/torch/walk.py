@@ -172,7 +172,7 @@ class Walk:
             if node.custom:
                 self._doubt_custom(prefix, node)
             self._visit_plain(prefix, node, scope, metadata)
-            return prefix, node, scope, _children(node)
+            return prefix, node, scope, node.named_children()
         if self.runner.must_run(node, assign=self.assign):
             known = len(self.errors)
             whole = self.runner.runs_whole(node, assign=self.assign)
@@ -187,7 +187,7 @@ class Walk:
                 self._visit_plain(prefix, node, scope, metadata)
         else:
             self._visit_plain(prefix, node, scope, metadata)
-        return prefix, node, scope, self.runner.children_of(node) if self.literal else _children(node)
+        return prefix, node, scope, self.runner.children_of(node) if self.literal else node.named_children()
 
     def _next_child(self, children: Iterator[tuple[str, ModuleNode]]) -> tuple[str, ModuleNode | None]:
         try:
@@ -364,7 +364,7 @@ class Walk:
             self.doubts.append(f"{key}: whether torch can copy it was not tried, for want of the model.")
             return True
         from ckptdiff.loaders.torch.shadows import is_plain
-        from ckptdiff.loaders.torch.tensor_trial import PLAIN_NAMES, Unknown, try_loading
+        from ckptdiff.loaders.torch.tensor_trial import Unknown, try_loading
 
         target = self._target(node, name, slot)
         if self.tree.built == "meta" and target is not None and not is_plain(target):
@@ -373,9 +373,7 @@ class Walk:
             assert self.runner is not None
             source = self.runner.true_value(scope.objects[key])
         elif self.live is None:
-            source = self.values.whole(entry) if entry.layout.startswith("sparse") else None
-            if entry.type_name not in PLAIN_NAMES:
-                source = self.values.by_own_class(key, entry)
+            source = self.values.to_try(key, entry)
         else:
             source = self.live[key]
         try:
@@ -450,7 +448,3 @@ class Walk:
                     f"{key} holds a {scope.entries[key].type_name}, which is never rebuilt, so that it is not known "
                     f"whether {node.qualified_name}.set_extra_state accepts it."
                 )
-
-
-def _children(node: ModuleNode) -> Iterator[tuple[str, ModuleNode]]:
-    return ((name, child) for name, child in node.children.items() if child is not None)
