@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ckptdiff.following import noting, probing, provenance, replay
 from ckptdiff.following.calls import (
@@ -69,13 +70,13 @@ class Engine:
 
     def known(self, tensor: torch.Tensor) -> Memory | None:
         """What is known of a tensor's storage, None where nothing needs to be."""
-        if tensor.layout is not torch.strided:
+        if is_lazy(tensor) or tensor.layout is not torch.strided:  # an uninitialized parameter has none, and raises
             return None
         return self.memories.get(tensor.untyped_storage().data_ptr())
 
     def memory(self, tensor: torch.Tensor) -> Memory | None:
         """The log of a tensor's storage, from now on; None where it has no memory."""
-        if tensor.layout is not torch.strided:
+        if is_lazy(tensor) or tensor.layout is not torch.strided:
             return None
         storage = tensor.untyped_storage()
         address = storage.data_ptr()

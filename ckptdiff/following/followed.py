@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ckptdiff.claimed.host import in_thread
 from ckptdiff.following.engine import Engine
@@ -117,6 +118,8 @@ class Followed:
 
     def fill(self, tensor: torch.Tensor) -> Fill:
         """Where a tensor's values come from."""
+        if is_lazy(tensor):  # it has none, and no size
+            return Fill("initial")
         engine = self.engine
         sources: set[Source] = set()
         steps: dict[str, None] = {}

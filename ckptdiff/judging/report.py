@@ -184,7 +184,8 @@ def _coverage(outcome: Outcome) -> Coverage:
     for key, slot in outcome.model.keys().items():
         if slot.kind == "parameter" and first[key] not in base:
             # An uninitialized parameter takes the size of what is loaded into it.
-            entry = outcome.filled[key].entry if slot.lazy else slot.tensor
+            left = outcome.filled.get(key)  # None of one that was put into the model after it was loaded
+            entry = (left.entry if left else None) if slot.lazy else slot.tensor
             sizes[first[key]] = max(entry.numel if entry else 0, sizes.get(first[key], 0))
     return Coverage(
         keys=sum(tensor in loaded for tensor in first.values()),

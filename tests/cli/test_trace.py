@@ -464,3 +464,12 @@ def test_a_model_larger_than_memory(capfd: pytest.CaptureFixture[str]) -> None:
     code, answer, _ = traced(text, capfd)
     assert (code, answer["raised"]) == (0, None)
     assert list(answer["models"][0]["filled"]) == names
+
+
+def test_a_lazy_module_beside_the_model_is_no_hindrance(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its parameters refuse nearly every question before the first call."""
+    text = "from torch import nn\nlazy = [nn.LazyLinear(3), nn.Sequential(nn.LazyConv2d(2, 3))]\n" + LOADS
+    code, answer, _ = traced(text + "model(torch.rand(2, 4))", capfd)
+    assert (code, answer["ended"]) == (0, "first call of Net")
+    code, answer, _ = traced(text + "model.lazy = lazy[0]\nmodel(torch.rand(2, 4))", capfd)
+    assert answer["ended"] == "first call of Net"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 
 import ckptdiff
 from ckptdiff.cli import main
@@ -22,6 +25,7 @@ class Net(nn.Module):
 LOAD = """\
 import os
 import torch
+from torch import nn
 from model import Net
 
 def whole(model, path):
@@ -143,3 +147,16 @@ def test_the_path_is_handed_on_as_it_was_given(folder):
 
     assert ckptdiff.compare("model.py:Net", folder, loader=load).complete
     assert set(ckptdiff.convert("model.py:Net", folder, folder / "out.pth", loader=load).keys) == set(SHAPES)
+
+
+def test_a_lazy_module_that_a_loader_does_not_fill(tmp_path: Path) -> None:
+    """Its parameters refuse nearly every question before the first call."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))
+    torch.save({f"0.{key}": value for key, value in nn.Linear(2, 2).state_dict().items()}, tmp_path / "w.pth")
+
+    def load(model: nn.Module, path: Path) -> None:
+        model.load_state_dict(torch.load(path), strict=False)
+
+    report = ckptdiff.compare(model, tmp_path / "w.pth", loader=load)
+    assert [key for key, item in report.outcome.filled.items() if item.by == "initial"] == ["1.weight", "1.bias"]
+    assert not report.complete
