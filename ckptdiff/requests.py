@@ -327,7 +327,14 @@ def renames_of(
     if reverse:
         every = every.reversed()
     prefixes = several("strip_prefix", strip_prefix)
-    return Renames(prefixes, every.rules, add_prefix or "", every.operations)
+    given = [
+        *(("strip_prefix", prefix) for prefix in prefixes),
+        *(("rename", text) for text in several("rename", rename)),
+        *([("rules", os.fspath(rules))] if rules else []),
+        *([("reverse", "")] if reverse else []),
+        *([("add_prefix", add_prefix)] if add_prefix else []),
+    ]
+    return Renames(prefixes, every.rules, add_prefix or "", every.operations, tuple(given))
 
 
 def several(name: str, given: object) -> tuple[str, ...]:

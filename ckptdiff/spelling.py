@@ -17,7 +17,7 @@ Value = str | bool | Sequence[str] | Mapping[str, str]
 
 SWITCHES = frozenset((
     "all", "allow_stale", "assign", "check_values", "fill_missing", "force", "force_damaged", "keep_container",
-    "partial", "quick", "trust_remote_code", "verify",
+    "partial", "python", "quick", "reverse", "trust_remote_code", "verify",
 ))  # fmt: skip
 """Options that are on or off."""
 RESULTS = frozenset(("save",))
@@ -37,6 +37,7 @@ class Spelling:
     """Python's: keywords of a function."""
 
     between = ", "
+    command_line = False
 
     def option(self, name: str) -> str:
         """What an option is called."""
@@ -56,6 +57,10 @@ class Spelling:
             return f"{name}={_literal(value)}"
         listed = ", ".join(map(_literal, value))
         return f"{name}={listed}" if len(value) == 1 else f"{name}=[{listed}]"
+
+    def word(self, text: str) -> str:
+        """A value by itself, as it is to be given."""
+        return _literal(text)
 
     def call(self, verb: str, arguments: Sequence[str], values: Mapping[str, Value]) -> str:
         """One whole request."""
@@ -93,6 +98,16 @@ def options(*steps: tuple[str, str], **values: Value) -> str:
 def call(verb: str, *arguments: str, **values: Value) -> str:
     """A whole request: `ckptdiff.suggest('a.py:Net', 'b.pth')` or `ckptdiff suggest a.py:Net b.pth`."""
     return _spelling.call(verb, arguments, values)
+
+
+def word(text: str) -> str:
+    """A value by itself: a string of Python, or a word of the shell."""
+    return _spelling.word(text)
+
+
+def on_the_command_line() -> bool:
+    """Whether texts are read where commands are typed."""
+    return _spelling.command_line
 
 
 def spelling() -> Spelling:

@@ -45,6 +45,7 @@ ANSWERS = {
     "ckptdiff compare model.py:Net old.pth": 1,
     "ckptdiff compare model.py:Net old.pth --rules old.rules.toml": 1,
     "ckptdiff compare model.py:Net ddp.pth": 1,
+    "ckptdiff compare model.py:Net ddp.pth --python": 1,
     "ckptdiff trace finetune.py --ckpt ddp.pth": 1,
     "ckptdiff suggest model.py:Net old.pth": 1,
     "ckptdiff suggest model.py:Net old.pth --save old.rules.toml": 1,

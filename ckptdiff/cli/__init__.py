@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import ckptdiff.torch_import  # noqa: F401 - for what it does
-from ckptdiff.cli.flags import Flags
+from ckptdiff.cli.flags import flags_here
 from ckptdiff.cli.streams import emit, hush, option, report_error, show
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.render.escape import lines
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from ckptdiff.cli.app import run
 
-        with spelled(Flags()):
+        with spelled(flags_here()):
             return run(given)
     except KeyboardInterrupt:
         return INTERRUPTED

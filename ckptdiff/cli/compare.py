@@ -57,6 +57,9 @@ def command(
     report: options.Report = None,
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
+    python: Annotated[
+        bool, typer.Option("--python", help="Say the Python that loads it as well, the renames included.")
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say how the model was built and what torch would say.")
     ] = False,
@@ -73,7 +76,7 @@ def command(
     from ckptdiff.render import OWN, REPORTS
 
     chosen = chosen_format(format, ("auto", *REPORTS))
-    view = view_of(chosen, color, all=show_all, verbose=verbose)
+    view = view_of(chosen, color, all=show_all, verbose=verbose, python=python)
     level = cast("Level", one_of("fail_on", fail_on, LEVELS))
     reports = parse_reports(report or [])
 

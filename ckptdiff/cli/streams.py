@@ -115,15 +115,16 @@ def chosen_format(value: str, choices: Sequence[str] = FORMATS) -> str:
     return "rich" if utf and _is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb" else "text"
 
 
-def view_of(format: str, color: str, *, all: bool, verbose: bool = False) -> View:  # noqa: A002 - the options' names
+def view_of(format: str, color: str, *, all: bool, verbose: bool = False, python: bool = False) -> View:  # noqa: A002 - the options' names
     """What a command's options say of what to show. `format` is one that `chosen_format` gave."""
     one_of("color", color, COLORS)
-    width = 80
+    width, height = 80, 24
     if format == "rich":
         import shutil
 
-        width = shutil.get_terminal_size().columns
-    return View(all=all, verbose=verbose, width=width, color=uses_color(color, sys.stdout))
+        width, height = shutil.get_terminal_size()
+    colored = uses_color(color, sys.stdout)
+    return View(all=all, verbose=verbose, width=width, color=colored, python=python, height=max(height, 24))
 
 
 def uses_color(choice: str, stream: TextIO | None) -> bool:

@@ -85,14 +85,12 @@ def _proposed(
 ) -> tuple[bool, str, Renames]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
     from ckptdiff.render import render_suggestion
-    from ckptdiff.verbs.suggest import heads_of, proposed, proposed_for
+    from ckptdiff.verbs.suggest import proposed_as_asked, proposed_for
 
     if loader is not None:
         suggestion, report = proposed_for(loader, model, checkpoint, include_likely=include_likely, heads=heads)
     else:
         assert model is not None
-        file = checkpoint.read()
-        heads = heads or heads_of(checkpoint.checkpoint, model.shown)
-        suggestion, report = proposed(model.describe(), file, include_likely=include_likely, heads=heads)
+        suggestion, report = proposed_as_asked(model, checkpoint, include_likely=include_likely, heads=heads)
     text = render_suggestion(chosen, suggestion, report, view)
     return report.fits and not suggestion.undecided, text, suggestion.renames

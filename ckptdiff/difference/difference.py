@@ -127,6 +127,8 @@ class Difference(Shown):
     basis: Basis = "values"
     """What values were told apart by."""
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What of the options found nothing to do."""
 
     @property
     def same(self) -> bool:

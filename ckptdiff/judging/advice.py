@@ -40,7 +40,7 @@ def advice_on(report: Report) -> Iterator[Advice]:
     for finding in report.findings:
         if RULES[finding.rule].advises:
             yield _prefix(finding)
-    yield from report.repairs
+    yield from report.repair.advice
     if _nothing_is_lost(report):
         yield Advice("not-strict", (("strict", "False"),))
     if report.verdict == "fail":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ckptdiff.judging.advice import Advice, advice_on
 from ckptdiff.judging.findings import Finding, findings
+from ckptdiff.judging.question import Found, Later, Question
 from ckptdiff.judging.rules import Level, reaches
 from ckptdiff.loaders.outcome import Loader, Outcome, first_keys
 from ckptdiff.loaders.torch import answer
@@ -56,7 +57,9 @@ class Report(Shown):
     findings: tuple[Finding, ...]
     coverage: Coverage
     fail_on: Level = "error"
-    repairs: tuple[Advice, ...] = ()
+    question: Question | None = field(default=None, compare=False)
+    """What was asked, where it was asked of `compare` and the like."""
+    found: Found | Later = field(default_factory=Found, compare=False)
     """What would repair it by renaming or filtering, as far as somebody has looked for that."""
     bare: Outcome | None = None
     """What `load_state_dict` says of the same two, where another loader was asked and this was looked at."""
@@ -65,6 +68,11 @@ class Report(Shown):
     def advice(self) -> tuple[Advice, ...]:
         """Everything that is known to help."""
         return tuple(advice_on(self))
+
+    @property
+    def repair(self) -> Found:
+        """What would help by renaming and filtering."""
+        return self.found() if isinstance(self.found, Later) else self.found
 
     @property
     def loader(self) -> Loader:

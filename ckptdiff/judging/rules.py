@@ -31,7 +31,8 @@ class Rule:
     `phrases` are the arguments that are made of the others, or are messages of torch's or of the user's code: a finding
     is the same one whatever they say. `folded_by` is the one argument that findings of folded keys have to share, ""
     for all of them. `forgives` is the kind of problem that loses nothing where its key has this finding too.
-    `advises`: it says what would help, and is told as advice.
+    `advises`: it says what would help, and is told as advice. `brief`: many of them say no more than one does.
+    `kind` says what its key is where that is none of a state dict: a global, or a prefix that the file has.
     """
 
     id: str
@@ -45,6 +46,8 @@ class Rule:
     folded_by: str = ""
     forgives: Literal["missing", "unexpected", ""] = ""
     advises: bool = False
+    brief: bool = False
+    kind: Literal["global", "wrapping", ""] = ""
 
     @property
     def help(self) -> str:
@@ -185,6 +188,7 @@ _TABLE = (
         "a model of the checkpoint's dtype, or convert on purpose after loading.",
         "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
         phrases=frozenset({"loss"}),
+        brief=True,
     ),
     Rule(
         "cast-overflow",
@@ -304,6 +308,8 @@ _TABLE = (
         "torch.serialization.add_safe_globals.",
         _SERIALIZATION,
         about="whole",
+        brief=True,
+        kind="global",
     ),
     Rule(
         "weights-only",
@@ -332,6 +338,7 @@ _TABLE = (
         "{checkpoint_dtype} is cast to {model_dtype}",
         "Parameters are filled with copy_, which converts to the model's dtype. Nothing is lost here.",
         "https://docs.pytorch.org/docs/stable/generated/torch.Tensor.copy_.html",
+        brief=True,
     ),
     Rule(
         "assigned-dtype",
@@ -341,6 +348,7 @@ _TABLE = (
         "With assign=True load_state_dict converts nothing: the checkpoint's tensors take the place of the model's, in "
         "their own dtype. Layers of several dtypes may not work together; Module.to makes them one.",
         _LOAD,
+        brief=True,
     ),
     Rule(
         "tied-alias",
@@ -352,6 +360,7 @@ _TABLE = (
         "Usual cause: formats that store shared memory once, such as safetensors.",
         "https://huggingface.co/docs/safetensors/torch_shared_tensors",
         forgives="missing",
+        brief=True,
     ),
     Rule(
         "non-persistent",
@@ -362,6 +371,7 @@ _TABLE = (
         "releases of transformers. Dropping the key loses nothing, yet load_state_dict(strict=True) raises.",
         f"{_MODULE}#torch.nn.Module.register_buffer",
         forgives="unexpected",
+        brief=True,
     ),
     Rule(
         "scalar-reshape",
@@ -383,6 +393,7 @@ _TABLE = (
         "missing.\n"
         "The same keys without _metadata or with it give different answers; safetensors files never have it.",
         "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
+        brief=True,
     ),
     Rule(
         "hook-rename",
@@ -417,6 +428,7 @@ _TABLE = (
         _SAVING,
         about="whole",
         advises=True,
+        kind="wrapping",
     ),
 )
 

@@ -55,6 +55,8 @@ class Built:
     how: How
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    ready: bool = False
+    """Whether the reference names the module itself, rather than what makes it."""
     host: Host = HERE
     """The machine that it was built on."""
     home: user_code.Home | None = field(default=None, repr=False, compare=False)
@@ -291,7 +293,7 @@ def _make(
                 f"{name} is a module already made, which takes no {option('args')}.", "Name its class or a factory."
             )
         outside = present or not user_code.is_users(getattr(module, "__file__", None), home.directory)
-        return _built(name, value, "plain" if outside else how, ())
+        return replace(_built(name, value, "plain" if outside else how, ()), ready=True)
     if isinstance(value, type) and not issubclass(value, (nn.Module, Unmade)):
         raise ModelError(f"{name} is a class, but no nn.Module.", "Name a subclass of nn.Module or a function.")
     if not callable(value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
@@ -26,9 +26,17 @@ class Renames:
     rules: tuple[RenameRule, ...] = ()
     add_prefix: str = ""
     operations: tuple[TensorRule, ...] = ()
+    given: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """The options that say so, by their keywords, as they were given; a switch with an empty value."""
 
     def __bool__(self) -> bool:
         return bool(self.strip_prefix or self.rules or self.add_prefix or self.operations)
+
+
+def renames_by(steps: Sequence[tuple[str, str]]) -> Renames:
+    """The prefixes that options name: `strip_prefix` and `add_prefix` with their values."""
+    strips = tuple(value for name, value in steps if name == "strip_prefix")
+    return Renames(strips, add_prefix=dict(steps).get("add_prefix", ""), given=tuple(steps))
 
 
 def renamed(checkpoint: Checkpoint, renames: Renames) -> tuple[Checkpoint, tuple[str, ...]]:

@@ -9,6 +9,8 @@
 A plain `{name}` at the very start is the path before what follows: one component or more, as few as fit, so that
 `{p}.gamma -> {p}.weight` means what it says. `{name+1}` and `{name-1}` renumber, in replacements only. A backslash
 makes the next character literal: braces, a backslash, or an arrow that belong to a key.
+
+`old=new` is `old -> new`, and `old.=new.` is `old.{*} -> new.{*}`: a spelling that needs no quotes in any shell.
 """
 
 from __future__ import annotations
@@ -188,6 +190,28 @@ class RenameRule:
         match = regex.fullmatch(key)
         return None if match is None else fill(target, match.groupdict())
 
+    def as_python(self) -> tuple[str, str]:
+        """A regular expression for whole keys, and a Python expression on its match `m`: the new key, or nothing where
+        the rule does not rename."""
+        source, target = _sides(self.pattern, self.replacement)
+        parts, lowest = [], []
+        for part in target:
+            value = repr(part.text)
+            if part.name:
+                value = f"m[{'rest' if part.name == '*' else f'c_{part.name}'!r}]"
+                if part.offset:
+                    number = f"int({value}) {'-' if part.offset < 0 else '+'} {abs(part.offset)}"
+                    lowest += [f"{number} >= 0"] if part.offset < 0 else []
+                    value = f"str({number})"
+                value = " + ".join(
+                    [*([repr(part.before)] if part.before else []), value, *([repr(part.after)] if part.after else [])]
+                )
+            parts.append(value)
+        joined = f"'.'.join([{', '.join(parts)}])"
+        if any(part.name == "*" for part in target):
+            joined = f"'.'.join(part for part in [{', '.join(parts)}] if part is not None)"
+        return pattern_regex(source), f"{' and '.join([*lowest, joined])}"
+
     def reversed(self) -> RenameRule:
         """The rule that undoes this one. Raises UsageError where it forgets a capture."""
         whole = str(self)
@@ -220,8 +244,10 @@ def _compiled(pattern: str, replacement: str) -> tuple[re.Pattern[str], tuple[Pa
 
 
 def parse_rule(text: str) -> RenameRule:
-    """`A -> B` as a RenameRule. Raises UsageError with what is wrong."""
+    """`A -> B`, or `A=B`, as a RenameRule. Raises UsageError with what is wrong."""
     arrows = list(_ARROW.finditer(text))
+    if not arrows and "->" not in text and len(sides := split_unescaped(text, "=")) == 2:
+        return _by_equals(sides[0], sides[1], text)
     if len(arrows) != 1:
         problem = "has no arrow" if not arrows else "has more than one arrow"
         raise UsageError(f"the rule {text!r} {problem} between spaces.", _HINT)
@@ -230,6 +256,16 @@ def parse_rule(text: str) -> RenameRule:
         raise UsageError(f"the rule {text!r} has an empty side.", _HINT)
     _sides(pattern, replacement)
     return RenameRule(pattern, replacement)
+
+
+def _by_equals(old: str, new: str, whole: str) -> RenameRule:
+    """`A=B`, which needs no quotes in any shell; `A.=B.` is `A.{*} -> B.{*}`, where one of both may be missing."""
+    if all(not side or side.endswith(".") for side in (old, new)) and (old or new):
+        old, new = f"{old}{{*}}", f"{new}{{*}}"
+    if not old or not new:
+        raise UsageError(f"the rule {whole!r} has an empty side.", _HINT)
+    _sides(old, new)
+    return RenameRule(old, new)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ def difference(found: Difference, view: View) -> str:  # noqa: ARG001 - programs
         "verdict": found.verdict,
         "basis": found.basis,
         "doubts": list(found.doubts),
+        "notes": list(found.notes),
         "a": _side(found.a),
         "b": _side(found.b),
         "equal": list(found.equal),

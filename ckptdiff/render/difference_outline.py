@@ -92,7 +92,7 @@ def _facts(found: Difference) -> Iterable[tuple[str, str]]:
     payloads = sum(found.nan.values())
     if payloads:
         yield "NaN", f"{count(payloads, 'NaN has', 'NaN have')} other bits on the two sides, and count as equal"
-    for doubt in found.doubts:
+    for doubt in (*found.notes, *found.doubts):
         yield "beware", plain(doubt, 1000)
 
 

@@ -31,7 +31,7 @@ def run(run: Run, view: View) -> str:
     """The annotations of all targets and a last line with the verdict, ending with a newline."""
     words = [target_words(target, view) for target in run.targets]
     several = len(run.targets) > 1
-    commands = []
+    commands, helped = [], []
     groups: dict[tuple[Level, str, str | None], list[tuple[TargetWords, int, list[str]]]] = {}
     for target, said in zip(run.targets, words, strict=True):
         file = model_file(target)
@@ -48,6 +48,10 @@ def run(run: Run, view: View) -> str:
             text = "\n".join([f"{said.name}: accepted, but no longer found", *entries])
             commands.append(_command("error", title, file, text))
         assert said.outline is not None
+        helping = [*said.outline.advice, *said.outline.commands]
+        if helping and target.outcome == "fail":
+            title = "ckptdiff: what would help"
+            helped.append(_command("notice", title, file, "\n".join([*([said.name] if several else []), *helping])))
         for section in said.outline.sections:
             rows = [_row(row) for row in section.rows[:_ROWS]]
             rest = section.count - sum(row.count for row in section.rows[:_ROWS])
@@ -55,6 +59,7 @@ def run(run: Run, view: View) -> str:
                 rows.append(f"... and {number(rest)} more")
             groups.setdefault((section.level, section.rule, file), []).append((said, section.count, rows))
     for level in LEVELS:
+        commands += helped if level == "note" else []
         for (its_level, rule, file), parts in groups.items():
             if its_level == level:
                 total = sum(amount for _, amount, _ in parts)

@@ -20,6 +20,7 @@ from ckptdiff.printable import inert, json_text
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
 from ckptdiff.render.html_data import STATUSES, data
+from ckptdiff.render.loading_code import python
 from ckptdiff.render.phrases import number, percent
 from ckptdiff.render.sections import Row, Section
 from ckptdiff.render.targets import WORDS, TargetWords, run_verdict, target_words
@@ -121,13 +122,27 @@ def _target(place: int, target: TargetResult, words: TargetWords, several: bool)
         mark = _MARKS[words.outcome]
         lines.append(f'<p class="verdict {words.outcome}" data-mark="{mark}"><span>{escape(words.verdict)}</span></p>')
     lines += ['<div class="overview"><div class="side">', *_facts(target, words)]
-    if words.outline.advice:
-        items = "".join(f"<li>{escape(line)}</li>" for line in words.outline.advice)
-        lines.append(f'<div class="card advice"><h3>What would help</h3><ul>{items}</ul></div>')
+    lines += _advice(target, words)
     lines += _findings(target, words)
     lines += ["</div>", '<div class="map-place"></div>', "</div>", '<div class="tree-place">']
     lines += ["<noscript><p>The model's tree needs JavaScript.</p></noscript>", "</div>"]
     lines += [_json(f"data-t{place}", data(target)), "</section>"]
+    return lines
+
+
+def _advice(target: TargetResult, words: TargetWords) -> list[str]:
+    """What would help, to be pasted, and the Python that loads it."""
+    assert target.report is not None
+    assert words.outline is not None
+    lines = []
+    if words.outline.advice or words.outline.commands:
+        items = "".join(f"<li>{escape(line)}</li>" for line in words.outline.advice)
+        pasted = "".join(f"<pre>{escape(line)}</pre>" for line in words.outline.commands)
+        listed = f"<ul>{items}</ul>" if items else ""
+        lines.append(f'<div class="card advice"><h3>What would help</h3>{listed}{pasted}</div>')
+    if code := python(target.report):
+        shown = escape(inert("\n".join(lines_of(code, 200))))
+        lines.append(f'<details class="card python"><summary>In Python</summary><pre>{shown}</pre></details>')
     return lines
 
 

@@ -91,8 +91,38 @@ def report(report: Report, view: View) -> str:  # noqa: ARG001 - programs get ev
                 }
                 for finding in report.findings
             ],
+            **helping(report),
         }
     )
+
+
+def helping(report: Report) -> dict[str, Any]:
+    """What would help: advice, rename rules, whole requests, and the Python that loads."""
+    # Not for `inspect`, which has none of it and starts in a tenth of a second.
+    from ckptdiff.render.advised import sentence
+    from ckptdiff.render.commands import command_of, commands
+    from ckptdiff.render.loading_code import file_words, python
+
+    left = report.repair.left
+    return {
+        "file": file_words(report),
+        "advice": [
+            {
+                "kind": advice.kind,
+                "text": sentence(advice),
+                "options": [{"name": name, "value": value} for name, value in advice.options],
+                "command": command_of(advice, report) or None,
+            }
+            for advice in report.advice
+        ],
+        "rules": [
+            {"pattern": rule.pattern, "replacement": rule.replacement, "confidence": rule.confidence, "keys": rule.keys}
+            for rule in (left.renames.rules if left else ())
+        ],
+        "idle": list(report.question.idle) if report.question else [],
+        "commands": list(commands(report)),
+        "python": python(report) or None,
+    }
 
 
 def trace(trace: Trace, view: View) -> str:  # noqa: ARG001

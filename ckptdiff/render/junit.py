@@ -16,6 +16,7 @@ from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES, reaches
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
+from ckptdiff.render.loading_code import python
 from ckptdiff.render.phrases import number
 from ckptdiff.render.sections import Section
 from ckptdiff.render.targets import TargetWords, target_words
@@ -71,6 +72,11 @@ def _suite(place: int, target: TargetResult, started: str, view: View) -> Elemen
     for section in words.outline.sections if words.outline else ():
         if not _fails(target, section):
             output += ["", *_section(section)]
+    if words.outline is not None and (helping := [*words.outline.advice, *words.outline.commands]):
+        output += ["", "what would help", *(f"  {line}" for line in helping)]
+    code = python(target.report) if target.report is not None else ""
+    if code:
+        output += ["", "in Python", *(f"  {line}".rstrip() for line in lines_of(code))]
     SubElement(suite, "system-out").text = "\n".join(output)
     SubElement(suite, "system-err")
     return suite

@@ -16,6 +16,7 @@ from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import LEVELS
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
+from ckptdiff.render.loading_code import python
 from ckptdiff.render.phrases import count, number, percent
 from ckptdiff.render.sections import Row, Section
 from ckptdiff.render.targets import WORDS, TargetWords, run_verdict, target_words
@@ -98,6 +99,13 @@ def _target(target: TargetResult, words: TargetWords, several: bool) -> list[Blo
     if words.outline.advice:
         advice = tuple(f"<li>{cell(line)}</li>\n" for line in words.outline.advice)
         blocks.append(Block("<p><b>What would help</b></p>\n<ul>\n", advice, "</ul>\n"))
+    if words.outline.commands:
+        pasted = escape("\n".join(words.outline.commands))
+        title = "<p><b>To paste</b></p>" if words.outline.advice else "<p><b>What would help</b></p>"
+        blocks.append(Block(f"{title}\n<pre>{pasted}</pre>\n"))
+    code = python(target.report) if target.report is not None else ""
+    if code:
+        blocks.append(Block(_details("in Python", f"<pre>{escape(chr(10).join(_filled(code, 60)))}</pre>\n")))
     if words.outline.torch_says:
         said = "\n".join(_filled(words.outline.torch_says, 200))
         blocks.append(Block(_details("torch would say", f"<pre>{escape(said)}</pre>\n")))

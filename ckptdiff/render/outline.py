@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from ckptdiff.garbage import uncollected
 from ckptdiff.judging.findings import Finding
@@ -12,12 +13,15 @@ from ckptdiff.keys import fold
 from ckptdiff.loaders.outcome import Kind, Outcome
 from ckptdiff.loaders.torch.answer import loads
 from ckptdiff.render.advised import sentence
+from ckptdiff.render.commands import commands
+from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
+from ckptdiff.render.loading_code import file_words, python
 from ckptdiff.render.messages import message
 from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, size
 from ckptdiff.render.sections import Outline, Row, Section
 from ckptdiff.render.view import View
-from ckptdiff.spelling import given, option
+from ckptdiff.spelling import given, on_the_command_line, option
 
 LIMIT = 20
 """Rows shown of each group unless all are asked for."""
@@ -31,6 +35,7 @@ _BUILT = {
 }
 
 
+_FEW = 4
 _LISTED: tuple[Kind, ...] = ("missing", "unexpected")
 """What only strict=True raises for."""
 
@@ -39,12 +44,16 @@ _LISTED: tuple[Kind, ...] = ("missing", "unexpected")
 def outline(report: Report, view: View) -> Outline:
     """The words on a report."""
     limit = None if view.all else LIMIT
+    facts = tuple(_facts(report, view.verbose))
+    advice = tuple(map(sentence, report.advice))
     return Outline(
         verdict=_verdict(report),
         good=report.verdict == "pass" and (True if not _doubts(report) else None),
-        facts=tuple(_facts(report, view.verbose)),
+        facts=facts,
         sections=tuple(sections(report.findings, limit)),
-        advice=tuple(map(sentence, report.advice)),
+        advice=advice,
+        commands=commands(report),
+        code=python(report) if view.python else "",
         torch_says=(report.error_message() or "") if view.verbose else "",
     )
 
@@ -164,6 +173,8 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
         where += f", {size(checkpoint.nbytes)}"
     facts.append(("checkpoint", where))
     facts += [("", plain(remark, 1000)) for remark in outcome.remarks]
+    if what := file_words(report):
+        facts.append(("", f"{plain(what, 300)}{_how(report)}"))
     if checkpoint.state_dict_key or checkpoint.alternatives:
         facts.append(("state dict", chosen_state_dict(checkpoint)))
     if outcome.machine.device != "cpu":
@@ -174,7 +185,18 @@ def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
             facts.append(("torch", plain(model.torch_version)))
     # What a snapshot cannot know is among the findings already.
     warnings = [warning for warning in checkpoint.warnings if warning not in outcome.doubts]
-    return facts + [("beware", plain(warning, 1000)) for warning in (*model.remarks, *warnings)]
+    return facts + [("beware", plain(warning, 1000)) for warning in (*model.remarks, *_idle(report), *warnings)]
+
+
+def _idle(report: Report) -> tuple[str, ...]:
+    """What of the renames that were asked for found nothing to do."""
+    idle = () if report.question is None else report.question.idle
+    return idle if len(idle) <= _FEW else (*idle[:_FEW], f"{len(idle) - _FEW} more renames match no key.")
+
+
+def _how(report: Report) -> str:
+    """Where to read how it is loaded, for a file that fits and is loaded otherwise than people try first."""
+    return f" ({option('python')} says how to load it)" if report.fits and on_the_command_line() else ""
 
 
 def _bare(outcome: Outcome) -> str:
@@ -240,22 +262,22 @@ def _answer(report: Report, *, strict: bool) -> str:
 
 def sections(findings: tuple[Finding, ...], limit: int | None) -> list[Section]:
     """Findings by rule, in their order; within a rule, keys of equal facts are folded."""
-    by_rule: dict[tuple[str, Level], dict[object, list[Finding]]] = {}
+    by_rule: dict[tuple[str, Level], list[Finding]] = {}
     for finding in findings:
-        if RULES[finding.rule].advises:  # what would help says it, in better words
-            continue
-        groups = by_rule.setdefault((finding.rule, finding.level), {})
-        groups.setdefault(_class(finding), []).append(finding)
-    return [_section(rule, level, list(groups.values()), limit) for (rule, level), groups in by_rule.items()]
+        if not RULES[finding.rule].advises:  # what would help says it, in better words
+            by_rule.setdefault((finding.rule, finding.level), []).append(finding)
+    return [_section(rule, level, found, limit) for (rule, level), found in by_rule.items()]
 
 
-def _section(rule: str, level: Level, groups: list[list[Finding]], limit: int | None) -> Section:
-    placed: list[tuple[int, Row]] = []
+def _section(rule: str, level: Level, findings: list[Finding], limit: int | None) -> Section:
+    """The rows of one rule, each where its first key is."""
+    groups: dict[object, list[Finding]] = {}
     position: dict[str, int] = {}
-    for group in groups:
-        for finding in group:
-            position.setdefault(finding.key, len(position))
-    for group in groups:
+    for finding in findings:
+        groups.setdefault(_class(finding), []).append(finding)
+        position.setdefault(finding.key, len(position))
+    placed: list[tuple[int, Row]] = []
+    for group in groups.values():
         words = message(group[0])
         if group[0].key or RULES[rule].about == "key":
             folds = fold(finding.key for finding in group)
@@ -263,13 +285,71 @@ def _section(rule: str, level: Level, groups: list[list[Finding]], limit: int | 
         else:
             placed.append((position[""], Row("", len(group), words)))
     rows = [row for _, row in sorted(placed, key=lambda pair: pair[0])]
-    shown = rows if limit is None else rows[:limit]
-    total = sum(map(len, groups))
-    hidden = sum(row.count for row in rows[len(shown) :])
-    more = ""
-    if hidden:
-        more = f"... and {number(hidden)} more in {count(len(rows) - len(shown), 'row')} ({option('all')} shows them)"
-    return Section(rule, level, RULES[rule].summary, total, tuple(shown), more)
+    brief = RULES[rule].brief and level != "error" and limit is not None and len(findings) > 1
+    said = tuple(_brief(rule, list(groups.values()))) if brief else ()
+    section = Section(rule, level, RULES[rule].summary, len(findings), tuple(rows), brief=said)
+    return section if limit is None else _shortened(section, limit)
+
+
+def _shortened(section: Section, limit: int) -> Section:
+    """The section with at most so many rows, and what is left out."""
+    if len(section.rows) <= limit:
+        return section
+    shown = section.rows[:limit]
+    hidden = section.count - sum(row.count for row in shown)
+    left = len(section.rows) - limit + section.hidden
+    more = f"... and {number(hidden)} more in {count(left, 'row')} ({option('all')} shows them)"
+    return replace(section, rows=shown, more=more, hidden=left)
+
+
+_FEWEST = 2
+"""Rows of an error that are shown whatever the screen."""
+
+
+def on_one_screen(words: Outline, view: View) -> Outline:
+    """The outline with its errors so short that what would help is on the first screen, as far as a few rows of each
+    do; the longest lose first."""
+    helping = len(words.advice) + len(words.commands)
+    if view.all or not helping:
+        return words
+    errors = {place: section for place, section in enumerate(words.sections) if section.is_error}
+    rows = {place: len(section.rows) for place, section in errors.items()}
+    lines = view.height - len(words.facts) - helping - 4
+
+    def taken() -> int:
+        cut = sum(rows[place] < len(section.rows) or bool(section.more) for place, section in errors.items())
+        return sum(rows.values()) + 2 * len(errors) + cut
+
+    while taken() > lines:
+        longest = max(rows, key=lambda place: rows[place], default=None)
+        if longest is None or rows[longest] <= _FEWEST:
+            break
+        rows[longest] -= 1
+    shown = list(words.sections)
+    for place, section in errors.items():
+        # A line that says that one row is left out takes as much room as the row.
+        if rows[place] < len(section.rows) - (not section.more):
+            shown[place] = _shortened(section, rows[place])
+    return replace(words, sections=tuple(shown))
+
+
+def _brief(rule: str, groups: list[list[Finding]]) -> list[str]:
+    """One line for each kind: of what a file names by the package, of all else by what is said of it."""
+    kinds: dict[str, list[Finding]] = {}
+    for group in groups:
+        for finding in group:
+            kind = finding.key.partition(".")[0] if RULES[rule].kind == "global" else message(finding)
+            kinds.setdefault(kind, []).append(finding)
+    lines = []
+    for members in kinds.values():
+        key = plain(members[0].key, 60)
+        rest = f" and {number(len(members) - 1)} more" if len(members) > 1 else ""
+        said = f": {' '.join(lines_of(message(members[0]), 1))}"
+        if RULES[rule].kind == "global":
+            said = f": torch.load refuses {'it' if len(members) == 1 else 'them'} by default"
+        lines.append(f"{key}{rest}{said}")
+    most = 6
+    return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more ({option('all')})"]
 
 
 def _class(finding: Finding) -> object:

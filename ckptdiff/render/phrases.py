@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.render.escape import LONGEST, plain
-from ckptdiff.spelling import option
+from ckptdiff.render.escape import plain
+from ckptdiff.spelling import option, word
 
 _FEW = 6
-_SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/:=@%+,")
 
 
 def number(value: int) -> str:
@@ -47,13 +46,7 @@ def percent(part: int, whole: int) -> str:
 def chosen_state_dict(checkpoint: Checkpoint) -> str:
     """Which state dict of the file was read, and what `--key` would pick another."""
     chosen = plain(checkpoint.state_dict_key) or "the file's top level"
-    others = [f"{quoted(other.key)} ({count(other.tensors, 'tensor')})" for other in checkpoint.alternatives[:_FEW]]
+    others = [f"{word(other.key)} ({count(other.tensors, 'tensor')})" for other in checkpoint.alternatives[:_FEW]]
     if len(checkpoint.alternatives) > _FEW:
         others.append(f"{len(checkpoint.alternatives) - _FEW} more")
     return f"{chosen} ({option('key')} picks another: {', '.join(others)})" if others else chosen
-
-
-def quoted(name: str, longest: int = LONGEST) -> str:
-    """A name as a POSIX shell takes it, escaped."""
-    safe = plain(name, longest)
-    return safe if safe and not set(safe) - _SHELL_SAFE else "'" + safe.replace("'", "'\"'\"'") + "'"

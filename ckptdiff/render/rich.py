@@ -5,7 +5,8 @@ Every name reaches Rich inside a `Text`, never as markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from ckptdiff.difference.difference import Difference
 from ckptdiff.judging.report import Report
 from ckptdiff.render.checkpoint_outline import contents
 from ckptdiff.render.escape import lines as lines_of
-from ckptdiff.render.outline import outline
+from ckptdiff.render.outline import on_one_screen, outline
 from ckptdiff.render.phrases import number, size
 from ckptdiff.render.sections import Outline, Section
 from ckptdiff.render.view import View
@@ -32,9 +33,16 @@ _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    """A line that is copied, and so leaves it to the terminal where it is broken."""
+
+    text: Text
+
+
 def report(report: Report, view: View) -> str:
     """The report, with escape sequences for colour when the view has it, ending with a newline."""
-    return laid_out(outline(report, view), view)
+    return laid_out(on_one_screen(outline(report, view), view), view)
 
 
 def trace(trace: Trace, view: View) -> str:
@@ -54,11 +62,19 @@ def difference(difference: Difference, view: View) -> str:
 def laid_out(words: Outline, view: View) -> str:
     """What an outline says, ending with a newline."""
     mark, style = {True: ("✓", "green"), None: ("!", "yellow"), False: ("✗", "red")}[words.good]
-    parts: list[RenderableType] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
+    parts: list[RenderableType | Pasted] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
     for section in words.sections:
-        parts += ["", *_section(section, view.width)]
-    if words.advice:
+        if section.is_error:
+            parts += ["", *_section(section, view.width)]
+    if words.advice or words.commands:
         parts += ["", Text("what would help", "bold"), *(_indent(Text(line)) for line in words.advice)]
+        parts += [Pasted(Text.assemble("  ", ("$ ", "dim"), (command, "bold cyan"))) for command in words.commands]
+    if words.code:
+        parts += ["", Text("in Python", "bold")]
+        parts += [Pasted(Text(f"  {line}".rstrip())) for line in words.code.splitlines()]
+    for section in words.sections:
+        if not section.is_error:
+            parts += ["", *_section(section, view.width)]
     if words.torch_says:
         parts += ["", Text("torch would say", "bold"), *(_indent(Text(line)) for line in lines_of(words.torch_says))]
     return _print(parts, view)
@@ -67,7 +83,7 @@ def laid_out(words: Outline, view: View) -> str:
 def checkpoint(checkpoint: Checkpoint, view: View) -> str:
     """The listing, with escape sequences for colour when the view has it, ending with a newline."""
     words = contents(checkpoint, view)
-    parts: list[RenderableType] = [_panel(words.title, "blue", (*words.facts, *words.dtypes), view)]
+    parts: list[RenderableType | Pasted] = [_panel(words.title, "blue", (*words.facts, *words.dtypes), view)]
     if words.rows:
         table = _table()
         table.add_column(overflow="fold")
@@ -106,14 +122,15 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Table:
 
 def _section(section: Section, width: int) -> list[RenderableType]:
     """A title and a table; messages stand beside their keys where all fit, else below them."""
-    needed = max(len(row.name) for row in section.rows) + max(len(row.message) for row in section.rows) + 12
-    roomy = needed <= width
+    roomy = section.brief != () or _needed(section) <= width
     style = _STYLES[section.level]
     title = Text.assemble(
         (f"{_MARKS[section.level]} {section.title}", f"bold {style}"),
         (f" ({number(section.count)})", "bold"),
         (f"  {section.summary}", "dim"),
     )
+    if section.brief:
+        return [title, *(_indent(Text(line)) for line in section.brief)]
     table = _table()
     table.add_column(overflow="fold")
     times = any(row.times for row in section.rows)
@@ -129,6 +146,14 @@ def _section(section: Section, width: int) -> list[RenderableType]:
         table.add_row(*cells, *([row.times] if times else []), *([message] if roomy else []))
     more = [_indent(Text(section.more, "dim"))] if section.more else []
     return [title, _indent(table), *more]
+
+
+def _needed(section: Section) -> int:
+    """The columns that its rows take with their messages beside their names: as the table lays them out."""
+    names = max(len(row.name) for row in section.rows)
+    times = max(len(row.times) for row in section.rows)
+    messages = max(max(map(len, lines_of(row.message, 12))) for row in section.rows)
+    return 2 + names + (2 + times if times else 0) + 2 + messages
 
 
 def _table() -> Table:
@@ -147,7 +172,7 @@ def _indent(part: RenderableType) -> Padding:
     return Padding(part, (0, 0, 0, 2))
 
 
-def _print(parts: list[RenderableType], view: View) -> str:
+def _print(parts: Sequence[RenderableType | Pasted], view: View) -> str:
     console = Console(
         file=StringIO(),
         width=max(view.width, 20),
@@ -161,5 +186,8 @@ def _print(parts: list[RenderableType], view: View) -> str:
     )
     with console.capture() as capture:
         for part in parts:
-            console.print(part)
+            if isinstance(part, Pasted):
+                console.print(part.text, soft_wrap=True)
+            else:
+                console.print(part)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

@@ -18,8 +18,11 @@ from ckptdiff.judging.findings import Finding
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import LEVELS, RULES, Rule
 from ckptdiff.printable import json_text
+from ckptdiff.render.advised import sentence
+from ckptdiff.render.commands import commands
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
+from ckptdiff.render.json import helping
 from ckptdiff.render.messages import message
 from ckptdiff.render.phrases import number
 from ckptdiff.render.targets import WORDS, model_file
@@ -52,6 +55,7 @@ def run(run: Run, view: View) -> str:  # noqa: ARG001 - programs get everything
         pairs += [(origin, finding, "") for finding in (target.report.findings if target.report else ())]
         pairs += [(origin, item.finding, item.reason) for item in target.ignored]
     notifications = [_no_verdict(target) for target in run.targets if target.error is not None]
+    notifications += [_repair(target) for target in run.targets if target.report and commands(target.report)]
     notifications += [_stale(target, entry) for target in run.targets for entry in target.stale]
     if len(pairs) > LIMIT:
         pairs.sort(key=lambda pair: (bool(pair[2]), LEVELS.index(pair[1].level)))
@@ -82,7 +86,12 @@ def run(run: Run, view: View) -> str:  # noqa: ARG001 - programs get everything
                 "properties": {
                     "outcome": run.outcome,
                     "targets": [
-                        {"name": plain(target.name), "outcome": target.outcome, "stale": len(target.stale)}
+                        {
+                            "name": plain(target.name),
+                            "outcome": target.outcome,
+                            "stale": len(target.stale),
+                            **({} if target.report is None else helping(target.report)),
+                        }
                         for target in run.targets
                     ],
                 },
@@ -169,6 +178,14 @@ def _no_verdict(target: TargetResult) -> dict[str, Any]:
     parts = [f"{target.name}: {WORDS['error']}: {error.message}", error.hint]
     text = " ".join(plain(part, 2000) for part in parts if part)
     return {"level": "error", "message": {"text": text}, "properties": {"kind": error.kind}}
+
+
+def _repair(target: TargetResult) -> dict[str, Any]:
+    """What would help, for who posts it."""
+    assert target.report is not None
+    lines = [*map(sentence, target.report.advice), *commands(target.report)]
+    text = "\n".join([f"{plain(target.name)}: what would help", *lines])
+    return {"level": "note", "message": {"text": text.replace("](", "] (").replace("{", "{{").replace("}", "}}")}}
 
 
 def _stale(target: TargetResult, entry: str) -> dict[str, Any]:

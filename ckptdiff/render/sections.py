@@ -34,8 +34,17 @@ class Section:
     count: int
     rows: tuple[Row, ...]
     more: str = ""
+    brief: tuple[str, ...] = ()
+    """Lines that a screen shows in place of the rows: of what is noise to most."""
+    hidden: int = 0
+    """How many rows are left out."""
     is_class: bool = False
     """Whether `rule` is a class of keys, of which there is no level to tell."""
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it comes before what would help."""
+        return self.level == "error" and not self.is_class
 
     @property
     def title(self) -> str:
@@ -52,5 +61,9 @@ class Outline:
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
     advice: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    """Requests that would help, to be pasted, and so never broken into lines."""
+    code: str = ""
+    """Lines of Python that load it."""
     torch_says: str = ""
     """torch's own message, as it is; "" unless asked for."""

@@ -23,9 +23,9 @@ _WIDEST = 64
 
 def report(report: Report, view: View) -> str:
     """The report, ending with a newline."""
-    from ckptdiff.render.outline import outline
+    from ckptdiff.render.outline import on_one_screen, outline
 
-    return laid_out(outline(report, view))
+    return laid_out(on_one_screen(outline(report, view), view))
 
 
 def trace(trace: Trace, view: View) -> str:
@@ -39,9 +39,16 @@ def laid_out(words: Outline) -> str:
     """What an outline says, ending with a newline."""
     lines = [words.verdict, "", *_facts(words.facts)]
     for section in words.sections:
-        lines += ["", *_section(section)]
-    if words.advice:
+        if section.is_error:
+            lines += ["", *_section(section)]
+    if words.advice or words.commands:
         lines += ["", "what would help", *(f"  {line}" for line in words.advice)]
+        lines += [f"  $ {command}" for command in words.commands]
+    if words.code:
+        lines += ["", "in Python", *(f"  {line}".rstrip() for line in words.code.splitlines())]
+    for section in words.sections:
+        if not section.is_error:
+            lines += ["", *_section(section)]
     if words.torch_says:
         lines += ["", "torch would say", *(f"  {line}" for line in lines_of(words.torch_says))]
     return "\n".join(lines) + "\n"
@@ -76,6 +83,8 @@ def _facts(facts: tuple[tuple[str, str], ...]) -> list[str]:
 
 def _section(section: Section) -> list[str]:
     lines = [f"{section.title} ({number(section.count)}) - {section.summary}"]
+    if section.brief:
+        return [*lines, *(f"  {line}" for line in section.brief)]
     named = [row for row in section.rows if row.name]
     width = min(max((len(row.name) for row in named), default=0), _WIDEST)
     times = max((len(row.times) for row in named), default=0)

@@ -31,6 +31,10 @@ class View:
     listing: Listing = ""
     digests: Digests | None = None
     """What tensors are shown with."""
+    python: bool = False
+    """Whether a report says the Python that loads as well."""
+    height: int = 24
+    """Lines of the screen: errors are shortened so that what would help is on the first one, where there is any."""
 
 
 DEFAULT = View()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError, UsageError
-from ckptdiff.judging.advice import Advice
+from ckptdiff.judging.advice import Advice, advice_on
+from ckptdiff.judging.question import Found, Later
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.judging.rules import RULES
 from ckptdiff.loaders.outcome import of_the_file
@@ -19,8 +21,11 @@ from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import compare as walk
 from ckptdiff.model.reference import Reference
 from ckptdiff.places import is_url
+from ckptdiff.renaming.applied import Renames, renames_by
+from ckptdiff.requested import left_of, question_of
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
 from ckptdiff.spelling import option
+from ckptdiff.writing.rewriting import applied
 
 if TYPE_CHECKING:
     from ckptdiff.judging.rules import Level
@@ -171,8 +176,11 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
 
         outcome = replace(outcome, values=check_values(outcome))
     report = judge(outcome, fail_on=options.fail_on)
-    report = replace(report, repairs=_repairs(report, given), outcome=of_the_file(outcome))
-    return Compared(report, (*idle, *given.notes, *confirmed))
+    question = question_of(model, checkpoint, file, given.built, assign=options.assign)
+    question = replace(question, idle=idle)
+    report = replace(report, question=question, found=_found(report, given))
+    report = replace(report, outcome=of_the_file(outcome))
+    return Compared(report, (*given.notes, *confirmed))
 
 
 def _elsewhere(given: GivenModel, file: Checkpoint, options: CompareOptions) -> Iterator[tuple[str, str]]:
@@ -209,7 +217,8 @@ def _by_loader(
     if not is_url(os.fspath(path)) and not Path(path).exists():
         raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
     outcome = loader.left(model, path, options.device).outcome
-    return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome)))
+    question = question_of(model, checkpoint, outcome.checkpoint, loader=loader)
+    return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome), question=question))
 
 
 def _bare(outcome: Outcome) -> Outcome | None:
@@ -235,26 +244,39 @@ _MOST_ADVISED = 200_000
 _MOST_RENAMES = 3
 
 
-def _repairs(report: Report, model: GivenModel) -> tuple[Advice, ...]:
-    """What would make a failing comparison load, as far as renaming goes; a prefix alone has been found already."""
+def _found(report: Report, model: GivenModel) -> Found | Later:
+    """What would make a failing comparison load. A model that the caller has is often compared with what is known not
+    to load, so that nothing is looked for there until somebody asks."""
+    outcome = report.outcome
+    if report.loads() or report.empty_side or outcome.raised:
+        return Found()
+    look = partial(_looked_for, report, model)
+    return look() if model.shown and outcome.checkpoint.path else Later(look)
+
+
+def _looked_for(report: Report, model: GivenModel) -> Found:
+    """Only what fails pays for the engine that infers renames; a prefix alone has been found already."""
     outcome = report.outcome
     file = outcome.checkpoint
-    prefix_alone = any(RULES[finding.rule].advises for finding in report.findings)
-    if report.loads() or not model.shown or not file.path or prefix_alone or report.empty_side or outcome.raised:
-        return ()
-    # Only what fails pays for the engine that infers renames.
+    for finding in report.findings:
+        if RULES[finding.rule].advises:
+            (steps,) = (
+                advice.options for advice in advice_on(replace(report, found=Found())) if advice.kind == "prefix"
+            )
+            renames = renames_by(steps)
+            return Found((), left_of(renames, judge(ask(model, applied(file, renames)[0]))))
     from ckptdiff.verbs.suggest import proposed
 
     sides = (model.shown, file.path)
     keys = len(file.entries) + len(outcome.model.keys())
     if keys > _MOST_ADVISED:
-        return (Advice("not-looked-for", facts={"keys": keys}, sides=sides),)
+        return Found((Advice("not-looked-for", facts={"keys": keys}, sides=sides),), left_of(Renames(), report))
     suggestion, repaired = proposed(model, file)
     loaded = sum(1 for _ in outcome.loaded())
     repairs = list(_renames(suggestion, repaired, sides))
     if outcome.mismatches() and loaded and suggestion.head is None:
         repairs.append(Advice("filter", facts={"tensors": loaded}))
-    return tuple(repairs)
+    return Found(tuple(repairs), left_of(suggestion.renames, repaired))
 
 
 def _renames(suggestion: Suggestion, repaired: Report, sides: tuple[str, str]) -> Iterator[Advice]:

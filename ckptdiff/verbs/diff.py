@@ -74,9 +74,13 @@ def diffed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, *, 
     if a.renames is not None and a.renames.operations:
         return _computed(a, b, options, hashed=hashed)
     one, other = side(a), side(b)
+    idle: tuple[str, ...] = ()
     if a.renames:
-        options = replace(options, renamed=_new_names(one, a))
-    found = difference(one, other, options)
+        renamed, idle = _new_names(one, a)
+        options = replace(options, renamed=renamed)
+    if options.keys is not None and not any(options.keys(str(key)) for each in (one, other) for key in each.tensors):
+        raise UsageError(f"{option('keys')} matches no key of either side.", "Quote the glob, and check its keys.")
+    found = replace(difference(one, other, options), notes=idle)
     return with_digests(found, a, b) if hashed else found
 
 
@@ -87,6 +91,7 @@ def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, 
 
     from ckptdiff.requests import WriteOptions
     from ckptdiff.verbs.rewrite import rewritten
+    from ckptdiff.writing.execute import Written
 
     one, other = side(a), side(b)
     if isinstance(one, Lock):
@@ -101,7 +106,7 @@ def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, 
         )
     with TemporaryDirectory(prefix="ckptdiff-") as folder:
         written = os.path.join(folder, "a.pth")  # noqa: PTH118
-        rewritten(a, WriteOptions.of(written, fsync=False))
+        written_as = rewritten(a, WriteOptions.of(written, fsync=False))
         found = diffed(CheckpointRequest(written), b, options, hashed=hashed)
     whose = Side(
         one.path or "a state dict in memory",
@@ -111,7 +116,8 @@ def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, 
         one.nbytes,
         one.state_dict_key,
     )
-    return replace(found, a=whose, beside=() if isinstance(other, Lock) else beside(one, other))
+    notes = written_as.job.plan.notes if isinstance(written_as, Written) else ()
+    return replace(found, a=whose, notes=notes, beside=() if isinstance(other, Lock) else beside(one, other))
 
 
 def with_digests(found: Difference, a: CheckpointRequest, b: CheckpointRequest) -> Difference:
@@ -153,14 +159,14 @@ def weights(given_: Weights) -> File:
     return given_  # type: ignore[return-value]  # no module
 
 
-def _new_names(one: Checkpoint | Lock, request: CheckpointRequest) -> Mapping[str, str]:
+def _new_names(one: Checkpoint | Lock, request: CheckpointRequest) -> tuple[Mapping[str, str], tuple[str, ...]]:
     from ckptdiff.renaming.applied import new_names
 
     renames = request.renames
     assert renames is not None
     if isinstance(one, Lock):
         one = Checkpoint(one.path, "lock", one.tensors)
-    return new_names(one, renames)[0]
+    return new_names(one, renames)
 
 
 def chosen(patterns: tuple[str, ...]) -> Callable[[str], bool] | None:

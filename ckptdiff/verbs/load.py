@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CheckpointError, UsageError
@@ -14,6 +15,7 @@ from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.torch.loading import ensure_accepted, load_state
 from ckptdiff.loaders.torch.walk import compare
 from ckptdiff.model.extract import extract
+from ckptdiff.requested import question_of
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
 from ckptdiff.writing.in_memory import materialised
 from ckptdiff.writing.planning import plan_filter, plan_rewrite
@@ -60,13 +62,15 @@ def load(
                 "key and renames are for load_state_dict, and a loader does as it does.", "Leave them out."
             )
         return _left_by(loads, model, checkpoint, ignore_mismatched=ignore_mismatched, strict=strict, assign=assign)
-    file, _ = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules)).renamed()
+    request = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules))
+    file, idle = request.renamed()
     tree = extract(model)
     outcome = compare(tree, file, assign=assign)
     ensure_accepted(outcome, ignore_mismatched=ignore_mismatched, strict=strict)
     state_dict = materialised(plan_filter(plan_rewrite(file, format="torch"), tree))
     load_state(model, state_dict, file, assign=assign)
-    return judge(outcome)
+    question = question_of(ModelRequest.of(model), request, file, assign=assign)
+    return replace(judge(outcome), question=replace(question, idle=idle))
 
 
 def _left_by(

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
 from ckptdiff.garbage import uncollected
+from ckptdiff.judging.question import Found
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.model.given import GivenModel
 from ckptdiff.renaming.applied import Renames
+from ckptdiff.requested import left_of, question_of
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
 from ckptdiff.spelling import option
 from ckptdiff.suffixes import WEIGHTS
@@ -95,6 +97,17 @@ def proposed(
     suggestion = rules_between(file.shapes(), model.tree.shapes(), include_likely=include_likely, heads=heads)
     repaired, _ = applied(file, suggestion.renames)
     return suggestion, judge(ask(model, repaired))
+
+
+def proposed_as_asked(
+    model: ModelRequest, checkpoint: CheckpointRequest, *, include_likely: bool, heads: tuple[int, int] | None
+) -> tuple[Suggestion, Report]:
+    """The same, and the report knows what was asked, so that it can say how to load it."""
+    file, given = checkpoint.read(), model.describe()
+    heads = heads or heads_of(checkpoint.checkpoint, model.shown)
+    suggestion, report = proposed(given, file, include_likely=include_likely, heads=heads)
+    found = Found(left=left_of(suggestion.renames, report))
+    return suggestion, replace(report, question=question_of(model, checkpoint, file, given.built), found=found)
 
 
 def proposed_for(

@@ -33,7 +33,7 @@ def test_every_line_but_the_last_is_one_command_of_ours(name: str) -> None:
 def test_one_annotation_a_rule_with_its_count_the_gravest_first() -> None:
     *commands, _ = render_run("github", RUNS["bad"]).splitlines()
     starts = [line.split("::")[1] for line in commands]
-    assert len(starts) == len(set(starts)) == 19
+    assert len(starts) == len(set(starts)) == 20
     assert "error file=model.py,title=ckptdiff%3A missing-key (32)" in starts
     levels = [line.split()[0] for line in commands]
     assert levels == sorted(levels, key=["::error", "::warning", "::notice"].index)

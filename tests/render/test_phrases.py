@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptdiff.cli.flags import Flags
 from ckptdiff.render import escape
 from ckptdiff.render import phrases as words
+from ckptdiff.spelling import spelled, word
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=300)
 
@@ -86,4 +88,5 @@ def test_a_share_is_whole_only_when_it_is(part: int, whole: int, shown: str) -> 
 def test_a_quoted_name_is_one_word_of_a_shell(name: str) -> None:
     import shlex
 
-    assert shlex.split(words.quoted(name)) == [name]
+    with spelled(Flags()):
+        assert shlex.split(word(name)) == [name]

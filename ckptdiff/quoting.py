@@ -1,0 +1,44 @@
+"""Words of a command line, as the shell in use reads them.
+
+Most need no quotes, or double quotes, which mean the same to a POSIX shell, PowerShell and cmd.exe as long as nothing
+in them means something to one of the three. Only what does is written in the shell's own way:
+
+* sh, bash, zsh: in single quotes, a single quote as `'"'"'`.
+* PowerShell: in single quotes, a single quote twice; so are the typographic ones, which it takes for quotes.
+* cmd.exe: in double quotes; a percent sign stands outside them behind a caret, a double quote behind a backslash, which
+  is how programs read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Shell = Literal["sh", "powershell", "cmd"]
+
+_BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/:=+")
+_SPECIAL = frozenset('$`"\\!%“”„‘’‚‛')
+_SINGLE = "'‘’‚‛"
+
+
+def quoted(text: str, shell: Shell = "sh") -> str:
+    """One word of a command line. What cannot be printed has to be escaped before."""
+    bare = _BARE if shell == "sh" else _BARE | {"\\"}
+    if text and not set(text) - bare and text[0] not in "=":
+        return text
+    special = _SPECIAL if shell == "sh" else _SPECIAL - {"\\"}
+    if not set(text) & special:
+        return f'"{text}"'
+    if shell == "sh":
+        return "'" + text.replace("'", "'\"'\"'") + "'"
+    if shell == "powershell":
+        return "'" + "".join(char * 2 if char in _SINGLE else char for char in text) + "'"
+    return '"' + text.replace('"', '\\"').replace("%", '"^%"') + '"'
+
+
+def shell_in_use(environ: Mapping[str, str], system: str, parent: str = "") -> Shell:
+    """The shell that a command is to be pasted into, as far as the surroundings tell. `system` is `os.name`, `parent`
+    the name of the program that started this one, "" where it is not known."""
+    if system == "nt":
+        return "cmd" if "PROMPT" in environ else "powershell"
+    return "powershell" if parent.startswith("pwsh") else "sh"

@@ -1,0 +1,166 @@
+"""The requests that would help a comparison that fails: whole ones, ready to paste, the best first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from ckptdiff.judging.advice import Advice
+from ckptdiff.judging.question import Question
+from ckptdiff.judging.report import Report
+from ckptdiff.judging.rules import reaches
+from ckptdiff.places import is_url
+from ckptdiff.renaming.applied import Renames
+from ckptdiff.spelling import Metavar, Value, call, on_the_command_line
+from ckptdiff.suffixes import WEIGHTS, is_snapshot
+
+_MOST = 3
+_MOST_RENAMES = 3
+_RANK = {"strip_prefix": 0, "rename": 1, "rules": 1, "reverse": 1, "add_prefix": 2}
+"""In which order renames are done."""
+
+
+def commands(report: Report) -> tuple[str, ...]:
+    """At most three requests, none where nothing is wrong or nothing was asked in words that can be said again."""
+    question = report.question
+    if question is None or report.verdict == "pass" or report.empty_side:
+        return ()
+    sides = (question.model, question.checkpoint)
+    if not all(side.isprintable() for side in sides):  # what would be shown is no name that a file has
+        return ()
+    return tuple(dict.fromkeys(_chosen(report, question)))[:_MOST]
+
+
+def _chosen(report: Report, question: Question) -> Iterator[str]:
+    if question.loader:
+        yield from _of_a_loader(report, question)
+        return
+    if report.loads():
+        grave = next(finding for finding in report.findings if reaches(finding.level, report.fail_on))
+        if on_the_command_line():
+            yield call("rules", grave.rule)
+        return
+    kinds = {advice.kind for advice in report.advice}
+    yield from _repaired(report, question)
+    for advice in report.advice:
+        if advice.kind == "other-state-dict":
+            yield _again("compare", question, key=dict(advice.options)["key"])
+            break
+    if kinds & {"ambiguous", "not-looked-for", "save-rules"} or not _helps(report):
+        yield _again("suggest", question)
+    if question.checkpoint and not _helps(report):
+        yield call("inspect", question.checkpoint, **({"key": question.key} if question.key else {}))
+
+
+def _of_a_loader(report: Report, question: Question) -> Iterator[str]:
+    """A loader does as it does: what it leaves may be renamed before it reads, and its own file looked at."""
+    if not question.model or not question.checkpoint:
+        return
+    if report.raises is None and question.checkpoint not in (question.model, question.model.partition(":")[2]):
+        yield _again("suggest", question, loader=question.loader)
+    if os.path.exists(question.checkpoint):  # noqa: PTH110
+        yield call("inspect", question.checkpoint)
+
+
+def _helps(report: Report) -> bool:
+    """Whether what was found makes more load than loads as it is."""
+    left = report.repair.left
+    if left is None:
+        return False
+    return left.loaded > sum(1 for _ in report.outcome.loaded()) or (bool(left.mismatched) and left.loaded > 0)
+
+
+def _repaired(report: Report, question: Question) -> Iterator[str]:
+    """What writes a file that loads, and what compares under the new names where no file can be written."""
+    left = report.repair.left
+    if left is None or not left.loaded or left.other:
+        return
+    if _can_be_written(question):
+        out = out_name(question.checkpoint)
+        if not question.renames and not left.renames.given:  # a prefix, which is given as it was found
+            yield _again("fix", question, out=out)
+            return
+        options = _both(question.renames, left.renames)
+        if options is not None:
+            yield _again("filter", question, renames=options, out=out)
+            return
+    options = _both(question.renames, left.renames)
+    if options and left.renames:
+        yield _again("compare", question, renames=options)
+
+
+def _both(first: Renames, then: Renames) -> tuple[tuple[str, str], ...] | None:
+    """The options that rename as two steps do, one after the other; None where none do."""
+    steps = then.given or tuple(("rename", str(rule)) for rule in then.rules)
+    if then.operations or len(steps) > _MOST_RENAMES + bool(then.given):
+        return None
+    if not first or not steps:
+        return (*first.given, *steps)
+    # Prefixes are stripped first and added last, whatever the order in which they are given, and of the rules one alone
+    # renames a key.
+    last, next_ = max(_RANK[name] for name, _ in first.given), min(_RANK[name] for name, _ in steps)
+    return (*first.given, *steps) if last < next_ or last == 0 else None
+
+
+def _can_be_written(question: Question) -> bool:
+    """Whether `fix` and `filter` can be asked for it: of a local file of weights, for a model that has a name."""
+    file = question.checkpoint
+    if not file or is_url(file) or is_snapshot(file):
+        return False
+    return not question.assign
+
+
+def out_name(path: str) -> str:
+    """A name beside a checkpoint for what is made of it, which stays what it is."""
+    bare = path.rstrip("/" + os.sep)
+    pure = PurePath(bare)
+    if pure.suffix.lower() in WEIGHTS:
+        return bare[: -len(pure.suffix)] + f".fixed{pure.suffix}"
+    name = bare[: -len(pure.suffix)] if pure.suffix and os.path.isfile(bare) else bare  # noqa: PTH113
+    return f"{name.removesuffix('.index')}.fixed.safetensors"
+
+
+def _again(
+    verb: str,
+    question: Question,
+    *,
+    renames: tuple[tuple[str, str], ...] | None = None,
+    key: str | None = None,
+    out: str = "",
+    loader: str = "",
+) -> str:
+    """Another request for the same two."""
+    model = question.model or Metavar("model")
+    file = question.checkpoint or Metavar("state_dict")
+    arguments = (model, file)
+    values: dict[str, Value] = {}
+    chosen = key or question.key
+    if chosen:
+        values["key"] = chosen
+    if question.args:
+        values["args"] = {name: repr(value) for name, value in question.args.items()}
+    given = renames if renames is not None else question.renames.given if verb == "compare" else ()
+    for name in dict.fromkeys(name for name, _ in given):
+        texts = [value for other, value in given if other == name]
+        values[name] = True if name == "reverse" else texts[0] if len(texts) == 1 else texts
+    if loader:
+        values["loader"] = loader
+    if out:
+        values["out"] = out
+    return call(verb, *arguments, **values)
+
+
+def command_of(advice: Advice, report: Report) -> str:
+    """The request that an advice asks for, "" where it is none of its own."""
+    question = report.question
+    if question is None:
+        return ""
+    if advice.kind in ("prefix", "rename"):
+        options = _both(question.renames, Renames(given=advice.options))
+        return "" if options is None else _again("compare", question, renames=options)
+    if advice.kind == "other-state-dict":
+        return _again("compare", question, key=dict(advice.options)["key"])
+    if advice.kind in ("ambiguous", "not-looked-for"):
+        return _again("suggest", question)
+    return ""

@@ -1,0 +1,68 @@
+"""What a verb was asked, to be asked again otherwise, and what is left of it: values out of requests and reports."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptdiff.checkpoint.how_saved import saved_as
+from ckptdiff.judging.question import Left, Question
+from ckptdiff.renaming.applied import Renames
+
+if TYPE_CHECKING:
+    from ckptdiff.checkpoint.checkpoint import Checkpoint
+    from ckptdiff.judging.report import Report
+    from ckptdiff.model.build import Built
+    from ckptdiff.model.user_code import Home
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest
+
+
+def question_of(
+    model: ModelRequest | None,
+    checkpoint: CheckpointRequest,
+    file: Checkpoint,
+    built: Built | None = None,
+    *,
+    loader: LoaderRequest | None = None,
+    assign: bool = False,
+) -> Question:
+    """What was asked, to be asked again otherwise."""
+    given = checkpoint.checkpoint
+    named = isinstance(given, (str, os.PathLike))
+    loads = "" if loader is None else loader.loader
+    return Question(
+        model="" if model is None else model.shown,
+        checkpoint=os.fspath(given) if named else "",  # type: ignore[arg-type]
+        args={} if model is None else model.args,
+        key=checkpoint.key,
+        renames=checkpoint.renames or Renames(),
+        loader=loads if isinstance(loads, str) else getattr(loads, "name", ""),
+        assign=assign,
+        ready=built is not None and built.ready,
+        attr=built.reference.rpartition(":")[2] if built is not None and built.home is not None else "",
+        home=_home(built.home) if built is not None and built.home is not None else ("", ""),
+        saved=saved_as(file),
+    )
+
+
+def _home(home: Home) -> tuple[str, str]:
+    """The folder, as short as it can be said from here, and the name, of what is imported from it."""
+    folder = os.path.relpath(home.directory) if home.directory.is_relative_to(Path.cwd()) else str(home.directory)
+    name = home.name if home.file is None else home.file.stem
+    importable = all(part.isidentifier() for part in name.split(".")) and name not in sys.stdlib_module_names
+    return "" if folder == "." else folder, name if importable else ""
+
+
+def left_of(renames: Renames, repaired: Report) -> Left:
+    """What stands in the way after renaming, by the report on that."""
+    kinds = {problem.kind for problem in repaired.outcome.problems}
+    return Left(
+        renames,
+        sum(1 for _ in repaired.outcome.loaded()),
+        tuple(repaired.missing_keys),
+        tuple(repaired.unexpected_keys),
+        tuple(key for key, _, _ in repaired.mismatched_keys),
+        bool(repaired.outcome.raised or kinds - {"missing", "unexpected", "mismatched"}),
+    )
