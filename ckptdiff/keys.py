@@ -3,7 +3,8 @@
 Keys are untrusted text and any string is a key, the empty one and `a..b` included. Two notations are defined here:
 
 * A *fold*, `layer4.{0..2}.bn{1,3}.weight`, denotes exactly the keys it was made from. Inside braces stand numbers and
-  ranges, separated by commas. A brace or backslash that belongs to a key is written with a backslash before it.
+  ranges, with a step where there is one (`{5..4999 step 11}`), separated by commas. A brace or backslash that belongs
+  to a key is written with a backslash before it.
 * A *glob* has `*` (any text, dots included, as in `fnmatch`: `*.bias` is every bias), `?` (one character), `[abc]`,
   `[!abc]`, and the numeric braces of a fold, so that a line of a report can be pasted where a glob is asked for.
 """
@@ -23,7 +24,8 @@ _MAX_NUMBERS = 16
 
 _Box = tuple[tuple[int, ...], ...]
 
-_GROUP = re.compile(r"\{([0-9]{1,18}(?:\.\.[0-9]{1,18})?(?:,[0-9]{1,18}(?:\.\.[0-9]{1,18})?)*)\}")
+_PART = r"[0-9]{1,18}(?:\.\.[0-9]{1,18}(?: step [0-9]{1,18})?)?"
+_GROUP = re.compile(rf"\{{({_PART}(?:,{_PART})*)\}}")
 
 
 def glob(pattern: str) -> Callable[[str], bool]:
@@ -55,8 +57,7 @@ def glob(pattern: str) -> Callable[[str], bool]:
 
 def _alternatives(inside: str) -> str:
     """The numbers of a fold as a regular expression; nothing where they are too many to be meant or run backwards."""
-    bounds = [part.partition("..") for part in inside.split(",")]
-    sizes = [int(high or low) - int(low) + 1 for low, _, high in bounds]
+    sizes = [len(numbers) for numbers in _ranges(inside)]
     return "|".join(map(str, _numbers(inside))) if min(sizes) > 0 and sum(sizes) <= 100_000 else ""
 
 
@@ -173,29 +174,50 @@ def _escape(literal: str) -> str:
 
 
 def _braces(values: tuple[int, ...]) -> str:
-    """Sorted numbers as the inside of a fold: `{0..2}`, `{0,2,5..9}`; a single number stands alone."""
+    """Sorted numbers as the inside of a fold: `{0..2}`, `{0,2,5..9}`, `{5..4999 step 11}`; a single number stands
+    alone."""
     if len(values) == 1:
         return str(values[0])
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
     parts: list[str] = []
-    for low, high in runs:
-        if low == high or (high == low + 1 and len(runs) > 1):
-            parts += map(str, range(low, high + 1))
-        else:
-            parts.append(f"{low}..{high}")
+    place = 0
+    while place < len(values):
+        step = values[place + 1] - values[place] if place + 1 < len(values) else 1
+        end = place + 1
+        while end < len(values) and values[end] - values[end - 1] == step:
+            end += 1
+        low, high = values[place], values[end - 1]
+        if end - place > 2 or (step == 1 and end - place == len(values)):
+            if step == 1:
+                parts.append(f"{low}..{high}")
+                place = end
+                continue
+            if end - place >= _FEWEST_STEPS:
+                parts.append(f"{low}..{high} step {step}")
+                place = end
+                continue
+        # The last of two or three may begin a run of its own.
+        parts.append(str(low))
+        place += 1
     return "{" + ",".join(parts) + "}"
+
+
+_FEWEST_STEPS = 5
+"""Numbers that are told as steps; fewer are as short one by one."""
 
 
 def _numbers(inside: str) -> Iterator[int]:
     """The numbers inside of a fold's braces."""
+    for numbers in _ranges(inside):
+        yield from numbers
+
+
+def _ranges(inside: str) -> list[range]:
+    ranges = []
     for part in inside.split(","):
-        low, _, high = part.partition("..")
-        yield from range(int(low), int(high or low) + 1)
+        bounds, _, step = part.partition(" step ")
+        low, _, high = bounds.partition("..")
+        ranges.append(range(int(low), int(high or low) + 1, int(step or 1) or 1))
+    return ranges
 
 
 def block_of(key: str) -> str:

@@ -38,6 +38,9 @@ def test_folds_come_in_the_order_of_their_first_keys(names: list[str]) -> None:
             ["layer4.{0..2}.bn{1..3}.running_mean"],
         ),
         (["h.0", "h.2", "h.5", "h.6", "h.7", "h.8", "h.9"], ["h.{0,2,5..9}"]),
+        ([f"h.{i}.w" for i in range(5, 5000, 11)], ["h.{5..4995 step 11}.w"]),
+        ([f"h.{i}" for i in (0, 2, 4, 6, 8, 9, 10, 11)], ["h.{0..8 step 2,9..11}"]),
+        ([f"h.{i}" for i in (0, 2, 4, 6)], ["h.{0,2,4,6}"]),
         (["h.0", "h.1"], ["h.{0..1}"]),
         (["h.01", "h.02"], ["h.01", "h.02"]),  # a leading zero is text: {1..2} would denote other keys
         (["fc.weight"], ["fc.weight"]),
@@ -79,6 +82,8 @@ def test_deepseek_sized_folding() -> None:
         ("layer[!12].x", ["layer3.x"], ["layer1.x"]),
         ("layer[0-2].x", ["layer1.x"], ["layer3.x"]),
         ("h.{0..2,12}.w", ["h.0.w", "h.2.w", "h.12.w"], ["h.3.w", "h.1.", "h.22.w"]),
+        ("h.{5..38 step 11}.w", ["h.5.w", "h.16.w", "h.38.w"], ["h.6.w", "h.49.w"]),
+        ("h.{0..9 step 0}", ["h.3"], ["h.10"]),
         ("a\\{b\\*", ["a{b*"], ["a{bx"]),
         ("[", ["["], ["x"]),
         ("[z-a]", ["[z-a]"], ["z"]),

@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
-from ckptdiff.cli.streams import COLORS, emit
+from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.cli.write_options import (
-    FORMATS,
     DryRun,
     Dtype,
     Force,
-    Format,
     MaxShardSize,
     NoFsync,
     Out,
@@ -25,6 +22,7 @@ from ckptdiff.cli.write_options import (
 )
 
 if TYPE_CHECKING:
+    from ckptdiff.render.view import View
     from ckptdiff.requests import LoaderRequest, ModelRequest, WriteOptions
 
 EXAMPLES = """\
@@ -52,7 +50,7 @@ def command(
     force: Force = False,
     verify_bytes: VerifyBytes = False,
     no_fsync: NoFsync = False,
-    format: Format = "text",  # noqa: A002 - the option's own name
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
     timeout: options.Timeout = "600",
@@ -67,8 +65,8 @@ def command(
     from ckptdiff.requests import ModelRequest, WriteOptions
     from ckptdiff.verbs.convert import converter
 
-    one_of("--color", color, COLORS)
-    one_of("--format", format, FORMATS)
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all)
     if not out:
         raise UsageError("OUT is missing.", "Write -o converted.safetensors.")
     model, checkpoint = (None, first) if second is None else (first, second)
@@ -90,8 +88,8 @@ def command(
             fsync=not no_fsync,
         ),
         partial=partial,
-        show_all=show_all,
-        format=format,
+        chosen=chosen,
+        view=view,
         about=loader,
         timeout=timeout,
     )
@@ -106,11 +104,11 @@ def _converted(
     how: WriteOptions,
     *,
     partial: bool,
-    show_all: bool,
-    format: str,  # noqa: A002 - the option's own name
+    chosen: str,
+    view: View,
 ) -> str:
     from ckptdiff.verbs.convert import converted
 
     return written(
-        lambda progress: converted(model, checkpoint, loader, how, partial, progress), show_all=show_all, format=format
+        lambda progress: converted(model, checkpoint, loader, how, partial, progress), chosen=chosen, view=view
     )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
-from ckptdiff.cli.streams import COLORS, emit
+from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.cli.write_options import (
-    FORMATS,
     DropGlobs,
     DropPrefix,
     DryRun,
     Dtype,
     Force,
     ForceDamaged,
-    Format,
     KeepContainer,
     KeepGlobs,
     MaxShardSize,
@@ -28,6 +25,7 @@ from ckptdiff.cli.write_options import (
 )
 
 if TYPE_CHECKING:
+    from ckptdiff.render.view import View
     from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
     from ckptdiff.verbs.filter import FitOptions
 
@@ -70,7 +68,7 @@ def command(
     verify_bytes: VerifyBytes = False,
     force_damaged: ForceDamaged = False,
     no_fsync: NoFsync = False,
-    format: Format = "text",  # noqa: A002 - the option's own name
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
     timeout: options.Timeout = "600",
@@ -85,8 +83,8 @@ def command(
     from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of
     from ckptdiff.verbs.filter import FitOptions
 
-    one_of("color", color, COLORS)
-    one_of("format", format, FORMATS)
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all)
     text = answered(
         _filtered,
         ModelRequest.of(model, parse_args(arg or [])),
@@ -108,8 +106,8 @@ def command(
             fsync=not no_fsync,
         ),
         LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code),
-        show_all=show_all,
-        format=format,
+        chosen=chosen,
+        view=view,
         about=loader,
         timeout=timeout,
     )
@@ -124,11 +122,9 @@ def _filtered(
     how: WriteOptions,
     loader: LoaderRequest | None = None,
     *,
-    show_all: bool,
-    format: str,  # noqa: A002 - the option's own name
+    chosen: str,
+    view: View,
 ) -> str:
     from ckptdiff.verbs.filter import filtered
 
-    return written(
-        lambda progress: filtered(model, checkpoint, fit, how, progress, loader), show_all=show_all, format=format
-    )
+    return written(lambda progress: filtered(model, checkpoint, fit, how, progress, loader), chosen=chosen, view=view)

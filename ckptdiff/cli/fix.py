@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
-from ckptdiff.cli.streams import COLORS, emit
+from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.cli.write_options import (
-    FORMATS,
     DryRun,
     Dtype,
     Force,
     ForceDamaged,
-    Format,
     KeepContainer,
     MaxShardSize,
     NoFsync,
@@ -29,6 +26,7 @@ from ckptdiff.cli.write_options import (
 
 if TYPE_CHECKING:
     from ckptdiff.renaming.applied import Renames
+    from ckptdiff.render.view import View
     from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
     from ckptdiff.verbs.filter import FitOptions
 
@@ -61,7 +59,7 @@ def command(
     verify_bytes: VerifyBytes = False,
     force_damaged: ForceDamaged = False,
     no_fsync: NoFsync = False,
-    format: Format = "text",  # noqa: A002 - the option's own name
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
     timeout: options.Timeout = "600",
@@ -75,8 +73,8 @@ def command(
     from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
     from ckptdiff.verbs.filter import FitOptions
 
-    one_of("color", color, COLORS)
-    one_of("format", format, FORMATS)
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all)
     whole, text, renames = answered(
         _fixed,
         ModelRequest.of(model, parse_args(arg or [])),
@@ -96,8 +94,8 @@ def command(
         ),
         include_likely=options.is_likely(include),
         heads=options.heads_in(heads),
-        show_all=show_all,
-        format=format,
+        chosen=chosen,
+        view=view,
         timeout=timeout,
     )
     emit(text)
@@ -113,14 +111,13 @@ def _fixed(
     *,
     include_likely: bool,
     heads: tuple[int, int] | None,
-    show_all: bool,
-    format: str,  # noqa: A002 - the option's own name
+    chosen: str,
+    view: View,
 ) -> tuple[bool, str, Renames]:
     from ckptdiff.render import render_fixed
-    from ckptdiff.render.view import View
     from ckptdiff.verbs.fix import fixed
 
     done = with_progress(
         lambda progress: fixed(model, checkpoint, fit, how, progress, include_likely=include_likely, heads=heads)
     )
-    return done.whole, render_fixed(format, done, View(all=show_all)), done.suggestion.renames
+    return done.whole, render_fixed(chosen, done, view), done.suggestion.renames

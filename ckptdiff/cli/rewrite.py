@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from ckptdiff.choices import one_of
 from ckptdiff.cli import options
-from ckptdiff.cli.streams import COLORS, emit
+from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.cli.write_options import (
-    FORMATS,
     DropGlobs,
     DropPrefix,
     DryRun,
     Dtype,
     Force,
     ForceDamaged,
-    Format,
     KeepContainer,
     KeepGlobs,
     MaxShardSize,
@@ -52,7 +49,7 @@ def command(
     verify_bytes: VerifyBytes = False,
     force_damaged: ForceDamaged = False,
     no_fsync: NoFsync = False,
-    format: Format = "text",  # noqa: A002 - the option's own name
+    format: options.Format = "auto",  # noqa: A002 - the option's own name
     show_all: options.ShowAll = False,
     color: options.Color = "auto",
 ) -> int:
@@ -63,8 +60,8 @@ def command(
     from ckptdiff.requests import CheckpointRequest, WriteOptions, renames_of
     from ckptdiff.verbs.rewrite import rewritten
 
-    one_of("color", color, COLORS)
-    one_of("format", format, FORMATS)
+    chosen = chosen_format(format)
+    view = view_of(chosen, color, all=show_all)
     request = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     how = WriteOptions.of(
         out,
@@ -81,5 +78,5 @@ def command(
         force_damaged=force_damaged,
         fsync=not no_fsync,
     )
-    emit(written(lambda progress: rewritten(request, how, progress), show_all=show_all, format=format))
+    emit(written(lambda progress: rewritten(request, how, progress), chosen=chosen, view=view))
     return 0

@@ -12,6 +12,7 @@ from ckptdiff.cli.streams import tell
 
 if TYPE_CHECKING:
     from ckptdiff.renaming.applied import Renames
+    from ckptdiff.render.view import View
     from ckptdiff.writing.execute import Job, Progress, Written
 
 _T = TypeVar("_T")
@@ -50,21 +51,17 @@ ForceDamaged = Annotated[
 VerifyBytes = Annotated[bool, typer.Option("--verify-bytes", help="Read everything back and compare checksums.")]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait for the disk; a power cut may lose the file.")]
 
-Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What is printed on what was written.")]
-FORMATS = ("text", "json")
-
 
 def written(
     run: Callable[[Progress | None], Job | Written],
     *,
-    show_all: bool,
-    format: str,  # noqa: A002 - the option's own name
+    chosen: str,
+    view: View,
 ) -> str:
     """Run it with a progress bar where there is someone to see it; the text on what came of it."""
-    from ckptdiff.render import written as render
+    from ckptdiff.render import render_written
 
-    done = with_progress(run)
-    return render.json(done) if format == "json" else render.text(done, show_all=show_all)
+    return render_written(chosen, with_progress(run), view)
 
 
 def with_progress(run: Callable[[Progress | None], _T]) -> _T:

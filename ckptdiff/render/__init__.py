@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from ckptdiff.difference.difference import Difference
     from ckptdiff.gate.run import Run
     from ckptdiff.judging.report import Report
+    from ckptdiff.render.sections import Answer
     from ckptdiff.suggesting.suggestion import Suggestion
     from ckptdiff.tracing.trace import Trace
+    from ckptdiff.writing.execute import Job, Written
     from ckptdiff.writing.fixed import Fixed
 
 # Imported when used: Rich alone takes longer to import than everything else that `inspect` does.
@@ -72,8 +74,7 @@ def render_suggestion(format: str, suggestion: Suggestion, report: Report | None
 
     if format == "json":
         return inert(suggested.json(suggestion, report))
-    text = inert(suggested.text(suggestion, report, view))
-    return _text_page(format, text) if format in TEXT_PAGES else text
+    return _answered(format, suggested.answer(suggestion, report, view), view)
 
 
 def render_fixed(format: str, fixed: Fixed, view: View = DEFAULT) -> str:  # noqa: A002
@@ -82,7 +83,23 @@ def render_fixed(format: str, fixed: Fixed, view: View = DEFAULT) -> str:  # noq
 
     if format == "json":
         return inert(repaired.json(fixed))
-    text = inert(repaired.text(fixed, view))
+    return _answered(format, repaired.answer(fixed, view), view)
+
+
+def render_written(format: str, done: Job | Written, view: View = DEFAULT) -> str:  # noqa: A002
+    """What was written, or would be, as text or JSON, or for a terminal, ending with a newline."""
+    from ckptdiff.render import written
+
+    return (
+        inert(written.json(done))
+        if format == "json"
+        else _answered(format, written.answer(done, show_all=view.all), view)
+    )
+
+
+def _answered(format: str, words: Answer, view: View) -> str:  # noqa: A002
+    module = import_module(FORMATS["text" if format in TEXT_PAGES else format])
+    text = inert(module.answer(words, view))
     return _text_page(format, text) if format in TEXT_PAGES else text
 
 

@@ -53,6 +53,24 @@ def _chosen(report: Report, question: Question) -> Iterator[str]:
         yield call("inspect", question.checkpoint, **({"key": question.key} if question.key else {}))
 
 
+def repairing(report: Report) -> tuple[str, ...]:
+    """What writes the repaired file, for a report on what comes of a repair."""
+    question = report.question
+    if question is None or question.loader or not (question.model and question.checkpoint):
+        return ()
+    if not (question.model.isprintable() and question.checkpoint.isprintable()):
+        return ()
+    return tuple(_repaired(report, question))
+
+
+def looking_further(report: Report) -> tuple[str, ...]:
+    """What proposes what is probable but not proven as well."""
+    question = report.question
+    if question is None or question.loader or not on_the_command_line():
+        return ()
+    return (_again("suggest", question, include="likely"),)
+
+
 def _of_a_loader(report: Report, question: Question) -> Iterator[str]:
     """A loader does as it does: what it leaves may be renamed before it reads, and its own file looked at."""
     if not question.model or not question.checkpoint:
@@ -129,6 +147,7 @@ def _again(
     key: str | None = None,
     out: str = "",
     loader: str = "",
+    include: str = "",
 ) -> str:
     """Another request for the same two."""
     model = question.model or Metavar("model")
@@ -146,6 +165,8 @@ def _again(
         values[name] = True if name == "reverse" else texts[0] if len(texts) == 1 else texts
     if loader:
         values["loader"] = loader
+    if include:
+        values["include"] = include
     if out:
         values["out"] = out
     return call(verb, *arguments, **values)

@@ -44,7 +44,7 @@ _LISTED: tuple[Kind, ...] = ("missing", "unexpected")
 def outline(report: Report, view: View) -> Outline:
     """The words on a report."""
     limit = None if view.all else LIMIT
-    facts = tuple(_facts(report, view.verbose))
+    facts = tuple(facts_of(report, verbose=view.verbose))
     advice = tuple(map(sentence, report.advice))
     return Outline(
         verdict=_verdict(report),
@@ -146,7 +146,8 @@ def _left(report: Report) -> str:
     return ", ".join(left)
 
 
-def _facts(report: Report, verbose: bool) -> list[tuple[str, str]]:
+def facts_of(report: Report, *, verbose: bool) -> list[tuple[str, str]]:
+    """Names and values: what loads, how much of the model is covered, and what the two sides are."""
     outcome, coverage = report.outcome, report.coverage
     model, checkpoint = outcome.model, outcome.checkpoint
     facts = []

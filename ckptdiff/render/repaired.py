@@ -7,24 +7,28 @@ from ckptdiff.printable import json_text
 from ckptdiff.render import suggested, written
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import count
+from ckptdiff.render.sections import Answer, Block
 from ckptdiff.render.view import View
+from ckptdiff.spelling import option
 from ckptdiff.writing.execute import Written
 from ckptdiff.writing.fixed import Fixed
 
 _MOST = 20
 
 
-def text(fixed: Fixed, view: View) -> str:
-    """The verdict, the repair, and what was written; ends with a newline."""
+def answer(fixed: Fixed, view: View) -> Answer:
+    """The verdict, the repair, and what was written."""
     most = None if view.all else _MOST
-    lines = [_verdict(fixed), ""]
+    done = written.answer(fixed.done, show_all=view.all)
+    blocks = []
     if fixed.stays:
-        rows = [f"  {plain(item.pattern)}" for item in fold(fixed.stays)]
-        lines += [f"initial values in the model ({len(fixed.stays)}):", *rows[:most]]
-        lines += [f"  ... and {len(rows) - len(rows[:most])} more"] if rows[most:] and most else []
-        lines.append("")
-    lines += suggested.repairs(fixed.suggestion, most, ("rules:", "tensor operations:"))
-    return "\n".join(lines) + "\n" + written.text(fixed.done, show_all=view.all)
+        rows = [plain(item.pattern) for item in fold(fixed.stays)]
+        more = [f"... and {len(rows) - most} more ({option('all')})"] if most is not None and len(rows) > most else []
+        blocks.append(Block(f"initial values in the model ({len(fixed.stays)})", (*rows[:most], *more)))
+    blocks += suggested.repairs(fixed.suggestion, most, ("rules", "tensor operations"))
+    facts = (("file", done.verdict), *done.facts)
+    good = True if fixed.whole and not fixed.stays else None if fixed.whole else False
+    return Answer(_verdict(fixed), good, facts, (*blocks, *done.blocks))
 
 
 def json(fixed: Fixed) -> str:

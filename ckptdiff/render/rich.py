@@ -23,13 +23,14 @@ from ckptdiff.render.checkpoint_outline import contents
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.outline import on_one_screen, outline
 from ckptdiff.render.phrases import number, size
-from ckptdiff.render.sections import Outline, Section
+from ckptdiff.render.sections import Answer, Outline, Section
 from ckptdiff.render.view import View
 
 if TYPE_CHECKING:
     from ckptdiff.tracing.trace import Trace
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+_VERDICTS = {True: ("✓", "green"), None: ("!", "yellow"), False: ("✗", "red")}
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 
@@ -61,23 +62,45 @@ def difference(difference: Difference, view: View) -> str:
 
 def laid_out(words: Outline, view: View) -> str:
     """What an outline says, ending with a newline."""
-    mark, style = {True: ("✓", "green"), None: ("!", "yellow"), False: ("✗", "red")}[words.good]
+    mark, style = _VERDICTS[words.good]
     parts: list[RenderableType | Pasted] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
     for section in words.sections:
         if section.is_error:
             parts += ["", *_section(section, view.width)]
     if words.advice or words.commands:
         parts += ["", Text("what would help", "bold"), *(_indent(Text(line)) for line in words.advice)]
-        parts += [Pasted(Text.assemble("  ", ("$ ", "dim"), (command, "bold cyan"))) for command in words.commands]
-    if words.code:
-        parts += ["", Text("in Python", "bold")]
-        parts += [Pasted(Text(f"  {line}".rstrip())) for line in words.code.splitlines()]
+        parts += map(_command, words.commands)
+    parts += _code(words.code)
     for section in words.sections:
         if not section.is_error:
             parts += ["", *_section(section, view.width)]
     if words.torch_says:
         parts += ["", Text("torch would say", "bold"), *(_indent(Text(line)) for line in lines_of(words.torch_says))]
     return _print(parts, view)
+
+
+def answer(words: Answer, view: View) -> str:
+    """What a verb that proposes or writes says, ending with a newline."""
+    mark, style = _VERDICTS[words.good]
+    parts: list[RenderableType | Pasted] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
+    for block in words.blocks:
+        parts += ["", Text(block.title, "bold")]
+        for line in block.lines:
+            indented = len(line) - len(line.lstrip())
+            parts.append(Padding(Text(line.lstrip(), "dim" if indented else ""), (0, 0, 0, 2 + indented)))
+    if words.commands:
+        parts += ["", Text("what comes next", "bold"), *map(_command, words.commands)]
+    return _print([*parts, *_code(words.code)], view)
+
+
+def _command(command: str) -> Pasted:
+    return Pasted(Text.assemble("  ", ("$ ", "dim"), (command, "bold cyan")))
+
+
+def _code(code: str) -> list[RenderableType | Pasted]:
+    if not code:
+        return []
+    return ["", Text("in Python", "bold"), *(Pasted(Text(f"  {line}".rstrip())) for line in code.splitlines())]
 
 
 def checkpoint(checkpoint: Checkpoint, view: View) -> str:
@@ -105,9 +128,9 @@ def checkpoint(checkpoint: Checkpoint, view: View) -> str:
 def _panel(title: str, style: str, facts: tuple[tuple[str, str], ...], view: View) -> Panel:
     """Facts in a frame, the title in its upper edge where it fits."""
     heading = Text(title, f"bold {style}")
-    if len(title) + 10 <= view.width:
+    if len(title) + 10 <= view.width and facts:
         return Panel(_facts(facts), title=heading, title_align="left", border_style=style, expand=False)
-    return Panel(_stack(heading, "", _facts(facts)), border_style=style, expand=False)
+    return Panel(_stack(heading, *(("", _facts(facts)) if facts else ())), border_style=style, expand=False)
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +13,7 @@ from ckptdiff.judging.rules import LEVELS
 from ckptdiff.render import rich
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
+from ckptdiff.render.outline import on_one_screen
 from ckptdiff.render.phrases import count, number
 from ckptdiff.render.rich import _print
 from ckptdiff.render.targets import WORDS, run_verdict, target_words
@@ -29,7 +32,12 @@ def run(run: Run, view: View) -> str:
             continue
         same = said.outline is not None and said.verdict == said.outline.verdict  # and so the report's own title
         title = Text(f"{mark} {said.name}" if same else f"{mark} {said.name}: {said.verdict}", f"bold {style}")
-        body = rich.report(target.report, view) if target.report is not None else ""
+        body = ""
+        if target.report is not None and said.outline is not None:
+            shown = on_one_screen(said.outline, view)
+            # Where what was accepted fails it, the comparison's own yes is none.
+            good = None if target.outcome != "pass" and shown.good else shown.good
+            body = rich.laid_out(replace(shown, good=good), view)
         about: list[RenderableType] = [title, *(Text(f"  {plain(entry, 1000)}") for entry in target.stale)]
         if target.error is not None:
             detail = lines_of(target.error.detail, 40) if target.error.detail else []

@@ -53,6 +53,26 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Lines under a title; a line that is indented says more of the one before it."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a verb that proposes or writes says. `good` as in an Outline."""
+
+    verdict: str
+    good: bool | None
+    facts: tuple[tuple[str, str], ...] = ()
+    blocks: tuple[Block, ...] = ()
+    commands: tuple[str, ...] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Outline:
     """A report in words. `good` is False where the answer is no, None where it is yes with doubts or warnings."""
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from ckptdiff.judging.report import Report
 from ckptdiff.printable import json_text
 from ckptdiff.render.advised import remaining
+from ckptdiff.render.commands import looking_further, repairing
 from ckptdiff.render.escape import plain
+from ckptdiff.render.loading_code import python
+from ckptdiff.render.outline import facts_of
 from ckptdiff.render.phrases import count
+from ckptdiff.render.sections import Answer, Block
 from ckptdiff.render.view import View
 from ckptdiff.spelling import Metavar, call, option
 from ckptdiff.suggesting.suggestion import Suggestion
@@ -14,49 +18,65 @@ from ckptdiff.suggesting.suggestion import Suggestion
 _MOST = 20
 
 
-def text(suggestion: Suggestion, report: Report | None, view: View) -> str:
-    """The proposal with its evidence, and what the walk says once it is applied; ends with a newline."""
+def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
+    """The proposal with its evidence, what the walk says once it is applied, and the Python that does it."""
     most = None if view.all else _MOST
-    ready = (
-        f"rules, ready for {option('rename')} or {option('save')}:",
-        f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:",
+    titles = (
+        f"rules, ready for {option('rename')} or {option('save')}",
+        f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`",
     )
-    lines = [_verdict(suggestion, report), "", *repairs(suggestion, most, ready)]
-    if suggestion.head is not None:
-        lines += [plain(suggestion.head.sentence, 600), ""]
+    blocks = repairs(suggestion, most, titles)
+    rest = [plain(suggestion.head.sentence, 600)] if suggestion.head is not None else []
     if not (suggestion.complete if report is None else report.fits) and suggestion.looks_like:
-        lines += [plain(suggestion.looks_like, 400), ""]
-    return "\n".join(lines[:-1]) + "\n"
+        rest.append(plain(suggestion.looks_like, 400))
+    if rest:
+        blocks.append(Block("to know", tuple(rest)))
+    done = (suggestion.complete if report is None else report.fits) and not suggestion.undecided
+    asked = report is not None and report.question is not None
+    return Answer(
+        _verdict(suggestion, report),
+        True if done else None if suggestion.rules or suggestion.operations else False,
+        tuple(facts_of(report, verbose=False)) if report is not None and asked else (),
+        tuple(blocks),
+        next_steps(suggestion, report),
+        python(report) if report is not None else "",
+    )
 
 
-def repairs(suggestion: Suggestion, most: int | None, headings: tuple[str, str]) -> list[str]:
-    """The rules and operations with their evidence, under their headings, and what is refused; an empty line after
-    each."""
-    lines = []
+def next_steps(suggestion: Suggestion, report: Report | None) -> tuple[str, ...]:
+    """What to do with the proposal; nothing where there is none, or nobody has named both sides."""
+    if report is None:
+        return ()
+    if suggestion.rules or suggestion.operations or suggestion.head:
+        return repairing(report)
+    return looking_further(report) if suggestion.ambiguous else ()
+
+
+def repairs(suggestion: Suggestion, most: int | None, titles: tuple[str, str]) -> list[Block]:
+    """The rules and operations with their evidence, under their titles, and what is refused."""
+    blocks = []
     if suggestion.rules:
-        lines.append(headings[0])
+        lines = []
         for rule in suggestion.rules:
-            lines.append(f"  {plain(str(rule))}")
-            lines.append(f"    {rule.confidence}, {count(rule.keys, 'key')}: {plain(rule.reason, 400)}")
-        lines.append("")
+            lines.append(plain(str(rule)))
+            lines.append(f"  {rule.confidence}, {count(rule.keys, 'key')}: {plain(rule.reason, 400)}")
+        blocks.append(Block(titles[0], tuple(lines)))
     if suggestion.operations:
-        lines.append(headings[1])
+        lines = []
         for operation in suggestion.operations:
-            lines.append(f"  {plain(str(operation.rule))}")
-            lines.append(
-                f"    {operation.confidence}, {count(operation.keys, 'tensor')}: {plain(operation.reason, 400)}"
-            )
-        lines.append("")
+            lines.append(plain(str(operation.rule)))
+            lines.append(f"  {operation.confidence}, {count(operation.keys, 'tensor')}: {plain(operation.reason, 400)}")
+        blocks.append(Block(titles[1], tuple(lines)))
     if suggestion.ambiguous:
-        lines.append("refused, since a wrong rename loads without an error:")
+        lines = []
         for ambiguity in suggestion.ambiguous[:most]:
-            lines.append(f"  {plain(ambiguity.template)} ({count(len(ambiguity.keys), 'key')})")
-            lines.append(f"    {plain(ambiguity.sentence, 400)}")
-            lines.extend(f"    could be {plain(candidate)}" for candidate in ambiguity.candidates[:5])
+            lines.append(f"{plain(ambiguity.template)} ({count(len(ambiguity.keys), 'key')})")
+            lines.append(f"  {plain(ambiguity.sentence, 400)}")
+            lines.extend(f"  could be {plain(candidate)}" for candidate in ambiguity.candidates[:5])
         if most is not None and len(suggestion.ambiguous) > most:
-            lines.append(f"  ... and {len(suggestion.ambiguous) - most} more; {option('all')} shows them")
-        lines.append("")
-    return lines
+            lines.append(f"... and {len(suggestion.ambiguous) - most} more; {option('all')} shows them")
+        blocks.append(Block("refused, since a wrong rename loads without an error", tuple(lines)))
+    return blocks
 
 
 def json(suggestion: Suggestion, report: Report | None) -> str:
@@ -102,6 +122,8 @@ def document(suggestion: Suggestion, report: Report | None) -> dict[str, object]
 
 def _walked(report: Report) -> dict[str, object]:
     return {
+        "commands": list(repairing(report)),
+        "python": python(report) or None,
         "loads": {"strict": report.loads(True), "non_strict": report.loads(False)},
         "missing_keys": report.missing_keys,
         "unexpected_keys": report.unexpected_keys,

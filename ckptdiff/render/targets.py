@@ -14,6 +14,7 @@ from ckptdiff.render.outline import outline
 from ckptdiff.render.phrases import count
 from ckptdiff.render.sections import Outline
 from ckptdiff.render.view import View
+from ckptdiff.spelling import Metavar, option, options
 
 WORDS: dict[Outcome, str] = {"pass": "passes", "fail": "fails", "error": "no verdict"}
 
@@ -48,7 +49,8 @@ def _verdict(target: TargetResult, words: Outline | None) -> str:
         sentences = ["Passes: load_state_dict raises, and what it raises for is accepted."]
     if target.stale:
         entries = count(len(target.stale), "accepted finding is", "accepted findings are")
-        sentences.insert(0, f"Fails: {entries} no longer found and can be struck off.")
+        anew, allow = options(update_baseline=Metavar("FILE")), option("allow_stale")
+        sentences.insert(0, f"Fails: {entries} no longer found; {anew} strikes them off, {allow} lets them be.")
     if target.ignored:
         sentences.append(f"{count(len(target.ignored), 'finding is', 'findings are')} ignored.")
     return " ".join(sentences)

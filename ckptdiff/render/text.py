@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ckptdiff.difference.difference import Difference
     from ckptdiff.judging.report import Report
     from ckptdiff.render.checkpoint_outline import TensorRow
-    from ckptdiff.render.sections import Outline, Section
+    from ckptdiff.render.sections import Answer, Outline, Section
     from ckptdiff.tracing.trace import Trace
 
 _WIDEST = 64
@@ -51,6 +51,18 @@ def laid_out(words: Outline) -> str:
             lines += ["", *_section(section)]
     if words.torch_says:
         lines += ["", "torch would say", *(f"  {line}" for line in lines_of(words.torch_says))]
+    return "\n".join(lines) + "\n"
+
+
+def answer(words: Answer, view: View) -> str:  # noqa: ARG001 - as rich has it
+    """What a verb that proposes or writes says, ending with a newline."""
+    lines = [words.verdict, *(["", *_facts(words.facts)] if words.facts else [])]
+    for block in words.blocks:
+        lines += ["", block.title, *(f"  {line}" for line in block.lines)]
+    if words.commands:
+        lines += ["", "what comes next", *(f"  $ {command}" for command in words.commands)]
+    if words.code:
+        lines += ["", "in Python", *(f"  {line}".rstrip() for line in words.code.splitlines())]
     return "\n".join(lines) + "\n"
 
 

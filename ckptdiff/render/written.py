@@ -9,6 +9,9 @@ from ckptdiff.loaders.torch.answer import loads
 from ckptdiff.printable import json_text
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import count, size
+from ckptdiff.render.sections import Answer, Block
+from ckptdiff.render.text import answer as as_text
+from ckptdiff.render.view import DEFAULT
 from ckptdiff.spelling import option, options
 from ckptdiff.writing.execute import Job, Written
 
@@ -23,22 +26,32 @@ def _tied() -> str:
 
 
 def text(done: Job | Written, *, show_all: bool) -> str:
-    """A dry run's plan, or what came of it; ends with a newline."""
+    """A dry run's plan, or what came of it, as plain text; ends with a newline."""
+    return as_text(answer(done, show_all=show_all), DEFAULT)
+
+
+def answer(done: Job | Written, *, show_all: bool) -> Answer:
+    """A dry run's plan, or what came of it."""
     job = done.job if isinstance(done, Written) else done
     plan, most = job.plan, None if show_all else _MOST
+    facts: list[tuple[str, str]] = []
+    blocks: list[Block] = []
     tensors = count(len(job.keys), "tensor")
     if isinstance(done, Written):
         files = "" if len(done.files) == 1 else f" in {count(len(done.files), 'file')}"
-        lines = [f"Wrote {tensors} to {plain(str(job.output.path))}{files}, {size(done.nbytes)}."]
+        verdict = f"Wrote {tensors} to {plain(str(job.output.path))}{files}, {size(done.nbytes)}."
+        good: bool | None = True
         if plan.tree is not None and done.outcome is not None:
             strict = "" if loads(done.outcome) else " with strict=False"
-            lines.append(f"It loads into {plain(plan.tree.reference)}{strict}.")
+            facts.append(("", f"It loads into {plain(plan.tree.reference)}{strict}."))
+            good = None if strict else True
     else:
-        lines = [f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."]
+        good = None
+        verdict = f"Would write {tensors} to {plain(str(job.output.path))}, {size(job.layout.nbytes)}."
         kept = _sources(job) if show_all else _folded(job.keys)
-        lines += _section(f"kept ({len(job.keys)})", kept, most)
+        blocks += _section(f"kept ({len(job.keys)})", kept, most)
     rows = [f"{plain(key)}: written as {plain(other)}" for key, other in job.left_out.items()]
-    lines += _section(f"left out ({len(rows)}): {_tied()}", rows, most)
+    blocks += _section(f"left out ({len(rows)}): {_tied()}", rows, most)
     reasons: dict[str, dict[str, list[str]]] = {}
     for drop in plan.dropped:
         reasons.setdefault(drop.why, {}).setdefault(drop.detail, []).append(drop.key)
@@ -49,23 +62,23 @@ def text(done: Job | Written, *, show_all: bool) -> str:
             for row in _folded(keys)
         ]
         number = sum(map(len, details.values()))
-        lines += _section(f"dropped ({number}): {plain(why, 400)}", rows, most)
-    lines += _section(f"renamed ({len(plan.renamed)})", _renames(plan.renamed), most)
-    lines += _section(
+        blocks += _section(f"dropped ({number}): {plain(why, 400)}", rows, most)
+    blocks += _section(f"renamed ({len(plan.renamed)})", _renames(plan.renamed), most)
+    blocks += _section(
         f"adapted ({len(plan.adapted)})", [f"{plain(key)}: {plain(how, 400)}" for key, how in plan.adapted], most
     )
-    lines += _section(f"filled with the model's own initial values ({len(plan.filled)})", _folded(plan.filled), most)
+    blocks += _section(f"filled with the model's own initial values ({len(plan.filled)})", _folded(plan.filled), most)
     converted: dict[str, int] = {}
     for _, old, new in plan.converted:
         converted[f"{old} to {new}"] = converted.get(f"{old} to {new}", 0) + 1
-    lines += _section("converted", [f"{what}: {count(number, 'tensor')}" for what, number in converted.items()], most)
+    blocks += _section("converted", [f"{what}: {count(number, 'tensor')}" for what, number in converted.items()], most)
     if isinstance(done, Written) and done.damage:
-        lines += _section("damaged, and copied as it is", [plain(text, 1000) for text in done.damage], most)
+        blocks += _section("damaged, and copied as it is", [plain(text, 1000) for text in done.damage], most)
     if isinstance(done, Written) and done.overflowed:
         rows = [f"{plain(key)}: {count(number, 'value')}" for key, number in done.overflowed.items()]
-        lines += _section("overflowed in the new dtype", rows, most)
-    lines += _section("to know", [plain(note, 600) for note in (*_moved(job), *plan.notes, *plan.uncertain)], None)
-    return "\n".join(lines) + "\n"
+        blocks += _section("overflowed in the new dtype", rows, most)
+    blocks += _section("to know", [plain(note, 600) for note in (*_moved(job), *plan.notes, *plan.uncertain)], None)
+    return Answer(verdict, good, tuple(facts), tuple(blocks))
 
 
 def _moved(job: Job) -> list[str]:
@@ -139,12 +152,9 @@ def _renames(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return rows
 
 
-def _section(title: str, rows: Sequence[str], most: int | None) -> list[str]:
+def _section(title: str, rows: Sequence[str], most: int | None) -> list[Block]:
     if not rows:
         return []
-    shown = (
-        list(rows)
-        if most is None or len(rows) <= most
-        else [*rows[:most], f"... {len(rows) - most} more ({option('all')})"]
-    )
-    return ["", title, *(f"  {row}" for row in shown)]
+    if most is None or len(rows) <= most:
+        return [Block(title, tuple(rows))]
+    return [Block(title, (*rows[:most], f"... {len(rows) - most} more ({option('all')})"))]
