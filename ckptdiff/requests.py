@@ -16,6 +16,7 @@ from ckptdiff.loaders.named_loaders import NAMES, Row, named, recognised
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
 from ckptdiff.spelling import given, option
+from ckptdiff.stages import doing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,6 +114,7 @@ class CheckpointRequest:
         """The checkpoint as it is. Raises UsageError for what is none, CheckpointError for what cannot be read."""
         from ckptdiff.checkpoint.from_any import checkpoint_from
 
+        doing("reading the checkpoint")
         return checkpoint_from(self.checkpoint, self.key)
 
     def renamed(self) -> tuple[Checkpoint, tuple[str, ...]]:
@@ -190,6 +192,7 @@ class LoaderRequest:
         from ckptdiff.claimed.questions import Asked
         from ckptdiff.model.machines import hosts, on
 
+        doing("running the loader")
         host, asked = hosts(device), Asked()
         insists = device is None and host.kind == "cpu"
         try:

@@ -10,6 +10,7 @@ import typer
 from ckptdiff.choices import one_of
 from ckptdiff.cli import options
 from ckptdiff.cli.report_files import parse_reports, write_reports
+from ckptdiff.cli.status_line import shown_status
 from ckptdiff.cli.streams import chosen_format, emit, positive, tell, view_of
 from ckptdiff.errors import UsageError
 from ckptdiff.judging.rules import LEVELS, Level
@@ -72,18 +73,19 @@ def command(
     path = Path(config) if config else find(Path.cwd())
     if (other := hidden(path)) is not None:
         tell(f"warning: {other} has a table [tool.ckptdiff] that is not read, since {path.name} beside it is")
-    run = check(
-        path,
-        names or (),
-        jobs=count,
-        timeout=seconds,
-        baseline=baseline,
-        update_baseline=update_baseline,
-        allow_stale=allow_stale,
-        scheduler=scheduler,
-        device=device,
-        fail_on=level,
-    )
+    with shown_status():
+        run = check(
+            path,
+            names or (),
+            jobs=count,
+            timeout=seconds,
+            baseline=baseline,
+            update_baseline=update_baseline,
+            allow_stale=allow_stale,
+            scheduler=scheduler,
+            device=device,
+            fail_on=level,
+        )
     if run.recorded is not None:
         tell(f"recorded {run.recorded} accepted findings in {update_baseline}")
     emit(render_run(chosen, run, view), own=chosen in OWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ckptdiff.cli.status_line import shown_status
 from ckptdiff.cli.streams import positive
 from ckptdiff.requests import ModelRequest
 
@@ -25,4 +26,5 @@ def answered(
     from ckptdiff.running.apart import run_apart
 
     name = about or (model.shown if model is not None else "")
-    return run_apart(work, model, *arguments, about=name, timeout=seconds, **options)
+    with shown_status():
+        return run_apart(work, model, *arguments, about=name, timeout=seconds, **options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.model.reference import Reference
 from ckptdiff.model.tree import ModuleTree
+from ckptdiff.stages import doing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,8 +79,10 @@ def describe(
 def _built(
     reference: Reference, args: Mapping[str, object], device: str | None, *, with_values: bool = False
 ) -> GivenModel:
+    doing("importing torch")
     from ckptdiff.model.machines import built_on
 
+    doing("building the model")
     built, others = built_on(reference, args, device, with_values=with_values)
     given = _given(reference, args, built)
     different = (other for other in (_given(reference, args, other) for other in others) if _differ(given, other))

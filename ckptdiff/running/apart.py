@@ -26,11 +26,14 @@ from ckptdiff.errors import CkptdiffError
 from ckptdiff.running.ending import end_group, ending_with_signals, polled, set_apart, waited
 from ckptdiff.running.handing import packed, unpacked
 from ckptdiff.spelling import Spelling, option, spelled, spelling
+from ckptdiff.stages import STAGES, told_to, watcher
 
-_HEAD = struct.Struct("<QQ")
-"""The number of signs of life, and the length of the answer plus one; zero until it is there."""
+_HEAD = struct.Struct("<QQQ")
+"""The number of signs of life, the length of the answer plus one, zero until it is there, and the stage of the work."""
 _GRACE = 3.0
 """Seconds in which a process that is to end may clean up what it is writing."""
+_TICK = 0.2
+"""Seconds after which to look what is being done, where somebody is told."""
 _LOOK = 60.0
 """The longest single wait; a longer one may be more than the system counts."""
 _exit = os._exit  # bound before anybody replaces it
@@ -179,18 +182,26 @@ class _Answer:
         self._process = os.getpid()
         self._beats = 0
         self._beaten = 0.0
+        self._stage = 0
 
     def beat(self) -> None:
         """A sign of life, once in a while."""
         if time.monotonic() - self._beaten >= 1 and self._ours():
             self._beats, self._beaten = self._beats + 1, time.monotonic()
-            self._write(0, _HEAD.pack(self._beats, 0))
+            self._write(0, _HEAD.pack(self._beats, 0, self._stage))
+
+    def stage(self, number: int) -> None:
+        """What is being done from now on."""
+        if self._ours():
+            self._stage = number
+            self._write(0, _HEAD.pack(self._beats, 0, number))
 
     def give(self, call: Call) -> NoReturn:
         """Do the work and leave what came of it."""
         global _answer
         try:
             _answer = self
+            told_to(self.stage)
             self.leave(_outcome(call))
         finally:
             _exit(70)
@@ -199,7 +210,7 @@ class _Answer:
         """Leave an answer and end: it counts, whatever the model's threads and exit handlers would still do."""
         if self._ours():
             self._write(_HEAD.size, content)
-            self._write(0, _HEAD.pack(self._beats, len(content) + 1))
+            self._write(0, _HEAD.pack(self._beats, len(content) + 1, 0))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 stream.flush()
@@ -301,12 +312,15 @@ def _unnamed() -> IO[bytes]:
 def _awaited(process: int, wait: Callable[[float], int | None], file: IO[bytes], timeout: float) -> Ended:
     """Wait for the end, which signs of life put off. `wait` gives the exit code within so many seconds, or None."""
     beats, deadline = 0, time.monotonic() + timeout
+    watch = watcher()
     try:
         while True:
-            exit_code = wait(min(max(deadline - time.monotonic(), 0), _LOOK))
+            exit_code = wait(min(max(deadline - time.monotonic(), 0), _LOOK if watch is None else _TICK))
             if exit_code is not None:
                 return Ended(_complete(file), exit_code)
-            seen = _head(file)[0]
+            seen, _, stage = _head(file)
+            if watch is not None:
+                watch(STAGES[stage] if stage < len(STAGES) else "")
             if seen != beats:
                 beats, deadline = seen, time.monotonic() + timeout
             elif time.monotonic() >= deadline:
@@ -325,9 +339,9 @@ def _ask_to_end(process: int, wait: Callable[[float], int | None]) -> None:
         wait(_GRACE)
 
 
-def _head(file: IO[bytes]) -> tuple[int, int]:
-    beats, length = _HEAD.unpack(_got(file.fileno(), _HEAD.size, 0))
-    return beats, length
+def _head(file: IO[bytes]) -> tuple[int, int, int]:
+    beats, length, stage = _HEAD.unpack(_got(file.fileno(), _HEAD.size, 0))
+    return beats, length, stage
 
 
 def _complete(file: IO[bytes]) -> bytes | None:

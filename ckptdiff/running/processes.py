@@ -25,11 +25,14 @@ from ckptdiff.running import apart
 from ckptdiff.running.ending import end_group, ending_with_signals, set_apart
 from ckptdiff.running.handing import packed, unpacked
 from ckptdiff.spelling import Spelling, spelled, spelling
+from ckptdiff.stages import watcher
 
 if TYPE_CHECKING:
     from ckptdiff.running import Work
 
 _FOR_MODELS = ("torch", "ckptdiff.model.build", "ckptdiff.model.extract", "ckptdiff.model.sandbox")
+_TICK = 0.2
+"""Seconds after which to say what is being done, where somebody is told."""
 _LOOK = 60.0
 """Seconds after which to look again even if nothing has happened; a longer wait may be more than the system counts."""
 
@@ -54,6 +57,7 @@ def run_in_processes(
     results: dict[int, TargetResult] = {}
     waiting = list(enumerate(targets))[::-1]
     running: list[_Running] = []
+    watch = watcher()
     with ending_with_signals(), contextlib.ExitStack() as stack:
         stack.callback(_end_all, running)
         while waiting or running:
@@ -62,7 +66,10 @@ def run_in_processes(
             left = min(item.started for item in running) + timeout - time.monotonic()
             # The end of a process counts as well: a process it left behind may keep its pipe open for ever.
             events = [event for item in running for event in (item.answer, item.process.sentinel)]
-            ready = wait(events, min(max(left, 0), _LOOK))
+            ready = wait(events, min(max(left, 0), _LOOK if watch is None else _TICK))
+            if watch is not None:
+                names = ", ".join(item.target.name for item in running)
+                watch(f"checking {names} ({len(results)} of {len(targets)} done)")
             for item in list(running):
                 if item.answer in ready or item.process.sentinel in ready:
                     results[item.position] = _received(item)

@@ -25,6 +25,7 @@ from ckptdiff.renaming.applied import Renames, renames_by
 from ckptdiff.requested import left_of, question_of
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
 from ckptdiff.spelling import option
+from ckptdiff.stages import doing
 from ckptdiff.writing.rewriting import applied
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
 
         ensure_readable(file)
     given = model.describe()
+    doing("comparing")
     outcome = ask(given, file, assign=options.assign)
     outcome = replace(
         outcome,
@@ -271,6 +273,7 @@ def _looked_for(report: Report, model: GivenModel) -> Found:
     keys = len(file.entries) + len(outcome.model.keys())
     if keys > _MOST_ADVISED:
         return Found((Advice("not-looked-for", facts={"keys": keys}, sides=sides),), left_of(Renames(), report))
+    doing("looking for renames")
     suggestion, repaired = proposed(model, file)
     loaded = sum(1 for _ in outcome.loaded())
     repairs = list(_renames(suggestion, repaired, sides))

@@ -20,6 +20,7 @@ from ckptdiff.renaming.applied import Renames
 from ckptdiff.requested import left_of, question_of
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
 from ckptdiff.spelling import option
+from ckptdiff.stages import doing
 from ckptdiff.suffixes import WEIGHTS
 from ckptdiff.suggesting.attention_heads import heads_beside
 from ckptdiff.suggesting.finder import suggest_rules
@@ -105,6 +106,7 @@ def proposed_as_asked(
     """The same, and the report knows what was asked, so that it can say how to load it."""
     file, given = checkpoint.read(), model.describe()
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
+    doing("looking for renames")
     suggestion, report = proposed(given, file, include_likely=include_likely, heads=heads)
     found = Found(left=left_of(suggestion.renames, report))
     return suggestion, replace(report, question=question_of(model, checkpoint, file, given.built), found=found)
