@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptdiff import bounded_json as bounded
+from ckptdiff.choices import path_meant
 from ckptdiff.errors import UsageError
 
 MOST_BYTES = 32 << 20
@@ -37,7 +38,8 @@ def text_of(path: str | os.PathLike[str], hint: str, form: str = "JSON") -> str:
             reason = error.strerror or str(error)
         else:
             reason = f"it is not text, as {form} is" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise UsageError(f"{Path(path)} could not be read: {reason}.", hint) from None
+        meant = path_meant(os.fspath(path)) if isinstance(error, FileNotFoundError) else ""
+        raise UsageError(f"{Path(path)} could not be read: {reason}.", meant or hint) from None
 
 
 def json_of(text: str) -> Any:

@@ -6,7 +6,7 @@ import mmap
 import os
 import stat
 
-from ckptdiff.choices import closest
+from ckptdiff.choices import path_meant
 from ckptdiff.errors import CheckpointError
 from ckptdiff.places.source import Identity, changed, outside, truncated
 
@@ -83,7 +83,7 @@ class FileSource:
                 raise CheckpointError(f"{path} is not a regular file", "Give the path of a checkpoint file.")
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
-            raise CheckpointError(f"{path} does not exist", _what_was_meant(path)) from None
+            raise CheckpointError(f"{path} does not exist", path_meant(path) or "Check the path.") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise CheckpointError(f"{path} cannot be opened: {reason}", "Check the path and its permissions.") from None
@@ -148,15 +148,3 @@ def ensure_same(path: str, descriptor: int, identity: Identity | None) -> None:
     """Raise CheckpointError if an open file is not the one that was read before; None is any."""
     if identity is not None and identity_of(os.fstat(descriptor)) != identity:
         raise changed(path)
-
-
-def _what_was_meant(path: str) -> str:
-    """A hint for a path at which nothing is: what lies beside it under a name like it."""
-    folder, name = os.path.split(path)
-    try:
-        beside = os.listdir(folder or ".")  # noqa: PTH208
-    except OSError:
-        return "Check the path."
-    by_stem = {os.path.splitext(other)[0]: other for other in beside}  # noqa: PTH122 - suffixes are alike by themselves
-    close = closest(os.path.splitext(name)[0], by_stem)  # noqa: PTH122
-    return f"Did you mean `{os.path.join(folder, by_stem[close])}`?" if close else "Check the path."  # noqa: PTH118

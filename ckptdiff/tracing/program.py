@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptdiff.choices import path_meant
 from ckptdiff.errors import UsageError
 
 _USAGE = "Write for example `ckptdiff trace sample.py`, or `ckptdiff trace -m package.module`."
@@ -67,7 +68,7 @@ def parse_program(words: Sequence[str]) -> Program:
     if not words or words[0].startswith("-"):
         raise UsageError("There is no program to trace.", _USAGE)
     if not Path(words[0]).exists():
-        raise UsageError(f"{words[0]} does not exist.", _USAGE)
+        raise UsageError(f"{words[0]} does not exist.", path_meant(words[0]) or _USAGE)
     return Program(words[0], tuple(words[1:]), launched=launched)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.choices import path_meant
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.judging.advice import Advice, advice_on
 from ckptdiff.judging.question import Found, Later
@@ -217,7 +218,7 @@ def _by_loader(
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
     if not is_url(os.fspath(path)) and not Path(path).exists():
-        raise CheckpointError(f"{os.fspath(path)} does not exist", "Check the path.")
+        raise CheckpointError(f"{os.fspath(path)} does not exist", path_meant(os.fspath(path)) or "Check the path.")
     outcome = loader.left(model, path, options.device).outcome
     question = question_of(model, checkpoint, outcome.checkpoint, loader=loader)
     return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome), question=question))
