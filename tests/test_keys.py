@@ -38,7 +38,7 @@ def test_folds_come_in_the_order_of_their_first_keys(names: list[str]) -> None:
             ["layer4.{0..2}.bn{1..3}.running_mean"],
         ),
         (["h.0", "h.2", "h.5", "h.6", "h.7", "h.8", "h.9"], ["h.{0,2,5..9}"]),
-        ([f"h.{i}.w" for i in range(5, 5000, 11)], ["h.{5..4995 step 11}.w"]),
+        ([f"h.{i}.w" for i in range(5, 5000, 11)], ["h.{5..4999 step 11}.w"]),
         ([f"h.{i}" for i in (0, 2, 4, 6, 8, 9, 10, 11)], ["h.{0..8 step 2,9..11}"]),
         ([f"h.{i}" for i in (0, 2, 4, 6)], ["h.{0,2,4,6}"]),
         (["h.0", "h.1"], ["h.{0..1}"]),

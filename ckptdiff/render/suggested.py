@@ -22,15 +22,15 @@ def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
     """The proposal with its evidence, what the walk says once it is applied, and the Python that does it."""
     most = None if view.all else _MOST
     titles = (
-        f"rules, ready for {option('rename')} or {option('save')}",
-        f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`",
+        f"rules, ready for {option('rename')} or {option('save')}:",
+        f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:",
     )
     blocks = repairs(suggestion, most, titles)
     rest = [plain(suggestion.head.sentence, 600)] if suggestion.head is not None else []
     if not (suggestion.complete if report is None else report.fits) and suggestion.looks_like:
         rest.append(plain(suggestion.looks_like, 400))
     if rest:
-        blocks.append(Block("to know", tuple(rest)))
+        blocks.append(Block("to know:", tuple(rest)))
     done = (suggestion.complete if report is None else report.fits) and not suggestion.undecided
     asked = report is not None and report.question is not None
     return Answer(
@@ -75,7 +75,7 @@ def repairs(suggestion: Suggestion, most: int | None, titles: tuple[str, str]) -
             lines.extend(f"  could be {plain(candidate)}" for candidate in ambiguity.candidates[:5])
         if most is not None and len(suggestion.ambiguous) > most:
             lines.append(f"... and {len(suggestion.ambiguous) - most} more; {option('all')} shows them")
-        blocks.append(Block("refused, since a wrong rename loads without an error", tuple(lines)))
+        blocks.append(Block("refused, since a wrong rename loads without an error:", tuple(lines)))
     return blocks
 
 
