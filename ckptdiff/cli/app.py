@@ -17,8 +17,8 @@ from ckptdiff.errors import UsageError
 from ckptdiff.places import is_url
 
 COMMANDS = (
-    "compare", "diff", "verify", "trace", "fix", "filter", "rewrite", "convert", "inspect", "digest", "lock", "suggest",
-    "snapshot", "check", "init", "rules", "git",
+    "compare", "diff", "verify", "trace", "fix", "filter", "rewrite", "convert", "inspect", "browse", "digest", "lock",
+    "suggest", "snapshot", "check", "init", "rules", "git",
 )  # fmt: skip
 """Each is a module of this package with a `command` function and an `EXAMPLES` text."""
 

@@ -1,0 +1,1 @@
+"""A checkpoint to walk around in, on a terminal."""
