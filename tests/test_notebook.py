@@ -11,7 +11,7 @@ import torch
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 CELLS = (
-    "import ckptdiff; from torch import nn; model = nn.Sequential(nn.Linear(2, 3)); report = ckptdiff.compare(model, 'a.pth')",
+    "import ckptdiff; from torch import nn; model = nn.Linear(2, 3); report = ckptdiff.compare(model, 'a.pth')",
     "report",
     "ckptdiff.inspect('a.pth')",
     "ckptdiff.suggest(model, 'a.pth')",
@@ -24,7 +24,7 @@ CELLS = (
 def test_a_notebook_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     torch.save(
-        {f"module.{k}": v for k, v in torch.nn.Sequential(torch.nn.Linear(2, 3)).state_dict().items()},
+        {f"module.{k}": v for k, v in torch.nn.Linear(2, 3).state_dict().items()},
         tmp_path / "a.pth",
     )
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
