@@ -7,9 +7,9 @@ import gc
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from functools import partial
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from ckptdiff.imports import Imports
@@ -34,7 +34,9 @@ class Patches:
         self._undo: list[Callable[[], object]] = []
         self.imports = Imports()
         self._gathers = False
-        self._held: list[tuple[Kept, Any]] = []
+        self._held: list[tuple[Kept, Any, bool]] = []
+        self._given: list[tuple[Any, Any]] = []
+        """What stands for something under a name from which code may take it, and what it stands for."""
 
     def also(self, undo: Callable[[], object]) -> None:
         """Call something when everything is put back, before what was replaced so far."""
@@ -45,6 +47,8 @@ class Patches:
         before = vars(owner).get(name, _MISSING)
         setattr(owner, name, value)
         self._as_in_scripts(before, value)
+        if isinstance(owner, ModuleType) and callable(before) and callable(value):
+            self._given.append((value, before))
 
         def undo() -> None:
             if before is _MISSING:
@@ -102,10 +106,11 @@ class Patches:
         function.cache_clear()
         return original
 
-    def everywhere(self, kept: Kept, new: Any) -> None:
+    def everywhere(self, kept: Kept, new: Any, *, in_modules: bool = False) -> None:
         """Put `new` in the place of what is kept, which is not Python's to change, wherever modules, classes, partial
-        functions, defaults or containers hold it."""
-        self._held.append((kept, new))
+        functions, defaults or containers hold it; `in_modules`: not within numpy and torch, which are to have their own,
+        nor in containers and closures, of which nobody tells whose they are."""
+        self._held.append((kept, new, in_modules))
         if not self._gathers:
             self._replace()
 
@@ -121,33 +126,20 @@ class Patches:
 
     def _replace(self) -> None:
         held, self._held = self._held, []
-        for kept, new in held:
+        for kept, new, _ in held:
             self._as_in_scripts(kept.value, new)
-        places = {id(kept.value): (kept.value, new) for kept, new in held}
-        tuples: list[tuple[Any, ...]] = []
-        own = {id(self.__dict__), *(id(pair) for pair in (*held, *places.values())), id(held), id(places)}
-        for holder in gc.get_referrers(*(kept.value for kept, _ in held)):
-            if id(holder) in own or isinstance(holder, Kept):
-                continue
-            if isinstance(holder, dict):
-                for name, value in list(holder.items()):
-                    if id(value) in places:
-                        self._item(holder, name, *places[id(value)])
-            elif isinstance(holder, list):
-                for index, value in enumerate(holder):
-                    if id(value) in places:
-                        self._item(holder, index, *places[id(value)])
-            elif isinstance(holder, tuple):
-                tuples.append(holder)
-            elif type(holder).__name__ == "cell":
-                self._cell(holder, places)
-            elif type(holder).__name__ == "partial":
-                state = holder.__reduce__()[2]
-                if id(state[0]) in places:
-                    holder.__setstate__((places[id(state[0])][1], *state[1:]))
-                    self._undo.append(partial(holder.__setstate__, state))
-        if tuples:
-            self._defaults(tuples, places)
+            self._given.append((new, kept.value))
+        places = {id(kept.value): (kept.value, new) for kept, new, _ in held}
+        sparing = {id(kept.value) for kept, _, in_modules in held if in_modules}
+        own = {id(held), *map(id, held)}
+        self._undo += _swapped(places, own | {id(item) for item in self._given} | {id(self._given)}, sparing)
+
+    def _take_back(self) -> None:
+        """Put what it stands for in the place of everything that was given out: code that was imported meanwhile, or
+        ran, may have taken it to places of its own."""
+        given, self._given = self._given, []
+        if given:
+            _swapped({id(new): (new, old) for new, old in given}, {id(given), *map(id, given)})
 
     def _as_in_scripts(self, old: Any, new: Any) -> None:
         """Have TorchScript take what stands for a function of torch's for that function."""
@@ -160,38 +152,96 @@ class Patches:
             table[id(new)] = table[id(old)]
             self._undo.append(lambda: table.pop(id(new), None))
 
-    def _item(self, holder: Any, name: Any, old: Any, new: Any) -> None:
-        holder[name] = new
-
-        def undo() -> None:
-            with contextlib.suppress(LookupError):
-                if holder[name] is new:
-                    holder[name] = old
-
-        self._undo.append(undo)
-
-    def _defaults(self, tuples: list[tuple[Any, ...]], places: Mapping[int, tuple[Any, Any]]) -> None:
-        """Those of the tuples that are the defaults of functions."""
-        wanted = {id(one) for one in tuples}
-        for function in gc.get_referrers(*tuples):
-            if isinstance(function, FunctionType) and id(function.__defaults__) in wanted:
-                before = function.__defaults__ or ()
-                function.__defaults__ = tuple(
-                    places[id(value)][1] if id(value) in places else value for value in before
-                )
-                self._undo.append(partial(setattr, function, "__defaults__", before))
-
-    def _cell(self, holder: Any, places: Mapping[int, tuple[Any, Any]]) -> None:
-        with contextlib.suppress(AttributeError, TypeError, ValueError):
-            old = holder.cell_contents
-            if id(old) in places:
-                holder.cell_contents = places[id(old)][1]
-                self._undo.append(lambda: setattr(holder, "cell_contents", old))
-
     def undo(self) -> None:
         """Put everything back."""
         while self._undo:
             self._undo.pop()()
+        self._take_back()
+
+
+_Places = Mapping[int, tuple[Any, Any]]
+_Undo = list[Callable[[], object]]
+
+
+def _swapped(places: _Places, own: set[int], sparing: Collection[int] = ()) -> _Undo:
+    """Have others stand where some values are held, by the identities of these; returns how to put these back."""
+    undo: _Undo = []
+    tuples: list[tuple[Any, ...]] = []
+    own = own | {id(pair) for pair in places.values()}
+    for holder in gc.get_referrers(*(old for old, _ in places.values())):
+        if id(holder) in own or isinstance(holder, Kept):
+            continue
+        if isinstance(holder, dict):
+            spared = sparing if _spares(holder) else ()
+            for name, value in list(holder.items()):
+                if id(value) in places and id(value) not in spared:
+                    _item(undo, holder, name, *places[id(value)])
+        elif isinstance(holder, list):
+            for index, value in enumerate(holder):
+                if id(value) in places and id(value) not in sparing:
+                    _item(undo, holder, index, *places[id(value)])
+        elif isinstance(holder, tuple):
+            tuples.append(holder)
+        elif type(holder).__name__ == "cell":
+            _cell(undo, holder, places, sparing)
+        elif isinstance(holder, (staticmethod, classmethod)):
+            old, new = places[id(holder.__func__)]
+            if id(old) not in sparing:  # torch's C++ has its functions in such
+                holder.__init__(new)  # type: ignore[misc]
+                undo.append(partial(holder.__init__, old))  # type: ignore[misc]
+        elif type(holder).__name__ == "partial":
+            state = holder.__reduce__()[2]
+            if id(state[0]) in places:
+                holder.__setstate__((places[id(state[0])][1], *state[1:]))
+                undo.append(partial(holder.__setstate__, state))
+    if tuples:
+        _defaults(undo, tuples, places)
+    return undo
+
+
+def _spares(holder: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary is neither a module's nor a class's, or that of one of numpy's or torch's own."""
+    name = holder.get("__name__" if "__spec__" in holder else "__module__")
+    return not isinstance(name, str) or name.startswith(("numpy.", "torch.", "ckptdiff."))
+
+
+def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: Any) -> None:
+    kind = None
+    if isinstance(holder, dict) and "__module__" in holder:  # a class remembers what it looked up there
+        kind = next((one for one in gc.get_referrers(holder) if isinstance(one, type) and name in vars(one)), None)
+
+    def put(value: Any) -> None:
+        if kind is None:
+            holder[name] = value
+        else:
+            setattr(kind, name, value)
+
+    put(new)
+
+    def back() -> None:
+        with contextlib.suppress(LookupError):
+            if holder[name] is new:
+                put(old)
+
+    undo.append(back)
+
+
+def _defaults(undo: _Undo, tuples: list[tuple[Any, ...]], places: _Places) -> None:
+    """Those of the tuples that are the defaults of functions."""
+    wanted = {id(one) for one in tuples}
+    for function in gc.get_referrers(*tuples):
+        if isinstance(function, FunctionType) and id(function.__defaults__) in wanted:
+            before = function.__defaults__ or ()
+            function.__defaults__ = tuple(places[id(value)][1] if id(value) in places else value for value in before)
+            undo.append(partial(setattr, function, "__defaults__", before))
+
+
+def _cell(undo: _Undo, holder: Any, places: _Places, sparing: Collection[int]) -> None:
+    with contextlib.suppress(AttributeError, TypeError, ValueError):
+        old = holder.cell_contents
+        if id(old) in places and id(old) not in sparing:
+            holder.cell_contents = places[id(old)][1]
+            undo.append(lambda: setattr(holder, "cell_contents", old))
 
 
 def _calling(name: str, code: Any) -> Any:

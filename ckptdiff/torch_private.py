@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.overrides
 import torch.utils.dlpack
 from torch import nn
 from torch.nn.modules import module as module_source
@@ -268,6 +269,12 @@ FILE_READER = (torch._C, "PyTorchFileReader")
 """Where the class is found that reads single records out of a torch file."""
 FILE_WRITER = (torch._C, "PyTorchFileWriter")
 """And the one that writes them."""
+
+
+def tables_of_functions() -> tuple[Any, ...]:
+    """The functions of torch that put others of its functions in a table once (`functools.cache`)."""
+    names = ("get_ignored_functions", "get_default_nowrap_functions", "get_testing_overrides", "_get_overridable_functions")
+    return tuple(getattr(torch.overrides, name) for name in names)
 
 
 def script_builtins() -> dict[int, str]:

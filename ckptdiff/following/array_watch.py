@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dis
 import re
 import sys
@@ -19,7 +18,7 @@ from ckptdiff.following.mode import parts
 from ckptdiff.following.named_files import Files
 from ckptdiff.following.origins import Interval, Piece
 from ckptdiff.following.recognising import Way, recognised
-from ckptdiff.patches import Patches
+from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import without_torch_function
 
 _OPERATORS = {
@@ -83,8 +82,9 @@ def watch_arrays(patched: Patches, files: Files) -> None:
 
     patched.attribute(torch.Tensor, "__array_ufunc__", __array_ufunc__)
 
-    def from_array(function: Callable[..., Any]) -> Callable[..., Any]:
+    def from_array(kept: Kept) -> Callable[..., Any]:
         def making(*args: Any, **kwargs: Any) -> Any:
+            function = kept.value
             arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, Array)]
             if not arrays or arrays[0].engine is not engine:
                 if texts and any(isinstance(value, float) for value in flat(args[:1])):
@@ -106,17 +106,18 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                     _adopt(engine, tensor, found)
             return tensor
 
-        making.__name__ = getattr(function, "__name__", "making")
+        making.__name__ = getattr(kept.value, "__name__", "making")
         return making
 
-    for name in ("from_numpy", "as_tensor", "tensor", "asarray"):
-        patched.attribute(torch, name, from_array(getattr(torch, name)))
-    with contextlib.suppress(AttributeError):
-        patched.attribute(torch, "from_dlpack", from_array(getattr(torch, "from_dlpack")))  # noqa: B009 - not for mypy
+    for name in ("from_numpy", "as_tensor", "tensor", "asarray", "from_dlpack"):
+        kept = Kept(getattr(torch, name))
+        patched.everywhere(kept, from_array(kept), in_modules=True)
 
-    def followed_array(function: Callable[..., Any], *, converts: bool) -> Callable[..., Any]:
+    def followed_array(kept: Kept, *, converts: bool) -> Callable[..., Any]:
         def making(*args: Any, **kwargs: Any) -> Any:
-            result = function(*args, **kwargs)
+            if converts and args and isinstance(args[0], torch.Tensor):
+                args = (args[0].__array__(), *args[1:])
+            result = kept.value(*args, **kwargs)
             if type(result) is not np.ndarray or result.dtype.hasobject:
                 return result
             if sys._getframe(1).f_globals.get("__name__", "").startswith("ckptdiff."):
@@ -129,13 +130,12 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 note(engine, result, pieces_of(arrays[0]) if same else all_of(engine, arrays))
             return known(result, engine, ())
 
-        making.__name__ = getattr(function, "__name__", "making")
+        making.__name__ = getattr(kept.value, "__name__", "making")
         return making
 
-    for name in _MAKING:
-        patched.attribute(np, name, followed_array(getattr(np, name), converts=False))
-    for name in _CONVERTING:
-        patched.attribute(np, name, followed_array(getattr(np, name), converts=True))
+    for name in (*_MAKING, *_CONVERTING):
+        kept = Kept(getattr(np, name))
+        patched.everywhere(kept, followed_array(kept, converts=name in _CONVERTING), in_modules=True)
 
 
 @cache

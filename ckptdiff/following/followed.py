@@ -29,6 +29,7 @@ from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import watch_functions
 from ckptdiff.generators import generators_kept
 from ckptdiff.patches import Kept, Patches
+from ckptdiff.torch_private import tables_of_functions, tensor_makers
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
     patched = Patches()
     kept = contextlib.ExitStack()
     kept.enter_context(generators_kept())
+    kept.enter_context(_true_tables())
     try:
         with patched.gathering():
             for reader in READERS:
@@ -200,6 +202,18 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
     finally:
         patched.undo()
         kept.close()
+
+
+@contextlib.contextmanager
+def _true_tables() -> Iterator[None]:
+    """The tables that torch makes once of its own functions are to have no other that stands for one meanwhile."""
+    tensor_makers()  # by which `torch.device("meta")` goes: it is asked inside, too
+    made_here = [table for table in tables_of_functions() if not table.cache_info().currsize]
+    try:
+        yield
+    finally:
+        for table in made_here:
+            table.cache_clear()
 
 
 def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs: Any) -> Followed:

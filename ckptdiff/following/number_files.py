@@ -15,7 +15,7 @@ from ckptdiff.following.file_numbers import numbers_in
 from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.opened_files import reading
 from ckptdiff.following.recognising import recognised, recognised_array
-from ckptdiff.patches import Patches
+from ckptdiff.patches import Kept, Patches
 
 _READERS = ("ckptdiff.", "numpy.", "safetensors.", "torch.")
 """Whose code is followed as a whole, and not in what it does."""
@@ -47,17 +47,17 @@ def read_numbers(patches: Patches, files: Files) -> None:
         name = getattr(self, "_ckptdiff_file", None)
         return array if name is None or not isinstance(array, np.ndarray) else from_file(files, array, name, key)
 
-    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(kept: Kept) -> Callable[..., Any]:
         def read(file: Any, *args: Any, **kwargs: Any) -> Any:
             name = files.name(file)
-            result = function(file, *args, **kwargs)
+            result = kept.value(file, *args, **kwargs)
             return from_file(files, result, name, "") if isinstance(result, np.ndarray) else result
 
         return read
 
-    patches.attribute(np, "fromfile", noting(np.fromfile))
-    patches.attribute(np, "loadtxt", noting(np.loadtxt))
-    patches.attribute(np, "genfromtxt", noting(np.genfromtxt))
+    for reader in (np.fromfile, np.loadtxt, np.genfromtxt):
+        kept = Kept(reader)
+        patches.everywhere(kept, noting(kept), in_modules=True)
 
     def mapped(cls: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
         name = files.name(filename)
@@ -94,15 +94,15 @@ _WEIGHTS = 64
 
 def read_bytes(patches: Patches, files: Files) -> None:
     """Tensors over the bytes of files: `torch.from_file`, and `frombuffer` of what was read by hand."""
-    from_file, from_buffer = torch.from_file, torch.frombuffer
+    kept_file, kept_buffer = Kept(torch.from_file), Kept(torch.frombuffer)
 
     def file(filename: Any, *args: Any, **kwargs: Any) -> Any:
-        made = from_file(filename, *args, **kwargs)
+        made = kept_file.value(filename, *args, **kwargs)
         files.gave(made, files.name(filename), "")
         return made
 
     def buffer(*args: Any, **kwargs: Any) -> Any:
-        made = from_buffer(*args, **kwargs)
+        made = kept_buffer.value(*args, **kwargs)
         engine = files.engine
         if sys._getframe(1).f_globals.get("__name__", "").startswith(_READERS):
             return made
@@ -115,15 +115,15 @@ def read_bytes(patches: Patches, files: Files) -> None:
                 engine.doubt_new(made)
         return made
 
-    patches.attribute(torch, "from_file", file)
-    patches.attribute(torch, "frombuffer", buffer)
+    patches.everywhere(kept_file, file, in_modules=True)
+    patches.everywhere(kept_buffer, buffer, in_modules=True)
     if "numpy" in sys.modules:
         import numpy as np
 
-        numpy_buffer = np.frombuffer
+        numpy_buffer = Kept(np.frombuffer)
 
         def array(*args: Any, **kwargs: Any) -> Any:
-            made = numpy_buffer(*args, **kwargs)
+            made = numpy_buffer.value(*args, **kwargs)
             caller = sys._getframe(1).f_globals.get("__name__", "")
             if type(made) is not np.ndarray or caller.startswith(_READERS) or not made.size:
                 return made
@@ -143,7 +143,7 @@ def read_bytes(patches: Patches, files: Files) -> None:
             view.engine = files.engine
             return view
 
-        patches.attribute(np, "frombuffer", array)
+        patches.everywhere(numpy_buffer, array, in_modules=True)
 
 
 def read_hdf5(patches: Patches, files: Files) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.following.labels import Source
-from ckptdiff.patches import Patches
+from ckptdiff.patches import Kept, Patches
 
 if TYPE_CHECKING:
     from ckptdiff.following.file_numbers import FileNumbers
@@ -140,14 +140,15 @@ def tell(value: Any, numbers: FileNumbers, file: str, path: str = "") -> Any:
 def watch_functions(patches: Patches) -> None:
     """`math`'s functions of such a number give one."""
 
-    def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    def telling(kept: Kept) -> Callable[..., Any]:
         def of(*args: Any) -> Any:
-            result = function(*args)
+            result = kept.value(*args)
             given = next((value for value in args if isinstance(value, _Told)), None)
             return result if given is None else told(result, given.numbers, given.source)
 
-        of.__name__ = function.__name__
+        of.__name__ = kept.value.__name__
         return of
 
     for name in _FUNCTIONS:
-        patches.attribute(math, name, telling(getattr(math, name)))
+        kept = Kept(getattr(math, name))
+        patches.everywhere(kept, telling(kept), in_modules=True)
