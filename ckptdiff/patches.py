@@ -108,8 +108,8 @@ class Patches:
 
     def everywhere(self, kept: Kept, new: Any, *, in_modules: bool = False) -> None:
         """Put `new` in the place of what is kept, which is not Python's to change, wherever modules, classes, partial
-        functions, defaults or containers hold it; `in_modules`: not within numpy and torch, which are to have their own,
-        nor in containers and closures, of which nobody tells whose they are."""
+        functions, defaults or containers hold it; `in_modules`: not within numpy and torch, which are to have their
+        own, nor in containers and closures, of which nobody tells whose they are."""
         self._held.append((kept, new, in_modules))
         if not self._gathers:
             self._replace()

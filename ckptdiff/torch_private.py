@@ -273,7 +273,12 @@ FILE_WRITER = (torch._C, "PyTorchFileWriter")
 
 def tables_of_functions() -> tuple[Any, ...]:
     """The functions of torch that put others of its functions in a table once (`functools.cache`)."""
-    names = ("get_ignored_functions", "get_default_nowrap_functions", "get_testing_overrides", "_get_overridable_functions")
+    names = (
+        "get_ignored_functions",
+        "get_default_nowrap_functions",
+        "get_testing_overrides",
+        "_get_overridable_functions",
+    )
     return tuple(getattr(torch.overrides, name) for name in names)
 
 

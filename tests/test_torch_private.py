@@ -333,6 +333,12 @@ def test_tensor_makers_make_tensors_on_the_default_device() -> None:
     assert torch.add not in makers
 
 
+def test_tables_of_functions_are_made_once() -> None:
+    for table in private.tables_of_functions():
+        assert table() is table()
+        assert table.cache_info().currsize == 1
+
+
 def test_the_chosen_device_is_what_set_default_device_was_given() -> None:
     assert private.chosen_device() is None
     torch.set_default_device("meta")

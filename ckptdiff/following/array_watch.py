@@ -14,10 +14,11 @@ import torch
 
 from ckptdiff.following.arrays import Array, all_of, flat, is_view_of, known, note, pieces_of, plain
 from ckptdiff.following.engine import Engine
+from ckptdiff.following.file_numbers import tells
 from ckptdiff.following.mode import parts
 from ckptdiff.following.named_files import Files
 from ckptdiff.following.origins import Interval, Piece
-from ckptdiff.following.recognising import Way, recognised
+from ckptdiff.following.recognising import Way, recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import without_torch_function
 
@@ -29,7 +30,11 @@ _OPERATORS = {
     "greater": "__lt__", "greater_equal": "__le__", "equal": "__eq__", "not_equal": "__ne__",
 }  # fmt: skip
 """What a tensor is asked for where it stands to the right of one of numpy's in an operator, by the function's name."""
-_MAKING = ("empty", "zeros", "ones", "full")
+_MAKING = (
+    "empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "arange", "eye", "identity",
+    "linspace",
+)  # fmt: skip
+"""What they make is the code's own."""
 _CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require")
 
 
@@ -87,14 +92,14 @@ def watch_arrays(patched: Patches, files: Files) -> None:
             function = kept.value
             arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, Array)]
             if not arrays or arrays[0].engine is not engine:
-                if texts and any(isinstance(value, float) for value in flat(args[:1])):
+                if texts and any(isinstance(value, float) and tells(value) for value in flat(args[:1])):
                     engine.looked.update(((name, ""), None) for name in texts)  # numbers, by way of a text maybe
                 elif texts and args and isinstance(args[0], np.ndarray):
                     engine.looked.update(((name, ""), None) for name in texts if holds_numbers(texts[name]))
                 made = function(*args, **kwargs)
                 unsure = engine.looked or engine.exposed or files.opened.read
                 way: Way = "array" if args and isinstance(args[0], np.ndarray) else "numbers"
-                if unsure and not _is_known(engine, made) and recognised(files, made, way):
+                if unsure and not _is_known(engine, made) and recognised(files, made, way, args[0] if args else None):
                     return made
                 if engine.looked or engine.exposed or (engine.numbers and _of_numbers(engine, args[:1], made)):
                     engine.doubt_new(made)
@@ -116,7 +121,7 @@ def watch_arrays(patched: Patches, files: Files) -> None:
     def followed_array(kept: Kept, *, converts: bool) -> Callable[..., Any]:
         def making(*args: Any, **kwargs: Any) -> Any:
             if converts and args and isinstance(args[0], torch.Tensor):
-                args = (args[0].__array__(), *args[1:])
+                args = (args[0].__array__(), *args[1:])  # type: ignore[no-untyped-call]
             result = kept.value(*args, **kwargs)
             if type(result) is not np.ndarray or result.dtype.hasobject:
                 return result
@@ -124,7 +129,9 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 return result
             arrays = [value for value in flat(args[:1]) if isinstance(value, Array)] if converts else []
             if converts and not arrays:
-                return result
+                of_numbers = args and isinstance(args[0], (list, tuple))
+                again = recognised_array(files, result, args[0]) if of_numbers else None
+                return result if again is None else again
             if arrays and not is_view_of(result, arrays):
                 same = len(arrays) == 1 and arrays[0].size == result.size
                 note(engine, result, pieces_of(arrays[0]) if same else all_of(engine, arrays))

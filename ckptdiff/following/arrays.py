@@ -148,14 +148,14 @@ class Array(np.ndarray):
         self.left()
         return plain(self).__reduce_ex__(protocol)
 
-    def left(self) -> None:
-        """Note that code looks at the values, and may make others of all of them."""
+    def left(self, *, numbers: bool = False) -> None:
+        """Note that code looks at the values, and may make others of all of them, by way of bytes or of numbers."""
         if self.engine is not None and self.engine.read:
             found = pieces_of(self)
             self.engine.look_at(distinct_labels(found))
             if found and self.dtype.kind in "biufc":
                 content = np.ascontiguousarray(self.view(np.ndarray)).reshape(-1).view(np.uint8)
-                self.engine.kept.keep_bytes(content.data, self.dtype.itemsize, found)
+                self.engine.kept.keep_bytes(content.data, self.dtype.itemsize, found, numbers=numbers)
 
 
 class _Flat:
@@ -169,7 +169,7 @@ class _Flat:
         return getattr(self._plain, name)
 
     def __iter__(self) -> Any:
-        self._array.left()
+        self._array.left(numbers=True)
         return iter(self._plain)
 
     def __len__(self) -> int:
@@ -230,8 +230,11 @@ def _leaving(name: str) -> Callable[..., Any]:
     method = getattr(np.ndarray, name)
 
     def leaving(self: Array, *args: Any, **kwargs: Any) -> Any:
-        self.left()
-        return method(self, *args, **kwargs)
+        self.left(numbers=name == "tolist")
+        result = method(self, *args, **kwargs)
+        if name == "tolist" and self.engine is not None:
+            self.engine.kept.keep_numbers(result)
+        return result
 
     leaving.__name__ = name
     return leaving
@@ -392,6 +395,8 @@ def known(result: Any, engine: Engine | None, given: Iterable[Any]) -> Any:
     """A result as arrays of the run; a number that was computed is a look."""
     if type(result) in (list, tuple):
         return type(result)(known(item, engine, given) for item in result)
+    if isinstance(result, tuple) and hasattr(result, "_make"):
+        return result._make(known(item, engine, given) for item in result)
     if engine is None:
         return result
     if not isinstance(result, np.ndarray):

@@ -246,7 +246,7 @@ class Engine:
         self.look(tensors)
         for tensor in tensors:
             if pieces := self.pieces(tensor):
-                self.kept.keep_bytes(*bytes_of(tensor), pieces)
+                self.kept.keep_bytes(*bytes_of(tensor), pieces, numbers=True)
 
     def look(self, tensors: Iterable[torch.Tensor]) -> None:
         """Note that code looks at values."""

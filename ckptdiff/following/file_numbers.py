@@ -57,7 +57,7 @@ class FileNumbers:
 
     def note(self, number: float, source: Source) -> None:
         """Note a number that was made of one that a file gave."""
-        if _tells(number) and number not in self._given and len(self._given) < _MOST:
+        if tells(number) and number not in self._given and len(self._given) < _MOST:
             self._given[number] = source
             self._rounded.clear()
 
@@ -80,12 +80,12 @@ class FileNumbers:
 
     def tells(self, number: int, source: Source) -> None:
         """Note an int that stands alone in a file: of a float and it Python makes a float that tells nothing."""
-        if _tells(number) and len(self._ints) < _FEW:
+        if tells(number) and len(self._ints) < _FEW:
             self._ints[number] = source
 
     def _of_int(self, number: Any) -> Source | None:
         """The int of a file of which, and of a float of the code's, a float may be made: `0.9 ** step`."""
-        if type(number) is not float or not _tells(number):
+        if type(number) is not float or not tells(number):
             return None
         for constant in floats_of_code():
             for other, source in self._ints.items():
@@ -105,7 +105,7 @@ class FileNumbers:
                 if len(sample) == _SAMPLE:
                     break
         hits = [known[value] for value in sample if value in known]
-        telling = [value for value in sample if _tells(value)]
+        telling = [value for value in sample if tells(value)]
         if not hits or len(hits) * 2 <= len(telling):
             return False
         self.taken.update(dict.fromkeys(hits))
@@ -136,10 +136,10 @@ def _made_of(number: float) -> Iterator[float]:
         made.append(1 / number)
     if number > 0:
         made += [number**0.5, number**-0.5]
-    yield from filter(_tells, made)
+    yield from filter(tells, made)
 
 
-def _tells(number: float) -> bool:
+def tells(number: float) -> bool:
     """Whether it may be told from what all code writes."""
     return number == number and number not in (0, 1, 2, -1)
 
@@ -153,7 +153,7 @@ def numbers_in(value: Any) -> Iterator[tuple[str, float]]:
         if type(item) is not int and type(item) is not float and hasattr(type(item), "item") and not _is_tensor(item):
             item = item.item() if getattr(item, "ndim", 1) == 0 else item  # numpy's
         if isinstance(item, (int, float)):
-            if not isinstance(item, bool) and _tells(item) and abs(item) < 1 << 62:
+            if not isinstance(item, bool) and tells(item) and abs(item) < 1 << 62:
                 yield path, float(item) if isinstance(item, float) else item
             continue
         if isinstance(item, (str, bytes)) or item is None or id(item) in seen:

@@ -29,7 +29,8 @@ class KeptValues:
 
     def __init__(self) -> None:
         self._pieces: dict[_Print, list[Piece]] = {}
-        self._bytes: dict[tuple[int, bytes], deque[Origins]] = {}
+        self._bytes: dict[tuple[bool, int, bytes], deque[Origins]] = {}
+        self._numbers: dict[int, object] = {}
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
@@ -52,19 +53,29 @@ class KeptValues:
         if array.dtype.kind in "biufc":
             self._pieces[_print_of(str(array.dtype), _flat_array(array))] = pieces
 
-    def keep_bytes(self, content: Any, itemsize: int, pieces: list[Piece]) -> None:
-        """Note that code takes the bytes of a whole out, of which this is where the elements come from."""
+    def keep_bytes(self, content: Any, itemsize: int, pieces: list[Piece], *, numbers: bool = False) -> None:
+        """Note that code takes the bytes of a whole out, or its numbers: this is where the elements come from."""
         if pieces and len(content) <= _WHOLE:
             found = Origins()
             count = len(content) // itemsize
             paint(found, Shape(0, (count,), (1,), itemsize, count, True), pieces)
-            self._bytes.setdefault((len(content), hashlib.blake2b(content).digest()), deque()).append(found)
+            self._bytes.setdefault(_key(content, numbers), deque()).append(found)
 
-    def found_bytes(self, content: Any) -> Origins | None:
-        """Where bytes come from that were taken out; of several wholes that hold the same, each in its turn."""
+    def keep_numbers(self, values: Any) -> None:
+        """Note the numbers that code takes a whole out as: they are told from others of the same value by the first
+        and the last of them."""
+        for number in _ends(values):
+            self._numbers[id(number)] = number
+
+    def has_numbers(self, values: Any) -> bool:
+        """Whether some numbers are those of wholes that were taken out, and not others of the same value."""
+        return bool(self._numbers) and all(id(number) in self._numbers for number in _ends(values))
+
+    def found_bytes(self, content: Any, *, numbers: bool = False) -> Origins | None:
+        """Where bytes or numbers come from that were taken out; of several wholes that hold the same, each in turn."""
         if not self._bytes or len(content) > _WHOLE:
             return None
-        kept = self._bytes.get((len(content), hashlib.blake2b(content).digest()))
+        kept = self._bytes.get(_key(content, numbers))
         if kept is None:
             return None
         kept.rotate(-1)
@@ -80,6 +91,19 @@ class KeptValues:
         if array.dtype.kind not in "biufc":
             return None
         return self._pieces.get(_print_of(str(array.dtype), _flat_array(array)))
+
+
+def _key(content: Any, numbers: bool) -> tuple[bool, int, bytes]:
+    return numbers, len(content), hashlib.blake2b(content).digest()
+
+
+def _ends(values: Any) -> tuple[object, object]:
+    first = last = values
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    while isinstance(last, (list, tuple)) and last:
+        last = last[-1]
+    return first, last
 
 
 def _print(tensor: torch.Tensor) -> _Print | None:

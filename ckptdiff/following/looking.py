@@ -29,7 +29,10 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
                 else:
                     engine.settle(consists, foreign=foreign)
                     (engine.take_out if all_of_it else engine.look)(consists)
-            return method(self, *args, **kwargs)
+            result = method(self, *args, **kwargs)
+            if all_of_it:
+                engine.kept.keep_numbers(result)
+            return result
 
         reading.__name__ = getattr(method, "__name__", "reading")
         return reading

@@ -33,17 +33,17 @@ _WORD = 4
 _TELLING_WORDS = 4
 
 
-def recognised(files: Files, made: Any, way: Way) -> bool:
+def recognised(files: Files, made: Any, way: Way, given: Any = None) -> bool:
     """Whether a new tensor's values are known again, and are noted to come from where they were before.
 
     `way` is what they were last: numbers may be the same by chance, and a table that the code computes as an array may
-    lie in the file as well.
+    lie in the file as well, which is a doubt. `given` is what a tensor of numbers is made of.
     """
     if not isinstance(made, torch.Tensor) or made.layout is not torch.strided or made.device.type != "cpu":
         return False
     if made.is_quantized or not made.numel() or not made.is_contiguous():
         return False
-    if way == "numbers" and not made.is_floating_point():
+    if way == "numbers" and not (made.is_floating_point() and files.engine.kept.has_numbers(given)):
         return False
     content, itemsize = bytes_of(made)
     found = origins_of(files, content, way)
@@ -57,13 +57,17 @@ def recognised(files: Files, made: Any, way: Way) -> bool:
     return True
 
 
-def recognised_array(files: Files, made: Any) -> Any | None:
-    """A plain numpy array as one of the run, where its values are known again; else None."""
+def recognised_array(files: Files, made: Any, given: Any = None) -> Any | None:
+    """A plain numpy array as one of the run, where its values are known again; else None. `given` are the numbers that
+    it is made of, if it is."""
     from ckptdiff.following.arrays import known, memory_of
 
+    if given is not None and not files.engine.kept.has_numbers(given):
+        return None
     if made.dtype.kind not in "biufc" or not made.flags.c_contiguous or not made.size:
         return None
-    found = origins_of(files, made.reshape(-1).view("u1").data, "bytes")
+    way: Way = "bytes" if given is None else "numbers"
+    found = origins_of(files, made.reshape(-1).view("u1").data, way)
     memory, first = memory_of(files.engine, made) if found is not None else (None, 0)
     if found is None or memory is None:
         return None
@@ -77,13 +81,16 @@ def origins_of(files: Files, content: memoryview, way: Way) -> Origins | None:
     telling = _tells(content)
     if way == "numbers" and not telling:
         return None
-    found = engine.kept.found_bytes(content)
+    found = engine.kept.found_bytes(content, numbers=way == "numbers")
     if found is not None or not telling or len(content) > _MOST or engine.searched > _BUDGET:
         return found
     if way == "bytes" and (found := _in_memory(files, bytes(content))) is not None:
         return found
     place = files.part_of(content)
     if place is None:
+        return None
+    if way != "bytes":  # a table that the code computes may lie in the file as well
+        engine.looked[place] = None
         return None
     label = engine.labels.of(Origin(frozenset((place,))))
     engine.read[place] = None

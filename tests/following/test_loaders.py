@@ -12,12 +12,12 @@ import torch
 from ckptdiff import patches
 from ckptdiff.following import engine
 from ckptdiff.following.inert import Refused
-from tests.following import attacks, loaders, reading, scripts, shaping, writing
+from tests.following import attacks, everyday, loaders, reading, scripts, shaping, writing
 from tests.following.files import write_files
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
 
 ALL = {**loaders.LOADERS, **attacks.ATTACKS}
-for more in (reading, writing, shaping, scripts):
+for more in (reading, writing, shaping, scripts, everyday):
     ALL.update((f"{more.__name__.rpartition('.')[2]}: {name}", load) for name, load in more.LOADERS.items())
 
 DOUBTED = frozenset((
@@ -33,8 +33,11 @@ DOUBTED = frozenset((
     "writing: numpy_for_loop", "writing: numpy_mean", "writing: numpy_nditer", "writing: numpy_scalars",
     "writing: numpy_dlpack", "writing: memoryview_read", "writing: memoryview_written", "writing: memmoved",
     "scripts: splitlines", "scripts: fromstring", "scripts: numbers_as_array", "scripts: numbers_by_csv",
-    "scripts: json_dumped", "scripts: written_where_it_says",
+    "scripts: json_dumped", "scripts: struct_iterated", "scripts: written_where_it_says",
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass",
+    # tables of the code's own that a file has too: nobody can tell
+    "everyday: table_that_the_file_has_too", "everyday: computed_and_compared",
+    "everyday: list_that_the_file_has_too", "everyday: array_that_the_file_has_too",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
 REFUSED = frozenset(("reading: whole_module", "reading: whole_module_put", "reading: torch_package"))

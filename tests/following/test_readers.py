@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import math
 import pickle
+import sys
+import types
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +19,7 @@ from safetensors.torch import load, load_file, save_file
 from torch.distributed.checkpoint.utils import _create_file_view as view_of
 
 from ckptdiff.following.followed import ask, following
+from ckptdiff.torch_private import tables_of_functions
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits, state
 
 
@@ -184,6 +190,81 @@ def test_torch_is_as_before(folders):
     assert before == after
     assert "__signature__" not in vars(torch.load)
     assert not [name for name in vars(torch.serialization) if name.startswith("__ckptdiff")]
+
+
+IMPORTED = """
+import functools
+from math import sqrt
+from numpy import array, fromfile, zeros
+from safetensors import safe_open
+from torch import from_dlpack, from_numpy, frombuffer, tensor
+
+partial = functools.partial(zeros, 3)
+table = {"read": fromfile, "all": [array, from_numpy]}
+
+
+class Reader:
+    of_file = fromfile
+    make = staticmethod(tensor)
+
+
+def load(model, path, make=zeros):
+    with safe_open(path / "w.safetensors", "pt") as file:
+        model.second.weight.data = file.get_tensor("second.weight")
+    made = make((16, 8), "f4")
+    made[:] = array(model.second.weight.data)[:, :8]
+    model.first.weight.data = from_numpy(made)
+"""
+
+
+@pytest.fixture
+def imported():
+    """A module that code imports while it is followed."""
+    module = types.ModuleType("imported_meanwhile")
+    module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
+    sys.modules[module.__name__] = module
+    yield module
+    del sys.modules[module.__name__]
+
+
+def test_what_code_imports_meanwhile_has_the_libraries_own_afterwards(imported, folders):
+    exec_in = partial(exec, IMPORTED, vars(imported))
+    assert ask(lambda _: exec_in(), folders[0]).raised is None
+    assert (imported.tensor, imported.from_numpy, imported.frombuffer) == (
+        torch.tensor,
+        torch.from_numpy,
+        torch.frombuffer,
+    )
+    assert (imported.array, imported.zeros, imported.fromfile) == (np.array, np.zeros, np.fromfile)
+    assert (imported.sqrt, imported.safe_open, imported.from_dlpack) == (math.sqrt, safe_open, torch.from_dlpack)
+    assert imported.partial.func is np.zeros
+    assert imported.load.__defaults__ == (np.zeros,)
+    assert imported.table == {"read": np.fromfile, "all": [np.array, torch.from_numpy]}
+    assert imported.Reader.of_file is np.fromfile
+    assert imported.Reader.make is torch.tensor or imported.Reader.make == torch.tensor
+    for _ in range(2):  # imported before this run, and the one before
+        found, left = followed(imported.load, Net(), folders[0])
+        fills = found.fills(left)
+        assert (fills["second.weight"].by, fills["first.weight"].by) == ("file", "file")
+
+
+def test_a_device_as_a_context_is_as_before_inside_and_after(folders):
+    torch.utils._device._device_constructors.cache_clear()
+
+    def load(path):
+        with torch.device("meta"):
+            return torch.tensor([1.0]), torch.asarray([1.0])
+
+    assert [made.device.type for made in ask(load, folders[0]).result] == ["meta", "meta"]
+    assert [made.device.type for made in load(folders[0])] == ["meta", "meta"]
+
+
+def test_torchs_tables_of_its_functions_hold_its_functions(folders):
+    for table in tables_of_functions():
+        table.cache_clear()
+    ask(lambda path: [table() for table in tables_of_functions()], folders[0])
+    assert torch.overrides.get_testing_overrides()[torch.tensordot]
+    assert torch.tensor in torch.overrides.get_ignored_functions()
 
 
 def read_by_hand(model, folder):

@@ -183,5 +183,6 @@ ROWS = [
         state=lit_state,
         needs=(*LITGPT, "transformers"),
     ),
+    # Its last release imports what the torchao of the quantised rows no longer has: for an environment of its own.
     Row("torchtune FullModelTorchTuneCheckpointer", torchtune_checkpointer, pth, needs=("torchtune.training",)),
 ]

@@ -104,6 +104,9 @@ def apart(row: Any, situation: str = "") -> dict[str, str]:
             try:
                 signal.alarm(ROW_SECONDS)
                 torch.set_num_threads(1)  # the threads of the pool are not here
+                torch.use_deterministic_algorithms(
+                    True, warn_only=True
+                )  # what nobody initialises is NaN, not what was there
                 warnings.simplefilter("ignore")
                 _answer(row, situation, Path(folder), answer)
                 code = 0

@@ -274,6 +274,7 @@ class Package:
         return "agree" + doubt if from_file else f"WRONG nothing of {len(fills)} keys is of a file{doubt}"
 
 
+torch.serialization.add_safe_globals([slice])  # e3nn reads its own constants when it is imported
 NETS = ("alex", "squeeze", "vgg")
 ROWS = [
     *(Package(f"lpips {net} {number}", lpips_of(net, number), "lpips") for net in NETS for number in ("0.0", "0.1")),
@@ -283,7 +284,8 @@ ROWS = [
     Package("silero-vad", silero, "silero_vad"),
     Package("resemblyzer", resemblyzer, "resemblyzer"),
     Package("torchfcpe", torchfcpe, "torchfcpe", trust=True),
-    *(Package(f"pesto {name}", pesto(name), "pesto") for name in ("mir-1k", "mir-1k_g7")),
+    Package("pesto mir-1k", pesto("mir-1k"), "pesto"),
+    Package("pesto mir-1k_g7", pesto("mir-1k_g7"), "pesto", trust=True),  # with a configuration of omegaconf's in it
     Package("torchmetrics LPIPS", torchmetrics_lpips, "torchmetrics"),
     Package("ultralytics", ultralytics, "ultralytics", trust=True),
     Package("easyocr recognizer", easyocr, "easyocr"),
