@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: quantised demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries witness loaders long docs lint format fuzz bench package clean
+.PHONY: quantised releases demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries witness loaders long docs lint format fuzz bench package clean
 
 # What a user gets: the package and its runtime dependencies.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -95,6 +95,25 @@ loaders: .venv-loaders/.installed ## every loader in every situation, followed a
 	.venv-loaders/bin/python -m tests.following.table --quiet
 	.venv-loaders/bin/python -m pytest -q -W default tests/loaders/torch/test_own_classes.py
 
+# Releases that load something else than they say: each in a folder before the environment's own packages.
+RELEASES := 5.8.0 5.12.0
+
+.venv-releases/.installed: pyproject.toml constraints-zoo.txt tests/following/releases/vllm.txt
+	$(PYTHON) -m venv .venv-releases
+	.venv-releases/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
+	.venv-releases/bin/python -m pip install $(PIP_QUIET) -c constraints-zoo.txt -e . torchvision
+	.venv-releases/bin/python -m pip install $(PIP_QUIET) --no-deps --target .venv-releases/vllm -r tests/following/releases/vllm.txt
+	for release in $(RELEASES); do \
+		.venv-releases/bin/python -m pip install $(PIP_QUIET) --target .venv-releases/$$release transformers==$$release || exit 1; \
+	done
+	@touch $@
+
+releases: .venv-releases/.installed ## vLLM's loader on a CPU, and two releases of transformers that return random weights
+	for release in $(RELEASES); do \
+		PYTHONPATH=.:.venv-releases/$$release .venv-releases/bin/python -W ignore -m tests.following.releases.in_place || exit 1; \
+	done
+	PYTHONPATH=.:.venv-releases/vllm .venv-releases/bin/python -W ignore -m tests.following.releases.vllm_llama
+
 # The oldest torch that is promised.
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt tests/real_weights.txt
 	$(PYTHON) -m venv .venv-oldest
@@ -133,4 +152,4 @@ package: .venv/.dev ## the two files to upload, checked, and the demo from the w
 	@BIN=.venv-package/bin sh fixtures/demo.sh
 
 clean:
-	rm -rf .venv .venv-quantised .venv-zoo .venv-oldest .venv-loaders .venv-package build dist
+	rm -rf .venv .venv-quantised .venv-releases .venv-zoo .venv-oldest .venv-loaders .venv-package build dist
