@@ -42,14 +42,18 @@ def question_of(
         assign=assign,
         ready=built is not None and built.ready,
         attr=built.reference.rpartition(":")[2] if built is not None and built.home is not None else "",
-        home=_home(built.home) if built is not None and built.home is not None else ("", ""),
+        home=_home(built.home, model.shown) if built and built.home and model else ("", ""),
         saved=saved_as(file),
     )
 
 
-def _home(home: Home) -> tuple[str, str]:
+def _home(home: Home, reference: str) -> tuple[str, str]:
     """The folder, as short as it can be said from here, and the name, of what is imported from it."""
-    folder = os.path.relpath(home.directory) if home.directory.is_relative_to(Path.cwd()) else str(home.directory)
+    absolute = os.path.isabs(reference) and not home.directory.is_relative_to(Path.cwd())  # noqa: PTH117 - text
+    try:
+        folder = str(home.directory) if absolute else os.path.relpath(home.directory)
+    except ValueError:  # on another drive
+        folder = str(home.directory)
     name = home.name if home.file is None else home.file.stem
     importable = all(part.isidentifier() for part in name.split(".")) and name not in sys.stdlib_module_names
     return "" if folder == "." else folder, name if importable else ""

@@ -38,6 +38,7 @@ class Spelling:
 
     between = ", "
     command_line = False
+    prompt = ">>> "
 
     def option(self, name: str) -> str:
         """What an option is called."""
@@ -103,6 +104,11 @@ def call(verb: str, *arguments: str, **values: Value) -> str:
 def word(text: str) -> str:
     """A value by itself: a string of Python, or a word of the shell."""
     return _spelling.word(text)
+
+
+def prompt() -> str:
+    """What stands before a request that is to be pasted."""
+    return _spelling.prompt
 
 
 def on_the_command_line() -> bool:

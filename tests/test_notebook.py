@@ -44,5 +44,5 @@ def test_a_notebook_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "Not compatible" in shown[1][0]["data"]["text/html"]
     printed = shown[5][0]["text"]
     assert printed.startswith("<Report: fail as torch loads")
-    assert "ckptdiff.filter(model, 'a.pth', strip_prefix='module.', out='a.fixed.pth')" in printed
+    assert ">>> ckptdiff.filter(model, 'a.pth', strip_prefix='module.', out='a.fixed.pth')" in printed
     assert shown[6][0]["text"] == "(('strip_prefix', 'module.'),) { <!doctype html>\n"

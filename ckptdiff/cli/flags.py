@@ -20,6 +20,7 @@ class Flags(Spelling):
 
     between = " "
     command_line = True
+    prompt = "$ "
 
     def __init__(self, shell: Shell = "sh") -> None:
         self._shell = shell

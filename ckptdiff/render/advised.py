@@ -40,20 +40,26 @@ def _prefix(advice: Advice) -> str:
     )
 
 
+def _sides(advice: Advice) -> tuple[str, str]:
+    """Both sides as they are named, or as a caller's own."""
+    model, checkpoint = advice.sides
+    return model or Metavar("model"), checkpoint or Metavar("state_dict")
+
+
 def _save_rules(advice: Advice) -> str:
     rules = count(int(advice.facts["rules"]), "rule")
-    what = call("suggest", *advice.sides, **{name: Metavar(value) for name, value in advice.options})
+    what = call("suggest", *_sides(advice), **{name: Metavar(value) for name, value in advice.options})
     return f"`{what}` writes {rules}; with them {_effect(advice)}."
 
 
 def _ambiguous(advice: Advice) -> str:
     keys = count(int(advice.facts["keys"]), "key")
-    return f"{keys} could be renamed in several ways: see `{call('suggest', *advice.sides)}`."
+    return f"{keys} could be renamed in several ways: see `{call('suggest', *_sides(advice))}`."
 
 
 def _not_looked_for(advice: Advice) -> str:
     keys = int(advice.facts["keys"])
-    return f"Whether renaming helps was not looked for among {keys:,} keys: see `{call('suggest', *advice.sides)}`."
+    return f"Whether renaming helps was not looked for among {keys:,} keys: see `{call('suggest', *_sides(advice))}`."
 
 
 def _other_state_dict(advice: Advice) -> str:

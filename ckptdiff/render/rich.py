@@ -25,6 +25,7 @@ from ckptdiff.render.outline import on_one_screen, outline
 from ckptdiff.render.phrases import number, size
 from ckptdiff.render.sections import Answer, Outline, Section
 from ckptdiff.render.view import View
+from ckptdiff.spelling import prompt
 
 if TYPE_CHECKING:
     from ckptdiff.tracing.trace import Trace
@@ -94,7 +95,7 @@ def answer(words: Answer, view: View) -> str:
 
 
 def _command(command: str) -> Pasted:
-    return Pasted(Text.assemble("  ", ("$ ", "dim"), (command, "bold cyan")))
+    return Pasted(Text.assemble("  ", (prompt(), "dim"), (command, "bold cyan")))
 
 
 def _code(code: str) -> list[RenderableType | Pasted]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.phrases import number, size
 from ckptdiff.render.view import View
+from ckptdiff.spelling import prompt
 
 # What only one of the two needs is imported there: `inspect` starts in a tenth of a second.
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def laid_out(words: Outline) -> str:
             lines += ["", *_section(section)]
     if words.advice or words.commands:
         lines += ["", "what would help", *(f"  {line}" for line in words.advice)]
-        lines += [f"  $ {command}" for command in words.commands]
+        lines += [f"  {prompt()}{command}" for command in words.commands]
     if words.code:
         lines += ["", "in Python", *(f"  {line}".rstrip() for line in words.code.splitlines())]
     for section in words.sections:
@@ -60,7 +61,7 @@ def answer(words: Answer, view: View) -> str:  # noqa: ARG001 - as rich has it
     for block in words.blocks:
         lines += ["", block.title, *(f"  {line}" for line in block.lines)]
     if words.commands:
-        lines += ["", "what comes next", *(f"  $ {command}" for command in words.commands)]
+        lines += ["", "what comes next", *(f"  {prompt()}{command}" for command in words.commands)]
     if words.code:
         lines += ["", "in Python", *(f"  {line}".rstrip() for line in words.code.splitlines())]
     return "\n".join(lines) + "\n"

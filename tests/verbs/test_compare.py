@@ -277,3 +277,28 @@ def test_a_loader_is_asked_as_on_a_machine(tmp_path: Path) -> None:
     assert raised is not None
     assert raised.startswith("RuntimeError: Attempting to deserialize object on a CUDA device")
     assert not torch.cuda.is_initialized()
+
+
+def test_advice_on_a_live_model_is_spelled_for_its_caller(tmp_path: Path) -> None:
+    """Looked for when it is asked for, with the model and the state dict under names of the caller's."""
+    model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 3), "decoder": torch.nn.Linear(3, 4)})
+    renamed = {key.replace("coder.", "coder.fc."): value for key, value in model.state_dict().items()}
+    report = ckptdiff.compare(model, renamed)
+    (advice,) = report.advice
+    assert advice.kind == "rename"
+    assert ckptdiff.compare(model, renamed, rename=[rule for _, rule in advice.options]).loads()
+    assert ">>> ckptdiff.compare(model, state_dict, rename=[" in str(report)
+    torch.save(renamed, tmp_path / "a.pth")
+    path = tmp_path / "a.pth"
+    assert f">>> ckptdiff.fix(model, {str(path)!r}, out=" in str(ckptdiff.compare(model, path))
+    undecided = {"x": torch.ones(2, 2), "y": torch.ones(2, 2)}
+    twins = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2, bias=False) for name in "ab"})
+    assert "see `ckptdiff.suggest(model, state_dict)`" in str(ckptdiff.compare(twins, undecided))
+
+
+def test_a_rename_that_matches_nothing_is_said() -> None:
+    model = net()
+    report = ckptdiff.compare(model, model.state_dict(), rename="zzz -> a", strip_prefix="module.")
+    for text in (str(report), report.to_json(), report.to_markdown(), report.to_html()):
+        assert "The rule zzz -" in text.replace("&gt;", ">")
+        assert "matches no key" in text
