@@ -45,7 +45,7 @@ def file_words(report: Report) -> str:
         return ""
     wrapped = next((finding for finding in report.findings if RULES[finding.rule].kind == "wrapping"), None)
     if not question.saved.what and wrapped is not None and wrapped.arguments["operation"] == "stripping":
-        if "wrappers" in wrapped.arguments or wrapped.key.rstrip(".") in WRAPPERS:
+        if "wrappers" in wrapped.arguments or WRAPPERS.intersection(wrapped.key.split(".")):
             return "the state dict of a compiled or wrapped model"
         return "the state dict of a DataParallel or DDP model" if wrapped.key == "module." else ""
     if not question.saved.what:
