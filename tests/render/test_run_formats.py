@@ -126,3 +126,10 @@ def test_the_fingerprint_of_a_finding_stays_what_it_was() -> None:
     """Baselines and code-scanning services keep them for years."""
     mismatch = next(finding for finding in runs.failing().findings if finding.rule == "size-mismatch")
     assert fingerprint(mismatch) == "7379e6b38097295a808ff183d6138e8b553b046c4c148e5ebe2dbbe3e134a6e9"
+
+
+def test_what_fails_for_its_baseline_alone_shows_no_tick_and_the_way_out() -> None:
+    (target,) = single(judge(reports.good())).targets
+    shown = render_run("rich", Run((replace(target, stale=("missing-key conv9.weight",)),)))
+    assert "✓" not in shown
+    assert "--update-baseline FILE strikes them off" in " ".join(shown.split())
