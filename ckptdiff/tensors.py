@@ -22,6 +22,12 @@ class DType:
     code: str | None = None
 
 
+class Size(tuple[int, ...]):
+    """A torch.Size that a file holds as a value, which torch tells from a tuple."""
+
+    __slots__ = ()
+
+
 # torch/csrc/.../ScalarType.h and safetensors' Dtype enum. The sub-byte integer dtypes (uint1..int7) are
 # shells that torch stores in one byte each; float4_e2m1fn_x2 packs two values into one byte.
 _TABLE = (
@@ -175,7 +181,7 @@ class ObjectInfo:
     `summary` a short, printable account of its content (`42`, `dict of 7`), possibly empty.
     `value` is the value itself where that is plain data (None, bool, int, float, str, bytes).
     `content` is what a dtype, or a small tuple, list or dict of plain data, dtypes and tensors holds: itself, with a
-    DType or TensorInfo in the place of each dtype and tensor; None for anything else.
+    DType, Size or TensorInfo in the place of each dtype, torch.Size and tensor; None for anything else.
     """
 
     type_name: str

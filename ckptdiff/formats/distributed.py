@@ -17,7 +17,7 @@ from ckptdiff.formats.pickles.constructors import UnknowableError, dtype_name
 from ckptdiff.formats.pickles.entries import MAX_DIMENSIONS, shown
 from ckptdiff.formats.pickles.stand_ins import Global, Instance, Mapping, OddKey, StorageRef, Tensor
 from ckptdiff.places import Place, truncated
-from ckptdiff.tensors import Part, Storage, TensorInfo
+from ckptdiff.tensors import Part, Size, Storage, TensorInfo
 
 MAX_PATH = 64
 
@@ -115,11 +115,11 @@ def _tensor(value: Any, placed: list[tuple[Any, Storage]]) -> Tensor:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    if type(value) is not tuple or len(value) > MAX_DIMENSIONS:
+    if type(value) not in (tuple, Size) or len(value) > MAX_DIMENSIONS:
         raise TypeError("no size")
     if any(type(size) is not int or not 0 <= size < 1 << 63 for size in value):
         raise ValueError("no size")
-    return value
+    return tuple(value)
 
 
 def _elements(sizes: tuple[int, ...]) -> int:

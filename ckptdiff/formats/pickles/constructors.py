@@ -12,8 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdiff.formats.pickles.numpy_arrays import array_shape_and_dtype
-from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
-from ckptdiff.tensors import DTYPES, Quantizer
+from ckptdiff.formats.pickles.stand_ins import (
+    Blob,
+    Collection,
+    Global,
+    Instance,
+    Mapping,
+    OddKey,
+    StorageRef,
+    Tensor,
+)
+from ckptdiff.tensors import DTYPES, Quantizer, Size
 
 # torch/storage.py, _dtype_to_storage_type_map; UntypedStorage counts in bytes (torch/serialization.py, _load).
 STORAGE_DTYPES = {
@@ -77,7 +86,7 @@ class UnknowableError(Exception):
 
 def sizes(value: Any) -> Any:
     """Sizes or strides: torch takes a list as well, as it is at this moment."""
-    return tuple(value) if type(value) is list and len(value) <= MAX_SIZES else value
+    return tuple(value) if type(value) is Size or (type(value) is list and len(value) <= MAX_SIZES) else value
 
 
 # Attributes of a tensor that say what it is. torch can set the first few; the others it refuses.
@@ -205,7 +214,7 @@ def _sparse(args: Any) -> Tensor:
     data = args[1]
     if len(data) != 4 and not (layout == "sparse_coo" and len(data) == 3):
         raise ValueError("another number of parts of a sparse tensor")
-    parts, size = (data[:2], data[2]) if layout == "sparse_coo" else (data[:3], data[3])
+    parts, size = (data[:2], sizes(data[2])) if layout == "sparse_coo" else (data[:3], sizes(data[3]))
     if not all(map(_is_dense, parts)):
         raise ValueError("a sparse tensor of no dense tensors")
     if layout == "sparse_coo":
@@ -266,13 +275,14 @@ def _device(tensor: Any) -> str:
 
 
 def _meta(args: Any) -> Tensor:
-    return Tensor(None, dtype_name(args[0]), args[1], args[2], device="meta")
+    return Tensor(None, dtype_name(args[0]), sizes(args[1]), sizes(args[2]), device="meta")
 
 
 def _wrapper_subclass(args: Any) -> Tensor:
     layout = _layout_name(args[5])
     name = args[0].path if type(args[0]) is Global else "torch.Tensor"
-    return Tensor(None, dtype_name(args[1]), args[2], args[3], args[4], layout, name, device=location_name(args[6]))
+    size, stride = sizes(args[2]), sizes(args[3])
+    return Tensor(None, dtype_name(args[1]), size, stride, args[4], layout, name, device=location_name(args[6]))
 
 
 def _from_cpu_tensor(args: Any) -> object:
@@ -324,8 +334,9 @@ def _mapping(type_name: str, first: int = 0) -> Callable[[Any], Mapping]:
 
 
 def _size(args: Any) -> object:
-    """`torch.Size(sizes)`; always pickled with a tuple, and only a tuple needs no copy."""
-    return args[0] if args and type(args[0]) is tuple else Instance(_SIZE, args)
+    """`torch.Size(sizes)`, which is always pickled with a tuple."""
+    plain = args and type(args[0]) is tuple and all(type(size) is int for size in args[0])
+    return Size(args[0]) if plain else Instance(_SIZE, args)
 
 
 def _collection(type_name: str) -> Callable[[Any], Collection]:

@@ -10,8 +10,17 @@ from typing import Any
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES
 from ckptdiff.formats.pickles.numpy_arrays import numpy_dtype
-from ckptdiff.formats.pickles.stand_ins import Blob, Collection, Global, Instance, Mapping, OddKey, StorageRef, Tensor
-from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Storage, TensorInfo
+from ckptdiff.formats.pickles.stand_ins import (
+    Blob,
+    Collection,
+    Global,
+    Instance,
+    Mapping,
+    OddKey,
+    StorageRef,
+    Tensor,
+)
+from ckptdiff.tensors import DTYPES, Entry, ObjectInfo, Size, Storage, TensorInfo
 
 MAX_DIMENSIONS = 1000
 MAX_SUMMARY = 200
@@ -38,7 +47,7 @@ def entry(name: str, key: object, value: object, locate: Locate) -> Entry:
                 f"{name} is truncated or damaged: the tensor {shown(key)} {error}", "Download or copy the file again."
             ) from None
     found = object_info(value)
-    if type(value) in (tuple, list, dict) or found.type_name == "torch.dtype":
+    if type(value) in (tuple, list, dict, Size) or found.type_name == "torch.dtype":
         content = _content(value, lambda part: entry(name, key, part, locate), [MAX_CONTENT], 0)
         return found if content is None else replace(found, content=content)
     return found
@@ -55,7 +64,7 @@ def _content(value: Any, tensor: Callable[[object], Entry], left: list[int], dep
         return DTYPES.get(value.name) if value.module == "torch" else None
     if type(value) in (bool, int, float, str, bytes):
         return value
-    if type(value) not in (tuple, list, dict):
+    if type(value) not in (tuple, list, dict, Size):
         return None
     keys = value if type(value) is dict else ()
     if any(type(key) not in (bool, int, float, str, type(None)) for key in keys):
@@ -238,6 +247,8 @@ def type_name(value: object) -> str:
         return "torch.storage.TypedStorage"
     if kind is Global:
         return _global_type_name(value)
+    if kind is Size:
+        return "torch.Size"
     if kind is OddKey:
         return type_name(value.value)  # type: ignore[attr-defined]
     return kind.__name__

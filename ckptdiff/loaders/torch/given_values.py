@@ -16,7 +16,7 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.loaders.torch.own_classes import OwnClasses
 from ckptdiff.loaders.torch.shadows import twin
 from ckptdiff.places import is_url
-from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, TensorInfo, contiguous_stride
+from ckptdiff.tensors import DTYPES, DType, Entry, ObjectInfo, Quantizer, Size, TensorInfo, contiguous_stride
 from ckptdiff.torch_private import empty_affine_quantized, empty_per_channel_affine_quantized
 
 PLAIN_NAMES = ("torch.Tensor", "torch.nn.parameter.Parameter")
@@ -70,6 +70,8 @@ class Values:
             return self._dtype(content.name)
         if isinstance(content, dict):
             return {name: self._content(key, item) for name, item in content.items()}
+        if type(content) is Size:
+            return torch.Size(content)
         if isinstance(content, (tuple, list)):
             return type(content)(self._content(key, item) for item in content)
         return content

@@ -161,6 +161,8 @@ def test_extra_state_in_files(tmp_path: Path) -> None:
         (None, True),
         ({"a": 1}, True),
         ([3], True),
+        (torch.Size([3, 4]), True),
+        ({"sizes": [torch.Size([])]}, True),
         ({3}, False),
     ):
         torch.save({"_extra_state": state, "x": torch.zeros(1)}, tmp_path / "file")
