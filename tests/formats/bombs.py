@@ -276,7 +276,7 @@ def gone_apart(count: int) -> Iterable[str]:
 
 def opposed(count: int) -> Iterable[str]:
     """Keys of sixteen numbers each."""
-    return (".".join(str(i * prime % 997) for prime in range(3, 19)) for i in range(count))
+    return (".".join(str(i * prime % 100003) for prime in range(3, 19)) for i in range(count))
 
 
 def json_file(content: Callable[[], bytes]) -> Callable[[Path], Path]:

@@ -19,6 +19,9 @@ from typing import Any
 
 MAX_BYTES = 1 << 20
 SECONDS = 20
+"""For an answer; the process gets longer to start, since it imports torch."""
+STARTING = 300
+READY = b"ready\n"
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -39,12 +42,7 @@ class Library:
 
     def ask(self, kind: str, path: Path, key: str) -> Said:
         """What the library says of the state dict at `key` in a file of this kind."""
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz.library"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, cwd=REPOSITORY,
-            )  # fmt: skip
-        process = self._process
+        process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -61,6 +59,18 @@ class Library:
         process.wait()
         self.ended += 1
         return Said("ended or hung")
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.fuzz.library"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, cwd=REPOSITORY,
+            )  # fmt: skip
+            ready, _, _ = select.select([self._process.stdout], [], [], STARTING)
+            assert self._process.stdout is not None
+            if not ready or self._process.stdout.readline() != READY:
+                raise SystemExit("the process that asks torch does not start")
+        return self._process
 
     def close(self) -> None:
         if self._process is not None:
@@ -192,6 +202,7 @@ def main() -> None:
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    print(READY.decode(), end="", flush=True)
     for line in sys.stdin:
         kind, path, key = json.loads(line)
         try:
