@@ -12,15 +12,25 @@ import re
 from collections.abc import Callable
 from json.encoder import encode_basestring, encode_basestring_ascii
 
-_AT_THE_START = re.compile(r"(^|\r)((?:[^\S\r\n]|\x1b\[[0-9;]*m|[\ufeff\u200b])*):(?=:)", re.MULTILINE)
+_BLANKS = re.compile(r"(?:[^\S\r\n]|\x1b\[[0-9;]*m|[\ufeff\u200b])*")
+_LINE_END = re.compile(r"[\r\n]")
 _ANYWHERE = re.compile(r"##(?=[a-z]*\[)", re.IGNORECASE)
 
 
 def inert(text: str) -> str:
     r"""Lines of text of which none is a command: `\x3a:error::` for `::error::`, `#\x23[error]` for `##[error]`."""
-    if "::" in text:
-        text = _AT_THE_START.sub(r"\1\2\\x3a", text)
-    return unmarked(text)
+    parts = []
+    done = line = 0
+    # By the sign, which is rare, and the first of each line: an expression that begins with the start of a line is slow.
+    at = text.find("::")
+    while at >= 0:
+        line = max(line, text.rfind("\n", line, at) + 1, text.rfind("\r", line, at) + 1)
+        if _BLANKS.fullmatch(text, line, at):
+            parts += [text[done:at], r"\x3a"]
+            done = at + 1
+        end = _LINE_END.search(text, at)
+        at = text.find("::", end.start()) if end else -1
+    return unmarked("".join([*parts, text[done:]]) if parts else text)
 
 
 def unmarked(text: str) -> str:

@@ -83,11 +83,11 @@ class FilterPlan:
 
     @property
     def tensors(self) -> tuple[Keep, ...]:
-        return tuple(item for item in self.kept if isinstance(item, Keep))
+        return tuple([item for item in self.kept if isinstance(item, Keep)])
 
     @property
     def objects(self) -> tuple[Carry, ...]:
-        return tuple(item for item in self.kept if isinstance(item, Carry))
+        return tuple([item for item in self.kept if isinstance(item, Carry)])
 
     @property
     def renamed(self) -> tuple[tuple[str, str], ...]:

@@ -3,8 +3,8 @@
 For every mutant: no exception but CkptdiffError, no more than 5 seconds of CPU, no more than 1 GB (held by the
 operating system, on Linux), no file created or changed. What is read must be what torch and safetensors read (keys in
 order, dtypes, shapes, values, shared storages, `_metadata`), and what they refuse must be refused or told; read as if
-over a network it must be the same. The offender is kept and its path printed; the exit code is then 1, at the first one or,
-with `--go-on`, in the end.
+over a network it must be the same. The offender is kept and its path printed; the exit code is then 1, at the first
+one or, with `--go-on`, in the end.
 """
 
 from __future__ import annotations
