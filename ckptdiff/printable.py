@@ -21,7 +21,7 @@ def inert(text: str) -> str:
     r"""Lines of text of which none is a command: `\x3a:error::` for `::error::`, `#\x23[error]` for `##[error]`."""
     parts = []
     done = line = 0
-    # By the sign, which is rare, and the first of each line: an expression that begins with the start of a line is slow.
+    # By the sign, the first of each line: an expression that begins with the start of a line is slow.
     at = text.find("::")
     while at >= 0:
         line = max(line, text.rfind("\n", line, at) + 1, text.rfind("\r", line, at) + 1)

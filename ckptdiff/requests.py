@@ -249,6 +249,7 @@ class WriteOptions:
     drop_prefix: tuple[str, ...] = ()
     dtype: str = ""
     keep_container: bool = False
+    drop_entry: tuple[str, ...] = ()
     shared: Shared | None = None
     shard_size: int = 0
     dry_run: bool = False
@@ -266,6 +267,7 @@ class WriteOptions:
         drop_prefix: Texts | None = (),
         dtype: object = "",
         keep_container: bool = False,
+        drop_entry: Texts | None = (),
         shared: str | None = None,
         max_shard_size: int | str | None = None,
         dry_run: bool = False,
@@ -287,6 +289,7 @@ class WriteOptions:
             drop_prefix=several("drop_prefix", drop_prefix),
             dtype=dtype_name(dtype),
             keep_container=keep_container,
+            drop_entry=several("drop_entry", drop_entry),
             shared=cast("Shared | None", shared),
             shard_size=parse_size(str(max_shard_size)) if max_shard_size is not None else 0,
             dry_run=dry_run,

@@ -67,6 +67,8 @@ class Checkpoint(Shown):
     """Size of the file or files, in bytes."""
     unsafe_globals: tuple[str, ...] = ()
     """Globals a pickle names that plain checkpoints do not need, each once, in order of appearance."""
+    plain_globals: tuple[str, ...] = ()
+    """Those that only make inert data (of numpy, say), which `torch.load`, with its default, refuses all the same."""
     weights_only: str = ""
     """Why `torch.load(weights_only=True)`, its default, refuses the file for another reason than a global: torch's own
     words."""

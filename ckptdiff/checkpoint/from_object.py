@@ -12,7 +12,7 @@ from ckptdiff.checkpoint.warnings import notices
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened, check_count
 from ckptdiff.formats.pickles.entries import entry, summary
-from ckptdiff.formats.pickles.globals import unsafe
+from ckptdiff.formats.pickles.globals import plain, unsafe
 from ckptdiff.formats.pickles.modules import is_module, module_state_dict
 from ckptdiff.formats.pickles.plain_values import metadata_of
 from ckptdiff.formats.pickles.stand_ins import Collection, Instance, OddKey, Tensor
@@ -67,6 +67,7 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
         container=_container(opened.content, found),
         nbytes=opened.nbytes,
         unsafe_globals=unsafe(opened.globals.values()),
+        plain_globals=plain(opened.globals.values()),
         weights_only=opened.weights_only,
         warnings=(
             *(f"{name} {text}; read {found.path!r}, {option('key')} takes another" for text in found.warnings),

@@ -45,6 +45,7 @@ def union(opened: Opened, choose: Callable[[Opened], Checkpoint]) -> Checkpoint:
         file_metadata=first.file_metadata,
         nbytes=opened.nbytes,
         unsafe_globals=tuple(dict.fromkeys(name for shard in shards.values() for name in shard.unsafe_globals)),
+        plain_globals=tuple(dict.fromkeys(name for shard in shards.values() for name in shard.plain_globals)),
         weights_only=next((shard.weights_only for shard in shards.values() if shard.weights_only), ""),
         warnings=(*warnings, *(text for shard in shards.values() for text in shard.warnings)),
         saved_on=tuple(dict.fromkeys(place for shard in shards.values() for place in shard.saved_on)),

@@ -10,6 +10,7 @@ from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.cli.write_options import (
+    DropEntry,
     DryRun,
     Dtype,
     Force,
@@ -52,6 +53,7 @@ def command(
     seed: options.Seed = "0",
     dtype: Dtype = "",
     keep_container: KeepContainer = False,
+    drop_entry: DropEntry = None,
     shared: SharedChoice = None,
     max_shard_size: MaxShardSize = None,
     dry_run: DryRun = False,
@@ -84,6 +86,7 @@ def command(
             out,
             dtype=dtype,
             keep_container=keep_container,
+            drop_entry=drop_entry,
             shared=shared,
             max_shard_size=max_shard_size,
             dry_run=dry_run,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ckptdiff.cli import options
 from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.cli.write_options import (
+    DropEntry,
     DropGlobs,
     DropPrefix,
     DryRun,
@@ -42,6 +43,7 @@ def command(
     reverse: options.Reverse = False,
     dtype: Dtype = "",
     keep_container: KeepContainer = False,
+    drop_entry: DropEntry = None,
     shared: SharedChoice = None,
     max_shard_size: MaxShardSize = None,
     dry_run: DryRun = False,
@@ -70,6 +72,7 @@ def command(
         drop_prefix=drop_prefix,
         dtype=dtype,
         keep_container=keep_container,
+        drop_entry=drop_entry,
         shared=shared,
         max_shard_size=max_shard_size,
         dry_run=dry_run,

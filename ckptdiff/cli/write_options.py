@@ -34,6 +34,10 @@ Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Convert fl
 KeepContainer = Annotated[
     bool, typer.Option("--keep-container", help="Keep epoch, optimizer and the like around it (.pth only).")
 ]
+DropEntry = Annotated[
+    list[str] | None,
+    typer.Option("--drop-entry", metavar="NAME", help="Keep all but this of what is around it; repeatable."),
+]
 SharedChoice = Annotated[
     str | None,
     typer.Option(

@@ -18,7 +18,7 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
     ),
     "__builtin__": (
         "set", "frozenset", "slice", "range", "complex", "bytearray", "int", "float", "str", "bool", "bytes", "list",
-        "dict", "tuple", "object", "long", "unicode",
+        "dict", "tuple", "object", "long", "unicode", "xrange",
     ),
     "argparse": ("Namespace",),
     "types": ("SimpleNamespace",),

@@ -47,7 +47,7 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
         *_values(outcome),
         *_told(outcome),
         *(_finding("unsafe-global", name, module="") for name in outcome.checkpoint.unsafe_globals),
-        *_refused(outcome.checkpoint.weights_only),
+        *_refused(outcome),
         *_unrestored(outcome),
         *(_finding("machine", "", {"machine": name, "text": text}, module="") for name, text in outcome.elsewhere),
         *_explained(outcome, modules),
@@ -76,9 +76,12 @@ def _finding(
     return Finding(rule, level or RULES[rule].level, key, owner, facts or {})
 
 
-def _refused(reason: str) -> Iterator[Finding]:
+def _refused(outcome: Outcome) -> Iterator[Finding]:
+    reason = outcome.checkpoint.weights_only
     if reason:
         yield _finding("weights-only", "", {"text": reason}, module="")
+    for name in outcome.refused_globals:
+        yield _finding("weights-only", name, {"text": "Unsupported global"}, module="")
 
 
 def _unrestored(outcome: Outcome) -> Iterator[Finding]:

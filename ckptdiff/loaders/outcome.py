@@ -150,6 +150,8 @@ class Outcome:
     unrestored: str | None = None
     """`TypeName: text` as the call that reads the file raises on the machine, unless it is told where to put tensors
     (`map_location="cpu"`); None where it does not."""
+    refused_globals: tuple[str, ...] = ()
+    """What the file names that is harmless, and for which the installed torch, with its default, refuses to read it."""
     elsewhere: tuple[tuple[str, str], ...] = ()
     """Other machines and what is another there, where code of the model goes by the machine."""
     assign: bool = False

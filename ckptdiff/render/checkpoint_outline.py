@@ -193,7 +193,10 @@ def _sections(checkpoint: Checkpoint, limit: int | None) -> list[tuple[str, tupl
         ),
         (
             "torch.load(weights_only=True) refuses the file",
-            [plain(checkpoint.weights_only)] if checkpoint.weights_only else [],
+            [
+                *([plain(checkpoint.weights_only)] if checkpoint.weights_only else []),
+                *(f"for {plain(name)}" for name in checkpoint.plain_globals),
+            ],
         ),
         ("tensors sharing memory", _shared(tensors)),
         ("views smaller than the memory the file holds for them", _views(tensors)),

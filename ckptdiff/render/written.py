@@ -63,6 +63,8 @@ def answer(done: Job | Written, *, show_all: bool) -> Answer:
         ]
         number = sum(map(len, details.values()))
         blocks += _section(f"dropped ({number}): {plain(why, 400)}", rows, most)
+    entries = [plain(name) for name in job.dropped_entries]
+    blocks += _section(f"left out of what is around it ({len(entries)})", entries, most)
     blocks += _section(f"renamed ({len(plan.renamed)})", _renames(plan.renamed), most)
     blocks += _section(
         f"adapted ({len(plan.adapted)})", [f"{plain(key)}: {plain(how, 400)}" for key, how in plan.adapted], most

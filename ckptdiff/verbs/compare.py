@@ -168,6 +168,10 @@ def compared(model: ModelRequest | None, checkpoint: CheckpointRequest, options:
         from ckptdiff.loaders.torch.restoring import refusal
 
         outcome = replace(outcome, unrestored=refusal(file, options.device))
+    if file.plain_globals:
+        from ckptdiff.loaders.torch.restoring import refused_globals
+
+        outcome = replace(outcome, refused_globals=refused_globals(file))
     confirmed: tuple[str, ...] = ()
     if options.verify:
         from ckptdiff.loaders.torch.witness import confirm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
@@ -30,6 +30,7 @@ def fix(
     seed: int | str = 0,
     dtype: object = "",
     keep_container: bool = False,
+    drop_entry: str | Sequence[str] = (),
     shared: str | None = None,
     max_shard_size: int | str | None = None,
     dry_run: bool = False,
@@ -52,6 +53,7 @@ def fix(
         out,
         dtype=dtype,
         keep_container=keep_container,
+        drop_entry=drop_entry,
         shared=shared,
         max_shard_size=max_shard_size,
         dry_run=dry_run,

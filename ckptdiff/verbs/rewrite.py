@@ -31,6 +31,7 @@ def rewrite(
     drop_prefix: str | Sequence[str] = (),
     dtype: object = "",
     keep_container: bool = False,
+    drop_entry: str | Sequence[str] = (),
     shared: str | None = None,
     max_shard_size: int | str | None = None,
     dry_run: bool = False,
@@ -56,6 +57,7 @@ def rewrite(
         drop_prefix=drop_prefix,
         dtype=dtype,
         keep_container=keep_container,
+        drop_entry=drop_entry,
         shared=shared,
         max_shard_size=max_shard_size,
         dry_run=dry_run,
@@ -96,6 +98,7 @@ def carried_out(
         shared=options.shared,
         shard_size=options.shard_size,
         keep_container=options.keep_container,
+        drop_entry=options.drop_entry,
     )
     check(job, force=options.force)
     if options.dry_run:

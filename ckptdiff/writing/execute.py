@@ -18,6 +18,7 @@ from ckptdiff.suffixes import SAFETENSORS, WEIGHTS
 from ckptdiff.writing.atomic import Staged, refuse, staged
 from ckptdiff.writing.blocks import BlockWriter
 from ckptdiff.writing.byte_copying import Sink
+from ckptdiff.writing.container_entries import ensure_plain
 from ckptdiff.writing.entry_values import plain_objects
 from ckptdiff.writing.layout import INDEX, Layout, OutputFile, Shared, lay_out
 from ckptdiff.writing.plan import Drop, FilterPlan, Format
@@ -54,6 +55,8 @@ class Job:
     """Values of the entries that are no tensors, by their new keys."""
     keep_container: bool = False
     """Whether the state dict is written inside what was around it."""
+    dropped_entries: tuple[str, ...] = ()
+    """What was around it and is left out."""
 
     @property
     def plan(self) -> FilterPlan:
@@ -134,10 +137,12 @@ def prepare(
     shared: Shared | None = None,
     shard_size: int = 0,
     keep_container: bool = False,
+    drop_entry: Sequence[str] = (),
 ) -> Job:
     """Everything but the writing. Reads headers only.
 
-    `shared` and `shard_size` are those of `lay_out`. `keep_container` keeps what a .pth holds beside its state dict.
+    `shared` and `shard_size` are those of `lay_out`. `keep_container` keeps what a .pth holds beside its state dict,
+    but for the entries `drop_entry`.
     Raises CheckpointError for what cannot be written, UsageError where the options contradict each other.
     """
     remote = next((file for file in _inputs(plan.checkpoint) if is_url(file)), None)
@@ -145,6 +150,12 @@ def prepare(
         raise CheckpointError(f"{remote} is no local file, and all of it would have to be read", "Download it first.")
     if keep_container:
         _check_container(plan, output)
+        ensure_plain(plan.checkpoint, drop_entry)
+    elif drop_entry:
+        raise UsageError(
+            f"{option('drop_entry')} is for what lies beside the state dict, which is not written",
+            f"Give {option('keep_container')} as well.",
+        )
     objects = plain_objects(plan.checkpoint, [item.source for item in plan.objects])
     opaque = [item for item in plan.objects if item.source not in objects]
     if opaque:
@@ -159,7 +170,7 @@ def prepare(
         )
     layout = lay_out(plan, directory=output.directory, shared=shared, shard_size=shard_size)
     values = {item.key: objects[item.source] for item in plan.objects}
-    return Job(output, layout, values, keep_container and bool(plan.checkpoint.state_dict_key))
+    return Job(output, layout, values, keep_container and bool(plan.checkpoint.state_dict_key), tuple(drop_entry))
 
 
 def _check_container(plan: FilterPlan, output: Output) -> None:
@@ -177,13 +188,6 @@ def _check_container(plan: FilterPlan, output: Output) -> None:
     if not checkpoint.kind.by_torch_load:
         raise UsageError(
             f"{checkpoint.path} has nothing around its tensors to keep", f"Leave {option('keep_container')} out."
-        )
-    unsafe = checkpoint.unsafe_globals
-    if unsafe:
-        more = f" and {len(unsafe) - 3} more" if len(unsafe) > 3 else ""
-        raise CheckpointError(
-            f"{checkpoint.path} holds objects of classes that must not be loaded: {', '.join(unsafe[:3])}{more}",
-            f"Leave {option('keep_container')} out, to write the state dict alone.",
         )
 
 
@@ -258,7 +262,7 @@ def _write(sink: Sink, writer: BlockWriter, file: OutputFile, job: Job) -> dict[
     if job.keep_container:
         from ckptdiff.writing.kept_container import write_container
 
-        return write_container(sink, writer, file, job.plan)
+        return write_container(sink, writer, file, job.plan, job.dropped_entries)
     if job.output.format == "torch":
         return write_torch(sink, writer, file, job.plan, job.objects)
     return write_safetensors(sink, writer, file, metadata_of(job.layout))

@@ -1,17 +1,17 @@
 """`--keep-container`: the epoch, the optimizer and whatever else a .pth holds, written around the new state dict.
 
-The container is loaded by `torch.load(weights_only=True)` over a memory map, so that nothing in it runs, and pickled
-again with the new state dict in place of the old. Only the pickle is made in memory; storages go through one buffer.
+The container is loaded by `torch.load` over a memory map, with an unpickler that only makes plain data, so that nothing
+in it runs, and pickled again with the new state dict in place of the old. Only the pickle is made in memory; storages
+go through one buffer.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -21,26 +21,31 @@ import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
+from ckptdiff.following.inert import Held, Refused, pickle_module
 from ckptdiff.formats.pickles.constructors import element_size
+from ckptdiff.formats.pickles.entries import printable
 from ckptdiff.spelling import option
 from ckptdiff.tensors import contiguous_stride
 from ckptdiff.torch_private import set_metadata, storage_identity, tensor_rebuilder, typed_storage_parts
 from ckptdiff.writing.blocks import BlockWriter
 from ckptdiff.writing.byte_copying import BUFFER, Sink
+from ckptdiff.writing.container_entries import without
 from ckptdiff.writing.layout import Block, Member, OutputFile
 from ckptdiff.writing.pickling import STORAGES
 from ckptdiff.writing.plan import Carry, FilterPlan
 from ckptdiff.writing.torch_file import write_archive
 
 
-def write_container(sink: Sink, writer: BlockWriter, file: OutputFile, plan: FilterPlan) -> dict[str, int]:
-    """The whole archive. Returns where each key's first element lies.
+def write_container(
+    sink: Sink, writer: BlockWriter, file: OutputFile, plan: FilterPlan, dropped: Sequence[str] = ()
+) -> dict[str, int]:
+    """The whole archive, but for the entries dropped. Returns where each key's first element lies.
 
-    Raises CheckpointError where `torch.load` refuses the container.
+    Raises CheckpointError where the container has objects of classes that must not be loaded.
     """
     path = plan.checkpoint.state_dict_key
     writer.uses_whole_file(plan.checkpoint.path)
-    container = _loaded(plan.checkpoint)
+    container = without(_loaded(plan.checkpoint), dropped)
     entries = dict(_at(container, path))
     given = OrderedDict((item.key, entries[item.source]) for item in plan.objects)
     places = {
@@ -53,7 +58,10 @@ def write_container(sink: Sink, writer: BlockWriter, file: OutputFile, plan: Fil
         set_metadata(state, OrderedDict(plan.metadata))
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, len(file.blocks))
-    pickler.dump(_with(container, path, state))
+    try:
+        pickler.dump(_with(container, path, state))
+    except Refused as error:
+        raise _unknown(plan.checkpoint, error.name) from None
     others = [(storage.nbytes(), partial(_write_storage, storage)) for storage in pickler.storages]
     return write_archive(sink, writer, file, buffer.getvalue(), others)
 
@@ -61,19 +69,24 @@ def write_container(sink: Sink, writer: BlockWriter, file: OutputFile, plan: Fil
 def _loaded(checkpoint: Checkpoint) -> Any:
     try:
         mapped = checkpoint.kind.mapped
-        return torch.load(checkpoint.path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+        # Not torch's own unpickler for weights_only=True, which takes no numbers of numpy and no dates.
+        return torch.load(
+            checkpoint.path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=pickle_module()
+        )
+    except Refused as error:
+        raise _unknown(checkpoint, error.name) from None
+    except Exception as error:
         raise CheckpointError(
-            f"{checkpoint.path} has a container that torch.load does not take with weights_only: {_reason(str(error))}",
+            f"{checkpoint.path} has a container that torch.load does not take: {printable(str(error))}",
             f"Leave {option('keep_container')} out, to write the state dict alone.",
         ) from None
 
 
-def _reason(text: str) -> str:
-    """What torch objects to, out of the paragraphs of advice that it puts around it."""
-    _, mark, said = text.partition("WeightsUnpickler error: ")
-    line = (said if mark else text).strip().partition("\n")[0].partition(". Please use")[0]
-    return re.sub(r"\x1b\[\d*m", "", line).strip().rstrip(".")
+def _unknown(checkpoint: Checkpoint, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.path} has an object of the class {printable(name)}, which must not be loaded",
+        f"Leave its entry out with {option('drop_entry')}, or leave {option('keep_container')} out.",
+    )
 
 
 def _step(value: Any, path: str) -> tuple[Any, Any, str]:
@@ -156,6 +169,9 @@ class _Pickler(pickle.Pickler):
         return "storage", cls, str(number), "cpu", numel
 
     def reducer_override(self, obj: Any) -> Any:
+        kind = obj if isinstance(obj, type) else type(obj)
+        if issubclass(kind, Held):
+            raise Refused(f"{kind.__module__}.{kind.__qualname__}")
         if not isinstance(obj, _Tensor):
             return NotImplemented
         item = obj.member.keep

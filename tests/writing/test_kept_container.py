@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import argparse
+import datetime
+import io
+import pathlib
+from collections import OrderedDict, defaultdict
 
+import numpy as np
 import pytest
 import torch
 
+import ckptdiff
 from ckptdiff.checkpoint import read
+from ckptdiff.cli import main
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.requests import renames_of
 from ckptdiff.writing.execute import execute, output_of, prepare
@@ -98,19 +105,76 @@ class Config:
 
 def test_classes_of_others_are_refused(tmp_path):
     torch.save({"model": Net().state_dict(), "config": Config()}, tmp_path / "in.pth")
-    with pytest.raises(CheckpointError, match=r"classes that must not be loaded: .*test_kept_container\.Config"):
+    with pytest.raises(
+        CheckpointError, match=r"classes that must not be loaded in 'config' \(.*test_kept_container\.Config\)"
+    ):
         keep(tmp_path / "in.pth", tmp_path / "out.pth")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.pth"]
 
 
-def test_what_torch_refuses_is_refused(tmp_path):
-    import datetime
+class Parameters(dict):
+    """As Lightning's AttributeDict: filled by SETITEMS."""
 
-    torch.save({"model": Net().state_dict(), "when": datetime.date(2020, 1, 1)}, tmp_path / "in.pth")
-    with pytest.raises(CheckpointError, match=r"torch\.load does not take|must not be loaded") as caught:
+
+class Thing:
+    def __init__(self):
+        self.ran = True
+
+
+BESIDE = {
+    "when": datetime.datetime(2026, 1, 2),
+    "args": argparse.Namespace(lr=0.1, path=pathlib.PurePosixPath("a")),
+    "lists": defaultdict(list, {1: [2]}),
+    "best": np.float64(0.5),
+    "rng": np.random.RandomState(1).get_state(),
+    "classes": np.array(["cat", "dog"]),
+    "range": range(3),
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_plain_data_that_torch_refuses_stays(tmp_path, legacy):
+    torch.save({"model": Net().state_dict(), **BESIDE}, tmp_path / "in.pth", _use_new_zipfile_serialization=not legacy)
+    keep(tmp_path / "in.pth", tmp_path / "out.pth")
+    found = torch.load(tmp_path / "out.pth", weights_only=False)
+    assert list(found) == ["model", *BESIDE]
+    assert all(found[name] == BESIDE[name] for name in ("when", "args", "lists", "best", "range"))
+    assert type(found["best"]) is np.float64
+    assert type(found["lists"]) is defaultdict
+    assert all(np.array_equal(a, b) for a, b in zip(found["rng"], BESIDE["rng"], strict=True))
+    assert np.array_equal(found["classes"], BESIDE["classes"])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_entries_of_other_classes_are_left_out_on_request(tmp_path, legacy, capsys):
+    held = {
+        "model": Net().state_dict(),
+        "hyper_parameters": Parameters(lr=0.1),
+        "callbacks": {"early.stopping": [Thing()]},
+        "epoch": 7,
+    }
+    path, out = str(tmp_path / "in.pth"), str(tmp_path / "out.pth")
+    torch.save(held, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"in 'hyper_parameters' \(.*Parameters\), and in 'callbacks'"):
+        ckptdiff.rewrite(path, out, keep_container=True)
+    with pytest.raises(CheckpointError, match=r"in 'callbacks' \(.*Thing\)"):
+        ckptdiff.rewrite(path, out, keep_container=True, drop_entry="hyper_parameters", dry_run=True)
+    with pytest.raises(UsageError, match="has no such entry beside its state dict"):
+        ckptdiff.rewrite(path, out, keep_container=True, drop_entry=["model"])
+    with pytest.raises(UsageError, match="is for what lies beside the state dict, which is not written"):
+        ckptdiff.rewrite(path, out, drop_entry="epoch")
+    assert not (tmp_path / "out.pth").exists()
+    entries = ["--drop-entry", "hyper_parameters", "--drop-entry", "callbacks"]
+    assert main(["rewrite", path, "-o", out, "--keep-container", *entries]) == 0
+    assert "left out of what is around it (2)\n  hyper_parameters\n  callbacks\n" in capsys.readouterr().out
+    assert list(torch.load(out, weights_only=True)) == ["model", "epoch"]
+
+
+def test_no_object_gets_past_the_list_of_names(tmp_path):
+    """A call of something harmless may still make what is not plain."""
+    torch.save({"model": Net().state_dict(), "stream": io.BytesIO(b"x")}, tmp_path / "in.pth")
+    with pytest.raises(CheckpointError, match=r"the class _io\.BytesIO, which must not be loaded"):
         keep(tmp_path / "in.pth", tmp_path / "out.pth")
-    assert "datetime.date" in caught.value.message
-    assert "\x1b" not in caught.value.message
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.pth"]
 
 

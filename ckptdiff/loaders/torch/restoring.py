@@ -14,6 +14,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.claimed.here import devices_of, kind_here
 from ckptdiff.claimed.host import claimed
 from ckptdiff.tensors import SavedOn
+from ckptdiff.torch_private import allowed_globals
 
 _CPU = b"X\3\0\0\0cpu"
 """The device as a TorchScript archive pickles it."""
@@ -29,6 +30,15 @@ def refusal(file: Checkpoint, device: str | None = None) -> str | None:
         return next((text for place in file.saved_on if (text := _refused(place)) is not None), None)
     with claimed(device):
         return next((text for place in file.saved_on if (text := _refused(place)) is not None), None)
+
+
+def refused_globals(file: Checkpoint) -> tuple[str, ...]:
+    """Which of the file's harmless globals neither torch nor the program allows `torch.load(weights_only=True)`."""
+    known = set(allowed_globals())
+    for allowed in torch.serialization.get_safe_globals():
+        what, name = allowed if isinstance(allowed, tuple) else (allowed, "")
+        known.add(name or f"{what.__module__}.{what.__qualname__}")
+    return tuple(name for name in file.plain_globals if name not in known)
 
 
 def _refused(place: SavedOn) -> str | None:
