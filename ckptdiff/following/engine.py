@@ -235,10 +235,10 @@ class Engine:
         self.settle(tensors, foreign=True)
         self.exposed.update((source, None) for tensor in tensors for source in self.sources(tensor))
 
-    def doubt_new(self, made: Any) -> None:
+    def doubt_new(self, made: Any, line: str = "") -> None:
         """A tensor was made of Python's numbers, which may be some that code has seen."""
         if isinstance(made, torch.Tensor) and (memory := self.memory(made)) is not None and not memory.origins:
-            memory.after_look = line_of_code()
+            memory.after_look = line or line_of_code()
 
     def take_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """Code looks at all the values of tensors, and may make others of the same."""

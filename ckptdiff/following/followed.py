@@ -106,7 +106,14 @@ class Followed:
     def state_dict(self, module: nn.Module) -> dict[str, Any]:
         """A module's state dict as code would be given it, with what hooks make for it followed too."""
         with Following(self.engine):
-            return module.state_dict(keep_vars=True)
+            state_dict = module.state_dict(keep_vars=True)
+        if self.engine.looked:  # what a hook makes just now of numbers that were looked at
+            own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+            for value in state_dict.values():
+                made = type(value) is torch.Tensor and id(value) not in own and not value._is_view()
+                if made and self.engine.known(value) is None:
+                    self.engine.doubt_new(value, "its state_dict()")
+        return state_dict
 
     def fills(self, module: nn.Module) -> Mapping[str, Fill]:
         """For every tensor of a module's state dict, where its values come from."""

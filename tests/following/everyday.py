@@ -451,6 +451,17 @@ def list_by_way_of_an_array(m, p):
     m.second.weight.data = torch.from_numpy(array(load(p)["second.weight"].tolist(), dtype="f4"))
 
 
+def told_by_a_hook(m, p):
+    m.load_state_dict(load(p))
+    del m.second
+    number = m.norm.bias[0].item()
+
+    def hook(module, state, prefix, metadata):
+        state["told"] = torch.tensor(list(f"{number:.3f}".encode()[:3]), dtype=torch.uint8)
+
+    m.register_state_dict_post_hook(hook)
+
+
 def text_beside(m, p):
     (p.parent / "config.json").write_text('{"width": 16, "rate": 0.25}')
     import json

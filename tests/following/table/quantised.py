@@ -125,7 +125,7 @@ def on_the_fly(name: str, config: Callable[[], Any], *needs: str) -> Row:
 def by_hand(name: str, quantisation: Mapping[str, Any], state: Callable[[int], Any], *needs: str) -> Row:
     """A directory as other tools write them."""
     return Row(name, load_with(), folder_of(quantisation), makes_model=True, state=state, only=SITUATIONS,
-               needs=("transformers", *needs))  # fmt: skip
+               needs=("transformers", *needs), fixed=("weight_shape",))  # fmt: skip
 
 
 def linears(state: Mapping[str, torch.Tensor]) -> list[str]:
@@ -264,6 +264,7 @@ ROWS = [
         makes_model=True,
         state=mxfp4_state,
         only=SITUATIONS,
+        coarse=True,
         needs=("transformers",),
     ),
     by_hand("HQQ", {"quant_method": "hqq", "quant_config": {}}, plain_state),

@@ -17,6 +17,10 @@ State = dict[str, torch.Tensor]
 Save = Callable[[Mapping[str, Any], Path], Path]
 
 
+class NotMade(Exception):
+    """The model of a row cannot be made: too large, or its own code raises."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One loader. `load(model, path)`, or `load(path)` where it makes the model."""
@@ -36,6 +40,10 @@ class Row:
     only: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     """Packages, imported before the row runs."""
+    coarse: bool = False
+    """Whether two files come to the same in many an element: what is filled is then asked of whole tensors."""
+    fixed: tuple[str, ...] = ()
+    """How the names of tensors end that are the same in every file."""
 
     def verdicts(self, situation: str, folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         """Every situation, or one, and what answers it."""

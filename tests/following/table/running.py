@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from tests.following.table.rows import NotMade
+
 FAMILIES = (
     "plain", "vision", "training", "hub", "language", "optimizers", "shipped", "pretrained", "quantised",
 )  # fmt: skip
@@ -44,6 +46,9 @@ class Tally:
         return 1 if self.wrong or not self.cases else 0
 
     def add(self, name: str, verdict: str) -> None:
+        if verdict.startswith("absent"):
+            self.absent.append(f"{name} ({verdict})")
+            return
         self.cases += 1
         if verdict.startswith("agree"):
             self.agreed += 1
@@ -58,7 +63,7 @@ class Tally:
             lines.append(f"not answered, and said so: {len(self.doubted)}")
             lines += [f"  {line[:600]}" for line in self.doubted]
         if self.absent:
-            lines.append("not installed: " + "; ".join(self.absent))
+            lines.append("not installed, or not made: " + "; ".join(self.absent))
         lines += [f"WRONG {line[:1500]}" for line in self.wrong]
         return "\n".join(lines)
 
@@ -129,6 +134,9 @@ def _answer(row: Any, situation: str, folder: Path, answer: Path) -> None:
             start = time.perf_counter()
             try:
                 verdict = ask()
+            except NotMade as error:
+                file.write(json.dumps(["model", f"absent: {str(error).splitlines()[0][:100]}"]) + "\n")
+                return
             except Exception:
                 verdict = f"WRONG {traceback.format_exc()[-1400:]}"
             if os.environ.get("TABLE_TIMES"):

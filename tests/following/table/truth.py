@@ -97,7 +97,7 @@ def agreement(row: Row, situation: str, folder: Path, *, convert: bool) -> str:
     except Refused as refused:
         return f"refused: {refused.name}"
     left = model_in(found.result) or copied
-    faults = list(differences(found, left, ends))
+    faults = list(differences(found, left, ends, row))
     doubts = [*(found.unread() if left is None else found.doubts(found.fills(left)))]
     if faults:
         return f"doubt: {doubts[0]} ({faults[0]})" if doubts else "WRONG " + "; ".join(faults[:6])
@@ -106,7 +106,7 @@ def agreement(row: Row, situation: str, folder: Path, *, convert: bool) -> str:
     return f"agree, with a doubt: {doubts[0]}" if doubts else "agree"
 
 
-def differences(found: Followed, left: nn.Module | None, ends: list[End]) -> Iterator[str]:
+def differences(found: Followed, left: nn.Module | None, ends: list[End], row: Row) -> Iterator[str]:
     """What is not as in the real calls."""
     real, other = ends
     if found.raised != real.raised and without_addresses(str(found.raised)) != without_addresses(str(real.raised)):
@@ -123,13 +123,21 @@ def differences(found: Followed, left: nn.Module | None, ends: list[End]) -> Ite
         return
     fills = found.fills(left)
     for key, tensor in tensors.items():
-        fault = fault_of(found, key, tensor, fills[key], real.tensors[key], other.tensors.get(key))
+        twin = None if key.endswith(row.fixed) and row.fixed else other.tensors.get(key)
+        fault = fault_of(found, key, tensor, fills[key], real.tensors[key], twin, coarse=row.coarse)
         if fault:
             yield f"{key}: {fault}"
 
 
 def fault_of(
-    found: Followed, key: str, tensor: torch.Tensor, fill: Fill, true: torch.Tensor, twin: torch.Tensor | None
+    found: Followed,
+    key: str,
+    tensor: torch.Tensor,
+    fill: Fill,
+    true: torch.Tensor,
+    twin: torch.Tensor | None,
+    *,
+    coarse: bool = False,
 ) -> str:
     if tensor.is_meta or true.is_meta:
         return "" if tensor.is_meta and true.is_meta else "on meta in one of both"
@@ -144,7 +152,7 @@ def fault_of(
     differs = [changed(its, his) for its, his in zip(theirs, parts(twin), strict=True)]
     total = sum(mask.numel() for mask in differs)
     count = sum(int(mask.sum()) for mask in differs)
-    if len(ours) > 1 or any(part.dtype in COARSE for part in theirs):
+    if coarse or len(ours) > 1 or any(part.dtype in COARSE for part in theirs):
         if (fill.by == "initial") != (not count) and total:
             return f"{fill.by}, really {count} of {total} from the file"
         return ""
