@@ -5,12 +5,13 @@ in them means something to one of the three. Only what does is written in the sh
 
 * sh, bash, zsh: in single quotes, a single quote as `'"'"'`.
 * PowerShell: in single quotes, a single quote twice; so are the typographic ones, which it takes for quotes.
-* cmd.exe: in double quotes; a percent sign stands outside them behind a caret, a double quote behind a backslash, which
-  is how programs read it.
+* cmd.exe: in double quotes, a percent sign outside them behind a caret. With a double quote in it, which programs read
+  behind a backslash and cmd.exe as the end of the quotes, all that means something to cmd.exe stands behind a caret.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -28,12 +29,23 @@ def quoted(text: str, shell: Shell = "sh") -> str:
         return text
     special = _SPECIAL if shell == "sh" else _SPECIAL - {"\\"}
     if not set(text) & special:
-        return f'"{text}"'
+        # Programs on Windows read a backslash before the last quote as one that belongs to it.
+        return f'"{text}{_last_backslashes(text)}"' if shell == "cmd" else f'"{text}"'
     if shell == "sh":
         return "'" + text.replace("'", "'\"'\"'") + "'"
     if shell == "powershell":
         return "'" + "".join(char * 2 if char in _SINGLE else char for char in text) + "'"
-    return '"' + text.replace('"', '\\"').replace("%", '"^%"') + '"'
+    if '"' not in text:
+        return '"' + text.replace("%", '"^%"') + '"'
+    # A double quote would end the quotes for cmd.exe, whatever stands before it: it is given none, and a caret before
+    # all that means something to it.
+    word = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    word += _last_backslashes(word)
+    return "".join(f"^{char}" if char in '()%!^"<>&|' else char for char in f'"{word}"')
+
+
+def _last_backslashes(text: str) -> str:
+    return "\\" * (len(text) - len(text.rstrip("\\")))
 
 
 def shell_in_use(environ: Mapping[str, str], system: str, parent: str = "") -> Shell:

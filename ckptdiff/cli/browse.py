@@ -19,7 +19,7 @@ EXAMPLES = """\
 
 def command(
     checkpoint: options.Checkpoint,
-    other: Annotated[str | None, typer.Argument(metavar="[OTHER]", help="Another one, beside it.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another one, beside it.")] = None,
     key: options.Key = None,
 ) -> int:
     """Walk through what is in a checkpoint, or two side by side.

@@ -155,10 +155,12 @@ def test_a_word_is_one_to_powershell(text: str, parse: object) -> None:
     [
         ("a b", '"a b"'),
         ("a\\b c", '"a\\b c"'),
+        ("C:\\a b\\", '"C:\\a b\\\\"'),
         ("C:\\x\\y.pth", "C:\\x\\y.pth"),
         ("100% a", '"100"^%" a"'),
         ("encoder.{*} -> enc.{*}", '"encoder.{*} -> enc.{*}"'),
-        ('say "x"', '"say \\"x\\""'),
+        ('say "x"', '^"say \\^"x\\^"^"'),
+        ('a" & calc & "', '^"a\\^" ^& calc ^& \\^"^"'),  # nothing of a file's name is a command
     ],
 )
 def test_words_for_cmd(text: str, word: str) -> None:
