@@ -23,6 +23,8 @@ from ckptdiff.renaming.rename_rules import RenameRule
 from ckptdiff.render.phrases import count
 
 _FEW = 3
+_MOST_RULES = 12
+"""More are not said in lines of Python."""
 _STATE = "state_dict"
 
 
@@ -179,13 +181,23 @@ def _shards(question: Question) -> tuple[str, tuple[str, ...]]:
 
 def _by_ours(question: Question, left: Left) -> list[str]:
     """Where torch.load would run code, or gives no state dict: ckptdiff loads it, and runs none."""
-    if is_url(question.checkpoint) or left.renames.operations:
+    if is_url(question.checkpoint):
         return []
     then = left.renames
     options = [*question.renames.given]
-    if then:
-        if question.renames:
-            return []
+    before: list[str] = []
+    if then and question.renames:
+        return []
+    if then.operations or len(then.rules) > _MOST_RULES:
+        file = f"{PurePath(question.checkpoint).stem}.rules.toml"
+        certain = all(rule.confidence == "certain" for rule in then.rules)
+        asked = [_text(question.model) if question.model else "model", _text(question.checkpoint)]
+        asked += [f"key={_text(question.key)}"] if question.key else []
+        asked += [f"args={dict(question.args)!r}"] if question.args else []
+        asked += [] if certain else ["include_likely=True"]
+        before = [f"ckptdiff.suggest({', '.join(asked)}).save({_text(file)})"]
+        options.append(("rules", file))
+    elif then:
         options += [*then.given] or [("rename", str(rule)) for rule in then.rules]
     several: dict[str, list[str]] = {}
     for name, value in options:
@@ -200,11 +212,8 @@ def _by_ours(question: Question, left: Left) -> list[str]:
     if question.assign:
         settings.append("assign=True")
     lines = [f"ckptdiff.load(model, {', '.join([_text(question.checkpoint), *settings])})"]
-    if question.saved.runs:
-        lines.insert(0, f"# {_comment(question.saved.why)}; this does not:")
-    else:
-        lines.insert(0, f"# {_comment(question.saved.why)}:")
-    return lines
+    why = question.saved.why or "More rules than a few lines hold, so they are kept in a file"
+    return [*before, f"# {_comment(why)}{'; this does not' if question.saved.runs else ''}:", *lines]
 
 
 def _comment(text: str) -> str:
@@ -216,7 +225,7 @@ def _comment(text: str) -> str:
 
 def _renaming(renames: Renames, keys: Container[object]) -> list[str | None]:
     """One line for each step; None where a step cannot be said in a line or two."""
-    if renames.operations or len(renames.rules) > 12:
+    if renames.operations or len(renames.rules) > _MOST_RULES:
         return [None]
     lines: list[str | None] = []
     for prefix in renames.strip_prefix:

@@ -204,3 +204,15 @@ def test_in_a_python_of_its_own(folder: Path) -> None:
     script = folder / "a script.py"
     script.write_text(python(report))
     subprocess.run([sys.executable, script.name], cwd=folder, check=True, timeout=300)
+
+
+def test_many_rules_are_kept_in_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptdiff.render import loading_code
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(loading_code, "_MOST_RULES", 0)
+    shown = python(ckptdiff.compare("net_of_saved_files.py:Net", "renamed.pth"))
+    assert '.save("renamed.rules.toml")' in shown
+    assert 'ckptdiff.load(model, "renamed.pth", rules="renamed.rules.toml", strict=True)' in shown
+    loaded = executed(shown)["model"].state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in saved_files.net().state_dict().items())
