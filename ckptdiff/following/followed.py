@@ -85,6 +85,8 @@ class Followed:
             return
         if self.engine.by_address:
             yield f"{self.engine.by_address} reached memory by its address, and what it wrote there is not known."
+        if self.files.opened.child:
+            yield f"{self.files.opened.child} started a process of its own, and what came from there is not known."
         if self.ended:
             yield from self.unread()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptdiff.following.calls import line_of_code
 from ckptdiff.suffixes import OLD, WEIGHTS
 
 _SUFFIXES = (
@@ -42,6 +43,8 @@ class Opened:
     """Is called with every address at which ctypes reads or writes."""
     written: set[str] = field(default_factory=set)
     """Those that were opened for writing, by their real paths."""
+    child: str = ""
+    """The line of code that started a process of its own, in which nothing is followed."""
 
     def note(self, path: str, *, writes: bool) -> None:
         if writes:
@@ -57,6 +60,9 @@ class Opened:
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if not _watching:
         return
+    if event == "os.fork" or (event == "subprocess.Popen" and _names_weights(arguments[1])):
+        for opened in _watching:
+            opened.child = opened.child or line_of_code()
     if event in ("ctypes.cdata", "ctypes.string_at") and isinstance(arguments[0], int):
         for opened in _watching:
             opened.reached(arguments[0], 1)
@@ -69,6 +75,12 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool(flags & _WRITING)
         for opened in _watching:
             opened.note(path, writes=writes)
+
+
+def _names_weights(command: Any) -> bool:
+    """Whether a command says something of a file of weights."""
+    words = command if isinstance(command, (list, tuple)) else [command]
+    return any(suffix in os.fsdecode(word) for word in words if isinstance(word, (str, bytes)) for suffix in _SUFFIXES)
 
 
 @contextlib.contextmanager

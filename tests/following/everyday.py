@@ -13,6 +13,8 @@ import functools
 import hashlib
 import io
 import math
+import multiprocessing
+import os
 import pickle
 import types
 from collections import OrderedDict, defaultdict
@@ -449,6 +451,25 @@ def array_that_the_file_has_too(m, p):
 
 def list_by_way_of_an_array(m, p):
     m.second.weight.data = torch.from_numpy(array(load(p)["second.weight"].tolist(), dtype="f4"))
+
+
+def _read(path):
+    return torch.load(path)["second.weight"].numpy()
+
+
+def pool_of_processes(m, p):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        m.second.weight.data.copy_(torch.from_numpy(pool.map(_read, [p])[0]))
+
+
+def forked_and_piped(m, p):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, torch.load(p)["norm.bias"].numpy().tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    m.norm.bias.data.copy_(torch.frombuffer(bytearray(os.read(reader, 64)), dtype=torch.float32))
 
 
 def told_by_a_hook(m, p):

@@ -37,7 +37,8 @@ DOUBTED = frozenset((
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass",
     # tables of the code's own that a file has too: nobody can tell
     "everyday: table_that_the_file_has_too", "everyday: computed_and_compared",
-    "everyday: told_by_a_hook", "everyday: list_that_the_file_has_too", "everyday: array_that_the_file_has_too",
+    "everyday: pool_of_processes", "everyday: forked_and_piped", "everyday: told_by_a_hook",
+    "everyday: list_that_the_file_has_too", "everyday: array_that_the_file_has_too",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
 REFUSED = frozenset(("reading: whole_module", "reading: whole_module_put", "reading: torch_package"))
