@@ -87,7 +87,7 @@ quantised: .venv-quantised/.installed ## quantised directories, as recorded on a
 .venv-loaders/.installed: pyproject.toml constraints-loaders.txt
 	$(PYTHON) -m venv .venv-loaders
 	.venv-loaders/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
-	.venv-loaders/bin/python -m pip install $(PIP_QUIET) -c constraints-loaders.txt -e . pytest --group loaders
+	.venv-loaders/bin/python -m pip install $(PIP_QUIET) -c constraints-loaders.txt -e . pytest hypothesis --group loaders
 	.venv-loaders/bin/python -m pip install $(PIP_QUIET) --no-deps -r tests/following/table/without_dependencies.txt
 	@touch $@
 
