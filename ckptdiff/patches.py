@@ -168,14 +168,16 @@ def _swapped(places: _Places, own: set[int], sparing: Collection[int] = ()) -> _
     undo: _Undo = []
     tuples: list[tuple[Any, ...]] = []
     own = own | {id(pair) for pair in places.values()}
-    for holder in gc.get_referrers(*(old for old, _ in places.values())):
+    holders = gc.get_referrers(*(old for old, _ in places.values()))
+    kinds = _kinds([holder for holder in holders if isinstance(holder, dict) and "__module__" in holder])
+    for holder in holders:
         if id(holder) in own or isinstance(holder, Kept):
             continue
         if isinstance(holder, dict):
             spared = sparing if _spares(holder) else ()
             for name, value in list(holder.items()):
                 if id(value) in places and id(value) not in spared:
-                    _item(undo, holder, name, *places[id(value)])
+                    _item(undo, holder, name, *places[id(value)], kinds.get(id(holder)))
         elif isinstance(holder, list):
             for index, value in enumerate(holder):
                 if id(value) in places and id(value) not in sparing:
@@ -205,15 +207,18 @@ def _spares(holder: Mapping[Any, Any]) -> bool:
     return not isinstance(name, str) or name.startswith(("numpy.", "torch.", "ckptdiff."))
 
 
-def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: Any) -> None:
-    kind = None
-    if isinstance(holder, dict) and "__module__" in holder:  # a class remembers what it looked up there
-        kind = next((one for one in gc.get_referrers(holder) if isinstance(one, type) and name in vars(one)), None)
+def _kinds(dictionaries: list[dict[Any, Any]]) -> dict[int, type]:
+    """The classes whose attributes some dictionaries hold, by the identities of these."""
+    wanted = set(map(id, dictionaries))
+    kinds = [one for one in gc.get_referrers(*dictionaries) if isinstance(one, type)] if wanted else []
+    return {id(part): kind for kind in kinds for part in gc.get_referents(kind) if id(part) in wanted}
 
+
+def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: Any, kind: type | None = None) -> None:
     def put(value: Any) -> None:
         if kind is None:
             holder[name] = value
-        else:
+        else:  # which remembers what it looked up
             setattr(kind, name, value)
 
     put(new)
