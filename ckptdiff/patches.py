@@ -47,7 +47,8 @@ class Patches:
         before = vars(owner).get(name, _MISSING)
         setattr(owner, name, value)
         self._as_in_scripts(before, value)
-        if isinstance(owner, ModuleType) and callable(before) and callable(value):
+        # A class that stands for another is the same one each time, and held where it is defined.
+        if isinstance(owner, ModuleType) and callable(before) and callable(value) and not isinstance(value, type):
             self._given.append((value, before))
 
         def undo() -> None:
