@@ -39,6 +39,9 @@ DOUBTED = frozenset((
     "everyday: table_that_the_file_has_too", "everyday: computed_and_compared",
     "everyday: pool_of_processes", "everyday: forked_and_piped", "everyday: told_by_a_hook",
     "everyday: list_that_the_file_has_too", "everyday: array_that_the_file_has_too",
+    # numbers that Python unpacked, which look no other than those
+    "scripts: custom_unpickler_file", "scripts: array_module_fromfile", "scripts: struct_unpacked",
+    "everyday: taken_by_a_class", "writing: hex_of_floats",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
 REFUSED = frozenset(("reading: whole_module", "reading: whole_module_put", "reading: torch_package"))
