@@ -28,9 +28,13 @@ class Kept:
 
 
 class Patches:
-    """What was replaced, to be undone in reverse order, name by name."""
+    """What was replaced, to be undone in reverse order, name by name.
 
-    def __init__(self) -> None:
+    `taking_back`: what code has taken meanwhile is put back as well, which means a look at every object there is.
+    """
+
+    def __init__(self, *, taking_back: bool = False) -> None:
+        self._taking_back = taking_back
         self._undo: list[Callable[[], object]] = []
         self.imports = Imports()
         self._gathers = False
@@ -47,8 +51,7 @@ class Patches:
         before = vars(owner).get(name, _MISSING)
         setattr(owner, name, value)
         self._as_in_scripts(before, value)
-        # A class that stands for another is the same one each time, and held where it is defined.
-        if isinstance(owner, ModuleType) and callable(before) and callable(value) and not isinstance(value, type):
+        if isinstance(owner, ModuleType) and callable(before) and callable(value):
             self._given.append((value, before))
 
         def undo() -> None:
@@ -139,7 +142,7 @@ class Patches:
         """Put what it stands for in the place of everything that was given out: code that was imported meanwhile, or
         ran, may have taken it to places of its own."""
         given, self._given = self._given, []
-        if given:
+        if given and self._taking_back:
             _swapped({id(new): (new, old) for new, old in given}, {id(given), *map(id, given)})
 
     def _as_in_scripts(self, old: Any, new: Any) -> None:

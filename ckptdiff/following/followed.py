@@ -186,7 +186,7 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
     engine = Engine()
     files = Files(engine, trust=trust, tells=tells)
     followed = Followed(engine, files)
-    patched = Patches()
+    patched = Patches(taking_back=True)
     kept = contextlib.ExitStack()
     kept.enter_context(generators_kept())
     kept.enter_context(_true_tables())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ def test_a_cluster_finds_the_same_and_a_killed_worker_loses_nothing(
 
         def progress(done: int, total: int) -> None:
             if not told:  # the first answer is there: end one of the workers
-                next(iter(cluster.workers.values())).process.process.kill()
+                os.kill(next(iter(cluster.workers.values())).process.process.pid, signal.SIGKILL)
             told.append(done)
 
         there = ckptdiff.diff(*pair, scheduler=cluster.scheduler_address, progress=progress)
