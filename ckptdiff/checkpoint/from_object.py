@@ -67,7 +67,8 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
         container=_container(opened.content, found),
         nbytes=opened.nbytes,
         unsafe_globals=unsafe(opened.globals.values()),
-        plain_globals=plain(opened.globals.values()),
+        # A distributed checkpoint's metadata is read with pickle.load, which refuses nothing.
+        plain_globals=plain(opened.globals.values()) if opened.kind.by_torch_load else (),
         weights_only=opened.weights_only,
         warnings=(
             *(f"{name} {text}; read {found.path!r}, {option('key')} takes another" for text in found.warnings),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
 
 import ckptdiff
@@ -83,6 +84,14 @@ def test_what_the_program_allows_is_not_refused(tmp_path: Path) -> None:
     assert refused() == ["argparse.Namespace"]
     with pytest.raises(Exception, match=r"GLOBAL argparse\.Namespace was not an allowed global by default"):
         torch.load(path, weights_only=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # that no process group runs
+def test_a_distributed_checkpoint_is_not_read_by_torch_load(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    dcp.save({"model": model.state_dict(), "epoch": 3}, checkpoint_id=tmp_path / "run")
+    assert "pathlib" in (tmp_path / "run" / ".metadata").read_text("latin-1")
+    assert ckptdiff.compare(model, tmp_path / "run").findings == ()
 
 
 def test_the_list_is_that_of_torch() -> None:
