@@ -97,7 +97,7 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 elif texts and args and isinstance(args[0], np.ndarray):
                     engine.looked.update(((name, ""), None) for name in texts if holds_numbers(texts[name]))
                 made = function(*args, **kwargs)
-                unsure = engine.looked or engine.exposed or files.opened.read
+                unsure = engine.looked or engine.exposed or files.opened.read or engine.kept.has_lists
                 way: Way = "array" if args and isinstance(args[0], np.ndarray) else "numbers"
                 if unsure and not _is_known(engine, made) and recognised(files, made, way, args[0] if args else None):
                     return made
@@ -129,7 +129,7 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 return result
             arrays = [value for value in flat(args[:1]) if isinstance(value, Array)] if converts else []
             if converts and not arrays:
-                of_numbers = args and isinstance(args[0], (list, tuple))
+                of_numbers = args and (isinstance(args[0], (list, tuple)) or engine.kept.has_numbers(args[0]))
                 again = recognised_array(files, result, args[0]) if of_numbers else None
                 return result if again is None else again
             if arrays and not is_view_of(result, arrays):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, ValuesView
 from typing import Any
 
 import numpy as np
 
+from ckptdiff.following.array_kind import ArrayKind
 from ckptdiff.following.engine import Engine
-from ckptdiff.following.labels import Origin
 from ckptdiff.following.memory import Memory
 from ckptdiff.following.origins import (
     Piece,
@@ -40,10 +40,17 @@ _MOVING = frozenset((
 """Functions of numpy whose result has the elements of their input in the same order."""
 
 
-class Array(np.ndarray):
+_NOT_OF_PLACES = ("dtype", "casting", "out")
+"""Arguments of functions that move elements which do not say where to."""
+
+
+class Array(np.ndarray, metaclass=ArrayKind):
     """An array of a run."""
 
     engine: Engine | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.view(np.ndarray))
 
     def __array_finalize__(self, made_from: Any) -> None:
         self.engine = getattr(made_from, "engine", None)
@@ -70,6 +77,10 @@ class Array(np.ndarray):
         if engine is None:
             return function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
         name = getattr(function, "__name__", "")
+        if name.startswith("save"):
+            for array in given:
+                if isinstance(array, Array):
+                    array.kept()
         moved = _moved(name, args, kwargs)
         first = args[0] if args and isinstance(args[0], np.ndarray) and name in _MUTATING else None
         with _changing(engine, first, given):
@@ -151,11 +162,14 @@ class Array(np.ndarray):
     def left(self, *, numbers: bool = False) -> None:
         """Note that code looks at the values, and may make others of all of them, by way of bytes or of numbers."""
         if self.engine is not None and self.engine.read:
-            found = pieces_of(self)
-            self.engine.look_at(distinct_labels(found))
-            if found and self.dtype.kind in "biufc":
-                content = np.ascontiguousarray(self.view(np.ndarray)).reshape(-1).view(np.uint8)
-                self.engine.kept.keep_bytes(content.data, self.dtype.itemsize, found, numbers=numbers)
+            self.engine.look_at(distinct_labels(pieces_of(self)))
+            self.kept(numbers=numbers)
+
+    def kept(self, *, numbers: bool = False) -> None:
+        """Note that the values are put somewhere, from where they may come back."""
+        if self.engine is not None and self.dtype.kind in "biufc" and (found := pieces_of(self)):
+            content = np.ascontiguousarray(self.view(np.ndarray)).reshape(-1).view(np.uint8)
+            self.engine.kept.keep_bytes(content.data, self.dtype.itemsize, found, numbers=numbers)
 
 
 class _Flat:
@@ -285,7 +299,7 @@ def pieces_of(array: Any) -> list[Piece]:
     if (array.dtype.itemsize and any(stride < 0 for stride in array.strides)) and array.size:
         flipped = tuple(slice(None, None, -1) if stride < 0 else slice(None) for stride in array.strides)
         forward = np.ndarray.__getitem__(array.view(np.ndarray), flipped).view(Array)
-        forward.engine = engine
+        forward.engine = engine  # type: ignore[attr-defined]
         return _encoded(_labels(forward).reshape(forward.shape)[flipped].reshape(-1))
     low = max(array.__array_interface__["data"][0] - memory.address, 0)
     return uniform(engine.labels.union(memory.origins.labels(low, low + array.nbytes)), array.size)
@@ -345,13 +359,13 @@ def all_of(engine: Engine, arrays: Iterable[Any]) -> list[Piece]:
 
 def _moved(name: str, args: Any, kwargs: Any) -> Callable[[Any], list[Piece]] | None:
     """For functions that only move elements: where those of the result come from."""
-    if name in _MOVING and isinstance(args[0], np.ndarray):
+    if name in _MOVING and args and isinstance(args[0], np.ndarray):
         source = pieces_of(args[0])
         return lambda made: source if made.size == args[0].size else []
     if name in ("concatenate", "stack", "vstack", "hstack", "transpose", "swapaxes", "flip", "tile", "repeat", "roll"):
         labelled = _with_labels(args)
         function = getattr(np, name)
-        options = {key: plain(value) for key, value in kwargs.items()}
+        options = {key: _with_labels(value) for key, value in kwargs.items() if key not in _NOT_OF_PLACES}
         return lambda made: _encoded(function(*labelled, **options)) if made.size else []
     return None
 
@@ -370,9 +384,9 @@ def is_view_of(made: Any, given: Iterable[Any]) -> bool:
 
 
 def flat(values: Any) -> Iterator[Any]:
-    """What nested lists and tuples hold."""
+    """What nested lists, tuples and the values of keywords hold."""
     for value in values:
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, ValuesView)):
             yield from flat(value)
         else:
             yield value
@@ -405,34 +419,5 @@ def known(result: Any, engine: Engine | None, given: Iterable[Any]) -> Any:
                 engine.look_at(distinct_labels(pieces_of(array)))
         return result
     made = result.view(Array)
-    made.engine = engine
+    made.engine = engine  # type: ignore[attr-defined]
     return made
-
-
-def from_file(files: Any, array: Any, file: str, key: str) -> Any:
-    """An array that a file gave under a key ("" for the only one)."""
-    files.order.setdefault(file, []).append(key)
-    engine = files.engine
-    engine.read[file, key] = None
-    made = array.view(Array)
-    made.engine = engine
-    note(engine, made, [(0, made.size, engine.labels.of(Origin(frozenset(((file, key),)))), 0)])
-    return made
-
-
-def noted_arrays(files: Any, value: Any, file: str, path: str = "") -> Any:
-    """Every array in nested containers, as one that the file gave under its path."""
-    if type(value) is np.ndarray and value.dtype != object:
-        return from_file(files, value, file, path)
-    if isinstance(value, dict):
-        for name in list(value):
-            value[name] = noted_arrays(files, value[name], file, f"{path}/{name}" if path else str(name))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            value[index] = noted_arrays(files, item, file, f"{path}/{index}" if path else str(index))
-    elif type(value) is tuple:
-        return tuple(
-            noted_arrays(files, item, file, f"{path}/{index}" if path else str(index))
-            for index, item in enumerate(value)
-        )
-    return value

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from ckptdiff.following.labels import Source
 from ckptdiff.following.looking import watch_addresses, watch_classes, watch_looks, watch_storages
 from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.named_files import Files
-from ckptdiff.following.opened_files import watched
+from ckptdiff.following.opened_files import in_this_thread, is_followed, watched
 from ckptdiff.following.origins import covered, distinct_labels
 from ckptdiff.following.readers import READERS
 from ckptdiff.following.replay import plainly
@@ -81,6 +82,8 @@ class Followed:
         for key, fill in fills.items():
             if fill.doubt and fill.by != "file":
                 yield f"{key}: {fill.doubt} wrote to it after the code had looked at values ({', '.join(looked)})."
+        if self.files.stray:
+            yield f"{self.files.stray} is read by a thread that ran before, and what that did is not known."
         if all(fill.by == "file" for fill in fills.values()):
             return
         if self.engine.by_address:
@@ -233,19 +236,27 @@ def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs:
 
 
 def _follow_threads(patched: Patches, engine: Engine) -> None:
-    """Modes hold for one thread: enter them in those that start meanwhile."""
+    """Modes hold for one thread: enter them in those that start meanwhile, and for what a pool's are given, which may
+    have run before."""
 
-    def followed(kept: Kept) -> Callable[..., Any]:
-        def started(function: Callable[..., Any], *rest: Any, **options: Any) -> Any:
-            def run(*args: Any, **kwargs: Any) -> Any:
-                with in_thread(), Following(engine):
-                    return function(*args, **kwargs)
+    def followed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if is_followed():
+                return function(*args, **kwargs)
+            with in_thread(), in_this_thread(), Following(engine):
+                return function(*args, **kwargs)
 
-            return kept.value(run, *rest, **options)
+        return run
 
-        return started
+    def starting(kept: Kept) -> Callable[..., Any]:
+        return lambda function, *rest, **options: kept.value(followed(function), *rest, **options)
 
     for name in ("start_new_thread", "start_joinable_thread"):
         if hasattr(_thread, name):
             kept = Kept(getattr(_thread, name))
-            patched.everywhere(kept, followed(kept))
+            patched.everywhere(kept, starting(kept))
+
+    def submit(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return given(pool, followed(function) if is_followed() else function, *args, **kwargs)
+
+    given = patched.function(ThreadPoolExecutor.submit, submit)

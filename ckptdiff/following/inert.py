@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -112,23 +111,28 @@ def held_class(module: str, name: str) -> type:
     return type(name.rpartition(".")[2] or "object", (Held,), {"__module__": module, "__qualname__": name})
 
 
+def is_harmless(module: str, name: str) -> bool:
+    """Whether a global that a pickle names only rebuilds data."""
+    if name in _HARMLESS.get(module, ()) or (module.startswith("numpy.dtypes") and name.endswith("DType")):
+        return True
+    # `_load_from_bytes` calls torch.load, which is followed, and so inert, too.
+    return (
+        f"{module}.{name}" in allowed_globals()
+        or (module in ("torch._utils", "torch._tensor") and name.startswith("_rebuild_"))
+        or (module, name) == ("torch.storage", "_load_from_bytes")
+        or (module == "torch" and name.endswith("Storage"))
+    )
+
+
 class Unpickler(pickle.Unpickler):
     """Python's own, finding only what torch's weights_only loading allows and what is harmless besides."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The thing itself where it only rebuilds data, else a class that holds what it is given."""
-        if name in _HARMLESS.get(module, ()) or (module.startswith("numpy.dtypes") and name.endswith("DType")):
-            return super().find_class(module, name)
+        if not is_harmless(module, name):
+            return held_class(module, name)
         allowed = allowed_globals().get(f"{module}.{name}")
-        if allowed is not None:
-            return allowed
-        rebuilds = module in ("torch._utils", "torch._tensor") and name.startswith("_rebuild_")
-        # `_load_from_bytes` calls torch.load, which is followed, and so inert, too.
-        if rebuilds or (module, name) == ("torch.storage", "_load_from_bytes"):
-            return getattr(import_module(module), name)
-        if module == "torch" and name.endswith("Storage"):
-            return getattr(import_module(module), name)
-        return held_class(module, name)
+        return super().find_class(module, name) if allowed is None else allowed
 
 
 def pickle_module() -> ModuleType:

@@ -6,12 +6,15 @@ They are known by their bytes, since between writing and reading everything abou
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ckptdiff.following import replay
+from ckptdiff.following.labels import Source
 from ckptdiff.following.origins import Origins, Piece, Shape, paint
 
 if TYPE_CHECKING:
@@ -21,6 +24,12 @@ _SAMPLE = 1 << 20
 """Bytes up to which all of a tensor is looked at, and else of each end and between."""
 _WHOLE = 1 << 28
 """Bytes up to which what is taken out is known again."""
+_NUMBERS = 1 << 20
+"""Numbers that are known by themselves."""
+_SHORT = 2
+_TELLING = 2
+"""Numbers of which a list is weights."""
+_CACHED = -5, 256
 _Print = tuple[str, int, bytes]
 
 
@@ -31,6 +40,8 @@ class KeptValues:
         self._pieces: dict[_Print, list[Piece]] = {}
         self._bytes: dict[tuple[bool, int, bytes], deque[Origins]] = {}
         self._numbers: dict[int, object] = {}
+        self._unpacked: dict[int, object] = {}
+        self._lists: dict[tuple[int, int, bytes], Source] = {}
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
@@ -48,11 +59,6 @@ class KeptValues:
             if found is not None:
                 self._pieces[found] = engine.pieces(whole)
 
-    def keep_array(self, array: Any, pieces: list[Piece]) -> None:
-        """The same for a numpy array."""
-        if array.dtype.kind in "biufc":
-            self._pieces[_print_of(str(array.dtype), _flat_array(array))] = pieces
-
     def keep_bytes(self, content: Any, itemsize: int, pieces: list[Piece], *, numbers: bool = False) -> None:
         """Note that code takes the bytes of a whole out, or its numbers: this is where the elements come from."""
         if pieces and len(content) <= _WHOLE:
@@ -61,15 +67,35 @@ class KeptValues:
             paint(found, Shape(0, (count,), (1,), itemsize, count, True), pieces)
             self._bytes.setdefault(_key(content, numbers), deque()).append(found)
 
-    def keep_numbers(self, values: Any) -> None:
+    def keep_numbers(self, values: Any, *, unpacked: bool = False) -> None:
         """Note the numbers that code takes a whole out as: they are told from others of the same value by the first
-        and the last of them."""
-        for number in _ends(values):
-            self._numbers[id(number)] = number
+        and the last of them. `unpacked`: out of bytes."""
+        if len(self._numbers) < _NUMBERS:
+            for number in _ends(values):
+                self._numbers[id(number)] = number
+                if unpacked:
+                    self._unpacked[id(number)] = number
 
-    def has_numbers(self, values: Any) -> bool:
+    def has_numbers(self, values: Any, *, unpacked: bool = False) -> bool:
         """Whether some numbers are those of wholes that were taken out, and not others of the same value."""
-        return bool(self._numbers) and all(id(number) in self._numbers for number in _ends(values))
+        known = self._unpacked if unpacked else self._numbers
+        return bool(known) and all(id(end) in known and not _is_everywhere(end) for end in _ends(values))
+
+    def keep_list(self, values: Any, source: Source) -> None:
+        """Note numbers that a file holds as a list, in place of a tensor."""
+        if (key := _list_key(values)) is not None:
+            self.keep_numbers(values)
+            self._lists.setdefault(key, source)
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether a file holds lists of numbers."""
+        return bool(self._lists)
+
+    def found_list(self, values: Any) -> Source | None:
+        """The list of a file that some numbers are: itself, or another list of the same numbers."""
+        key = _list_key(values) if self._lists and self.has_numbers(values) else None
+        return None if key is None else self._lists.get(key)
 
     def found_bytes(self, content: Any, *, numbers: bool = False) -> Origins | None:
         """Where bytes or numbers come from that were taken out; of several wholes that hold the same, each in turn."""
@@ -86,15 +112,25 @@ class KeptValues:
         got = _print(tensor)
         return None if got is None else self._pieces.get(got)
 
-    def found_array(self, array: Any) -> list[Piece] | None:
-        """The same for a numpy array."""
-        if array.dtype.kind not in "biufc":
-            return None
-        return self._pieces.get(_print_of(str(array.dtype), _flat_array(array)))
-
 
 def _key(content: Any, numbers: bool) -> tuple[bool, int, bytes]:
     return numbers, len(content), hashlib.blake2b(content).digest()
+
+
+def _list_key(values: Any) -> tuple[int, int, bytes] | None:
+    """By which numbers in nested lists are known, None where they are no floats or too few to tell."""
+    flat = list(_flat(values))
+    if len(flat) < _TELLING or not all(isinstance(number, float) for number in flat):
+        return None
+    return id(flat[0]), len(flat), hashlib.blake2b(struct.pack(f"{len(flat)}d", *flat)).digest()
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values if isinstance(values, (list, tuple)) else ():
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def _ends(values: Any) -> tuple[object, object]:
@@ -104,6 +140,13 @@ def _ends(values: Any) -> tuple[object, object]:
     while isinstance(last, (list, tuple)) and last:
         last = last[-1]
     return first, last
+
+
+def _is_everywhere(number: object) -> bool:
+    """Whether Python has the number once, for all code."""
+    if isinstance(number, int):
+        return _CACHED[0] <= number <= _CACHED[1]
+    return isinstance(number, str) or (isinstance(number, (tuple, bytes)) and len(number) < _SHORT)
 
 
 def _print(tensor: torch.Tensor) -> _Print | None:
@@ -142,9 +185,3 @@ def _print_of(dtype: str, flat: Any) -> _Print:
 
 
 _numpy = torch.Tensor.numpy
-
-
-def _flat_array(array: Any) -> Any:
-    import numpy as np
-
-    return np.ascontiguousarray(array.view(np.ndarray)).reshape(-1).view(np.uint8)

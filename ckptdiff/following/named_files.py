@@ -18,7 +18,7 @@ from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held
 from ckptdiff.following.memory import shape_of
 from ckptdiff.following.mode import parts
-from ckptdiff.following.opened_files import Opened
+from ckptdiff.following.opened_files import Opened, is_followed
 from ckptdiff.following.origins import paint
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import tell
@@ -52,7 +52,10 @@ class Files:
         """What the code opens."""
         self.place: Callable[[Any], Any] = lambda path: path
         """Where the file lies that a path names, for what opens it past Python."""
+        self.stray = ""
+        """A file that was read in a thread which is not followed."""
         self._names: dict[str, str] = {}
+        self._pickled: list[torch.Tensor] | None = None
 
     def name(self, file: Any) -> str:
         """The last part of a file's path; more of it where two files have that in common. Of a stream or of bytes that
@@ -112,6 +115,8 @@ class Files:
 
     def gave(self, tensor: torch.Tensor, file: str, key: str) -> None:
         """Note that a file gave a tensor under a key."""
+        if not is_followed():
+            self.stray = self.stray or file
         own = file == STREAM or self.wrote(file)
         given = [part for part in parts(tensor) if not (own and self._put_away(part))]
         if given or not own:
@@ -138,6 +143,9 @@ class Files:
 
     def gave_all(self, value: Any, file: str) -> None:
         """Note every tensor in what was read from a file, under its path there (`model/fc.weight`)."""
+        if file == STREAM and self._pickled is not None:
+            self._pickled += [tensor for _, tensor in named_tensors(value)]
+            return
         for path, tensor in named_tensors(value):
             state = type(tensor) is torch.Tensor and tensor.dtype == torch.uint8 and tensor.dim() == 1
             if not (state and tensor.numel() in _GENERATOR_STATES):
@@ -147,8 +155,29 @@ class Files:
             numbers = self.engine.numbers.gather(value, file)
             if self.tells:
                 tell(value, self.engine.numbers, file)
+            self.keep_lists(value, file)
         if numbers > _MANY and file not in self.order:  # weights as lists of numbers, which code looks at as it goes
             self.engine.looked[file, ""] = None
+
+    def keep_lists(self, value: Any, file: str, path: str = "") -> None:
+        """Note lists of numbers that a file holds in place of tensors."""
+        if isinstance(value, dict):
+            for name, item in list(value.items()):
+                if isinstance(item, (dict, list, tuple)):
+                    self.keep_lists(item, file, f"{path}/{name}" if path else str(name))
+        elif isinstance(value, (list, tuple)):
+            self.engine.kept.keep_list(value, (file, path))
+
+    @contextlib.contextmanager
+    def inside_pickle(self, name: str) -> Iterator[list[torch.Tensor]]:
+        """What torch reads inside the block is a part of a pickle in a file: it is gathered, to be called by its path
+        there. That of none is noted as ever."""
+        found: list[torch.Tensor] = []
+        before, self._pickled = self._pickled, found if name != STREAM else None
+        try:
+            yield found
+        finally:
+            self._pickled = before
 
     def gave_bytes(self, data: Any, file: str, key: str) -> None:
         """Note that a file gave bytes, over which arrays and tensors may be laid."""
@@ -199,6 +228,8 @@ def named_tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
             children = list(enumerate(item))
         elif isinstance(item, Held):
             children = list(vars(item).items())
+        elif type(item).__name__ == "ndarray" and item.dtype.hasobject:
+            children = list(enumerate(item.reshape(-1))) if item.ndim else [("", item.item())]
         else:
             continue
-        stack.extend((f"{path}/{name}" if path else str(name), child) for name, child in reversed(children))
+        stack.extend((f"{path}/{name}".strip("/") if path else str(name), child) for name, child in reversed(children))

@@ -27,7 +27,15 @@ def read_numbers(patches: Patches, files: Files) -> None:
         return
     import numpy as np
 
-    from ckptdiff.following.arrays import from_file
+    from ckptdiff.following.arrays import Array
+    from ckptdiff.following.file_arrays import from_file
+
+    def write(stream: Any, array: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(array, Array):
+            array.kept()
+        return original_write(stream, array, *args, **kwargs)
+
+    original_write = patches.function(np.lib.format.write_array, write)
 
     def load(file: Any, *args: Any, **kwargs: Any) -> Any:
         with reading():
@@ -82,7 +90,9 @@ def read_json(patches: Patches, files: Files) -> None:
             found = islice(numbers_in(value), _WEIGHTS)
             entries = Counter(path for path, number in found if isinstance(number, float))
             if sum(count for count in entries.values() if count > 1) > _WEIGHTS // 2:
-                files.engine.numbers.gather(value, next(reversed(files.opened.texts)))
+                name = next(reversed(files.opened.texts))
+                files.engine.numbers.gather(value, name)
+                files.keep_lists(value, name)
         return value
 
     original = patches.function(json.loads, loads)
@@ -150,7 +160,7 @@ def read_hdf5(patches: Patches, files: Files) -> None:
     """h5py's data sets."""
 
     def patch(module: Any) -> None:
-        from ckptdiff.following.arrays import from_file
+        from ckptdiff.following.file_arrays import from_file
 
         get, convert = module.Dataset.__getitem__, module.Dataset.__array__
 

@@ -41,6 +41,8 @@ class Opened:
     """Is called with each of them."""
     reached: Callable[[int, int], object] = divmod
     """Is called with every address at which ctypes reads or writes."""
+    finds: Callable[[str, str], object] | None = None
+    """Is called with every global that a pickle names, and may refuse it."""
     written: set[str] = field(default_factory=set)
     """Those that were opened for writing, by their real paths."""
     child: str = ""
@@ -63,9 +65,13 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "os.fork" or (event == "subprocess.Popen" and _names_weights(arguments[1])):
         for opened in _watching:
             opened.child = opened.child or line_of_code()
-    if event in ("ctypes.cdata", "ctypes.string_at") and isinstance(arguments[0], int):
+    if event in ("ctypes.cdata", "ctypes.string_at") and isinstance(arguments[0], int) and not is_reading():
         for opened in _watching:
             opened.reached(arguments[0], 1)
+    if event == "pickle.find_class" and is_followed() and not getattr(_reading, "finds_all", 0):
+        for opened in _watching:
+            if opened.finds is not None:
+                opened.finds(*arguments)
     if event != "open" or getattr(_reading, "depth", False):
         return
     path, mode, flags = arguments
@@ -99,6 +105,31 @@ def is_reading() -> bool:
 
 
 @contextlib.contextmanager
+def finding_all() -> Iterator[None]:
+    """Pickles that are read inside the block are the code's own, and may name anything."""
+    _reading.finds_all = getattr(_reading, "finds_all", 0) + 1
+    try:
+        yield
+    finally:
+        _reading.finds_all -= 1
+
+
+@contextlib.contextmanager
+def in_this_thread() -> Iterator[None]:
+    """What this thread does inside the block is followed, not only what it opens."""
+    _reading.followed = getattr(_reading, "followed", 0) + 1
+    try:
+        yield
+    finally:
+        _reading.followed -= 1
+
+
+def is_followed() -> bool:
+    """Whether what this thread does is followed."""
+    return bool(getattr(_reading, "followed", 0))
+
+
+@contextlib.contextmanager
 def watched(opened: Opened) -> Iterator[None]:
     """Have noted what Python code opens inside the block.
 
@@ -111,6 +142,7 @@ def watched(opened: Opened) -> Iterator[None]:
             _installed = True
     _watching.append(opened)
     try:
-        yield
+        with in_this_thread():
+            yield
     finally:
         _watching.remove(opened)

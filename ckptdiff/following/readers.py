@@ -7,7 +7,6 @@ A reader is one function of `READERS`: it patches what reads one kind of file.
 from __future__ import annotations
 
 import contextlib
-import io
 import mmap
 import os
 import sys
@@ -18,12 +17,14 @@ import torch
 
 from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
-from ckptdiff.following.named_files import STREAM, Files
+from ckptdiff.following.named_files import Files
 from ckptdiff.following.number_files import read_bytes, read_hdf5, read_json, read_numbers
 from ckptdiff.following.opened_files import is_reading, reading
-from ckptdiff.following.placed_records import MappedRecords, note_places, place_of
+from ckptdiff.following.placed_records import MappedRecords, place_of
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import plain
+from ckptdiff.following.unpacked_numbers import read_unpacked
+from ckptdiff.following.unpickling import read_pickles
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import FILE_READER, part_of_file
 
@@ -59,9 +60,9 @@ def read_torch(patches: Patches, files: Files) -> None:
         name = files.name(f if place is None else place[0])
         if place is not None and isinstance(result, torch.Tensor):
             files.gave(result, name, place[1])
-        else:
-            files.gave_all(result, name)
-        return result
+            return result
+        files.gave_all(result, name)
+        return arrays_too(files, result, name)
 
     original = patches.function(torch.load, load)
 
@@ -80,6 +81,15 @@ def read_torch(patches: Patches, files: Files) -> None:
         return original_save(plain(obj), f, *args, **kwargs)
 
     original_save = patches.function(torch.save, save)
+
+
+def arrays_too(files: Files, value: Any, file: str) -> Any:
+    """What a file gave, its arrays noted as well."""
+    if "numpy" not in sys.modules:
+        return value
+    from ckptdiff.following.file_arrays import noted_arrays
+
+    return noted_arrays(files, value, file)
 
 
 def _load_mapped(original: Callable[..., Any], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -161,7 +171,7 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             if isinstance(tensor, torch.Tensor):
                 files.gave(tensor, self._file, name)
                 return tensor
-            from ckptdiff.following.arrays import noted_arrays
+            from ckptdiff.following.file_arrays import noted_arrays
 
             return noted_arrays(files, tensor, self._file, name)
 
@@ -310,40 +320,6 @@ def read_exported(patches: Patches, files: Files) -> None:
     patches.imports.once("torch.export", patch)
 
 
-def read_pickles(patches: Patches, files: Files) -> None:
-    """`pickle.load` of a file that the code opened itself."""
-    import pickle
-
-    kept = Kept(pickle.load)
-
-    def load(file: Any, **options: Any) -> Any:
-        if files.name(file) == STREAM or sys._getframe(1).f_globals.get("__name__", "") in _OWN:
-            return kept.value(file, **options)
-        with plainly():
-            result = (kept.value if files.trust else pickle_module().load)(file, **options)
-        files.gave_all(result, files.name(file))
-        if isinstance(getattr(file, "name", None), str):
-            note_places(files, file.name, result)
-        if "numpy" in sys.modules:
-            from ckptdiff.following.arrays import noted_arrays
-
-            result = noted_arrays(files, result, files.name(file))
-        return result
-
-    patches.everywhere(kept, load)
-    kept_bytes = Kept(pickle.loads)
-
-    def loads(data: Any, **options: Any) -> Any:
-        name = files.name(data) if files.opened.read else STREAM
-        if name == STREAM:
-            return kept_bytes.value(data, **options)
-        return load(io.BytesIO(data), **options)
-
-    patches.everywhere(kept_bytes, loads)
-
-
-_OWN = frozenset(("torch.serialization", "multiprocessing.connection", "multiprocessing.reduction"))
-
 READERS: tuple[Callable[[Patches, Files], None], ...] = (
     read_torch,
     read_safetensors,
@@ -354,6 +330,7 @@ READERS: tuple[Callable[[Patches, Files], None], ...] = (
     read_numbers,
     read_json,
     read_bytes,
+    read_unpacked,
     read_hdf5,
     read_pickles,
 )

@@ -8,6 +8,7 @@ too plain to be told is not.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +16,9 @@ import torch
 
 from ckptdiff.following import replay
 from ckptdiff.following.kept_values import bytes_of
-from ckptdiff.following.labels import Origin
+from ckptdiff.following.labels import Origin, Source
 from ckptdiff.following.memory import Memory
+from ckptdiff.following.opened_files import reading
 from ckptdiff.following.origins import Interval, Origins
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def recognised(files: Files, made: Any, way: Way, given: Any = None) -> bool:
     if way == "numbers" and not (made.is_floating_point() and files.engine.kept.has_numbers(given)):
         return False
     content, itemsize = bytes_of(made)
-    found = origins_of(files, content, way)
+    found = origins_of(files, content, way, given)
     memory = files.engine.memory(made) if found is not None else None
     if found is None or memory is None:
         return False
@@ -67,7 +69,7 @@ def recognised_array(files: Files, made: Any, given: Any = None) -> Any | None:
     if made.dtype.kind not in "biufc" or not made.flags.c_contiguous or not made.size:
         return None
     way: Way = "bytes" if given is None else "numbers"
-    found = origins_of(files, made.reshape(-1).view("u1").data, way)
+    found = origins_of(files, made.reshape(-1).view("u1").data, way, given)
     memory, first = memory_of(files.engine, made) if found is not None else (None, 0)
     if found is None or memory is None:
         return None
@@ -75,9 +77,11 @@ def recognised_array(files: Files, made: Any, given: Any = None) -> Any | None:
     return known(made, files.engine, ())
 
 
-def origins_of(files: Files, content: memoryview, way: Way) -> Origins | None:
-    """Where some bytes come from, None where that cannot be told."""
+def origins_of(files: Files, content: memoryview, way: Way, given: Any = None) -> Origins | None:
+    """Where some bytes come from, None where that cannot be told; `given` are the numbers that they are, if any."""
     engine = files.engine
+    if way == "numbers" and (entry := engine.kept.found_list(given)) is not None:
+        return _whole(files, entry, len(content))
     telling = _tells(content)
     if way == "numbers" and not telling:
         return None
@@ -86,16 +90,35 @@ def origins_of(files: Files, content: memoryview, way: Way) -> Origins | None:
         return found
     if way == "bytes" and (found := _in_memory(files, bytes(content))) is not None:
         return found
-    place = files.part_of(content)
+    unpacked = way == "numbers" and engine.kept.has_numbers(given, unpacked=True)
+    place = files.part_of(content) or (_otherwise(files, given) if unpacked else None)
     if place is None:
         return None
-    if way != "bytes":  # a table that the code computes may lie in the file as well
+    if way != "bytes" and not unpacked:  # a table that the code computes may lie in the file as well
         engine.looked[place] = None
         return None
-    label = engine.labels.of(Origin(frozenset((place,))))
-    engine.read[place] = None
-    files.order.setdefault(place[0], []).append(place[1])
-    return Origins([Interval(0, len(content), label, 0, 1)])
+    return _whole(files, place, len(content))
+
+
+def _whole(files: Files, source: Source, count: int) -> Origins:
+    """Bytes that all come from one part of a file."""
+    files.engine.read[source] = None
+    given = files.order.setdefault(source[0], [])
+    if source[1] not in given:
+        given.append(source[1])
+    return Origins([Interval(0, count, files.engine.labels.of(Origin(frozenset((source,)))), 0, 1)])
+
+
+def _otherwise(files: Files, given: Any) -> tuple[str, str] | None:
+    """Where numbers lie in a file in another width or order of bytes than they have by now."""
+    if "numpy" not in sys.modules:
+        return None
+    import numpy as np
+
+    for kind in ("<f8", ">f4", "<f4", ">f8", "<f2"):
+        if (place := files.part_of(np.array(given, kind).reshape(-1).view("u1").data)) is not None:
+            return place
+    return None
 
 
 def _put(memory: Memory, first: int, count: int, found: Origins) -> None:
@@ -143,7 +166,9 @@ def _followed(files: Files) -> Iterator[tuple[Memory, bytes]]:
         if total > _MOST:
             return
         replay.settle(memory)
-        yield memory, ctypes.string_at(memory.address, memory.nbytes)
+        with reading():
+            held = ctypes.string_at(memory.address, memory.nbytes)
+        yield memory, held
 
 
 def _same(content: bytes, at: int, there: bytes, place: int) -> int:

@@ -105,31 +105,34 @@ TAKEN = {
     "new_full": lambda m, p: bias(m).copy_(bias(m).new_full((16,), read(p)["scale"])),
     "alpha": lambda m, p: bias(m).add_(torch.ones(16), alpha=read(p)["scale"]),
     "foreach": lambda m, p: torch._foreach_add_([bias(m), m.norm.weight.data], read(p)["scale"]),
-    "tensor": lambda m, p: setattr(m.norm.bias, "data", torch.tensor(read(p)["bias"])),
-    "as_tensor": lambda m, p: bias(m).copy_(torch.as_tensor(read(p)["bias"])),
     "FloatTensor": lambda m, p: bias(m).copy_(torch.FloatTensor(read(p)["bias"])),
-    "half": lambda m, p: bias(m).copy_(torch.tensor(read(p)["bias"], dtype=torch.float16)),
-    "array": lambda m, p: bias(m).copy_(torch.from_numpy(np.array(read(p)["bias"], dtype=np.float32))),
-    "all of lists": lambda m, p: m.load_state_dict(
-        {k: torch.tensor(v) for k, v in read(p)["lists"].items()}, strict=False
-    ) and None,
-    "a file of lists": lambda m, p: m.load_state_dict(
-        {k: torch.tensor(v) for k, v in read(p.parent / "lists.pth").items()}, strict=False
-    ) and None,
     "lists computed with": lambda m, p: bias(m).copy_(
         torch.tensor([3 * x for x in read(p.parent / "lists.pth")["norm.bias"]])
-    ),
-    "pickled": lambda m, p: bias(m).copy_(
-        torch.tensor(pickle.loads((p.parent / "lists.pkl").read_bytes())["norm.bias"])
-    ),
-    "JSON": lambda m, p: bias(m).copy_(
-        torch.tensor(json.loads((p.parent / "lists.json").read_text())["norm.bias"])
     ),
     "JSON and Tensor": lambda m, p: bias(m).copy_(
         torch.Tensor(json.loads((p.parent / "lists.json").read_text())["norm.bias"])
     ),
     "JSON and numpy": lambda m, p: bias(m).copy_(
         torch.from_numpy(np.float32(json.loads((p.parent / "lists.json").read_text())["norm.bias"]))
+    ),
+}  # fmt: skip
+
+LISTED = {
+    "tensor": lambda m, p: setattr(m.norm.bias, "data", torch.tensor(read(p)["bias"])),
+    "as_tensor": lambda m, p: bias(m).copy_(torch.as_tensor(read(p)["bias"])),
+    "half": lambda m, p: bias(m).copy_(torch.tensor(read(p)["bias"], dtype=torch.float16)),
+    "array": lambda m, p: bias(m).copy_(torch.from_numpy(np.array(read(p)["bias"], dtype=np.float32))),
+    "all of lists": lambda m, p: m.load_state_dict(
+        {k: torch.tensor(v) for k, v in read(p)["lists"].items()}, strict=False
+    ) and None,
+    "a file of lists": lambda m, p: m.first.load_state_dict(
+        {k[6:]: torch.tensor(v) for k, v in read(p.parent / "lists.pth").items() if k.startswith("first.")}
+    ) and None,
+    "pickled": lambda m, p: bias(m).copy_(
+        torch.tensor(pickle.loads((p.parent / "lists.pkl").read_bytes())["norm.bias"])
+    ),
+    "JSON": lambda m, p: bias(m).copy_(
+        torch.tensor(json.loads((p.parent / "lists.json").read_text())["norm.bias"])
     ),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 
 from ckptdiff.following.followed import following
 from tests.following import attacks
-from tests.following.numbers import READ, TAKEN, write_numbers
+from tests.following.numbers import LISTED, READ, TAKEN, write_numbers
 from tests.following.oracle import Net, elements_from_file, followed, really
 from tests.following.test_loaders import ALL, DOUBTED
 
@@ -40,6 +40,11 @@ def test_numbers_that_are_taken_are_a_doubt(name, files):
     assert {doubt.partition(":")[0] for doubt in doubts} >= set(wrong) - {"head.weight"}
 
 
+@pytest.mark.parametrize("name", LISTED)
+def test_lists_of_a_file_are_what_tensors_are_made_of(name, files):
+    assert answered(LISTED[name], files) == ([], [])
+
+
 @pytest.mark.parametrize("name", READ)
 def test_numbers_that_are_read_are_none(name, files):
     assert answered(READ[name], files) == ([], [])
@@ -56,7 +61,7 @@ def test_what_goes_on_has_plain_numbers(files):
 def test_the_documentation_counts_them():
     """By kind, with those that are a doubt."""
     kinds, doubted = Counter(map(kind_of, ALL)), Counter(map(kind_of, DOUBTED))
-    kinds["numbers"], doubted["numbers"] = len(TAKEN) + len(READ), len(TAKEN)
+    kinds["numbers"], doubted["numbers"] = len(TAKEN) + len(LISTED) + len(READ), len(TAKEN)
     text = (Path(__file__).parents[2] / "docs" / "following.md").read_text()
     for kind, count in kinds.items():
         assert f"| {kind} | {count} | {doubted[kind]} |" in text

@@ -1,0 +1,51 @@
+"""numpy arrays that files give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ckptdiff.following.arrays import Array, note
+from ckptdiff.following.labels import Origin
+from ckptdiff.following.named_files import STREAM
+from ckptdiff.following.recognising import recognised_array
+
+
+def from_file(files: Any, array: Any, file: str, key: str) -> Any:
+    """An array that a file gave under a key ("" for the only one); one that the code had written there itself comes
+    from where it did before."""
+    if (file == STREAM or files.wrote(file)) and array.dtype.kind in "biufc":
+        again = recognised_array(files, array)
+        if again is None and file == STREAM:
+            files.engine.looked[STREAM, ""] = None
+        return array if again is None else again
+    files.order.setdefault(file, []).append(key)
+    engine = files.engine
+    engine.read[file, key] = None
+    made = array.view(Array)
+    made.engine = engine
+    note(engine, made, [(0, made.size, engine.labels.of(Origin(frozenset(((file, key),)))), 0)])
+    return made
+
+
+def noted_arrays(files: Any, value: Any, file: str, path: str = "") -> Any:
+    """Every array in nested containers, as one that the file gave under its path."""
+    if type(value) is np.ndarray and value.dtype != object:
+        return from_file(files, value, file, path)
+    if type(value) is np.ndarray:
+        for place in np.ndindex(value.shape):
+            at = "/".join(map(str, place))
+            value[place] = noted_arrays(files, value[place], file, f"{path}/{at}".strip("/"))
+    elif isinstance(value, dict):
+        for name in list(value):
+            value[name] = noted_arrays(files, value[name], file, f"{path}/{name}" if path else str(name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            value[index] = noted_arrays(files, item, file, f"{path}/{index}" if path else str(index))
+    elif type(value) is tuple:
+        return tuple(
+            noted_arrays(files, item, file, f"{path}/{index}" if path else str(index))
+            for index, item in enumerate(value)
+        )
+    return value

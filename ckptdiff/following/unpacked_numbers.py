@@ -1,0 +1,175 @@
+"""Numbers that code unpacks out of bytes, by `struct` or the module `array`: they are those of the bytes.
+
+A number is known by itself, not by its value, which a table that the code computes may have as well: of a list of them
+the first and the last one (`KeptValues`). That all of them lie in the file is looked at when a tensor is made of them.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ckptdiff.following.named_files import Files
+from ckptdiff.patches import Kept, Patches
+
+_FEW = 16
+"""Bytes from which it can be told whether they are those of a file."""
+
+
+class _Unpacking:
+    """What one run unpacks."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.active = True
+        self._packs = False
+        """Whether the code has packed floats of its own, which it may read again, a few bytes at a time."""
+
+    def unpacked(self, numbers: Any, content: Any) -> None:
+        """Note numbers that code has unpacked out of some bytes."""
+        if self.active and any(type(number) is float for number in numbers) and self.is_of_file(content):
+            self.files.engine.kept.keep_numbers(numbers, unpacked=True)
+
+    def is_of_file(self, content: Any) -> bool:
+        """Whether some bytes are those of a file, or of a tensor that was taken out."""
+        kept, opened = self.files.engine.kept, self.files.opened.read
+        if kept.has_numbers(content):
+            return True
+        flat = memoryview(content).cast("B")
+        if len(flat) < _FEW:
+            return bool(opened) and not self._packs
+        return kept.found_bytes(flat) is not None or (bool(opened) and self.files.part_of(flat) is not None)
+
+    def packed(self, content: Any, numbers: Any) -> None:
+        """Note bytes that code has packed numbers as."""
+        if not self.active:
+            return
+        floats = [number for number in numbers if isinstance(number, float)]
+        if floats and self.files.engine.kept.has_numbers(floats):
+            self.files.engine.kept.keep_numbers(content)
+        elif floats:
+            self._packs = True
+
+
+def read_unpacked(patches: Patches, files: Files) -> None:
+    """`struct`'s functions and its class, and arrays of the module `array` that are filled with bytes."""
+    unpacking = _Unpacking(files)
+    patches.also(lambda: setattr(unpacking, "active", False))
+    for name in ("unpack", "unpack_from"):
+        kept = Kept(getattr(struct, name))
+        patches.everywhere(kept, _noting(kept, unpacking), in_modules=True)
+    kept_iterator, kept_pack = Kept(struct.iter_unpack), Kept(struct.pack)
+
+    def iter_unpack(layout: Any, content: Any) -> Iterator[Any]:
+        return _each(kept_iterator.value(layout, content), content, unpacking)
+
+    def pack(*values: Any) -> bytes:
+        made: bytes = kept_pack.value(*values)
+        unpacking.packed(made, values[1:])
+        return made
+
+    patches.everywhere(kept_iterator, iter_unpack, in_modules=True)
+    patches.everywhere(kept_pack, pack, in_modules=True)
+    for owner, make in ((struct.Struct, _struct), (array.array, _array)):
+        kept = Kept(owner)
+        patches.everywhere(kept, make(kept, unpacking), in_modules=True)
+
+
+def _noting(kept: Kept, unpacking: _Unpacking) -> Callable[..., Any]:
+    def unpack(layout: Any, *args: Any, **kwargs: Any) -> Any:
+        numbers = kept.value(layout, *args, **kwargs)
+        unpacking.unpacked(numbers, args[0] if args else kwargs["buffer"])
+        return numbers
+
+    return unpack
+
+
+def _each(numbers: Any, content: Any, unpacking: _Unpacking) -> Iterator[Any]:
+    of_file: bool | None = None
+    for found in numbers:
+        if of_file is None:
+            of_file = unpacking.active and unpacking.is_of_file(content)
+        if of_file:
+            unpacking.files.engine.kept.keep_numbers(found, unpacked=True)
+        yield found
+
+
+class _Named(type):
+    """A class that stands for another, whose instances are its own as well."""
+
+    stands_for: type
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls.stands_for)
+
+
+# No super() in these: its cell goes back with the names.
+
+
+def _struct(kept: Kept, unpacking: _Unpacking) -> type:
+    plain = kept.value
+
+    class Struct(plain, metaclass=_Named):  # type: ignore[misc,valid-type]
+        stands_for = plain
+
+        def unpack(self, content: Any) -> Any:
+            numbers = kept.value.unpack(self, content)
+            unpacking.unpacked(numbers, content)
+            return numbers
+
+        def unpack_from(self, buffer: Any, offset: int = 0) -> Any:
+            numbers = kept.value.unpack_from(self, buffer, offset)
+            unpacking.unpacked(numbers, buffer)
+            return numbers
+
+        def iter_unpack(self, content: Any) -> Iterator[Any]:
+            return _each(kept.value.iter_unpack(self, content), content, unpacking)
+
+        def pack(self, *values: Any) -> bytes:
+            made: bytes = kept.value.pack(self, *values)
+            unpacking.packed(made, values)
+            return made
+
+    Struct.__qualname__, Struct.__module__ = plain.__qualname__, plain.__module__
+    return Struct
+
+
+def _array(kept: Kept, unpacking: _Unpacking) -> type:
+    plain = kept.value
+
+    class array(plain, metaclass=_Named):  # type: ignore[misc,valid-type] # noqa: N801 - the module's name
+        stands_for = plain
+
+        def __init__(self, _: str, initial: Any = ()) -> None:
+            if isinstance(initial, (bytes, bytearray)) and unpacking.active and unpacking.is_of_file(initial):
+                self._is_of_file()
+
+        def frombytes(self, content: Any) -> None:
+            kept.value.frombytes(self, content)
+            if unpacking.active and unpacking.is_of_file(content):
+                self._is_of_file()
+
+        def fromfile(self, file: Any, count: int) -> None:
+            kept.value.fromfile(self, file, count)
+            path = getattr(file, "name", None)
+            if (
+                unpacking.active
+                and isinstance(path, (str, os.PathLike))
+                and os.fspath(path) in unpacking.files.opened.read
+            ):
+                self._is_of_file()
+
+        def tolist(self) -> list[Any]:
+            numbers: list[Any] = kept.value.tolist(self)
+            if unpacking.active and unpacking.files.engine.kept.has_numbers(self):
+                unpacking.files.engine.kept.keep_numbers(numbers, unpacked=True)
+            return numbers
+
+        def _is_of_file(self) -> None:
+            unpacking.files.engine.kept.keep_numbers(self, unpacked=True)
+
+    array.__qualname__, array.__module__ = plain.__qualname__, plain.__module__
+    return array
