@@ -105,6 +105,9 @@ def _facts(checkpoint: Checkpoint, chosen: Mapping[str, TensorInfo], pattern: st
         facts.append(("shown", f"{count(len(chosen), 'tensor')} matching {plain(pattern)}"))
     if checkpoint.saved_on:
         facts.append(("saved on", _devices(checkpoint)))
+    empty = sum(tensor.is_meta for tensor in tensors.values())
+    if empty:
+        facts.append(("no values", f"{count(empty, 'tensor')} on the meta device, of which the file has no bytes"))
     versions = len(checkpoint.metadata or {})
     facts.append(("_metadata", count(versions, "module version") if checkpoint.metadata is not None else "none"))
     return facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -114,9 +115,25 @@ def test_inspect_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert [tensor["device"] for tensor in program["tensors"]] == ["cpu", "cpu", "cuda:0"]
 
 
+@pytest.mark.parametrize("name", ["w.pth", "script.pt"])
+def test_inspect_says_what_has_no_values(name: str, tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    model.weight = torch.nn.Parameter(model.weight.to("meta"))
+    if name == "w.pth":
+        torch.save(model.state_dict(), tmp_path / name)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.script(model).save(tmp_path / name)
+    text = render_checkpoint("text", read(tmp_path / name), View())
+    assert "no values   1 tensor on the meta device, of which the file has no bytes" in text
+
+
 def test_a_file_of_the_cpu_says_nothing(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
-    assert "saved on" not in render_checkpoint("text", read(tmp_path / "w.pth"), View())
+    text = render_checkpoint("text", read(tmp_path / "w.pth"), View())
+    assert "saved on" not in text
+    assert "no values" not in text
 
 
 def test_what_is_written_is_for_the_cpu(tmp_path: Path) -> None:

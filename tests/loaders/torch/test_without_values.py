@@ -60,6 +60,19 @@ def test_as_torch(name: str, lost: Any, empty: bool, assign: bool, saved: bool, 
         assert (report.verdict == "fail") == bool(assign and without)
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_script_without_values(assign: bool, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 3, device="meta")).save(tmp_path / "script.pt")
+        state_dict = torch.jit.load(tmp_path / "script.pt").state_dict()
+    report = ckptdiff.compare(nn.Linear(2, 3), tmp_path / "script.pt", assign=assign)
+    raised, without = torchs_own(nn.Linear(2, 3), state_dict, assign=assign)
+    assert report.error_message() == raised
+    assert {finding.key for finding in report.findings if finding.rule == "no-values"} == without
+    assert not report.complete
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_snapshot_answers_so_too(name: str, assign: bool, tmp_path: Path) -> None:
