@@ -107,7 +107,12 @@ def test_an_archive_without_version_or_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [8, 15, 17, 32])
 def test_a_record_of_another_size_than_its_storage(size: int, tmp_path: Path) -> None:
     data = packed({**records(W), "data/0": bytes(size)})
-    refused_by_both(tmp_path / "w.pth", data, f"storage '0' has {size} bytes and should have 16")
+    sentence = f"storage '0' has {size} bytes and should have 16"
+    if torch.__version__ >= "2.6":  # before, torch gave such a tensor other bytes, or none of its own
+        refused_by_both(tmp_path / "w.pth", data, sentence)
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(CheckpointError, match=sentence):
+        read(tmp_path / "w.pth")
 
 
 def test_an_encrypted_record(tmp_path: Path) -> None:
@@ -343,7 +348,9 @@ def test_states_that_set_nothing(pushed: bytes, reason: str, tmp_path: Path) -> 
     assert read(path).weights_only == reason
     torch.load(path, weights_only=False)
     if reason:
-        with pytest.raises((pickle.UnpicklingError, TypeError), match=reason):
+        # torch 2.4 has fewer words for it.
+        told = reason if torch.__version__ >= "2.6" else reason[: len("Can only build Tensor")]
+        with pytest.raises((pickle.UnpicklingError, TypeError), match=told):
             torch.load(path, weights_only=True)
     else:
         torch.load(path, weights_only=True)
@@ -371,7 +378,7 @@ def test_the_shapes_of_a_sparse_tensors_parts(
     torch.save({"w": torch.ones(2), "x": _Rebuilt(given)}, path)
     try:
         shape = tuple(torch.load(path, weights_only=True)["x"].shape)
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, pickle.UnpicklingError):
         with pytest.raises(CheckpointError, match="makes no sense"):
             read(path)
     else:
@@ -434,7 +441,7 @@ def test_a_tensor_beside_the_state_dict_that_lies_outside_its_storage(key: str |
     contents = records({"state_dict": {"a": torch.ones(2), "b": torch.ones(2)}, "optimizer": {"m": torch.arange(4.0)}})
     contents["data.pkl"] = contents["data.pkl"].replace(b"K\4\x85q", b"K\5\x85q")
     (tmp_path / "w.pth").write_bytes(packed(contents))
-    with pytest.raises(RuntimeError, match="resiz"):
+    with pytest.raises((RuntimeError, pickle.UnpicklingError), match="resiz"):
         torch.load(tmp_path / "w.pth", weights_only=True)
     with pytest.raises(CheckpointError, match="needs 20 bytes of a storage of 16"):
         read(tmp_path / "w.pth", key=key)
