@@ -139,11 +139,7 @@ def _boxes(tuples: list[tuple[int, ...]]) -> list[_Box]:
     the order of the passes, so the reverse order is tried as well and the shorter answer taken. A position in which no
     two of the tuples differ alone joins nothing later either, and needs no pass.
     """
-    places = [
-        place
-        for place in range(len(tuples[0]))
-        if len({values[:place] + values[place + 1 :] for values in tuples}) < len(tuples)
-    ]
+    places = _joinable(tuples, 0, len(tuples[0]))
     if not places:
         return []
     start: list[_Box] = [tuple([(value,) for value in values]) for values in tuples]
@@ -152,6 +148,16 @@ def _boxes(tuples: list[tuple[int, ...]]) -> list[_Box]:
         return backward
     forward = _merge(start, places)
     return backward if len(backward) <= len(forward) else forward
+
+
+def _joinable(tuples: list[tuple[int, ...]], start: int, end: int) -> list[int]:
+    """The positions from `start` to `end` in which two of the tuples differ alone: then all the others are equal."""
+    if len({values[:start] + values[end:] for values in tuples}) == len(tuples):
+        return []
+    if end - start == 1:
+        return [start]
+    middle = (start + end) // 2
+    return [*_joinable(tuples, start, middle), *_joinable(tuples, middle, end)]
 
 
 def _merge(boxes: list[_Box], places: Iterable[int]) -> list[_Box]:

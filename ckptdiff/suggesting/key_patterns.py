@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import overload
 
 Shape = tuple[int, ...]
@@ -22,6 +23,8 @@ _DEEPEST = 100
 """Keys of more components than this are left out: no module nests so deep."""
 LONGEST = 1000
 """So are keys of more characters."""
+_MOST_MODULES = 700_000
+"""A tree of more is not looked into where templates are limited: 210,000 tensors of experts make 310,000."""
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NUMBERED = re.compile(r"(.*[^0-9])(0|[1-9][0-9]{0,8})", re.DOTALL)
 _DIGITS = frozenset("0123456789")
@@ -66,8 +69,10 @@ class _Node:
     key: str | None = None
 
 
-def _tree(keys: Mapping[str, Shape]) -> _Node:
+def _tree(keys: Mapping[str, Shape], most: float) -> _Node | None:
+    """The keys as a tree; None where it would have more than `most` nodes."""
     root = _Node()
+    nodes = 0
     for key in keys:
         if len(key) > LONGEST or SLOT in key or key.count(".") > _DEEPEST:
             continue
@@ -76,8 +81,11 @@ def _tree(keys: Mapping[str, Shape]) -> _Node:
             below = node.children.get(part)
             if below is None:
                 below = node.children[part] = _Node()
+                nodes += 1
             node = below
         node.key = key
+        if nodes > most:
+            return None
     return root
 
 
@@ -136,9 +144,12 @@ def fold(keys: Mapping[str, Shape], most: int | None = None) -> list[Template] |
 
     None where they would be more than `most`, as soon as that is known.
     """
+    tree = _tree(keys, inf if most is None else _MOST_MODULES)
+    if tree is None:
+        return None
     # Each entry: the path so far, and the nodes that are its instances. Literal numbers part them, slots pool them.
     templates: dict[Path, Template] = {}
-    stack: list[tuple[Path, list[tuple[Index, _Node]], bool]] = [((), [((), _tree(keys))], False)]
+    stack: list[tuple[Path, list[tuple[Index, _Node]], bool]] = [((), [((), tree)], False)]
     while stack:
         path, instances, inside = stack.pop()
         for index, node in instances:
