@@ -33,7 +33,7 @@ test-gpu: .venv/.dev ## what needs a GPU and a torch with CUDA; skipped, with a 
 test-fast: .venv/.dev ## the unit tests
 	$(BIN)/python -m pytest -n 2
 
-long: .venv/.dev ## what takes minutes: every traced program, every way of one kind
+long: .venv/.dev ## the others of every kind of which `make test` runs a few: an hour
 	$(BIN)/python -m pytest -n 2 -m "long and not zoo and not browser"
 
 docs: .venv/.dev ## the pages of docs/ as a site in build/site, every warning an error
@@ -69,7 +69,7 @@ zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transfor
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
 	HF_HUB_OFFLINE=1 .venv-zoo/bin/python -m tests.zoo.pretrained --all
 	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model tests/loaders tests/zoo
-	.venv-zoo/bin/python -m pytest -n 2 -m "not slow and not long" $(WAYS)
+	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" $(WAYS)
 
 witness: .venv-zoo/.installed ## the walk and the engine on every architecture, each the other's witness: hours
 	HF_HUB_OFFLINE=1 .venv-zoo/bin/python -m tests.zoo.witness --all

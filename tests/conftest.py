@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import signal
+from collections import defaultdict
 
+import pytest
 from hypothesis import settings
 
 # A busy machine is no failing test.
@@ -14,3 +16,16 @@ for name in ("SIGINT", "SIGHUP"):
     number = getattr(signal, name, None)
     if number is not None and signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is marked `one_in(N)` each N-th is run by default, the others are `long`."""
+    seen: dict[str, int] = defaultdict(int)
+    for item in items:
+        marker = item.get_closest_marker("one_in")
+        if marker is not None:
+            kind = item.nodeid.partition("[")[0]
+            if seen[kind] % marker.args[0]:
+                item.add_marker(pytest.mark.long)
+            seen[kind] += 1

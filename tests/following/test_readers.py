@@ -118,6 +118,7 @@ def distributed(model, folder):
     assert wanted["epoch"] == 3
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "load",

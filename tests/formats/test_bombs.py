@@ -320,6 +320,7 @@ MODULES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", MODULES)
 def test_module_bombs(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb"
@@ -368,6 +369,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", FLOODS)
 def test_floods(name: str, tmp_path: Path) -> None:
     path = tmp_path / "flood"
@@ -435,6 +437,7 @@ JSON = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", JSON)
 def test_headers_that_become_a_hundred_times_their_size(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.safetensors"

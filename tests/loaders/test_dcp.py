@@ -170,6 +170,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", STATES)
 def test_set_model_state_dict_with_its_options(name, settings, tmp_path):

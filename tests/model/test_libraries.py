@@ -41,7 +41,7 @@ def small(config_class: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "model_type", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
+    "model_type", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in ARCHITECTURES]
 )
 def test_transformers(model_type: str, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     transformers: Any = pytest.importorskip("transformers")

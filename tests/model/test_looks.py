@@ -25,6 +25,7 @@ def plain() -> dict[str, str]:
     return plain_schemas({name: source for name, (_, source) in CASES.items()})
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", CASES)
 def test_a_way_is_refused_or_gives_the_plain_schema(
     name: str, plain: dict[str, str], write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

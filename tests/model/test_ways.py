@@ -14,6 +14,7 @@ from tests.model.oracle import schema
 WAYS = ("meta", "uninitialized", "plain")
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", NASTY)
 def test_a_way_is_refused_or_gives_the_plain_schema(
     name: str, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

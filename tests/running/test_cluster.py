@@ -72,6 +72,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
         log.close()
 
 
+@pytest.mark.long
 def test_a_cluster_gives_the_results_of_processes(cluster: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
     Path("ckptdiff.toml").write_text(targets("Net", "aborts", "quiet", "late", "hangs", "deep"))
     done = check("--scheduler", cluster[0], "--format", "json", "--timeout", "25")

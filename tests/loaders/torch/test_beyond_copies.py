@@ -1020,6 +1020,7 @@ def asked(model: nn.Module, given: Any, *, assign: bool, untouched: bool = True)
     return ours
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_answer_is_torchs(name: str) -> None:
     for strict in (True, False):

@@ -162,6 +162,7 @@ PRE = [rename, drop, add, reorder, reshape, resize_in_place, lists, clear, metad
        branching, trying, asking_for_devices, drawing, splitting]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("hook", PRE, ids=lambda hook: hook.__name__)
 @pytest.mark.parametrize("place", ["", "body", "body.a", "body.norm"])
 def test_a_pre_hook(hook: Hook, place: str) -> None:
@@ -267,6 +268,7 @@ MODULE_HOOKS = [
 ]
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("hook", MODULE_HOOKS, ids=lambda hook: hook.__name__)
 @pytest.mark.parametrize("place", ["", "body", "body.a"])
 @pytest.mark.parametrize("way", ["with module", "bound", "closure", "partial", "other module's"])
@@ -336,6 +338,7 @@ def failing(module: nn.Module, keys: Any) -> None:
     raise SystemError(str(keys))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("hook", [edit, look, returning, failing], ids=lambda hook: hook.__name__)
 @pytest.mark.parametrize("places", [[""], ["body"], ["body.a", "body", ""], ["head", "head"]])
 @pytest.mark.parametrize("assign", [False, True])

@@ -205,6 +205,7 @@ def test_a_quantized_weight_is_said_not_to_be_looked_at(files: dict[str, Path]) 
             assert all(text.startswith("The values of w were not checked: what quint8") for text in facts.unread)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("target", ["float32", "int64", "quint8", "bool", "float64", "bits8"])

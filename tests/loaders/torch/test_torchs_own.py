@@ -255,6 +255,7 @@ def is_float(value: Any) -> bool:
     return type(value) in (torch.Tensor, nn.Parameter) and value.is_floating_point()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_it_loads_as_torch_says(name: str, of_many: Callable[[Iterable[Any]], list[Any]]) -> None:
     can_be_made(name)

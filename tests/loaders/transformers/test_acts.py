@@ -14,6 +14,8 @@ from ckptdiff.errors import CkptdiffError
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
+pytestmark = pytest.mark.zoo
+
 
 @pytest.fixture(scope="module")
 def mixtral(tmp_path_factory):

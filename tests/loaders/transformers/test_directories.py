@@ -15,6 +15,8 @@ from ckptdiff.errors import CkptdiffError
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
+pytestmark = pytest.mark.zoo
+
 
 @pytest.fixture
 def copied(llama, tmp_path):
