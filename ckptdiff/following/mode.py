@@ -55,5 +55,7 @@ def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
     found: list[torch.Tensor] = []
     for name in names:
-        found.extend(parts(getattr(tensor, name)))
+        part = getattr(tensor, name)
+        if isinstance(part, torch.Tensor):  # a DTensor's mesh is named beside its tensor
+            found.extend(parts(part))
     return found
