@@ -25,7 +25,7 @@ def devices_of(kind: str) -> int:
             return int(torch.backends.mps.is_available())
         module: Any = getattr(torch, kind, None)
         if kind not in ("cpu", "meta") and hasattr(module, "device_count"):
-            return int(module.device_count())
+            return max(0, int(module.device_count()))  # torch 2.4 has -1 MTIA devices
     return 0
 
 

@@ -82,7 +82,8 @@ class _Storage(torch.UntypedStorage):
 
 
 _nowhere: Any = _Storage
-_Storage.__module__, _Storage.__qualname__ = "torch.storage", "UntypedStorage"  # which torch calls by its name
+# By which torch calls it; torch 2.4 by the shorter one.
+_Storage.__module__, _Storage.__qualname__, _Storage.__name__ = "torch.storage", "UntypedStorage", "UntypedStorage"
 
 
 class _Empty(nn.Module):

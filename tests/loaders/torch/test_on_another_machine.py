@@ -18,9 +18,10 @@ class Net(nn.Module):
         super().__init__()
         self.a = nn.Linear(2, 2).cuda()
         if HOOKED:
-            self.register_load_state_dict_pre_hook(hook)
+            getattr(self, "register_load_state_dict_pre_hook", self._register_load_state_dict_pre_hook)(hook)
 
-def hook(module, state_dict, *rest):
+def hook(*given):
+    state_dict = next(value for value in given if isinstance(value, dict))
     if torch.cuda.is_available():
         state_dict["a.weight"] = state_dict.pop("weight")
 """

@@ -83,6 +83,9 @@ def test_a_plain_model_takes_one_pass(case: str, monkeypatch: pytest.MonkeyPatch
     state_dict = PLAIN[case]()
     if not hasattr(state_dict, "_metadata"):
         state_dict._metadata = Net().state_dict()._metadata  # without which the norms' rules for old files apply
+    if case.startswith("a vector of no") and torch.__version__ < "2.5":
+        assert_agrees(Net, state_dict)  # torch 2.4 takes the first of its elements before it looks at shapes
+        return
     assert passed(Net(), state_dict) is not None
     quick, slow = both_ways(Net(), state_dict, monkeypatch)
     assert quick == slow
