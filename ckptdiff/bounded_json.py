@@ -35,7 +35,7 @@ def check(data: bytes) -> None:
     weight = _weight(data)
     if weight > most and data.count(b'"') < _QUOTES:
         # Brackets and commas inside of strings are nothing; looking for them takes a while.
-        weight -= sum(_weight(found[0]) - _STRING - len(found[0]) for found in _STRINGS.finditer(data))
+        weight -= sum(_weight(text[0]) - _STRING - len(text[0]) for text in _STRINGS.finditer(data))
     if weight > most:
         raise ExcessError
 

@@ -214,7 +214,7 @@ def _spares(holder: Mapping[Any, Any]) -> bool:
 def _kinds(dictionaries: list[dict[Any, Any]]) -> dict[int, type]:
     """The classes whose attributes some dictionaries hold, by the identities of these."""
     wanted = set(map(id, dictionaries))
-    kinds = [one for one in gc.get_referrers(*dictionaries) if isinstance(one, type)] if wanted else []
+    kinds = [holder for holder in gc.get_referrers(*dictionaries) if isinstance(holder, type)] if wanted else []
     return {id(part): kind for kind in kinds for part in gc.get_referents(kind) if id(part) in wanted}
 
 
@@ -237,7 +237,7 @@ def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: Any, kind: type | 
 
 def _defaults(undo: _Undo, tuples: list[tuple[Any, ...]], places: _Places) -> None:
     """Those of the tuples that are the defaults of functions."""
-    wanted = {id(one) for one in tuples}
+    wanted = {id(defaults) for defaults in tuples}
     for function in gc.get_referrers(*tuples):
         if isinstance(function, FunctionType) and id(function.__defaults__) in wanted:
             before = function.__defaults__ or ()

@@ -195,13 +195,13 @@ def remove_leftovers(directory: Path) -> list[str]:
 
 def _is_abandoned(path: Path) -> bool:
     try:
-        found = path.lstat()
+        status = path.lstat()
         # A pipe of that name would let the opening wait for ever, and is none of ours.
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             return False
         if sys.platform == "win32":
             return not path.is_dir()
-        if found.st_uid != os.geteuid():
+        if status.st_uid != os.geteuid():
             return False
         import fcntl
 
@@ -235,24 +235,24 @@ def delete(path: Path) -> None:
 
 def inherit(old: Path, new: Path) -> None:
     """Give `new` the owner, group, mode and access list of `old`, as far as the system lets."""
-    found, made = old.stat(), new.stat()
-    mode = stat.S_IMODE(found.st_mode)
-    if sys.platform != "win32" and (found.st_uid, found.st_gid) != (made.st_uid, made.st_gid):
-        mode = _chown(new, found, mode)
+    status, made = old.stat(), new.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if sys.platform != "win32" and (status.st_uid, status.st_gid) != (made.st_uid, made.st_gid):
+        mode = _chown(new, status, mode)
     if hasattr(os, "listxattr"):
         _copy_attributes(old, new)
     with contextlib.suppress(OSError):
         new.chmod(mode)
 
 
-def _chown(new: Path, found: os.stat_result, mode: int) -> int:
+def _chown(new: Path, status: os.stat_result, mode: int) -> int:
     """Returns the mode that is right for whom the file then belongs to."""
     try:
-        os.chown(new, found.st_uid, found.st_gid)
+        os.chown(new, status.st_uid, status.st_gid)
     except OSError:
         mode &= 0o1777
         try:
-            os.chown(new, -1, found.st_gid)
+            os.chown(new, -1, status.st_gid)
         except OSError:
             # Another group: it may do what anybody may.
             mode = mode & ~0o070 | (mode & 0o007) << 3

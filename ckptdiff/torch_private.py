@@ -304,8 +304,8 @@ def distributed_classes() -> dict[tuple[str, str], Any]:
     names = ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
              "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING", "_StorageInfo",
              "_StoragePrefix")  # fmt: skip
-    found = [getattr(source, name, None) for source in (metadata, filesystem) for name in names]
-    classes = {(item.__module__, item.__qualname__): item for item in (*found, torch.Size, _get_layout) if item}
+    kinds = [getattr(source, name, None) for source in (metadata, filesystem) for name in names]
+    classes = {(item.__module__, item.__qualname__): item for item in (*kinds, torch.Size, _get_layout) if item}
     dtypes = {("torch", name): item for name, item in vars(torch).items() if isinstance(item, torch.dtype)}
     paths = {
         (module, f"{name}Path"): getattr(pathlib, f"Pure{name}Path")

@@ -189,7 +189,7 @@ class Browser(App[None]):
             else:
                 known.append(f"{count(branch.tensors, 'tensor')}, {size(branch.nbytes)}")
         differ = "" if len(set(known)) == 1 else "  (they differ)"
-        return [*lines, *known[:1], *(f"{one}{differ}" for one in known[1:])]
+        return [*lines, *known[:1], *(f"{fact}{differ}" for fact in known[1:])]
 
 
 def _said(tensor: TensorInfo) -> str:

@@ -35,25 +35,25 @@ def member(opened: Opened, key: str | None, choose: Choose) -> Checkpoint:
                     error.message, f"{error.hint[:-1]}, each after {name[:200]!r} and a dot."
                 ) from None
             raise
-    found: dict[str, Checkpoint] = {}
+    models: dict[str, Checkpoint] = {}
     problems: dict[str, str] = {}
     for name, part in opened.parts.items():
         if part is None:
             problems[name] = "not looked at"
             continue
         try:
-            found[name] = _chosen(opened, name, None, choose)
+            models[name] = _chosen(opened, name, None, choose)
         except CheckpointError as error:
             if len(opened.parts) == 1:
                 raise
             problems[name] = error.message.removeprefix(f"{called(opened.name, name)} ")
-    held = {name: checkpoint for name, checkpoint in found.items() if checkpoint.tensors}
+    held = {name: checkpoint for name, checkpoint in models.items() if checkpoint.tensors}
     likely = [name for name in held if not any(is_other(part) for part in name.replace("/", ".").split("."))]
     if len(likely) != 1:
         raise _several(opened.name, held, problems)
     (name,) = likely
     others = tuple(Alternative(other, len(held[other].tensors)) for other in held if other != name)
-    return _placed(opened, name, found[name], others, problems)
+    return _placed(opened, name, models[name], others, problems)
 
 
 def _chosen(opened: Opened, name: str, key: str | None, choose: Choose) -> Checkpoint:

@@ -32,8 +32,8 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
     """The state dict at `key`, or where `choosing` finds one. Raises CheckpointError where there is none."""
     name, locate = opened.name, opened.locate
     assert locate is not None
-    found = find(name, opened.content, key)
-    chosen, metadata, transient = _state_dict(name, found.value)
+    choice = find(name, opened.content, key)
+    chosen, metadata, transient = _state_dict(name, choice.value)
     check_count(name, len(chosen))
     entries: dict[str, Entry] = {}
     dimensions = 0
@@ -54,7 +54,7 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
     if opened.kind.refused is not None:
         why, hint = opened.kind.refused
         raise CheckpointError(f"{name} {why}", hint)
-    nested = opened.content is not found.value or not _NESTED.isdisjoint(map(type, chosen.values()))
+    nested = opened.content is not choice.value or not _NESTED.isdisjoint(map(type, chosen.values()))
     if nested and opened.kind.by_torch_load:
         _check_rest(opened, chosen)
     return Checkpoint(
@@ -62,16 +62,16 @@ def state_dict_in(opened: Opened, key: str | None) -> Checkpoint:
         opened.format,
         entries,
         metadata=metadata,
-        state_dict_key=found.path,
-        alternatives=tuple(Alternative(path, tensors) for path, tensors in found.alternatives),
-        container=_container(opened.content, found),
+        state_dict_key=choice.path,
+        alternatives=tuple(Alternative(path, tensors) for path, tensors in choice.alternatives),
+        container=_container(opened.content, choice),
         nbytes=opened.nbytes,
         unsafe_globals=unsafe(opened.globals.values()),
         # A distributed checkpoint's metadata is read with pickle.load, which refuses nothing.
         plain_globals=plain(opened.globals.values()) if opened.kind.by_torch_load else (),
         weights_only=opened.weights_only,
         warnings=(
-            *(f"{name} {text}; read {found.path!r}, {option('key')} takes another" for text in found.warnings),
+            *(f"{name} {text}; read {choice.path!r}, {option('key')} takes another" for text in choice.warnings),
             *opened.warnings,
             *notices(name, opened.content, chosen, entries),
         ),
@@ -113,14 +113,14 @@ def _state_dict(
     return items(value), metadata_of(name, value), []
 
 
-def _container(root: object, found: Found) -> dict[str, str]:
+def _container(root: object, choice: Found) -> dict[str, str]:
     """A description of whatever lies beside the chosen state dict."""
-    if root is found.value:
+    if root is choice.value:
         return {}
     described: dict[str, str] = {}
     for name, value in children(root):
-        above = found.path[len(name) : len(name) + 1] == "." and found.path.startswith(name)
-        if value is found.value or above:
+        above = choice.path[len(name) : len(name) + 1] == "." and choice.path.startswith(name)
+        if value is choice.value or above:
             continue
         if len(described) == MAX_CONTAINER:
             break

@@ -30,7 +30,7 @@ def merged(opened: Opened, choose: Callable[[Opened], Checkpoint]) -> Checkpoint
     return Checkpoint(
         folder,
         opened.format,
-        {key: _whole(folder, key, found) for key, found in chunks.items()},
+        {key: _whole(folder, key, shards) for key, shards in chunks.items()},
         nbytes=opened.nbytes,
         warnings=(f"{folder} holds tensors in parts; {CONSOLIDATE} puts them together",),
         identities=opened.identities,
@@ -38,10 +38,10 @@ def merged(opened: Opened, choose: Callable[[Opened], Checkpoint]) -> Checkpoint
     )
 
 
-def _whole(folder: str, key: str, found: list[tuple[tuple[int, ...], TensorInfo]]) -> TensorInfo:
-    first = found[0][1]
-    unique = {(at, tensor.shape): tensor for at, tensor in found}
-    if len(unique) == 1 and not any(found[0][0]):
+def _whole(folder: str, key: str, shards: list[tuple[tuple[int, ...], TensorInfo]]) -> TensorInfo:
+    first = shards[0][1]
+    unique = {(at, tensor.shape): tensor for at, tensor in shards}
+    if len(unique) == 1 and not any(shards[0][0]):
         return first
     if len({(tensor.dtype, len(tensor.shape)) for tensor in unique.values()}) > 1:
         raise CheckpointError(f"{folder} is damaged: the parts of the tensor {shown(key)} do not fit together")
@@ -59,12 +59,12 @@ def _whole(folder: str, key: str, found: list[tuple[tuple[int, ...], TensorInfo]
 def _offsets(part: Checkpoint) -> dict[str, tuple[int, ...]]:
     try:
         content: Any = json.loads(part.file_metadata.get(INFO, "{}"))
-        found = {key: tuple(item["saved_offsets"]) for key, item in content.items()}
+        offsets = {key: tuple(item["saved_offsets"]) for key, item in content.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise _bad(part.path) from None
-    if any(type(place) is not int or not 0 <= place < 1 << 63 for at in found.values() for place in at):
+    if any(type(place) is not int or not 0 <= place < 1 << 63 for at in offsets.values() for place in at):
         raise _bad(part.path)
-    return found
+    return offsets
 
 
 def _bad(path: str) -> CheckpointError:

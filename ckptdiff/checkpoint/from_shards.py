@@ -64,15 +64,15 @@ def index_faults(checkpoint: Checkpoint) -> list[str]:
     if opened is None or opened.kind.content != "shards":
         return []
     index = opened.name
-    found = [text for text in checkpoint.warnings if text.startswith(f"{index}")]
+    faults = [text for text in checkpoint.warnings if text.startswith(f"{index}")]
     place = place_of(checkpoint.path)
     named = set(opened.content.weight_map.values())
     stems = {stem for name in named if (stem := _stem(name))}
     beside = place_of(os.path.dirname(place.path) or ".").list() if place.local and not place.is_folder() else []  # noqa: PTH120
     strays = [name for name in beside if name not in named and _stem(name) in stems]
     if strays:
-        found.append(f"{index} does not name {len(strays)} files that are called like its shards: {listed(strays)}")
-    return found
+        faults.append(f"{index} does not name {len(strays)} files that are called like its shards: {listed(strays)}")
+    return faults
 
 
 def _stem(name: str) -> str:

@@ -100,8 +100,8 @@ def _shards(opened: Opened) -> Saved:
 
 def _of_torch(checkpoint: Checkpoint, opened: Opened) -> Saved:
     path = checkpoint.state_dict_key
-    found = next(_ways(opened.content, path), None)
-    value, steps = (None, ()) if found is None else found
+    way = next(_ways(opened.content, path), None)
+    value, steps = (None, ()) if way is None else way
     where = f"under {path!r}" if path else ""
     if type(value) is Instance and is_module(value):
         what = f"a pickled model {where}".rstrip() if path else "a pickled whole model"
@@ -111,7 +111,7 @@ def _of_torch(checkpoint: Checkpoint, opened: Opened) -> Saved:
         kind = "Lightning checkpoint" if _LIGHTNING in checkpoint.container else "checkpoint"
         what = f"a {kind} with its state dict {where}"
     other, allow = _to_allow(opened)
-    if found is None:
+    if way is None:
         return Saved(
             "none",
             what or "an object with a state dict in it",
@@ -127,7 +127,7 @@ def _of_torch(checkpoint: Checkpoint, opened: Opened) -> Saved:
 
 def _to_allow(opened: Opened) -> tuple[list[str], tuple[str, ...]]:
     """The globals that cannot be allowed in good conscience, and those that can."""
-    named = [one.path for one in opened.globals.values() if one.path not in ALLOWED]
+    named = [item.path for item in opened.globals.values() if item.path not in ALLOWED]
     return [path for path in named if path not in HARMLESS], tuple(dict.fromkeys(p for p in named if p in HARMLESS))
 
 
@@ -143,5 +143,5 @@ def _ways(value: Any, path: str) -> Iterator[tuple[Any, tuple[str | int, ...]]]:
         children = [(str(place), place, item) for place, item in enumerate(value)]
     fitting = [child for child in children if path == child[0] or path.startswith(f"{child[0]}.")]
     for name, key, item in sorted(fitting, key=lambda child: -len(child[0])):
-        for found, steps in _ways(item, path[len(name) + 1 :]):
-            yield found, (key, *steps)
+        for rest, steps in _ways(item, path[len(name) + 1 :]):
+            yield rest, (key, *steps)

@@ -18,36 +18,36 @@ def child_modules(value: object, key: str) -> list[Candidate]:
     """The modules directly in a module, which are state dicts too."""
     if type(value) is not Instance or not is_module(value):
         return []
-    found = [
+    modules = [
         Candidate((*((key,) if key else ()), name), child, count_tensors(child, MAX_STEPS)[0])
         for name, child in list(children(value))[:MAX_LISTED]
         if type(child) is Instance and is_module(child)
     ]
-    return [candidate for candidate in found if candidate.tensors]
+    return [candidate for candidate in modules if candidate.tensors]
 
 
 def below(value: object, key: str) -> list[Candidate]:
     """The state dicts inside a value that is none itself; of optimizers, the tensors of each parameter."""
     above = (key,) if key else ()
-    found = []
+    lines = []
     for candidate in walk(survey(value)):
         if candidate.tensors and candidate.path:
-            found.append(Candidate((*above, *candidate.path), candidate.value, candidate.tensors))
+            lines.append(Candidate((*above, *candidate.path), candidate.value, candidate.tensors))
         if is_optimizer(candidate.value):
             state = dict(children(candidate.value))["state"]
-            found += [
-                Candidate((*above, *candidate.path, "state", *one.path), one.value, one.tensors)
-                for one in walk(survey(state))
-                if one.tensors
+            lines += [
+                Candidate((*above, *candidate.path, "state", *node.path), node.value, node.tensors)
+                for node in walk(survey(state))
+                if node.tensors
             ]
-    return found
+    return lines
 
 
 def exists(listed: list[Candidate]) -> str:
     """The hint that lists what `key` may name, with how many tensors each holds."""
-    named = [one for one in listed if one.path]
+    named = [node for node in listed if node.path]
     # Paths share their names, and are long only once they are joined.
-    names = [f"{'.'.join(one.path)[:200]!r} ({many(one.tensors, 'tensor')})" for one in named[:MAX_LISTED]]
+    names = [f"{'.'.join(node.path)[:200]!r} ({many(node.tensors, 'tensor')})" for node in named[:MAX_LISTED]]
     if not names:
         return (
             f"Its state dict is at the top level: leave {option('key')} out."
@@ -60,9 +60,9 @@ def exists(listed: list[Candidate]) -> str:
 
 def without_tensors(name: str, top: Candidate) -> Candidate:
     """The only state dict of objects alone, or of a module that has no tensors. Raises CheckpointError for none."""
-    found = [one for one in walk(top) if says_so(one.value) and not any(map(is_other, one.path))]
-    if found and (len(found) == 1 or found[0] is top):
-        return found[0]
+    telling = [node for node in walk(top) if says_so(node.value) and not any(map(is_other, node.path))]
+    if telling and (len(telling) == 1 or telling[0] is top):
+        return telling[0]
     raise nothing(name, top)
 
 
@@ -70,13 +70,13 @@ def nothing(name: str, top: Candidate) -> CheckpointError:
     """What the file holds instead of a state dict, and where in it tensors are."""
     root = top.value
     reached = below(root, "")
-    if reached or any(is_optimizer(one.value) for one in walk(top)):
-        whose = "an optimizer's state, not a model's" if any(is_optimizer(one.value) for one in walk(top)) else ""
+    if reached or any(is_optimizer(node.value) for node in walk(top)):
+        whose = "an optimizer's state, not a model's" if any(is_optimizer(node.value) for node in walk(top)) else ""
         return CheckpointError(
             f"{name} holds {whose or f'{what(root)}, and no state dict of a model'}",
             exists(reached) if reached else "Give the checkpoint that holds the model.",
         )
-    unnamed = [(one.path, unnamed_tensors(one.value)) for one in walk(top) if unnamed_tensors(one.value)]
+    unnamed = [(node.path, unnamed_tensors(node.value)) for node in walk(top) if unnamed_tensors(node.value)]
     if type(root) is Tensor:
         return CheckpointError(f"{name} holds a single tensor, not a state dict", "Give a file of named tensors.")
     if unnamed:

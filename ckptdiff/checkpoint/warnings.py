@@ -15,7 +15,7 @@ CONSOLIDATE = "torch.distributed.checkpoint._consolidate_hf_safetensors.consolid
 
 def notices(name: str, root: object, chosen: Mapping[Any, object], entries: Mapping[str, Entry]) -> list[str]:
     """Warnings about tensors that are not what their keys promise."""
-    found = []
+    notes = []
     if isinstance(root, dict) and ("param_shapes" in root or "ds_version" in root or "ds_config" in root):
         empty = [
             key
@@ -23,13 +23,13 @@ def notices(name: str, root: object, chosen: Mapping[Any, object], entries: Mapp
             if isinstance(entry, TensorInfo) and entry.shape == (0,) and type(key) is str
         ]
         if empty:
-            found.append(
+            notes.append(
                 f"{name} is a DeepSpeed ZeRO-3 checkpoint: {len(empty)} tensors are placeholders of shape [0] "
                 f"({_listed(empty)}), their values are in other files; convert it with zero_to_fp32.py"
             )
     flat = [key for key in entries if type(key) is str and _is_flat(key)]
     if flat:
-        found.append(
+        notes.append(
             f"{name} holds FSDP flat parameters ({_listed(flat)}): they cannot be compared by key; "
             "save a full state dict instead"
         )
@@ -39,15 +39,15 @@ def notices(name: str, root: object, chosen: Mapping[Any, object], entries: Mapp
         if isinstance(entry, ObjectInfo) and entry.type_name.rpartition(".")[2] == "ShardedTensor"
     ]
     if parts:
-        found.append(
+        notes.append(
             f"{name} holds one rank's part of {len(parts)} sharded tensors: save a full state dict to compare them"
         )
     arrays = [key for key, value in chosen.items() if type(key) is str and is_numpy(value)]
     if arrays:
-        found.append(
+        notes.append(
             f"{name} holds numpy values beside its tensors ({_listed(arrays)}), and load_state_dict takes only tensors"
         )
-    return found
+    return notes
 
 
 _FRAMEWORKS = {

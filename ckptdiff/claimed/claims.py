@@ -26,8 +26,8 @@ def claim_of(tensor: Any) -> torch.device | None:
     if storage is None:
         own: torch.device | None = getattr(tensor, "__dict__", {}).get(_OWN)
         return own
-    found = _CLAIMS.get(storage_identity(storage))
-    return None if found is None else found[1]
+    claim = _CLAIMS.get(storage_identity(storage))
+    return None if claim is None else claim[1]
 
 
 def claim(tensor: Any, device: torch.device | None) -> None:

@@ -103,13 +103,13 @@ class Machine:
             "current_allocated_memory": 0, "driver_allocated_memory": 0, "recommended_max_memory": MEMORY,
             "current_blas_handle": 1, "set_memory_strategy": None, "set_allocator_settings": None,
         }  # fmt: skip
-        found = {name: _always(value) for name, value in constant.items()}
+        answers = {name: _always(value) for name, value in constant.items()}
         for prefix in ("", "max_", "reset_max_", "reset_peak_", "reset_accumulated_"):
             for what in ("memory_allocated", "memory_reserved", "memory_cached", "memory_stats", "host_memory_stats"):
                 value: Any = None if prefix.startswith("reset") else {} if "stats" in what else 0
-                found[prefix + what] = _always(value)
+                answers[prefix + what] = _always(value)
         major, minor = self.capability
-        return found | {
+        return answers | {
             "is_available": asked("is_available", lambda: self.count > 0),
             "device_count": asked("device_count", lambda: self.count),
             "_device_count_nvml": lambda: self.count,

@@ -192,10 +192,10 @@ class Checksums:
 
 def _with_checksum(archive: ZipArchive, base: int = 0, inside: str = "") -> list[_Known]:
     """The uncompressed records that have one; `base` is where the archive begins in its file."""
-    found = []
+    summed = []
     for record in archive.records.values():
         crc = checksum(archive, record)
         if crc is not None and record.compressed == record.size and record.size:
             start = base + archive.start(record)
-            found.append(_Known(record.name, start, start + record.size, crc, inside))
-    return sorted(found, key=lambda known: known.start)
+            summed.append(_Known(record.name, start, start + record.size, crc, inside))
+    return sorted(summed, key=lambda known: known.start)

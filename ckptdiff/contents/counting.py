@@ -135,10 +135,10 @@ def _bounds(dtype: torch.dtype) -> tuple[int, int]:
 def differing(pieces: Iterable[torch.Tensor], others: Iterable[torch.Tensor], target: torch.dtype) -> int:
     """How many elements of two tensors of one size are another number in the dtype `target`; NaN is NaN."""
     differing = 0
-    for one, other in zip(pieces, others, strict=True):
-        if one.dtype == other.dtype and torch.equal(_bits(one), _bits(other)):
+    for piece, other in zip(pieces, others, strict=True):
+        if piece.dtype == other.dtype and torch.equal(_bits(piece), _bits(other)):
             continue
-        left, right = _workable(_cast(one, target)), _workable(_cast(other, target))
+        left, right = _workable(_cast(piece, target)), _workable(_cast(other, target))
         unequal = left != right
         if left.is_floating_point() or left.is_complex():
             unequal &= ~(left.isnan() & right.isnan())

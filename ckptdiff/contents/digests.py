@@ -36,8 +36,8 @@ def digests_of(checkpoint: Checkpoint, keys: Iterable[str] | None = None, progre
     """The digests of a checkpoint's tensors, or of some. Raises CkptdiffError where values are not at hand."""
     tensors = checkpoint.tensors
     chosen = dict(tensors) if keys is None else {key: tensors[key] for key in keys}
-    found = for_each_tensor(checkpoint, chosen, digest, progress)
-    return Digests(whole(found), found)
+    digests = for_each_tensor(checkpoint, chosen, digest, progress)
+    return Digests(whole(digests), digests)
 
 
 def whole(tensors: Mapping[str, str]) -> str:

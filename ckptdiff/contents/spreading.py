@@ -39,7 +39,7 @@ def for_each_tensor(
     order = iter(sorted(tensors, key=lambda key: -tensors[key].nbytes if tensors[key].layout == "strided" else 0))
     total = sum(tensor.nbytes for tensor in tensors.values() if tensor.layout == "strided")
     threads = 1 if total < _FEW else min(cores(), MOST_THREADS, len(tensors))
-    found: dict[str, _R] = {}
+    results: dict[str, _R] = {}
     lock = threading.Lock()
     errors: list[BaseException] = []
     done = 0
@@ -59,7 +59,7 @@ def for_each_tensor(
                         key = next(order, None)
                     if key is None:
                         return
-                    found[key] = work(blocks, key, tensors[key], count)
+                    results[key] = work(blocks, key, tensors[key], count)
                     blocks.let_go()
         except BaseException as error:
             errors.append(error)
@@ -78,4 +78,4 @@ def for_each_tensor(
             raise
     if errors:
         raise errors[0]
-    return {key: found[key] for key in tensors}
+    return {key: results[key] for key in tensors}

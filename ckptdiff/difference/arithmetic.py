@@ -26,30 +26,30 @@ def _values(matrix: Matrix, first: int, last: int) -> Array:
     return kind.values(matrix.read(first, last).reshape(-1)).astype(np.float64).reshape(last - first, -1)
 
 
-def scaled(one: Matrix, other: Matrix) -> str | None:
-    """Whether `other` is `one` times a number, each element rounded to a neighbour of the product."""
-    kind = numeral(other.info.dtype)
+def scaled(a: Matrix, b: Matrix) -> str | None:
+    """Whether `b` is `a` times a number, each element rounded to a neighbour of the product."""
+    kind = numeral(b.info.dtype)
     if kind.kind != "float" or kind.per_byte > 1:
         return None
-    suspect = _factors(one, other, 0, max(1, min(one.rows, _FEW // max(one.columns, 1))))
+    suspect = _factors(a, b, 0, max(1, min(a.rows, _FEW // max(a.columns, 1))))
     if not suspect:
         return None
     square = product = 0.0
-    for part in one.parts():
-        before, after = _values(one, *part), _values(other, *part)
+    for part in a.parts():
+        before, after = _values(a, *part), _values(b, *part)
         square += float(np.vdot(before, before))
         product += float(np.vdot(before, after))
     if not (math.isfinite(square) and math.isfinite(product) and square):
         return None
     for factor in _shorter(product / square):
-        if all(_is_product(one, other, factor, part) for part in one.parts()):
+        if all(_is_product(a, b, factor, part) for part in a.parts()):
             return f"scaled by {factor:.6g}"
     return None
 
 
-def _factors(one: Matrix, other: Matrix, first: int, last: int) -> bool:
+def _factors(a: Matrix, b: Matrix, first: int, last: int) -> bool:
     """Whether a few rows may be a product: nothing is read of what is none."""
-    before, after = _values(one, first, last), _values(other, first, last)
+    before, after = _values(a, first, last), _values(b, first, last)
     square, product = float(np.vdot(before, before)), float(np.vdot(before, after))
     if not (math.isfinite(square) and math.isfinite(product)):
         return False
@@ -58,7 +58,7 @@ def _factors(one: Matrix, other: Matrix, first: int, last: int) -> bool:
     factor = product / square
     # Rounding leaves some thousandths of the coarsest dtype, and far less of the others.
     rest = after - factor * before
-    coarse = {1: 0.2, 2: 0.005, 4: 1e-6, 8: 1e-14}[other.width]
+    coarse = {1: 0.2, 2: 0.005, 4: 1e-6, 8: 1e-14}[b.width]
     return float(np.vdot(rest, rest)) <= (coarse**2) * float(np.vdot(after, after))
 
 
@@ -68,50 +68,48 @@ def _shorter(factor: float) -> list[float]:
     return [short for short in every if short and abs(short - 1) > 1e-6 and abs(short / factor - 1) < 0.01]
 
 
-def _is_product(one: Matrix, other: Matrix, factor: float, part: tuple[int, int]) -> bool:
-    kind = numeral(other.info.dtype)
-    exact = _values(one, *part).reshape(-1) * factor
-    below, above = neighbours(other.read(*part).reshape(-1), kind)
+def _is_product(a: Matrix, b: Matrix, factor: float, part: tuple[int, int]) -> bool:
+    kind = numeral(b.info.dtype)
+    exact = _values(a, *part).reshape(-1) * factor
+    below, above = neighbours(b.read(*part).reshape(-1), kind)
     slack = np.abs(exact) * (4e-16 if kind.width == 8 else 0.0)  # as exactly as the factor itself can be known
     return bool(((exact >= below - slack) & (exact <= above + slack)).all())
 
 
-def low_rank(one: Matrix, other: Matrix) -> str | None:
+def low_rank(a: Matrix, b: Matrix) -> str | None:
     """Whether what was added is of low rank: found in a sample, measured on the whole."""
-    rows, columns = one.rows, one.columns
-    kind = numeral(one.info.dtype)
+    rows, columns = a.rows, a.columns
+    kind = numeral(a.info.dtype)
     if kind.kind != "float" or min(rows, columns) < 16 or kind.per_byte > 1:
         return None
-    if not _may_be_low(one, other):
+    if not _may_be_low(a, b):
         return None
     # Not at random, so that the answer is the same every time.
     picked = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(np.int64))
     across = np.unique(np.linspace(0, columns - 1, min(columns, _SAMPLE)).astype(np.int64))
-    sample = np.stack(
-        [(_values(other, row, row + 1) - _values(one, row, row + 1))[0, across] for row in picked.tolist()]
-    )
+    sample = np.stack([(_values(b, row, row + 1) - _values(a, row, row + 1))[0, across] for row in picked.tolist()])
     rank = (
         _rank(np.linalg.svd(sample, compute_uv=False), float((sample**2).sum())) if np.isfinite(sample).all() else None
     )
     if rank is None or rank[0] > min(_HIGHEST, min(sample.shape) // 3):
         return None
-    return _measured(one, other, rank[0])
+    return _measured(a, b, rank[0])
 
 
-def _may_be_low(one: Matrix, other: Matrix) -> bool:
+def _may_be_low(a: Matrix, b: Matrix) -> bool:
     """Whether a few neighbouring rows leave it possible: a part has no higher rank than the whole.
 
     So small a matrix is decomposed in less than a millisecond, and without threads of BLAS.
     """
-    count = min(one.rows, _BLOCK)
-    if min(count, one.columns) <= _HIGHEST + 8:
+    count = min(a.rows, _BLOCK)
+    if min(count, a.columns) <= _HIGHEST + 8:
         return True
-    first = (one.rows - count) // 2
-    across = np.linspace(0, one.columns - 1, min(one.columns, _BLOCK)).astype(np.int64)
-    kind = numeral(one.info.dtype)
+    first = (a.rows - count) // 2
+    across = np.linspace(0, a.columns - 1, min(a.columns, _BLOCK)).astype(np.int64)
+    kind = numeral(a.info.dtype)
     before, after = (
         kind.values(np.ascontiguousarray(side.read(first, first + count)[:, across])).astype(np.float64)
-        for side in (one, other)
+        for side in (a, b)
     )
     with np.errstate(invalid="ignore", over="ignore"):
         change = after - before
@@ -122,22 +120,22 @@ def _may_be_low(one: Matrix, other: Matrix) -> bool:
     return bool(singular[_HIGHEST] <= 0.2 * singular[0])
 
 
-def _measured(one: Matrix, other: Matrix, suspected: int) -> str | None:
+def _measured(a: Matrix, b: Matrix, suspected: int) -> str | None:
     """The rank of the whole, by its products with a few more vectors than that."""
-    width = min(suspected + 12, one.rows, one.columns)
-    vectors = np.random.default_rng(0).standard_normal((one.columns, width))
-    seen = np.concatenate([(_values(other, *part) - _values(one, *part)) @ vectors for part in one.parts()])
+    width = min(suspected + 12, a.rows, a.columns)
+    vectors = np.random.default_rng(0).standard_normal((a.columns, width))
+    seen = np.concatenate([(_values(b, *part) - _values(a, *part)) @ vectors for part in a.parts()])
     basis, _ = np.linalg.qr(seen)
-    reduced = np.zeros((width, one.columns))
+    reduced = np.zeros((width, a.columns))
     total = 0.0
-    for first, last in one.parts():
-        change = _values(other, first, last) - _values(one, first, last)
+    for first, last in a.parts():
+        change = _values(b, first, last) - _values(a, first, last)
         total += float(np.vdot(change, change))
         reduced += basis[first:last].T @ change
     if not math.isfinite(total) or not total:
         return None
     rank = _rank(np.linalg.svd(reduced, compute_uv=False), total)
-    smaller = min(one.rows, one.columns)
+    smaller = min(a.rows, a.columns)
     if rank is None or rank[0] * 3 > smaller:
         return None
     return f"low-rank change: rank {rank[0]} of {smaller:,}, residual {rank[1]:.2g} of its norm"

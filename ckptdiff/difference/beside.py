@@ -34,9 +34,9 @@ def beside(a: Checkpoint, b: Checkpoint) -> tuple[Beside, ...]:
 def _objects(a: Checkpoint, b: Checkpoint) -> Iterator[Beside]:
     here, there = ({str(k): e for k, e in side.entries.items() if isinstance(e, ObjectInfo)} for side in (a, b))
     for key in {**here, **there}:
-        one, other = here.get(key), there.get(key)
-        if one != other:
-            yield Beside("no tensor", key, _told(one), _told(other))
+        before, after = here.get(key), there.get(key)
+        if before != after:
+            yield Beside("no tensor", key, _told(before), _told(after))
 
 
 def _told(entry: ObjectInfo | None) -> str | None:
@@ -47,12 +47,12 @@ def _versions(side: Checkpoint) -> Mapping[str, str] | None:
     return None if side.metadata is None else {key: str(dict(value)) for key, value in side.metadata.items()}
 
 
-def _mappings(where: Any, one: Mapping[str, str] | None, other: Mapping[str, str] | None) -> Iterator[Beside]:
-    if one is None or other is None:  # a format that has none
+def _mappings(where: Any, before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Beside]:
+    if before is None or after is None:  # a format that has none
         return
-    for key in {**one, **other}:
-        if one.get(key) != other.get(key):
-            yield Beside(where, str(key), one.get(key), other.get(key))
+    for key in {**before, **after}:
+        if before.get(key) != after.get(key):
+            yield Beside(where, str(key), before.get(key), after.get(key))
 
 
 class _Containers:
@@ -69,18 +69,18 @@ class _Containers:
         roots = [_root(side) for side in (self._a, self._b)]
         if all(root is None for root in roots):
             return []
-        one, other = (root.content if root is not None else {} for root in roots)
-        self._walk("", one, other, 0)
+        before, after = (root.content if root is not None else {} for root in roots)
+        self._walk("", before, after, 0)
         figures = compare_pairs(self._a, self._b, self._pairs, None)
-        for pair, found in zip(self._pairs, figures, strict=True):
-            if found is not None and found.count:
+        for pair, figure in zip(self._pairs, figures, strict=True):
+            if figure is not None and figure.count:
                 said = _shape(pair.before)
-                changed = f"{said}, {found.count:,} of its values changed"
+                changed = f"{said}, {figure.count:,} of its values changed"
                 self._found.append(Beside("container", pair.key, said, changed))
         return self._found
 
-    def _walk(self, path: str, one: object, other: object, depth: int) -> None:
-        here, there = self._inside(0, path, one), self._inside(1, path, other)
+    def _walk(self, path: str, a: object, b: object, depth: int) -> None:
+        here, there = self._inside(0, path, a), self._inside(1, path, b)
         for name in {**here, **there}:
             self._left -= 1
             if self._left < 0:
@@ -98,13 +98,13 @@ class _Containers:
 
     def _inside(self, side: int, path: str, value: object) -> dict[str, object]:
         """What is directly in a value, without the state dict that was chosen."""
-        found = dict(beside_modules(value))
+        modules = dict(beside_modules(value))
         start = f"{path}." if path else ""
-        return {name: item for name, item in found.items() if (side, start + name) not in self._skipped}
+        return {name: item for name, item in modules.items() if (side, start + name) not in self._skipped}
 
-    def _tensors(self, path: str, one: object, other: object) -> None:
+    def _tensors(self, path: str, a: object, b: object) -> None:
         infos = []
-        for side, value in ((self._a, one), (self._b, other)):
+        for side, value in ((self._a, a), (self._b, b)):
             assert side.opened is not None
             info = side.opened.entry(path, value)
             assert isinstance(info, TensorInfo)
@@ -124,14 +124,14 @@ def _root(side: Checkpoint) -> Opened | None:
     return opened if side.state_dict_key else None
 
 
-def _same(one: object, other: object) -> bool:
-    if type(one) is not type(other):
+def _same(before: object, after: object) -> bool:
+    if type(before) is not type(after):
         return False
-    if type(one) in _PLAIN:
-        return bool(one == other or (one != one and other != other))
-    if type(one) is Global and type(other) is Global:
-        return one.path == other.path
-    return summary(one) == summary(other)  # of anything else no more is known
+    if type(before) in _PLAIN:
+        return bool(before == after or (before != before and after != after))
+    if type(before) is Global and type(after) is Global:
+        return before.path == after.path
+    return summary(before) == summary(after)  # of anything else no more is known
 
 
 def _shape(tensor: TensorInfo) -> str:

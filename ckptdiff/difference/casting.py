@@ -9,12 +9,12 @@ from ckptdiff.difference.numerals import Array, Numeral, neighbours
 
 
 def measure_cast(
-    one: memoryview, other: memoryview, kinds: tuple[Numeral, Numeral], start: int, tolerance: Tolerance
+    a: memoryview, b: memoryview, kinds: tuple[Numeral, Numeral], start: int, tolerance: Tolerance
 ) -> Figures:
     """The figures of a block. `count` are the values that are another number; `inexact` the same, the sign of a zero
     included; `unrounded` those for which neither side is the other, rounded to its dtype."""
     here, there = kinds
-    left, right = here.bits(one), there.bits(other)
+    left, right = here.bits(a), there.bits(b)
     before, after = here.values(left), there.values(right)
     equal = _equal(before, after)
     missing, lacking = _missing(before), _missing(after)
@@ -69,18 +69,18 @@ def _missing(values: Array) -> Array:
     return np.isnan(values) if values.dtype.kind in "fc" else np.zeros(len(values), bool)
 
 
-def _equal(one: Array, other: Array) -> Array:
+def _equal(a: Array, b: Array) -> Array:
     """Whether they are the same numbers. float64 does not hold every integer of 64 bits."""
-    kinds = one.dtype.kind, other.dtype.kind
+    kinds = a.dtype.kind, b.dtype.kind
     if "b" in kinds:
-        one, other = (values.view(np.uint8) if values.dtype.kind == "b" else values for values in (one, other))
-        kinds = one.dtype.kind, other.dtype.kind
+        a, b = (values.view(np.uint8) if values.dtype.kind == "b" else values for values in (a, b))
+        kinds = a.dtype.kind, b.dtype.kind
     whole = [kind in "iu" for kind in kinds]
     if all(whole):
-        return _equal_integers(one, other)
+        return _equal_integers(a, b)
     if not any(whole):
-        return one == other
-    numbers, floats = (one, other) if whole[0] else (other, one)
+        return a == b
+    numbers, floats = (a, b) if whole[0] else (b, a)
     if floats.dtype.kind == "c":
         return (floats.imag == 0) & _equal(numbers, np.ascontiguousarray(floats.real))
     low, high = np.iinfo(numbers.dtype).min, np.iinfo(numbers.dtype).max
@@ -89,12 +89,12 @@ def _equal(one: Array, other: Array) -> Array:
     return inside & (back == numbers)
 
 
-def _equal_integers(one: Array, other: Array) -> Array:
-    if one.dtype == np.uint64 and other.dtype.kind == "i":
-        return (other >= 0) & (one == other.astype(np.uint64))
-    if other.dtype == np.uint64 and one.dtype.kind == "i":
-        return (one >= 0) & (one.astype(np.uint64) == other)
-    return one == other
+def _equal_integers(a: Array, b: Array) -> Array:
+    if a.dtype == np.uint64 and b.dtype.kind == "i":
+        return (b >= 0) & (a == b.astype(np.uint64))
+    if b.dtype == np.uint64 and a.dtype.kind == "i":
+        return (a >= 0) & (a.astype(np.uint64) == b)
+    return a == b
 
 
 def _rounded(exact: Array, raw: Array, kind: Numeral) -> Array:

@@ -44,9 +44,9 @@ def first_look(a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair]) -> FirstLook
     same: set[str] = set()
     whole: set[str] = set()
     for pair in pairs:
-        found = _told(mine, theirs, pair)
-        if found is not None:
-            (same if found else different).add(pair.key)
+        told = _told(mine, theirs, pair)
+        if told is not None:
+            (same if told else different).add(pair.key)
             if all(t.storage is not None and t.storage.nbytes == t.nbytes for t in (pair.before, pair.after)):
                 whole.add(pair.key)
     return FirstLook(frozenset(different), frozenset(same), frozenset(whole))
@@ -59,15 +59,15 @@ def differing(a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair]) -> tuple[list
     for pair in pairs:
         if not pair.before.numel:
             continue
-        found = _told(mine, theirs, pair)
-        if found is None:
+        told = _told(mine, theirs, pair)
+        if told is None:
             lacking = a if mine.of(pair.before) is None else b
             raise UsageError(
                 f"{option('quick')} compares checksums, and {lacking.path or 'a state dict in memory'} has none "
                 f"of {pair.key!r} that the other side's says anything of.",
                 "Leave it out: then the values are read.",
             )
-        if not found:
+        if not told:
             unequal.append(pair)
     return unequal, DOUBT
 
@@ -76,8 +76,8 @@ def _told(mine: _Sums, theirs: _Sums, pair: Pair) -> bool | None:
     """Whether both have the same checksum; None where that says nothing of the pair."""
     if not pair.before.numel or pair.before[:4] != pair.after[:4]:  # dtype, shape, stride, offset
         return None
-    one, other = mine.of(pair.before), theirs.of(pair.after)
-    return None if one is None or other is None else one == other
+    before, after = mine.of(pair.before), theirs.of(pair.after)
+    return None if before is None or after is None else before == after
 
 
 class _Sums:

@@ -136,13 +136,13 @@ def _by_scheme(key: str, tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) 
 def _of_bitsandbytes(keys: list[str]) -> dict[str, set[str]]:
     """Each weight below which something of bitsandbytes stands, and what."""
     every = set(keys)
-    found: dict[str, set[str]] = {}
+    companions: dict[str, set[str]] = {}
     for key in keys:
         for part in (*_BNB, ".nested_absmax", ".nested_quant_map"):
             base, mark, rest = key.rpartition(part)
             if mark and base in every and (not rest or part.endswith("_")):
-                found.setdefault(base, set()).add(part + rest)
-    return found
+                companions.setdefault(base, set()).add(part + rest)
+    return companions
 
 
 def _listed(base: str, ends: list[str]) -> str:

@@ -88,26 +88,26 @@ class _Comparison:
         self._progress = progress
         self._parts = [tuple(zip(parts_of(p.before), parts_of(p.after), strict=False)) for p in pairs]
         self._done = 0
-        self._total = sum(nbytes_of(one) + nbytes_of(two) for parts in self._parts for one, two in parts)
+        self._total = sum(nbytes_of(before) + nbytes_of(after) for parts in self._parts for before, after in parts)
 
     def run(self) -> list[Figures | None]:
         measured: list[tuple[_Task, Figures]] = []
         alike: list[_Task] = []
-        for task, found in self._spread(self._tasks()):
-            if found is None:
+        for task, differing in self._spread(self._tasks()):
+            if differing is None:
                 alike.append(task)
             else:
-                measured.append((task, found))
-        changed = {task.pair for task, found in measured if found.differs or not task.at_once}
-        measured = [(task, found) for task, found in measured if task.pair in changed]
+                measured.append((task, differing))
+        changed = {task.pair for task, differing in measured if differing.differs or not task.at_once}
+        measured = [(task, differing) for task, differing in measured if task.pair in changed]
         again = [_measured(task) for task in alike if task.pair in changed and task.stop > task.start]
-        for task, found in self._spread(again):
-            assert found is not None
-            measured.append((task, found))
+        for task, differing in self._spread(again):
+            assert differing is not None
+            measured.append((task, differing))
         # In the order of the pieces, so that sums are the same every time.
         figures: dict[int, Figures] = {}
-        for task, found in sorted(measured, key=lambda pair: (pair[0].pair, pair[0].part, pair[0].start)):
-            self._add(figures, task, found)
+        for task, differing in sorted(measured, key=lambda pair: (pair[0].pair, pair[0].part, pair[0].start)):
+            self._add(figures, task, differing)
         return [figures.get(place) for place in range(len(self._pairs))]
 
     def _add(self, figures: dict[int, Figures], task: _Task, measured: Figures) -> None:
@@ -129,11 +129,11 @@ class _Comparison:
         with Blocks(self._a) as here, Blocks(self._b) as there:
             for place, parts in enumerate(self._parts):
                 soon = self._remote or self._pairs[place].key in self._suspected
-                for number, (one, two) in enumerate(parts):
-                    count = nbytes_of(one)
-                    whole = not (here.is_direct(one) and there.is_direct(two))
+                for number, (before, after) in enumerate(parts):
+                    count = nbytes_of(before)
+                    whole = not (here.is_direct(before) and there.is_direct(after))
                     step = max(count, 1) if whole else _PIECE
-                    at_once = soon and one.dtype == two.dtype
+                    at_once = soon and before.dtype == after.dtype
                     tasks += [
                         _Task(place, number, start, min(start + step, count), at_once=at_once)
                         for start in range(0, count, step)
@@ -196,9 +196,9 @@ class _Comparison:
 
     def _told(self, task: _Task) -> None:
         if self._progress is not None and not task.measured:
-            one, two = self._parts[task.pair][task.part]
+            before, after = self._parts[task.pair][task.part]
             self._done += task.stop - task.start
-            self._done += (task.stop - task.start) * nbytes_of(two) // max(nbytes_of(one), 1)
+            self._done += (task.stop - task.start) * nbytes_of(after) // max(nbytes_of(before), 1)
             self._progress(self._done, self._total)
 
 
@@ -225,19 +225,19 @@ class _Worker:
     def do(self, task: _Task) -> Figures | None:
         """The figures of a piece; None where its bits are the same and none are asked for."""
         pair = self._pairs[task.pair]
-        one, two = self._parts[task.pair][task.part]
+        before, after = self._parts[task.pair][task.part]
         if self._open != (task.pair, task.part):
             self._here.let_go()
             self._there.let_go()
-            here = self._read(self._here, pair.key, one, task.part)
-            self._fills = here, self._read(self._there, pair.other, two, task.part)
+            here = self._read(self._here, pair.key, before, task.part)
+            self._fills = here, self._read(self._there, pair.other, after, task.part)
             self._open = (task.pair, task.part)
         assert self._fills is not None
-        if one.dtype != two.dtype:
-            return self._cast(task, one, two, *self._fills)
+        if before.dtype != after.dtype:
+            return self._cast(task, before, after, *self._fills)
         if task.measured:
-            return self._unchanged(one, task.start, task.stop, self._fills[0])
-        return self._same_dtype(task, one, *self._fills)
+            return self._unchanged(before, task.start, task.stop, self._fills[0])
+        return self._same_dtype(task, before, *self._fills)
 
     def _within(self) -> Tolerance:
         from ckptdiff.difference.figures import Tolerance
@@ -249,7 +249,7 @@ class _Worker:
         return blocks.of(key, tensor) if not part else blocks.stored(tensor)
 
     def _same_dtype(self, task: _Task, tensor: TensorInfo, here: Fill, there: Fill) -> Figures | None:
-        one, two = self._one, self._two
+        before, after = self._one, self._two
         figures: Figures | None = None
         if task.at_once:
             from ckptdiff.difference.figures import Figures
@@ -258,25 +258,25 @@ class _Worker:
         place = task.start
         while place < task.stop:
             count = min(_BLOCK, task.stop - place)
-            if count < len(one):
-                one, two = bytearray(count), bytearray(count)
-            here(place, memoryview(one))
-            there(place, memoryview(two))
-            if figures is not None or one != two:
+            if count < len(before):
+                before, after = bytearray(count), bytearray(count)
+            here(place, memoryview(before))
+            there(place, memoryview(after))
+            if figures is not None or before != after:
                 if figures is None:
                     figures = self._unchanged(tensor, task.start, place, here)
                     if place > task.start:
-                        here(place, memoryview(one))
-                self._measure(tensor, place, one, two, figures)
+                        here(place, memoryview(before))
+                self._measure(tensor, place, before, after, figures)
             place += count
         return figures
 
-    def _measure(self, tensor: TensorInfo, place: int, one: bytearray, two: bytearray, figures: Figures) -> None:
+    def _measure(self, tensor: TensorInfo, place: int, before: bytearray, after: bytearray, figures: Figures) -> None:
         from ckptdiff.difference.numerals import numeral
 
         kind = numeral(tensor.dtype)
         values = place // kind.width * kind.per_byte
-        self._measuring().add(memoryview(one), memoryview(two), kind, values, figures)
+        self._measuring().add(memoryview(before), memoryview(after), kind, values, figures)
 
     def _measuring(self) -> Measuring:
         if self._measured is None:
@@ -296,13 +296,13 @@ class _Worker:
             self._measuring().add_unchanged(buffer, numeral(tensor.dtype), figures)
         return figures
 
-    def _cast(self, task: _Task, one: TensorInfo, two: TensorInfo, here: Fill, there: Fill) -> Figures:
+    def _cast(self, task: _Task, before: TensorInfo, after: TensorInfo, here: Fill, there: Fill) -> Figures:
         from ckptdiff.difference.casting import measure_cast
         from ckptdiff.difference.figures import Figures
         from ckptdiff.difference.numerals import numeral
 
-        left, right = numeral(one.dtype), numeral(two.dtype)
-        widths = (DTYPES[one.dtype].bits, DTYPES[two.dtype].bits)
+        left, right = numeral(before.dtype), numeral(after.dtype)
+        widths = (DTYPES[before.dtype].bits, DTYPES[after.dtype].bits)
         figures = Figures()
         step = 1 << 16
         for first in range(task.start * 8 // widths[0], task.stop * 8 // widths[0], step):

@@ -58,7 +58,8 @@ class _Diff:
         self.a, self.b, self.options = a, b, options
         chosen = options.keys
         self.here, self.there = (
-            {key: one for key, one in side.tensors.items() if chosen is None or chosen(str(key))} for side in (a, b)
+            {key: tensor for key, tensor in side.tensors.items() if chosen is None or chosen(str(key))}
+            for side in (a, b)
         )
         self.basis: Basis = "values"
         self.doubts: list[str] = []
@@ -88,7 +89,7 @@ class _Diff:
         changes, nan = self._changes([pair for pair in alike if pair.key not in proved])
         changed = {key: change for key, (change, is_close) in changes.items() if not is_close}
         close = {key: change for key, (change, is_close) in changes.items() if is_close}
-        found = Difference(
+        difference = Difference(
             a=_side(a, self.here),
             b=_side(b, self.there),
             verdict="same values",
@@ -106,14 +107,16 @@ class _Diff:
             beside=() if isinstance(a, Lock) or isinstance(b, Lock) else beside(a, b),
             basis=self.basis,
         )
-        found = replace(found, verdict=self._verdict(found))
-        if self.basis == "values" and (found.changed or found.other_shape or found.only_in_a or found.only_in_b):
+        difference = replace(difference, verdict=self._verdict(difference))
+        if self.basis == "values" and (
+            difference.changed or difference.other_shape or difference.only_in_a or difference.only_in_b
+        ):
             from ckptdiff.difference.explaining import explained
 
             assert isinstance(a, Checkpoint)
             assert isinstance(b, Checkpoint)
-            found = explained(found, a, b)
-        return replace(found, doubts=tuple(self.doubts))
+            difference = explained(difference, a, b)
+        return replace(difference, doubts=tuple(self.doubts))
 
     def _basis(self) -> Basis:
         a, b, options = self.a, self.b, self.options
@@ -137,14 +140,16 @@ class _Diff:
             tensors_a=self.here, tensors_b=self.there,
         )  # fmt: skip
 
-    def _verdict(self, found: Difference) -> Verdict:
-        if found.only_in_a or found.only_in_b or found.other_shape:
+    def _verdict(self, difference: Difference) -> Verdict:
+        if difference.only_in_a or difference.only_in_b or difference.other_shape:
             return "different structure"
-        if found.differing:
+        if difference.differing:
             return "different values"
         if self.basis == "headers":
             return "same structure"
-        whole = self.options.keys is None and not (found.changed or found.close or found.renamed or found.beside)
+        whole = self.options.keys is None and not (
+            difference.changed or difference.close or difference.renamed or difference.beside
+        )
         if whole and self.basis == "values":
             assert isinstance(self.a, Checkpoint)
             assert isinstance(self.b, Checkpoint)
@@ -185,10 +190,10 @@ class _Diff:
         from ckptdiff.difference.quantizers import same_quantizer
 
         tolerance = self._tolerance()
-        found = self._compared(self.a, self.b, alike, tolerance, self._looked_at_first(alike))
+        measured = self._compared(self.a, self.b, alike, tolerance, self._looked_at_first(alike))
         changes: dict[str, tuple[Change, bool]] = {}
         nan = {}
-        for pair, figures in zip(alike, found, strict=True):
+        for pair, figures in zip(alike, measured, strict=True):
             scaled = same_quantizer(pair.before, pair.after)
             if figures is None and scaled and pair.before.dtype == pair.after.dtype:
                 continue
@@ -206,14 +211,16 @@ class _Diff:
         self, a: Checkpoint, b: Checkpoint, alike: list[Pair], tolerance: Tolerance | None, look: FirstLook
     ) -> list[Figures | None]:
         if self.options.scheduler is None:
-            found = compare_pairs(a, b, alike, tolerance, self.options.progress, look.different)
-            odd = look.contradicted({pair.key for pair, one in zip(alike, found, strict=True) if one is not None})
+            figures = compare_pairs(a, b, alike, tolerance, self.options.progress, look.different)
+            odd = look.contradicted(
+                {pair.key for pair, measured in zip(alike, figures, strict=True) if measured is not None}
+            )
             if odd:
                 self.doubts.append(
                     f"the checksums in the files say otherwise of {', '.join(odd[:3])}{', …' if len(odd) > 3 else ''}: "
                     f"one of them is damaged (`{call('verify', Metavar('FILE'))}`)"
                 )
-            return found
+            return figures
         from ckptdiff.difference.on_cluster import compare_on_cluster
 
         return compare_on_cluster(a, b, alike, tolerance, self.options.scheduler, self.options.progress)

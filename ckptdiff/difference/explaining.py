@@ -20,28 +20,31 @@ _MOST_ROWS = 4_000_000
 """Rows of all tensors that are looked for elsewhere."""
 
 
-def explained(found: Difference, a: Checkpoint, b: Checkpoint) -> Difference:
+def explained(difference: Difference, a: Checkpoint, b: Checkpoint) -> Difference:
     """The same, with what was proved."""
-    if found.same and not found.changed:
-        return found
+    if difference.same and not difference.changed:
+        return difference
     with Blocks(a) as here, Blocks(b) as there:
-        changed = {key: _changed(change, here, there) for key, change in found.changed.items()}
+        changed = {key: _changed(change, here, there) for key, change in difference.changed.items()}
         said: dict[str, str] = {}
-        for key, _, _ in found.other_shape:
-            other = dict(found.renamed).get(key, key)
-            one, two = _matrix(here, key, found.tensors_a[key]), _matrix(there, other, found.tensors_b[other])
-            text = _reshaped(one, two) if one is not None and two is not None else None
+        for key, _, _ in difference.other_shape:
+            other = dict(difference.renamed).get(key, key)
+            before, after = (
+                _matrix(here, key, difference.tensors_a[key]),
+                _matrix(there, other, difference.tensors_b[other]),
+            )
+            text = _reshaped(before, after) if before is not None and after is not None else None
             if text is not None:
                 said[key] = text
             here.let_go()
             there.let_go()
-        mine = _matrices(here, found.only_in_a, found.tensors_a)
-        theirs = _matrices(there, found.only_in_b, found.tensors_b)
+        mine = _matrices(here, difference.only_in_a, difference.tensors_a)
+        theirs = _matrices(there, difference.only_in_b, difference.tensors_b)
         said.update(_fused(mine, theirs, "fused from A's", "fused into B's"))
         said.update(_fused(theirs, mine, "split off from A's", "split into B's", of_sources=False))
         said.update(_transposed_among(mine, theirs, said))
-        said.update(_ties(found))
-    return replace(found, changed=changed, explained=said)
+        said.update(_ties(difference))
+    return replace(difference, changed=changed, explained=said)
 
 
 def _matrix(blocks: Blocks, key: str, tensor: TensorInfo) -> Matrix | None:
@@ -74,8 +77,8 @@ def _changed(change: Change, here: Blocks, there: Blocks) -> Change:
         or change.before.dtype != change.after.dtype
     ):
         return change
-    one, other = _matrix(here, change.key, change.before), _matrix(there, change.other, change.after)
-    if one is None or other is None or one.width > 8 or change.numel < 2:
+    a, b = _matrix(here, change.key, change.before), _matrix(there, change.other, change.after)
+    if a is None or b is None or a.width > 8 or change.numel < 2:
         return change
     text, many = None, change.count * 2 > change.numel
     if change.count * 2 > change.numel and is_constant(there, change.other, change.after):
@@ -86,13 +89,13 @@ def _changed(change: Change, here: Blocks, there: Blocks) -> Change:
             else f"constant: every element is {value}"
         )
     if text is None and _may_be_permuted(change):
-        text = _permuted(one, other)
+        text = _permuted(a, b)
     if text is None and change.cosine is not None and abs(change.cosine) > 0.99999 and many:
-        text = scaled(one, other)
+        text = scaled(a, b)
     if text is None and len(change.before.shape) >= 2 and change.count * 2 > change.numel:
-        text = low_rank(one, other)
-    if text is None and one.columns > 1 and change.count * 10 < change.numel:
-        text = _few_rows(one, other)
+        text = low_rank(a, b)
+    if text is None and a.columns > 1 and change.count * 10 < change.numel:
+        text = _few_rows(a, b)
     here.let_go()
     there.let_go()
     return change if text is None else replace(change, explained=text)
@@ -102,23 +105,23 @@ def _may_be_permuted(change: Change) -> bool:
     """Whether both sides have the same norm, as far as numbers tell."""
     if change.norms is None:
         return False
-    one, other = change.norms
-    return abs(one - other) <= 1e-12 * one
+    a, b = change.norms
+    return abs(a - b) <= 1e-12 * a
 
 
-def _permuted(one: Matrix, other: Matrix) -> str | None:
-    rows, columns = hashes(one, columns=True)
-    new_rows, new_columns = hashes(other, columns=True)
+def _permuted(a: Matrix, b: Matrix) -> str | None:
+    rows, columns = hashes(a, columns=True)
+    new_rows, new_columns = hashes(b, columns=True)
     order = order_of(rows, new_rows)
-    noun = "rows" if one.columns > 1 else "elements"
-    if order is not None and rows_are(other, [one], np.zeros(one.rows, np.int64), order):
+    noun = "rows" if a.columns > 1 else "elements"
+    if order is not None and rows_are(b, [a], np.zeros(a.rows, np.int64), order):
         return _moved(noun, order)
-    if one.columns > 1:
+    if a.columns > 1:
         order = order_of(columns, new_columns)
-        if order is not None and columns_are(one, other, order):
+        if order is not None and columns_are(a, b, order):
             return _moved("columns", order)
-        square = one.rows == one.columns and len(one.info.shape) == 2
-        if square and np.array_equal(columns, new_rows) and is_transposed(one, other):
+        square = a.rows == a.columns and len(a.info.shape) == 2
+        if square and np.array_equal(columns, new_rows) and is_transposed(a, b):
             return "transposed"
     return None
 
@@ -130,44 +133,44 @@ def _moved(noun: str, order: np.ndarray) -> str:
     return f"{noun} permuted: {moved:,} of {len(order):,} moved"
 
 
-def _few_rows(one: Matrix, other: Matrix) -> str | None:
+def _few_rows(a: Matrix, b: Matrix) -> str | None:
     """Which rows alone changed."""
     differing: list[int] = []
-    for first, last in one.parts():
-        odd = (one.read(first, last) != other.read(first, last)).any(axis=1)
+    for first, last in a.parts():
+        odd = (a.read(first, last) != b.read(first, last)).any(axis=1)
         differing += (np.flatnonzero(odd) + first).tolist()
-        if len(differing) > one.rows // 10 + 1:
+        if len(differing) > a.rows // 10 + 1:
             return None
     shown = ", ".join(map(str, differing[:8])) + (", …" if len(differing) > 8 else "")
-    return f"only in {len(differing):,} of {one.rows:,} rows ({shown})" if one.rows > len(differing) else None
+    return f"only in {len(differing):,} of {a.rows:,} rows ({shown})" if a.rows > len(differing) else None
 
 
 # Another shape
 
 
-def _reshaped(one: Matrix, other: Matrix) -> str | None:
+def _reshaped(a: Matrix, b: Matrix) -> str | None:
     """Of two tensors of one dtype."""
-    if one.info.dtype != other.info.dtype or one.width > 8:
+    if a.info.dtype != b.info.dtype or a.width > 8:
         return None
-    shape, new = one.info.shape, other.info.shape
-    if len(shape) == len(new) == 2 and shape == new[::-1] and is_transposed(one, other):
+    shape, new = a.info.shape, b.info.shape
+    if len(shape) == len(new) == 2 and shape == new[::-1] and is_transposed(a, b):
         return "transposed"
-    if one.info.numel == other.info.numel:
-        same = Matrix(one.key, one.info._replace(shape=new), one.fill)
-        if all(np.array_equal(same.read(*part), other.read(*part)) for part in same.parts()):
+    if a.info.numel == b.info.numel:
+        same = Matrix(a.key, a.info._replace(shape=new), a.fill)
+        if all(np.array_equal(same.read(*part), b.read(*part)) for part in same.parts()):
             return "the same elements in another shape"
     if len(shape) == len(new) and shape[1:] == new[1:] and shape:
-        return _resized(one, other)
+        return _resized(a, b)
     if len(shape) == len(new) > 1 and shape[0] == new[0] and shape[2:] == new[2:]:
-        return _widened(one, other)
+        return _widened(a, b)
     return None
 
 
-def _resized(one: Matrix, other: Matrix) -> str | None:
+def _resized(a: Matrix, b: Matrix) -> str | None:
     """Rows were cut off, or added."""
-    longer, shorter = (one, other) if one.rows > other.rows else (other, one)
+    longer, shorter = (a, b) if a.rows > b.rows else (b, a)
     start = 0
-    if longer is one:
+    if longer is a:
         first = shorter.read(0, 1)
         places = [row for part in longer.parts() for row in _rows_like(longer, part, first)]
         if len(places) != 1 or places[0] + shorter.rows > longer.rows:
@@ -176,7 +179,7 @@ def _resized(one: Matrix, other: Matrix) -> str | None:
     every = np.arange(shorter.rows)
     if not rows_are(shorter, [longer], np.zeros_like(every), every + start):
         return None
-    if longer is one:
+    if longer is a:
         said = f"the first {shorter.rows:,}" if not start else f"rows {start:,} to {start + shorter.rows - 1:,}"
         return f"sliced: {said} of A's {longer.rows:,} rows"
     added = longer.rows - shorter.rows
@@ -188,13 +191,13 @@ def _rows_like(matrix: Matrix, part: tuple[int, int], row: np.ndarray) -> list[i
     return (np.flatnonzero((matrix.read(*part) == row).all(axis=1)) + part[0]).tolist()
 
 
-def _widened(one: Matrix, other: Matrix) -> str | None:
+def _widened(a: Matrix, b: Matrix) -> str | None:
     """Columns were cut off, or added behind."""
-    fewer = min(one.columns, other.columns)
-    for part in one.parts():
-        if not np.array_equal(one.read(*part)[:, :fewer], other.read(*part)[:, :fewer]):
+    fewer = min(a.columns, b.columns)
+    for part in a.parts():
+        if not np.array_equal(a.read(*part)[:, :fewer], b.read(*part)[:, :fewer]):
             return None
-    before, after = one.info.shape[1], other.info.shape[1]
+    before, after = a.info.shape[1], b.info.shape[1]
     if after < before:
         return f"sliced: the first {after:,} of A's {before:,} columns"
     return f"padded: A's {before:,} columns, then {after - before:,} new ones"
@@ -221,13 +224,13 @@ def _fused(
     for target in targets:
         target = _flat(target, where)
         table = where.get((target.info.dtype, target.columns), {})
-        found = [table.get(value) for value in hashes(target)[0].tolist()] if table else [None]
-        if any(place is None for place in found):
+        hits = [table.get(value) for value in hashes(target)[0].tolist()] if table else [None]
+        if any(place is None for place in hits):
             continue
-        which = np.array([place[0] for place in found if place], np.int64)
-        places = np.array([place[1] for place in found if place], np.int64)
+        which = np.array([place[0] for place in hits if place], np.int64)
+        places = np.array([place[1] for place in hits if place], np.int64)
         used = list(dict.fromkeys(which.tolist()))
-        whole = sum(sources[number].rows for number in used) == target.rows and len(set(found)) == len(found)
+        whole = sum(sources[number].rows for number in used) == target.rows and len(set(hits)) == len(hits)
         if len(used) < 2 or not whole or not rows_are(target, sources, which, places):
             continue
         names = ", ".join(str(sources[number].key) for number in used)
@@ -265,7 +268,7 @@ def _pattern(which: np.ndarray, places: np.ndarray, several: int) -> str:
 
 def _transposed_among(mine: list[Matrix], theirs: list[Matrix], said: Mapping[str, str]) -> dict[str, str]:
     """Tensors under other names that are each other's transpose."""
-    found: dict[str, str] = {}
+    transposed: dict[str, str] = {}
     by: dict[tuple[str, int, int], list[tuple[bytes, Matrix]]] = {}
     for matrix in theirs:
         if len(matrix.info.shape) == 2 and matrix.key not in said and matrix.width <= 8:
@@ -280,16 +283,16 @@ def _transposed_among(mine: list[Matrix], theirs: list[Matrix], said: Mapping[st
             continue
         alike = [other for hashed, other in rows if hashed == columns.tobytes()]
         if len(alike) == 1 and is_transposed(matrix, alike[0]):
-            found[matrix.key] = f"transposed, B's {alike[0].key}"
-            found[alike[0].key] = f"transposed, A's {matrix.key}"
-    return found
+            transposed[matrix.key] = f"transposed, B's {alike[0].key}"
+            transposed[alike[0].key] = f"transposed, A's {matrix.key}"
+    return transposed
 
 
-def _ties(found: Difference) -> dict[str, str]:
+def _ties(difference: Difference) -> dict[str, str]:
     """Keys that share all of their memory with one that both sides have: a file holds it once."""
     said: dict[str, str] = {}
-    equal = set(found.equal)
-    for keys, tensors in ((found.only_in_a, found.tensors_a), (found.only_in_b, found.tensors_b)):
+    equal = set(difference.equal)
+    for keys, tensors in ((difference.only_in_a, difference.tensors_a), (difference.only_in_b, difference.tensors_b)):
         where = {
             _memory(tensors[key]): key for key in equal if _memory(tensors.get(key)) is not None and key in tensors
         }

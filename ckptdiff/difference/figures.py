@@ -88,9 +88,9 @@ class Tolerance:
         return self.atol > 0 or self.rtol > 0
 
 
-def unchanged(one: memoryview, kind: Numeral) -> Figures:
+def unchanged(data: memoryview, kind: Numeral) -> Figures:
     """The figures of a block that both sides have alike."""
-    raw = kind.bits(one)
+    raw = kind.bits(data)
     values = kind.values(raw)
     nan = 0
     if kind.kind == "complex":
@@ -206,11 +206,11 @@ def _squares(values: Array) -> float:
     return _product(values, values)
 
 
-def _product(one: Array, other: Array) -> float:
+def _product(a: Array, b: Array) -> float:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return _dot(one, other)
+        return _dot(a, b)
 
 
-def _dot(one: Array, other: Array) -> float:
+def _dot(a: Array, b: Array) -> float:
     """Not `np.dot`: BLAS has threads of its own, which wait for each other and for ours by spinning."""
-    return float(np.einsum("i,i->", one, other))
+    return float(np.einsum("i,i->", a, b))

@@ -148,13 +148,13 @@ def suits(kind: Numeral) -> bool:
     return kind.kind == "float" and not kind.unsigned and kind.per_byte == 1
 
 
-def dot(one: Array, other: Array) -> float:
+def dot(a: Array, b: Array) -> float:
     """The sum of the products."""
-    if len(one) <= _DOTTED:
-        return float(np.dot(one, other))
-    even = len(one) // _DOTTED * _DOTTED
-    parts = np.matmul(one[:even].reshape(-1, 1, _DOTTED), other[:even].reshape(-1, _DOTTED, 1))
-    return float(parts.sum() + np.dot(one[even:], other[even:]))
+    if len(a) <= _DOTTED:
+        return float(np.dot(a, b))
+    even = len(a) // _DOTTED * _DOTTED
+    parts = np.matmul(a[:even].reshape(-1, 1, _DOTTED), b[:even].reshape(-1, _DOTTED, 1))
+    return float(parts.sum() + np.dot(a[even:], b[even:]))
 
 
 def _largest(change: Array, before: Array, after: Array, odd: Array, start: int, figures: Figures) -> None:

@@ -145,17 +145,17 @@ def small(dtype: str) -> Array:
     return numbers
 
 
-def steps(one: Array, other: Array, kind: Numeral) -> Array:
+def steps(a: Array, b: Array, kind: Numeral) -> Array:
     """How many representable values lie between two, by sign and magnitude, as unsigned numbers of the raw width.
 
     Both zeros are one place. Of what is no number the steps mean nothing.
     """
-    mask = one.dtype.type(kind.magnitude)
+    mask = a.dtype.type(kind.magnitude)
     if kind.unsigned:
-        return np.maximum(one, other) - np.minimum(one, other)
-    here, there = one & mask, other & mask
+        return np.maximum(a, b) - np.minimum(a, b)
+    here, there = a & mask, b & mask
     apart = np.maximum(here, there) - np.minimum(here, there)
-    opposite = (one ^ other) > mask
+    opposite = (a ^ b) > mask
     if opposite.any():
         np.add(here, there, out=apart, where=opposite)
     return apart

@@ -50,7 +50,7 @@ def compare_on_cluster(
         ) from None
     sides = tuple((_for_workers(side), side.state_dict_key) for side in (a, b))
     shares = _shares(pairs)
-    found: dict[int, Figures | None] = {}
+    figures: dict[int, Figures | None] = {}
     total = sum(pair.before.nbytes + pair.after.nbytes for pair in pairs if pair.before.layout == "strided")
     done = 0
     with client, client.as_current():
@@ -68,12 +68,12 @@ def compare_on_cluster(
                     f"The cluster gave no answer on some tensors: {type(error).__name__}: {error}",
                     "See the logs of the scheduler and the workers.",
                 ) from None
-            found.update(zip(futures[future], answers, strict=True))
+            figures.update(zip(futures[future], answers, strict=True))
             if progress is not None:
                 share_of = (pairs[place] for place in futures[future])
                 done += sum(p.before.nbytes + p.after.nbytes for p in share_of if p.before.layout == "strided")
                 progress(done, total)
-    return [found[place] for place in range(len(pairs))]
+    return [figures[place] for place in range(len(pairs))]
 
 
 def _for_workers(side: Checkpoint) -> str:
@@ -88,9 +88,9 @@ def compare_share(
     a: tuple[str, str], b: tuple[str, str], keys: Sequence[tuple[str, str]], tolerance: Tolerance | None
 ) -> list[Figures | None]:
     """What a worker does: it reads the headers for itself, and compares some pairs."""
-    one, other = (read(path, key=key or None) for path, key in (a, b))
-    pairs = [Pair(key, name, one.tensors[key], other.tensors[name]) for key, name in keys]
-    return compare_pairs(one, other, pairs, tolerance)
+    before, after = (read(path, key=key or None) for path, key in (a, b))
+    pairs = [Pair(key, name, before.tensors[key], after.tensors[name]) for key, name in keys]
+    return compare_pairs(before, after, pairs, tolerance)
 
 
 def _shares(pairs: Sequence[Pair]) -> list[list[int]]:

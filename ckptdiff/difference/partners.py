@@ -104,31 +104,31 @@ def by_likeness(
         return
     from ckptdiff.suggesting.finder import suggest_rules
 
-    shapes = [{key: one.shape for key, one in side.items() if isinstance(key, str)} for side in (a, b)]
+    shapes = [{key: tensor.shape for key, tensor in side.items() if isinstance(key, str)} for side in (a, b)]
     mapping = suggest_rules(*shapes).mapping
     if any(mapping.get(key, pairing.pairs[key]) != pairing.pairs[key] for key in proved):
         return  # what is proved contradicts it: the names mislead
-    found = {key: other for key in here if (other := mapping.get(key)) in there}
-    unsure = set() if constants is None else _interchangeable(found, a, b, constants)
+    partners = {key: other for key in here if (other := mapping.get(key)) in there}
+    unsure = set() if constants is None else _interchangeable(partners, a, b, constants)
     ways = {_way(key, other) for key, other in pairing.pairs.items() if key != other}
-    ways |= {_way(key, other) for key, other in found.items() if key not in unsure}
-    for key, other in found.items():
+    ways |= {_way(key, other) for key, other in partners.items() if key not in unsure}
+    for key, other in partners.items():
         if other in there and (key not in unsure or _way(key, other) in ways):
             pairing.pairs[key], pairing.evidence[key] = other, "names"
             there.remove(other)
 
 
 def _interchangeable(
-    found: Mapping[str, str],
+    partners: Mapping[str, str],
     a: Mapping[str, TensorInfo],
     b: Mapping[str, TensorInfo],
     constants: tuple[Callable[[str], bool], Callable[[str], bool]],
 ) -> set[str]:
     """Those keys of A of which either side has another constant of the same dtype and shape to be paired."""
-    alike = [Counter(_like(side[key]) for key in keys) for side, keys in ((a, found.keys()), (b, found.values()))]
+    alike = [Counter(_like(side[key]) for key in keys) for side, keys in ((a, partners.keys()), (b, partners.values()))]
     return {
         key
-        for key, other in found.items()
+        for key, other in partners.items()
         if max(alike[0][_like(a[key])], alike[1][_like(b[other])]) > 1 and constants[0](key) and constants[1](other)
     }
 
@@ -136,8 +136,8 @@ def _interchangeable(
 def _way(key: str, other: str) -> tuple[str, str]:
     """What was exchanged for what at the front of a name."""
     ends = 0
-    for mine, its in zip(reversed(key), reversed(other), strict=False):
-        if mine != its:
+    for mine, theirs in zip(reversed(key), reversed(other), strict=False):
+        if mine != theirs:
             break
         ends += 1
     return key[: len(key) - ends], other[: len(other) - ends]

@@ -81,14 +81,14 @@ def _weights(count: int) -> Array:
     return (mixed ^ (mixed >> np.uint64(31))) | np.uint64(1)
 
 
-def order_of(one: Array, other: Array) -> Array | None:
-    """Where each of `other` is in `one`, if both are the same distinct numbers."""
-    if len(one) != len(other) or len(np.unique(one)) != len(one):
+def order_of(a: Array, b: Array) -> Array | None:
+    """Where each of `b` is in `a`, if both are the same distinct numbers."""
+    if len(a) != len(b) or len(np.unique(a)) != len(a):
         return None
-    here, there = np.argsort(one, kind="stable"), np.argsort(other, kind="stable")
-    if not np.array_equal(one[here], other[there]):
+    here, there = np.argsort(a, kind="stable"), np.argsort(b, kind="stable")
+    if not np.array_equal(a[here], b[there]):
         return None
-    order = np.empty(len(one), np.int64)
+    order = np.empty(len(a), np.int64)
     order[there] = here
     return order
 
@@ -97,32 +97,32 @@ def rows_are(target: Matrix, sources: Sequence[Matrix], which: Array, places: Ar
     """Whether each row of `target` is the row at `places` of the source `which`: byte by byte."""
     for first, last in target.parts():
         wanted = target.read(first, last)
-        found = np.empty_like(wanted)
+        rows = np.empty_like(wanted)
         place = first
         while place < last:  # runs of rows that follow one another are read at once
             end = place + 1
             while end < last and which[end] == which[place] and places[end] == places[place] + (end - place):
                 end += 1
             start = int(places[place])
-            found[place - first : end - first] = sources[int(which[place])].read(start, start + end - place)
+            rows[place - first : end - first] = sources[int(which[place])].read(start, start + end - place)
             place = end
-        if not np.array_equal(wanted, found):
+        if not np.array_equal(wanted, rows):
             return False
     return True
 
 
-def columns_are(one: Matrix, other: Matrix, order: Array) -> bool:
-    """Whether the columns of `other` are those of `one` in this order."""
-    return all(np.array_equal(one.read(*part)[:, order], other.read(*part)) for part in one.parts())
+def columns_are(a: Matrix, b: Matrix, order: Array) -> bool:
+    """Whether the columns of `b` are those of `a` in this order."""
+    return all(np.array_equal(a.read(*part)[:, order], b.read(*part)) for part in a.parts())
 
 
-def is_transposed(one: Matrix, other: Matrix) -> bool:
-    """Whether `other` is `one` with rows and columns exchanged."""
-    step = max(1, _AT_A_TIME // max(one.row_bytes, 1))
-    for first in range(0, one.rows, step):
-        last = min(first + step, one.rows)
-        turned = one.read(first, last).T
-        for begin, end in other.parts():
-            if not np.array_equal(other.read(begin, end)[:, first:last], turned[begin:end]):
+def is_transposed(a: Matrix, b: Matrix) -> bool:
+    """Whether `b` is `a` with rows and columns exchanged."""
+    step = max(1, _AT_A_TIME // max(a.row_bytes, 1))
+    for first in range(0, a.rows, step):
+        last = min(first + step, a.rows)
+        turned = a.read(first, last).T
+        for begin, end in b.parts():
+            if not np.array_equal(b.read(begin, end)[:, first:last], turned[begin:end]):
                 return False
     return True

@@ -95,9 +95,9 @@ def _sums(checkpoint: Checkpoint) -> tuple[list[Fault], bool]:
             if wanted is None:
                 continue
             listed = True
-            found = _sha256(path)
-            if found != wanted:
-                faults.append(Fault("sha256", f"{path} has the SHA-256 {found}, and {beside} says {wanted}"))
+            digest = _sha256(path)
+            if digest != wanted:
+                faults.append(Fault("sha256", f"{path} has the SHA-256 {digest}, and {beside} says {wanted}"))
     return faults, listed
 
 
@@ -111,9 +111,9 @@ def _sum_in(path: str, name: str) -> str | None:
     except OSError:
         return None
     for line in lines:
-        found = re.match(r"\s*\\?([0-9a-fA-F]{64})(?:\s+[ *]?(?:.*/)?(.+?))?\s*$", line)
-        if found and (found[2] == name or (found[2] is None and path.endswith(f"{name}.sha256"))):
-            return found[1].lower()
+        named = re.match(r"\s*\\?([0-9a-fA-F]{64})(?:\s+[ *]?(?:.*/)?(.+?))?\s*$", line)
+        if named and (named[2] == name or (named[2] is None and path.endswith(f"{name}.sha256"))):
+            return named[1].lower()
     return None
 
 
@@ -153,8 +153,8 @@ def _values(
             numbers.error = error.message
         return numbers
 
-    found = for_each_tensor(checkpoint, checkpoint.tensors, look, options.progress)
-    for key, numbers in found.items():
+    values = for_each_tensor(checkpoint, checkpoint.tensors, look, options.progress)
+    for key, numbers in values.items():
         if numbers.error:
             yield Fault("unreadable", f"{key} cannot be read: {numbers.error}", key)
             continue

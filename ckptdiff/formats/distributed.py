@@ -64,10 +64,10 @@ _CLASSES = frozenset(
 
 
 def _refuse_unknown_classes(name: str, unpickled: Opened) -> None:
-    for found in unpickled.globals.values():
-        if found.module.startswith("torch.distributed.checkpoint.") and found.name not in _CLASSES:
+    for named in unpickled.globals.values():
+        if named.module.startswith("torch.distributed.checkpoint.") and named.name not in _CLASSES:
             raise CheckpointError(
-                f"{name} names {shown(found.path)}, which torch.distributed.checkpoint does not have",
+                f"{name} names {shown(named.path)}, which torch.distributed.checkpoint does not have",
                 "It is damaged, or of another torch: load it with that one and save it with torch.save.",
             )
 

@@ -87,10 +87,10 @@ class Opened:
 
     def remotes(self) -> dict[str, RemoteFile]:
         """Each file behind a URL of those that it is made of, by the name that messages have for it."""
-        found = {} if self.remote is None else {self.name: self.remote}
+        remotes = {} if self.remote is None else {self.name: self.remote}
         for part in self.opened_parts().values():
-            found |= part.remotes()
-        return found
+            remotes |= part.remotes()
+        return remotes
 
     def opened_parts(self) -> dict[str, Opened]:
         """The parts that could be read."""

@@ -32,10 +32,10 @@ def format_of(source: ByteSource, head: bytes) -> str:
 
 def _fields(source: ByteSource) -> list[tuple[int, int]]:
     """Number and wire type of the outermost fields, as far as they make sense."""
-    found: list[tuple[int, int]] = []
+    fields: list[tuple[int, int]] = []
     position = 0
     try:
-        while position < source.size and len(found) < MAX_FIELDS:
+        while position < source.size and len(fields) < MAX_FIELDS:
             window = source.read(position, min(30, source.size - position))
             tag, at = _varint(window, 0)
             number, wire = tag >> 3, tag & 7
@@ -51,10 +51,10 @@ def _fields(source: ByteSource) -> list[tuple[int, int]]:
             position += at
             if not number or position > source.size:
                 break
-            found.append((number, wire))
+            fields.append((number, wire))
     except (IndexError, CheckpointError):
         pass
-    return found
+    return fields
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

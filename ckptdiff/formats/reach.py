@@ -141,13 +141,13 @@ def unnamed_tensors(value: object) -> int:
 
 def numpy_values(root: object, limit: int) -> int:
     """How many numpy arrays and scalars lie anywhere in a value, as far as `limit` steps tell."""
-    found = 0
+    count = 0
     seen = {id(root)}
     stack = [root]
     while stack and limit > 0:
         value = stack.pop()
         if is_numpy(value):
-            found += 1
+            count += 1
             continue
         for _, child in inner(value):
             limit -= 1
@@ -156,7 +156,7 @@ def numpy_values(root: object, limit: int) -> int:
                 stack.append(child)
             if limit <= 0:
                 break
-    return found
+    return count
 
 
 def _is_pair(value: object) -> bool:

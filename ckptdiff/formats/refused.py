@@ -46,9 +46,9 @@ def unknown(source: ByteSource, head: bytes) -> CheckpointError:
     if head[4:8] in _IDENTIFIERS:
         what, hint = _IDENTIFIERS[head[4:8]]
         return CheckpointError(f"{name} is {what}", hint)
-    found = compressed.compressed(name, source.read(0, min(source.size, compressed.HEAD if source.local else 1 << 16)))
-    if found is not None:
-        return found
+    packed = compressed.compressed(name, source.read(0, min(source.size, compressed.HEAD if source.local else 1 << 16)))
+    if packed is not None:
+        return packed
     if head[257:262] == b"ustar":
         return _tar(source)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

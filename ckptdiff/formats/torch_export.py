@@ -72,12 +72,12 @@ def read(source: ByteSource, archive: ZipArchive, key: str | None) -> Opened:
 
 def _program(reader: _Reader, model: str) -> Mapping:
     """The weights and constants of one, by name."""
-    found: dict[str, object] = {}
+    program: dict[str, object] = {}
     for kind, folder in (("weights", "weights/"), ("constants", "constants/")):
         tensors = reader.tensors(f"data/{folder}", f"{model}_{kind}_config.json")
         if tensors:
-            found[kind] = tensors
-    return _mapping(found)
+            program[kind] = tensors
+    return _mapping(program)
 
 
 def _mapping(items: Any) -> Mapping:
@@ -113,14 +113,14 @@ class _Reader:
         try:
             bounded.check(text.encode())
             entries: Any = json.loads(text)["config"]
-            found = {key: self._value(folder, key, meta) for key, meta in entries.items()}
+            values = {key: self._value(folder, key, meta) for key, meta in entries.items()}
         except (bounded.ExcessError, MemoryError):
             raise CheckpointError(
                 f"{self.name} asks for more than any program does", "Do not load this file: it may be hostile."
             ) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise _damaged(self.name, f"{config[:200]!r} makes no sense") from None
-        return _mapping(found)
+        return _mapping(values)
 
     def _value(self, folder: str, key: object, meta: Any) -> object:
         path, tensor = meta["path_name"], meta["tensor_meta"]

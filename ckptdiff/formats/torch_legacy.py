@@ -156,13 +156,13 @@ class _Storages:
         view_key, offset, view_numel = view
         if type(view_key) not in (str, int) or type(offset) is not int or type(view_numel) is not int:
             raise ValueError("an unknown persistent id")
-        found = self._refs.get(view_key)
-        if found is None:
+        storage = self._refs.get(view_key)
+        if storage is None:
             begin, end = offset * size, (offset + view_numel) * size
             if not 0 <= begin <= end <= ref.nbytes or ref.shift:
                 raise ValueError("a view beyond its storage")
-            found = self._refs[view_key] = StorageRef(ref.key, dtype, end - begin, ref.location, begin)
-        return found
+            storage = self._refs[view_key] = StorageRef(ref.key, dtype, end - begin, ref.location, begin)
+        return storage
 
     def place(self, keys: list[object], position: int) -> None:
         """Walks the storages at the end of the file, which must all be there to their last byte."""

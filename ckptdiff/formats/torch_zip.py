@@ -127,9 +127,9 @@ def _check_script(archive: ZipArchive, root: str, data: Unpickler, reader: _Read
     assert record is not None
     program = archive.read(record, MAX_PROGRAM)
     value, _ = constants.load(program)
-    named = (found for one in (data, constants) for found in one.globals.values())
-    known = all(found.name in _SCRIPT_NAMES for found in named if found.module == "torch.jit._pickle")
-    sound = known and type(value) is tuple and not any(one.refused or one.leftover for one in (data, constants))
+    named = (item for part in (data, constants) for item in part.globals.values())
+    known = all(item.name in _SCRIPT_NAMES for item in named if item.module == "torch.jit._pickle")
+    sound = known and type(value) is tuple and not any(part.refused or part.leftover for part in (data, constants))
     record = archive.find(f"{root}data.pkl")
     assert record is not None
     heads = (program[:2], archive.read(record, MAX_PROGRAM)[:2] if archive.source.local else _PROTOCOL)
@@ -166,8 +166,8 @@ def _check_version(archive: ZipArchive, root: str) -> None:
             f"{archive.source.name}: torch.load refuses it, since it has no record called 'version'", _SAVE_AGAIN
         )
     text = archive.read(record, MAX_VERSION)
-    found = re.match(rb"[ \t\n\v\f\r]*\+?([0-9]+)", text)
-    if found is None or not 1 <= int(found[1][:30]) <= FILE_VERSION:
+    number = re.match(rb"[ \t\n\v\f\r]*\+?([0-9]+)", text)
+    if number is None or not 1 <= int(number[1][:30]) <= FILE_VERSION:
         raise CheckpointError(
             f"{archive.source.name}: torch.load refuses its file format version "
             f"{str(text, 'utf-8', 'replace').strip()[:20]!r}, since it reads 1 to {FILE_VERSION}",
@@ -197,14 +197,14 @@ class _Reader:
             raise ValueError("an unknown persistent id")
         if self._script and location_name(location).partition(":")[0] not in _DEVICES:
             raise ValueError("an unknown device")
-        found = self._refs.get(key)
-        if found is not None:
-            if self._script and (found.dtype, found.nbytes) != (
+        storage = self._refs.get(key)
+        if storage is not None:
+            if self._script and (storage.dtype, storage.nbytes) != (
                 STORAGE_DTYPES[cls.name],
-                numel * element_size(found.dtype),
+                numel * element_size(storage.dtype),
             ):
                 raise ValueError("a storage of two kinds")  # TorchScript would read it twice
-            return found  # torch.load, too, goes by what the key was first called
+            return storage  # torch.load, too, goes by what the key was first called
         if numel < 0:
             raise ValueError("a storage of negative size")
         dtype = STORAGE_DTYPES[cls.name]

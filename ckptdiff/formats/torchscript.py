@@ -52,10 +52,10 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
     """What `torch.jit.load(path).state_dict()` holds, in its order: parameters, buffers, then child modules."""
     classes = _classes(archive, root_folder)
     folded = {path.lower() for path in classes}
-    found = Mapping()
-    found.type_name = "collections.OrderedDict"
+    entries = Mapping()
+    entries.type_name = "collections.OrderedDict"
     versions: dict[str, dict[str, object]] = {}
-    found.attributes = {"_metadata": versions}
+    entries.attributes = {"_metadata": versions}
     stack: list[tuple[str, Any, int]] = [("", root, 0)]
     characters = 0
     while stack:
@@ -86,7 +86,7 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
                 if name not in chosen:
                     continue
                 if type(state[name]) is Tensor:
-                    found[f"{prefix}{name}"] = state[name]
+                    entries[f"{prefix}{name}"] = state[name]
                 elif state[name] is not None:
                     raise _refused(archive, f"{prefix}{name} is no tensor")
         children = [
@@ -95,11 +95,11 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
             if _path(state[name]) in classes
         ]
         stack.extend(reversed(children))
-    return found
+    return entries
 
 
 def remarks(
-    archive: ZipArchive, root_folder: str, found: Mapping, persistent: Callable[[Any], object]
+    archive: ZipArchive, root_folder: str, entries: Mapping, persistent: Callable[[Any], object]
 ) -> tuple[str, ...]:
     """How much lies in constants, where that is no less than a tenth of what the state dict holds.
 
@@ -114,16 +114,16 @@ def remarks(
         constants = ()
     count, nbytes = _extent(constants if type(constants) in (tuple, list) else ())
     frozen = f"{count} {'tensor' if count == 1 else 'tensors'}, {nbytes:,} bytes"
-    if not found and count:
+    if not entries and count:
         raise CheckpointError(
             f"{name} is a TorchScript program whose weights are frozen into constants ({frozen}): it has no state dict",
             "Save the model before torch.jit.freeze, or its state dict.",
         )
-    if not found:
+    if not entries:
         raise CheckpointError(
             f"{name} is a TorchScript program without parameters and buffers", "Give the checkpoint of the weights."
         )
-    if nbytes * 10 < _extent(found.values())[1] or not count:
+    if nbytes * 10 < _extent(entries.values())[1] or not count:
         return ()
     return (f"{name} has {frozen} in constants, which are in no state dict: parts of it may be frozen",)
 
@@ -185,8 +185,8 @@ def _classes(archive: ZipArchive, root_folder: str) -> dict[str, _Class]:
                 if _WELL_LISTED.fullmatch(line) is None:
                     raise _refused(archive, f"{name} makes no sense")
                 (current.parameters if listed[1] == "parameters" else current.buffers).extend(_names(line))
-            elif (found := _ATTRIBUTE.fullmatch(line)) is not None:
-                current.attributes.append(found[1] or found[2])
+            elif (attribute := _ATTRIBUTE.fullmatch(line)) is not None:
+                current.attributes.append(attribute[1] or attribute[2])
     return classes
 
 

@@ -272,5 +272,5 @@ def checksum(archive: ZipArchive, record: Record) -> int | None:
     behind = archive.start(record) + record.compressed
     if behind + 8 > archive.source.size:
         return None
-    found = archive.source.read(behind, 8)
-    return int.from_bytes(found[4:], "little") or None if found[:4] == b"PK\7\x08" else None
+    descriptor = archive.source.read(behind, 8)
+    return int.from_bytes(descriptor[4:], "little") or None if descriptor[:4] == b"PK\7\x08" else None

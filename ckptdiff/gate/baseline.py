@@ -58,15 +58,15 @@ class Baseline:
             return target
         kept: list[Finding] = []
         ignored: list[Ignored] = []
-        found = set()
+        seen = set()
         for finding in target.report.findings:
             print_ = fingerprint(finding)
-            found.add(print_)
+            seen.add(print_)
             if print_ in accepted:
                 ignored.append(Ignored(finding, REASON))
             else:
                 kept.append(finding)
-        stale = tuple(f"{item.rule} {item.key}".strip() for print_, item in accepted.items() if print_ not in found)
+        stale = tuple(f"{item.rule} {item.key}".strip() for print_, item in accepted.items() if print_ not in seen)
         report = replace(target.report, findings=tuple(kept))
         return replace(target, report=report, ignored=(*target.ignored, *ignored), stale=stale)
 

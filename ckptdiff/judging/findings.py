@@ -38,7 +38,7 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
         return _in_order([*told, *_told(outcome)])
     model = outcome.model.keys()
     modules = dict(outcome.model.walk())
-    found = [
+    collected = [
         *_errors(outcome, model),
         *_ignored(outcome, modules),
         *_without_values(outcome),
@@ -53,15 +53,15 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
         *_explained(outcome, modules),
     ]
     if any(problem.kind in ("missing", "unexpected") for problem in outcome.problems):
-        found += _prefix(outcome, model)
-    return _in_order(found)
+        collected += _prefix(outcome, model)
+    return _in_order(collected)
 
 
-def _in_order(found: list[Finding]) -> tuple[Finding, ...]:
+def _in_order(unordered: list[Finding]) -> tuple[Finding, ...]:
     """Errors first, then by the rule table."""
     rank = {rule: position for position, rule in enumerate(RULES)}
     levels = {"error": 0, "warning": 1, "note": 2}
-    return tuple(sorted(found, key=lambda finding: (levels[finding.level], rank[finding.rule])))
+    return tuple(sorted(unordered, key=lambda finding: (levels[finding.level], rank[finding.rule])))
 
 
 def _finding(
@@ -344,7 +344,7 @@ def _prefix(outcome: Outcome, model: Mapping[str, Slot]) -> Iterator[Finding]:
                 "matched": change.matched,
                 "same_shape": change.same_shape,
                 **({"wrappers": " ".join(change.wrappers)} if change.wrappers else {}),
-                **({"alike": alike} if (alike := " ".join(one for one in change.alike if " " not in one)) else {}),
+                **({"alike": alike} if (alike := " ".join(name for name in change.alike if " " not in name)) else {}),
             },
             module="",
         )

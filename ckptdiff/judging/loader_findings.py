@@ -81,10 +81,10 @@ def _change(item: Filled) -> str:
 def _shared(source: str, key: str) -> int:
     """How many characters of whole components two keys begin with alike."""
     count = 0
-    for one, other in zip(source.split("."), key.split("."), strict=False):
-        if one != other:
+    for component, other in zip(source.split("."), key.split("."), strict=False):
+        if component != other:
             break
-        count += len(one) + 1
+        count += len(component) + 1
     return min(count, source.rfind(".") + 1)
 
 

@@ -162,12 +162,12 @@ def _typed(options: dict[str, Any]) -> dict[str, Any]:
     name = options.get("torch_dtype")
     if not isinstance(name, str):
         return options
-    found = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
         raise UsageError(
             f"{given('loader_args', f'torch_dtype={name}')}: there is no such dtype.", "Write bfloat16, say."
         )
-    return {**options, "torch_dtype": found}
+    return {**options, "torch_dtype": dtype}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _class_in(folder: Path) -> str:
     return str(_json(folder / CONFIG).get("_class_name") or "")
 
 
-def _class_for(asked: Asked, named: object, found: str) -> Any:
+def _class_for(asked: Asked, named: object, chosen: str) -> Any:
     """The class whose method is called: the one that was named, the model's, or the one that the directory names.
 
     Raises UsageError where there is none.
@@ -203,7 +203,7 @@ def _class_for(asked: Asked, named: object, found: str) -> Any:
                 f"{cls.__name__} is no class of diffusers', and has no from_pretrained.", "Leave the model out."
             )
         return cls
-    name = str(named or found)
+    name = str(named or chosen)
     found_class: Any = getattr(diffusers, name, None) if name.isidentifier() else None
     if not isinstance(found_class, type):
         if not name:

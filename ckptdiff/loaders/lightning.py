@@ -63,13 +63,13 @@ def _class_of(asked: Asked) -> Iterator[Any]:
         yield own[0]
 
 
-def _checked(found: Any, name: str) -> Any:
-    if not _is_lightning(found):
+def _checked(loaded: Any, name: str) -> Any:
+    if not _is_lightning(loaded):
         raise UsageError(
             f"{name} is no LightningModule's class, and only that has load_from_checkpoint.",
             "Name the class, or another loader.",
         )
-    return found
+    return loaded
 
 
 def _is_lightning(item: object) -> bool:

@@ -68,9 +68,9 @@ def _ensure_places() -> None:
     """Raise CkptdiffError for a release in which what is looked at here is elsewhere."""
     for module, names in _PLACES.items():
         try:
-            found: Any = import_module(module)
+            imported: Any = import_module(module)
             for name in names:
-                attrgetter(name)(found)
+                attrgetter(name)(imported)
         except (ImportError, AttributeError):
             raise CkptdiffError(
                 f"peft {release('peft')} keeps what it says of a load elsewhere than known here.",

@@ -96,9 +96,9 @@ def _given(reference: Reference, args: Mapping[str, object], built: Built) -> Gi
     return GivenModel(tree, reference, built.notes, args, built)
 
 
-def _differ(one: GivenModel, other: GivenModel) -> bool:
+def _differ(here: GivenModel, there: GivenModel) -> bool:
     """Whether two models load differently, as far as their keys, shapes and dtypes tell."""
-    ours, theirs = one.tree.keys(), other.tree.keys()
+    ours, theirs = here.tree.keys(), there.tree.keys()
     return ours.keys() != theirs.keys() or any(
         (slot.tensor.shape, slot.tensor.dtype) != (theirs[key].tensor.shape, theirs[key].tensor.dtype)
         for key, slot in ours.items()

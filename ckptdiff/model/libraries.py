@@ -192,14 +192,14 @@ def architecture_of(transformers: Any, values: Mapping[str, Any], target: str) -
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
         raise ModelError(f"hf:{target}: `architectures` is no list of names.", "Name a transformers config.json.")
     name = architectures[0]
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+    architecture = getattr(transformers, name, None)
+    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         close = did_you_mean(name, [known for known in dir(transformers) if known.endswith(name[-6:])])
         raise ModelError(
             f"hf:{target}: transformers {transformers.__version__} has no architecture `{name}`.",
             f"Did you mean `{close}`?" if close else "Update transformers; code that comes with a model is never run.",
         )
-    return found
+    return architecture
 
 
 def directory_of(target: str) -> Path:

@@ -107,8 +107,8 @@ def _insisted(host: Host, asked: Asked, error: CkptdiffError | None, device: str
     if host.kind == "cpu":
         if device is not None:
             return
-        found = _NAMED.search(error.message if error is not None else "")
-        kind = kind or (found[0].lower() if found else "cuda" if asked.questions else "")
+        named = _NAMED.search(error.message if error is not None else "")
+        kind = kind or (named[0].lower() if named else "cuda" if asked.questions else "")
         if kind:
             yield Host(kind, 1)
     kind = kind or host.kind
@@ -142,13 +142,13 @@ def _others(
         if other.capability == OLDER and not _asks_for_capability(asked, further):
             continue
         with contextlib.suppress(CkptdiffError):
-            found = build(reference, args, host=other, asked=further)
-            yield found
+            elsewhere = build(reference, args, host=other, asked=further)
+            yield elsewhere
     sys.modules.update(modules)
 
 
 def _asks_for_capability(*asked: Asked) -> bool:
-    told = " ".join(question for one in asked for question in one.questions)
+    told = " ".join(question for answers in asked for question in answers.questions)
     return any(word in told for word in ("capability", "properties", "bf16", "tf32"))
 
 

@@ -68,12 +68,12 @@ def _assigned(tree: ast.Module) -> set[str]:
 
 
 def _instances(module: ModuleType, assigned: set[str]) -> list[str]:
-    found: dict[int, tuple[str, nn.Module]] = {}
+    instances: dict[int, tuple[str, nn.Module]] = {}
     for name, value in vars(module).items():
         if isinstance(value, nn.Module) and name in assigned and not name.startswith("_"):
-            found.setdefault(id(value), (name, value))
-    parts = {id(part) for _, value in found.values() for part in value.modules() if part is not value}
-    whole = [(name, value) for name, value in found.values() if id(value) not in parts]
+            instances.setdefault(id(value), (name, value))
+    parts = {id(part) for _, value in instances.values() for part in value.modules() if part is not value}
+    whole = [(name, value) for name, value in instances.values() if id(value) not in parts]
     full = [(name, value) for name, value in whole if _has_state(value)]
     return [name for name, _ in full or whole]
 

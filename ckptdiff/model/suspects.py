@@ -40,20 +40,20 @@ _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "numpy", "ckptdiff
 def suspicious(modules: Iterable[ModuleType], *, meta: bool, addressed: bool = False) -> list[str]:
     """What the code of these modules may have looked at, a sentence each: on the meta device if `meta`, else on
     untouched memory; by its address if some are `addressed`."""
-    found: list[str] = []
+    suspects: list[str] = []
     for module in modules:
         source = _source(getattr(module, "__file__", None))
         if not source:
             continue
         if meta and _LEGACY_WORD.search(source) and _CHECKS.search(source) and _checks_legacy_type(source):
-            found.append(f"{module.__name__} may ask whether a tensor is a torch.FloatTensor or the like")
+            suspects.append(f"{module.__name__} may ask whether a tensor is a torch.FloatTensor or the like")
         if addressed and _POINTERS.search(source):
-            found.append(f"{module.__name__} may read memory by its address")
+            suspects.append(f"{module.__name__} may read memory by its address")
         if _GENERATOR.search(source) and _STATE.search(source):
-            found.append(f"{module.__name__} may ask for the state of torch's random numbers")
+            suspects.append(f"{module.__name__} may ask for the state of torch's random numbers")
         if _MODES.search(source):
-            found.append(f"{module.__name__} may look past torch's modes")
-    return found
+            suspects.append(f"{module.__name__} may look past torch's modes")
+    return suspects
 
 
 def modules_of(model: nn.Module) -> Iterator[ModuleType]:

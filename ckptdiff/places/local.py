@@ -56,16 +56,16 @@ class LocalPlace:
         snapshots, _ = os.path.split(home)
         if os.path.basename(snapshots) == "snapshots":  # noqa: PTH119
             allowed.append(os.path.join(os.path.dirname(snapshots), "blobs"))  # noqa: PTH118, PTH120
-        if not any(real.startswith(os.path.join(one, "")) for one in allowed):  # noqa: PTH118
+        if not any(real.startswith(os.path.join(parent, "")) for parent in allowed):  # noqa: PTH118
             raise outside(self.name, name)
         return LocalPlace(path)
 
     def size(self) -> int | None:
         try:
-            found = os.stat(self.path)  # noqa: PTH116
+            status = os.stat(self.path)  # noqa: PTH116
         except (OSError, ValueError):
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 class FileSource:
@@ -139,9 +139,9 @@ class FileSource:
         os.close(self._descriptor)
 
 
-def identity_of(found: os.stat_result) -> Identity:
+def identity_of(status: os.stat_result) -> Identity:
     """Which file it is, and as of when."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def ensure_same(path: str, descriptor: int, identity: Identity | None) -> None:

@@ -122,10 +122,10 @@ class RemotePlace:
         with explained(self.path):
             system, path = _file_system(self.path)
             try:
-                found = within(PATIENCE, lambda: system.info(path))
+                facts = within(PATIENCE, lambda: system.info(path))
             except FileNotFoundError:
                 return None
-        return found["size"] if found["type"] == "file" else None
+        return facts["size"] if facts["type"] == "file" else None
 
 
 def in_parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
@@ -331,10 +331,10 @@ class _WebFile:
             if response.status == 200:
                 return await self._whole(response, deadline)
             given = response.headers.get("Content-Range", "").strip()
-            found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", given)
-            if found is None or int(found[1]) != start or int(found[3]) <= start:
+            span = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", given)
+            if span is None or int(span[1]) != start or int(span[3]) <= start:
                 raise CheckpointError(f"{self._name} comes from a server that sends other parts than asked", DOWNLOAD)
-            self._check_version(int(found[3]), response.headers)
+            self._check_version(int(span[3]), response.headers)
             wanted = response.content.readexactly(min(stop, self.size) - start)
             data: bytes = await wait_for(wanted, max(deadline.left(), 0))
             return data

@@ -60,7 +60,7 @@ class _Unpacker(pickle.Unpickler):
         if name in _TAKEN.get(module, ()):
             return getattr(import_module(module), name)
         if module.partition(".")[0] == "ckptdiff" and "." not in name:
-            found = getattr(import_module(module), name)
-            if getattr(found, "__module__", "").partition(".")[0] == "ckptdiff":
-                return found
+            kind = getattr(import_module(module), name)
+            if getattr(kind, "__module__", "").partition(".")[0] == "ckptdiff":
+                return kind
         raise pickle.UnpicklingError(f"{module}.{name} is not handed over")

@@ -361,14 +361,14 @@ class Tracing:
     def _unopened(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         followed = self._followed
         assert followed is not None
-        found = []
+        unopened = []
         for argument in arguments:
             path = argument.partition("=")[2] if argument.startswith("-") else argument
             if path.lower().endswith((*WEIGHTS, *OLD)) and Path(path).is_file():
                 known = followed.files.knows(path) or os.path.realpath(path) in map(os.path.realpath, followed.opened)
                 if not known:
-                    found.append(path)
-        return tuple(found)
+                    unopened.append(path)
+        return tuple(unopened)
 
 
 class _Forward(DispatchMode):  # type: ignore[no-untyped-call]

@@ -52,23 +52,23 @@ def _finding(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     def finding(path: Any, *args: Any, **kwargs: Any) -> Any:
         if overlay.idle:
             return function.value(path, *args, **kwargs)
-        found = overlay.here(path, kwargs.get("dir_fd"))
-        if found is not path and kwargs.get("dir_fd") is not None:
+        place = overlay.here(path, kwargs.get("dir_fd"))
+        if place is not path and kwargs.get("dir_fd") is not None:
             kwargs["dir_fd"] = None
-        return function.value(found, *args, **kwargs)
+        return function.value(place, *args, **kwargs)
 
     return finding
 
 
 def _opening(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     def opening(path: Any, flags: int, *args: Any, **kwargs: Any) -> Any:
-        found, folder = overlay.mapped(path), kwargs.get("dir_fd")
-        if flags & _WRITES and folder is None and _names_weights(found) and _has_folder(found):
-            there = _is_there(found)
+        place, folder = overlay.mapped(path), kwargs.get("dir_fd")
+        if flags & _WRITES and folder is None and _names_weights(place) and _has_folder(place):
+            there = _is_there(place)
             if there and flags & os.O_CREAT and flags & os.O_EXCL:
                 raise FileExistsError(17, os.strerror(17), os.fspath(path))
             if there or flags & os.O_CREAT:
-                return function.value(overlay.aside(found, keeping=not flags & os.O_TRUNC), flags, *args, **kwargs)
+                return function.value(overlay.aside(place, keeping=not flags & os.O_TRUNC), flags, *args, **kwargs)
         return _finding(function, overlay)(path, flags, *args, **kwargs)
 
     return opening
@@ -96,10 +96,10 @@ def _listing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     def listing(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
         if overlay.idle or isinstance(path, bytes):
             return function.value(path, *args, **kwargs)
-        found = overlay.here("." if path is None else path)
-        added, gone = overlay.inside(found)
+        place = overlay.here("." if path is None else path)
+        added, gone = overlay.inside(place)
         return [
-            *(name for name in function.value(found, *args, **kwargs) if name not in gone and name not in added),
+            *(name for name in function.value(place, *args, **kwargs) if name not in gone and name not in added),
             *added,
         ]
 
@@ -110,10 +110,10 @@ def _scanning(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     def scanning(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
         if overlay.idle or isinstance(path, bytes):
             return function.value(path, *args, **kwargs)
-        found = overlay.here("." if path is None else path)
-        added, gone = overlay.inside(found)
-        real = function.value(found, *args, **kwargs)
-        return Entries(real, gone, added, "" if isinstance(found, int) else os.fspath(found)) if added or gone else real
+        place = overlay.here("." if path is None else path)
+        added, gone = overlay.inside(place)
+        real = function.value(place, *args, **kwargs)
+        return Entries(real, gone, added, "" if isinstance(place, int) else os.fspath(place)) if added or gone else real
 
     return scanning
 
@@ -129,18 +129,18 @@ def _making(function: Kept, overlay: Overlay) -> Callable[..., Any]:
 
 def _removing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     def removing(path: Any, *args: Any, **kwargs: Any) -> Any:
-        found = overlay.mapped(path)
-        if not overlay.remove(found, kwargs.get("dir_fd")):
-            function.value(found, *args, **kwargs)
+        place = overlay.mapped(path)
+        if not overlay.remove(place, kwargs.get("dir_fd")):
+            function.value(place, *args, **kwargs)
 
     return removing
 
 
 def _removing_folder(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     def removing(path: Any, *args: Any, **kwargs: Any) -> Any:
-        found = overlay.mapped(path)
-        if overlay.idle or not overlay.remove_folder(found, kwargs.get("dir_fd")):
-            function.value(found, *args, **kwargs)
+        place = overlay.mapped(path)
+        if overlay.idle or not overlay.remove_folder(place, kwargs.get("dir_fd")):
+            function.value(place, *args, **kwargs)
 
     return removing
 

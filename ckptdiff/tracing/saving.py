@@ -30,8 +30,8 @@ def saved_aside(scene: Scene) -> None:
         return
 
     def save_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
-        found = dict(tensors) if isinstance(tensors, Mapping) else {}
-        _write(scene, filename, found, lambda place: save_named(tensors, place, *args, **kwargs))
+        saved = dict(tensors) if isinstance(tensors, Mapping) else {}
+        _write(scene, filename, saved, lambda place: save_named(tensors, place, *args, **kwargs))
 
     save_named = scene.patched.function(library.save_file, save_file)
 

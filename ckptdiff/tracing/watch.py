@@ -77,8 +77,8 @@ class Watch:
 
     def sources(self, tensor: torch.Tensor) -> Sources:
         """Where a tensor comes from."""
-        found = (self.followed.engine.sources(part) for part in parts(tensor))
-        return tuple(sorted(frozenset().union(*found)))
+        sources = (self.followed.engine.sources(part) for part in parts(tensor))
+        return tuple(sorted(frozenset().union(*sources)))
 
     # What it looks at
 

@@ -165,10 +165,10 @@ def _restore(out: Path) -> None:
                 os.rename(entry, out)  # noqa: PTH104
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _is_same(here: Path, there: Path) -> bool:
     """Whether both are one file, by whatever links."""
     try:
-        return one.samefile(other)
+        return here.samefile(there)
     except OSError:
         return False
 
@@ -229,7 +229,7 @@ def _replace_directory(stage: Staged, force: bool) -> None:
         delete(aside)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(first: Path, second: Path) -> bool:
     """Let two directories change places in one step (Linux' renameat2). False where that cannot be had."""
     if not sys.platform.startswith("linux"):
         return False
@@ -240,7 +240,7 @@ def _exchange(one: Path, other: Path) -> bool:
     except (OSError, AttributeError):
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+    return bool(renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)
 
 
 def _remove(stage: Staged) -> None:

@@ -50,13 +50,13 @@ class BlockWriter:
         """Blocks one behind the other. What lies together in the input is copied together."""
         file, start, nbytes = "", 0, 0
         for block in blocks:
-            for one in block.ranges or ():
-                if one.file == file and one.start == start + nbytes:
-                    nbytes += one.nbytes
+            for span in block.ranges or ():
+                if span.file == file and span.start == start + nbytes:
+                    nbytes += span.nbytes
                     continue
                 if nbytes:
                     sink.copy(file, start, nbytes)
-                file, start, nbytes = one.file, one.start, one.nbytes
+                file, start, nbytes = span.file, span.start, span.nbytes
             if block.ranges is None:
                 if nbytes:
                     sink.copy(file, start, nbytes)
@@ -70,14 +70,14 @@ class BlockWriter:
         if block.ranges is None:
             return self._compute(block, sink)
         if len(block.ranges) == 1:
-            (one,) = block.ranges
-            known = self._checksums.known(one.file, one.start, one.nbytes)
+            (span,) = block.ranges
+            known = self._checksums.known(span.file, span.start, span.nbytes)
             if known is not None:
-                sink.copy(one.file, one.start, one.nbytes)
+                sink.copy(span.file, span.start, span.nbytes)
                 return known
         crc = 0
-        for one in block.ranges:
-            crc = sink.copy_with_crc(one.file, one.start, one.nbytes, crc)
+        for span in block.ranges:
+            crc = sink.copy_with_crc(span.file, span.start, span.nbytes, crc)
         return crc
 
     def _compute(self, block: Block, sink: Sink) -> int:

@@ -57,14 +57,14 @@ def _holders(checkpoint: Checkpoint, dropped: Sequence[str]) -> dict[str, str]:
     content: Any = opened.content
     if not isinstance(content, dict):
         content = {checkpoint.state_dict_key: content}
-    found = {}
+    holders = {}
     for key, value in content.items():
         name = str(key.value if isinstance(key, stand_ins.OddKey) else key)
         written = name in dropped or name == checkpoint.state_dict_key
         held = None if written else next((path for path in _named(value) if path in unsafe), None)
         if held is not None:
-            found[name] = held
-    return found
+            holders[name] = held
+    return holders
 
 
 def _named(value: object) -> Iterator[str]:

@@ -18,20 +18,20 @@ from ckptdiff.writing.pickling import is_plain
 def plain_objects(checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, object]:
     """Values of those of the keys that hold plain data through and through: numbers, text, lists, dicts of such."""
     keys = list(keys)
-    found: dict[str, object] = {}
+    objects: dict[str, object] = {}
     values: dict[Any, object] | None = None
     for key in keys:
         entry = checkpoint.entries[key]
         if not isinstance(entry, ObjectInfo):
             continue
         if entry.value is not None or entry.type_name == "NoneType":
-            found[key] = entry.value
+            objects[key] = entry.value
             continue
         if values is None:
             values = _values(checkpoint)
         if key in values and is_plain(values[key]):
-            found[key] = values[key]
-    return found
+            objects[key] = values[key]
+    return objects
 
 
 def _values(checkpoint: Checkpoint) -> dict[Any, object]:

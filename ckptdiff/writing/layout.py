@@ -147,10 +147,10 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 def parse_size(text: str) -> int:
     """`5GB`, `500MB`, `2GiB` or a number of bytes. Raises UsageError."""
-    found = _SIZE.fullmatch(text)
+    amount = _SIZE.fullmatch(text)
     size = 0
-    if found:
-        number, unit, binary = found.groups()
+    if amount:
+        number, unit, binary = amount.groups()
         size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
     if size < 1:
         raise UsageError(f"{text!r} is no size", "Write it like 5GB, 500MB or 2GiB.")
@@ -251,10 +251,10 @@ def _ranges(plan: FilterPlan, recipe: Recipe) -> tuple[Piece, ...] | None:
     for info in recipe.tensors:
         if not info.numel:
             continue
-        found = piece(info, plan.checkpoint.byteorder)
-        if found is None or info.dtype != recipe.dtype:
+        part = piece(info, plan.checkpoint.byteorder)
+        if part is None or info.dtype != recipe.dtype:
             return None
-        ranges.append(found)
+        ranges.append(part)
     return tuple(ranges)
 
 
@@ -300,9 +300,9 @@ def _tied_blocks(plan: FilterPlan, recipes: Mapping[str, Recipe]) -> Iterator[Bl
         recipe = recipes[key]
         members = [Member(item, 0, None, key in parameters)]
         if len(keys) > 1 and not recipe.fill:
-            recipe, members = _span([items[one] for one in keys], recipes, parameters)
+            recipe, members = _span([items[tied] for tied in keys], recipes, parameters)
         elif len(keys) > 1:
-            members = [Member(items[one]) for one in keys]
+            members = [Member(items[tied]) for tied in keys]
         yield Block(recipe, tuple(members), _ranges(plan, recipe))
 
 

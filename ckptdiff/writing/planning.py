@@ -357,9 +357,9 @@ def _adapted(plan: FilterPlan, outcome: Outcome, adaptations: Sequence[Adaptatio
         if slot is None or slot.lazy or isinstance(item, Carry):
             kept.append(item)
             continue
-        found = steps_for(adaptations, item.key, item.shape, slot.tensor.shape)
-        if found is not None:
-            steps, how = found
+        adapting = steps_for(adaptations, item.key, item.shape, slot.tensor.shape)
+        if adapting is not None:
+            steps, how = adapting
             item = replace(item, shape=slot.tensor.shape, steps=(*item.steps, *steps), how=how)
         kept.append(item)
     present = [item.key for item in plan.kept]

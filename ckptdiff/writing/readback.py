@@ -31,7 +31,7 @@ def verify(layout: Layout, out: Path, path: Path, starts: Mapping[str, Starts], 
         result = _read(out, place, key)
         if result.format == "safetensors":
             _ask_the_library(out, place)
-        found = result.tensors
+        tensors = result.tensors
         expected = {member.keep.key: (block, member) for block in file.blocks for member in block.members}
         keys = {*expected, *(item.key for item in layout.plan.objects)}
         if result.entries.keys() != keys:
@@ -39,7 +39,7 @@ def verify(layout: Layout, out: Path, path: Path, starts: Mapping[str, Starts], 
         if result.metadata != layout.plan.metadata:
             raise _differs(out, "_metadata")
         for name, (block, member) in expected.items():
-            info = found[name]
+            info = tensors[name]
             if (info.dtype, info.shape) != (member.keep.dtype, member.keep.shape):
                 raise _differs(out, f"dtype or shape of {name!r}")
             if not info.numel:
@@ -116,25 +116,25 @@ def _same(
 ) -> bool:
     ours, theirs = Buffer(), Buffer()
     if block.ranges is None:
-        found = 0
+        checksum = 0
         for place in range(0, block.nbytes, BUFFER):
             piece = ours.for_bytes(min(BUFFER, block.nbytes - place), start + place)
             written.read(path, start + place, piece)
-            found = zlib.crc32(piece, found)
+            checksum = zlib.crc32(piece, checksum)
             told(len(piece))
-        return found == crc
-    for one in block.ranges:
-        for place in range(0, one.nbytes, BUFFER):
-            count = min(BUFFER, one.nbytes - place)
+        return checksum == crc
+    for span in block.ranges:
+        for place in range(0, span.nbytes, BUFFER):
+            count = min(BUFFER, span.nbytes - place)
             here = ours.for_bytes(count, start + place)
-            there = theirs.for_bytes(count, one.start + place)
+            there = theirs.for_bytes(count, span.start + place)
             written.read(path, start + place, here)
-            files.read(one.file, one.start + place, there)
+            files.read(span.file, span.start + place, there)
             # As bytes, which are compared at once; views are compared element by element.
             if here.tobytes() != there.tobytes():
                 return False
             told(count)
-        start += one.nbytes
+        start += span.nbytes
     return True
 
 

@@ -74,9 +74,9 @@ def steps_of(operation: Operation, source: Shape) -> Iterator[tuple[str, tuple[S
         for index, (key, shape) in enumerate(targets):
             yield key, (Step("select", (dim, index)),), shape
     elif name == "transpose":
-        one, other = (_place(dim, len(source)) for dim in operation.dims)
+        first, second = (_place(dim, len(source)) for dim in operation.dims)
         for key, shape in targets:
-            yield key, (Step("transpose", (one, other)),), shape
+            yield key, (Step("transpose", (first, second)),), shape
     elif name in ROTARY:
         heads, half = operation.dims[0], source[0] // operation.dims[0] // 2
         parted = (heads, half, 2) if name == "rotary_to_halves" else (heads, 2, half)
@@ -97,12 +97,12 @@ def joined(name: str, dim: int, parts: Sequence[tuple[int, Sequence[Step]]]) -> 
     if all(count == 1 and not steps for count, steps in parts):
         return (Step(name, (dim,)),)
     steps: list[Step] = []
-    for count, its in parts:
-        if its and its[0].name == "take":
-            steps.extend(its)
+    for count, part in parts:
+        if part and part[0].name == "take":
+            steps.extend(part)
             continue
         steps.append(Step("take", (count,)))
-        steps.extend(replace(step, numbers=(step.numbers[0], count)) if step.name in JOINS else step for step in its)
+        steps.extend(replace(step, numbers=(step.numbers[0], count)) if step.name in JOINS else step for step in part)
     return (*steps, Step(name, (dim, len(parts))))
 
 
@@ -121,8 +121,8 @@ def view(info: TensorInfo, steps: Sequence[Step]) -> tuple[TensorInfo, tuple[Ste
             shape, stride = shape[:dim] + shape[dim + 1 :], stride[:dim] + stride[dim + 1 :]
         elif step.name == "transpose":
             order = list(range(len(shape)))
-            one, other = step.numbers
-            order[one], order[other] = order[other], order[one]
+            first, second = step.numbers
+            order[first], order[second] = order[second], order[first]
             shape, stride = tuple(shape[dim] for dim in order), tuple(stride[dim] for dim in order)
         elif step.name == "reshape" and info.stride is None:
             shape = step.numbers
@@ -138,9 +138,9 @@ def is_contiguous(shape: Shape, stride: Shape) -> bool:
     if 0 in shape:
         return True
     step = 1
-    for size, its in zip(reversed(shape), reversed(stride), strict=True):
+    for size, distance in zip(reversed(shape), reversed(stride), strict=True):
         if size != 1:
-            if its != step:
+            if distance != step:
                 return False
             step *= size
     return True

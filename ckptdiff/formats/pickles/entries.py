@@ -46,11 +46,11 @@ def entry(name: str, key: object, value: object, locate: Locate) -> Entry:
             raise CheckpointError(
                 f"{name} is truncated or damaged: the tensor {shown(key)} {error}", "Download or copy the file again."
             ) from None
-    found = object_info(value)
-    if type(value) in (tuple, list, dict, Size) or found.type_name == "torch.dtype":
+    info = object_info(value)
+    if type(value) in (tuple, list, dict, Size) or info.type_name == "torch.dtype":
         content = _content(value, lambda part: entry(name, key, part, locate), [MAX_CONTENT], 0)
-        return found if content is None else replace(found, content=content)
-    return found
+        return info if content is None else replace(info, content=content)
+    return info
 
 
 def _content(value: Any, tensor: Callable[[object], Entry], left: list[int], depth: int) -> Any:

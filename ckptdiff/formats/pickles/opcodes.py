@@ -90,26 +90,26 @@ class Steps:
 
     def _named(self, text: bytes, protocol: int) -> Global:
         """The global of a GLOBAL opcode, whose text is the module and the name on a line each."""
-        found = self._texts.get(text)
-        if found is None:
+        named = self._texts.get(text)
+        if named is None:
             module, name = str(text, "utf-8").split("\n")
-            found = self._texts[text] = self._global(module, name, protocol)
-        return found
+            named = self._texts[text] = self._global(module, name, protocol)
+        return named
 
     def _global(self, module: str, name: str, protocol: int) -> Global:
         if protocol < 3 and module in _PYTHON2_MODULES:
             module = _PYTHON2_MODULES[module]
             name = _PYTHON2_NAMES.get(name, name)
-        found = self.globals.get((module, name))
-        if found is None:
+        named = self.globals.get((module, name))
+        if named is None:
             if len(self.globals) > MAX_GLOBALS:
                 raise self._too_much("hundreds of thousands of classes")
             self._names += len(module) + len(name)
             if len(module) + len(name) > MAX_NAME or self._names > MAX_NAMES:
                 raise self._too_much("a class name of thousands of characters")
-            found = self.globals[module, name] = Global(module, name)
-            found.build = BUILDERS.get(found.path)
-        return found
+            named = self.globals[module, name] = Global(module, name)
+            named.build = BUILDERS.get(named.path)
+        return named
 
     def _key(self, key: object) -> object:
         """A dict key that is no text. Only what hashes in constant time, without collisions to choose, is hashed."""

@@ -32,7 +32,7 @@ def metadata_of(name: str, state_dict: Any) -> dict[str, dict[str, object]] | No
     if not isinstance(raw, dict):
         raise _unusable(name, f"_metadata is {type_name(raw)}, and load_state_dict needs a dict")
     _refuse_shadowed(name, "_metadata", raw)
-    found: dict[str, dict[str, object]] = {}
+    modules: dict[str, dict[str, object]] = {}
     for module, local in raw.items():
         if type(module) is not str:
             continue  # no module is called that
@@ -40,8 +40,8 @@ def metadata_of(name: str, state_dict: Any) -> dict[str, dict[str, object]] | No
         if not isinstance(local, dict):
             raise _unusable(name, f"{where} is {type_name(local)}, and load_state_dict needs a dict")
         _refuse_shadowed(name, where, local)
-        found[module] = {field: plain(value) for field, value in local.items() if type(field) is str}
-    return found
+        modules[module] = {field: plain(value) for field, value in local.items() if type(field) is str}
+    return modules
 
 
 def plain(value: object) -> object:

@@ -18,10 +18,10 @@ _NOWHERE = ("cpu", "meta")
 
 def saved_on(storages: Iterable[str], content: object, named: Iterable[Global]) -> tuple[SavedOn, ...]:
     """Those of its storages, in their order, and of the tensors that are moved when they are rebuilt."""
-    found = dict.fromkeys(SavedOn(device) for device in storages if device not in _NOWHERE)
+    places = dict.fromkeys(SavedOn(device) for device in storages if device not in _NOWHERE)
     if any(item.path in _REBUILT for item in named):
-        found |= dict.fromkeys(SavedOn(device, "value") for device in _moved(content))
-    return tuple(found)
+        places |= dict.fromkeys(SavedOn(device, "value") for device in _moved(content))
+    return tuple(places)
 
 
 def _moved(content: object) -> Iterable[str]:

@@ -49,22 +49,22 @@ class ElidedError(Exception):
 
 def integers(tokens: bytes) -> tuple[int, ...]:
     """The integers pushed by a run of BININT1, BININT2 and BININT, up to the tuple opcode at its end."""
-    found = []
+    numbers = []
     position = 0
     while position < len(tokens):
         op = tokens[position]
         if op == 0x4B:
-            found.append(tokens[position + 1])
+            numbers.append(tokens[position + 1])
             position += 2
         elif op == 0x4D:
-            found.append(tokens[position + 1] | tokens[position + 2] << 8)
+            numbers.append(tokens[position + 1] | tokens[position + 2] << 8)
             position += 3
         elif op == 0x4A:
-            found.append(int.from_bytes(tokens[position + 1 : position + 5], "little", signed=True))
+            numbers.append(int.from_bytes(tokens[position + 1 : position + 5], "little", signed=True))
             position += 5
         else:  # MARK, or one of the tuple opcodes
             position += 1
-    return tuple(found)
+    return tuple(numbers)
 
 
 _REBUILD = BUILDERS["torch._utils._rebuild_tensor_v2"]
@@ -85,8 +85,8 @@ class Phrases:
         """The tensor, the position after it and its memo index; None where the phrase is not the usual one."""
         if function.build is not _REBUILD or function.name != "_rebuild_tensor_v2":
             return None
-        found = self._match(data, position)
-        if found is None:
+        phrase = self._match(data, position)
+        if phrase is None:
             return None
         (
             kind,
@@ -109,7 +109,7 @@ class Phrases:
             at5,
             at6,
             at7,
-        ) = found.groups()
+        ) = phrase.groups()
         # What is not there has no place in the memo; its neighbour's stands in for it.
         indices = memo_indices(b"".join((at1 or at2, at2, at3 or at2, at4 or at2, at5, at6, at7)))
         if min(indices) <= highest or max(indices) != indices[6]:
@@ -133,7 +133,7 @@ class Phrases:
         tensor = memo[indices[6]] = Tensor(
             storage, storage.dtype, self._integers(size), self._integers(stride), self._integers(offset)[0]
         )
-        return tensor, found.end(), indices[6]
+        return tensor, phrase.end(), indices[6]
 
     def _integers(self, tokens: bytes | None) -> tuple[int, ...]:
         """The same few shapes come again and again."""

@@ -57,7 +57,7 @@ def facts_of(code: types.CodeType) -> Facts:
                 writes = True
             elif name == "IS_OP":
                 constant = before is not None and before.opname == "LOAD_CONST"
-                identity = identity or not (constant and any(before.argval is one for one in _SINGLETONS))
+                identity = identity or not (constant and any(before.argval is singleton for singleton in _SINGLETONS))
             before = step
     return Facts(frozenset(names), frozenset(attributes), frozenset(imports), frozenset(texts), writes, identity)
 

@@ -35,11 +35,11 @@ class OwnClasses:
             return None
         if self._loaded is self:
             self._loaded = self._load()
-        found = self._loaded.get(origin.sources[0][1]) if isinstance(self._loaded, dict) else None
-        if not isinstance(found, torch.Tensor):
+        tensor = self._loaded.get(origin.sources[0][1]) if isinstance(self._loaded, dict) else None
+        if not isinstance(tensor, torch.Tensor):
             return None
-        same = type(found).__qualname__ == entry.type_name.rpartition(".")[2]
-        return found if same and tuple(found.shape) == entry.shape else None
+        same = type(tensor).__qualname__ == entry.type_name.rpartition(".")[2]
+        return tensor if same and tuple(tensor.shape) == entry.shape else None
 
     def _alone(self, name: str) -> bool:
         """Whether the file names nothing beyond the ordinary but what the library of this class has: whatever else

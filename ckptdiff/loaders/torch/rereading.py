@@ -61,10 +61,10 @@ def _theirs(ours: Checkpoint) -> tuple[Facts, Any] | None:
     assert ours.opened is not None
     facts: Facts = {}
     for file, part in ours.opened.opened_parts().items():
-        found = _of_file(part.format, part.name, ours.tensors, "")
-        if found is None:
+        read = _of_file(part.format, part.name, ours.tensors, "")
+        if read is None:
             return None
-        facts |= {key: item for key, item in found[0].items() if content.weight_map.get(key) == file}
+        facts |= {key: item for key, item in read[0].items() if content.weight_map.get(key) == file}
     return facts, None
 
 

@@ -395,15 +395,15 @@ class _Scan:
             self._instance_attribute(name)
 
     def _instance_attribute(self, name: str) -> None:
-        found = False
+        known = False
         for node in self._tree.modules():
             space = vars(node.live)
             if name in space:
-                found = True
+                known = True
                 self.value(space[name])
             elif name in node.local or name in node.children or name in node.non_persistent:
-                found = True
-        if not found:
+                known = True
+        if not known:
             self._wonder(f"uses {name}")
 
     def _definitions(self) -> dict[str, list[Any]]:

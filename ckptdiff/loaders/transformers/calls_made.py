@@ -89,13 +89,13 @@ def _class_in(transformers: Any, folder: Path, asked: Asked) -> Any:
                 f"Read it; if you trust it, give {option('trust_remote_code')}.",
             )
     if chosen is not None:
-        found = getattr(transformers, str(chosen), None)
-        if found is None or not hasattr(found, "from_pretrained"):
+        auto_class = getattr(transformers, str(chosen), None)
+        if auto_class is None or not hasattr(auto_class, "from_pretrained"):
             known = [name for name in dir(transformers) if name.startswith("AutoModel")]
             close = did_you_mean(str(chosen), known)
             hint = f"Did you mean `{close}`?" if close else "Write for example AutoModelForCausalLM."
             raise UsageError(f"{given('loader_args', f'auto_class={chosen}')}: transformers has no such class.", hint)
-        return found
+        return auto_class
     if remote and asked.trust_remote_code:
         return _remote(transformers, values, remote)
     if not values.get("architectures"):
@@ -109,8 +109,8 @@ def _remote(transformers: Any, values: Mapping[str, Any], remote: Mapping[str, A
     for auto, target in remote.items():
         if names and isinstance(target, str) and target.rpartition(".")[2] == names[0] and hasattr(transformers, auto):
             return getattr(transformers, auto)
-    found = next((name for name in remote if name.startswith("AutoModel") and hasattr(transformers, name)), None)
-    return getattr(transformers, found or "AutoModel")
+    auto_class = next((name for name in remote if name.startswith("AutoModel") and hasattr(transformers, name)), None)
+    return getattr(transformers, auto_class or "AutoModel")
 
 
 def _named(owner: Any, home: Path, path: Path, asked: Asked) -> Call:

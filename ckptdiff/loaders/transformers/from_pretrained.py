@@ -99,11 +99,11 @@ def _spelled(call: Call) -> str:
 
 def _machine() -> Machine:
     """torch, and the libraries that are installed and take part."""
-    found = []
+    machines = []
     for name in _TAKES_PART:
         with contextlib.suppress(PackageNotFoundError):
-            found.append((name, version(name)))
-    return Machine(torch.__version__, tuple(found))
+            machines.append((name, version(name)))
+    return Machine(torch.__version__, tuple(machines))
 
 
 @contextlib.contextmanager
