@@ -33,7 +33,7 @@ def command(
         )
     from ckptdiff.verbs.inspect import inspect
 
-    checkpoints = [inspect(one, key=key) for one in (checkpoint, other) if one is not None]
+    checkpoints = [inspect(path, key=key) for path in (checkpoint, other) if path is not None]
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("browse needs a terminal.", "`ckptdiff inspect` prints what is in the file.")
     from ckptdiff.browsing.browser import browse

@@ -96,14 +96,14 @@ def command(
         scheduler=scheduler,
         histograms="html" in (form, *(name for name, _ in reports)),
     )
-    one = CheckpointRequest(a, key_a, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
+    request = CheckpointRequest(a, key_a, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     other = CheckpointRequest(b, key_b)
     with shown_progress() as progress:
         # Whoever sees a progress bar sees at once what is known before it.
         how = replace(how, progress=progress, tell=None if progress is None else tell)
-        found = diffed(one, other, how, hashed=with_hash)
-    emit(render_difference(form, found, view), own=form in OWN)
+        difference = diffed(request, other, how, hashed=with_hash)
+    emit(render_difference(form, difference, view), own=form in OWN)
     for name, path in reports:
-        write_whole(path, render_difference(name, found, view))
+        write_whole(path, render_difference(name, difference, view))
         tell(f"wrote {path}")
-    return 1 if found.fails("structure" if fail_on == "structure" else "values") else 0
+    return 1 if difference.fails("structure" if fail_on == "structure" else "values") else 0

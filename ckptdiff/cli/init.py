@@ -56,12 +56,12 @@ def command(
     # Paths in a config are relative to it.
     files = _files()
     models, weights = (
-        [Path(os.path.relpath(name, path.parent)).as_posix() for name in found]
-        for found in (_models(files), _weights(files))
+        [Path(os.path.relpath(name, path.parent)).as_posix() for name in listed]
+        for listed in (_models(files), _weights(files))
     )
     write_whole(out, _config(models, weights))
-    found = f"{len(models)} model classes and {len(weights)} files of weights"
-    tell(f"wrote {path} from {found}; read it, keep the targets that are meant, then run `ckptdiff check`")
+    listed = f"{len(models)} model classes and {len(weights)} files of weights"
+    tell(f"wrote {path} from {listed}; read it, keep the targets that are meant, then run `ckptdiff check`")
     return 0
 
 
@@ -96,13 +96,13 @@ def _unused(name: str, names: set[str]) -> str:
 
 
 def _files() -> list[Path]:
-    found = []
+    files = []
     for folder, below, names in os.walk("."):
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in _SKIPPED)
-        found += [Path(folder, name) for name in sorted(names)]
-        if len(found) >= _MOST:
+        files += [Path(folder, name) for name in sorted(names)]
+        if len(files) >= _MOST:
             break
-    return found[:_MOST]
+    return files[:_MOST]
 
 
 def _weights(files: list[Path]) -> list[str]:
@@ -121,7 +121,7 @@ def _is_weights(name: str) -> bool:
 
 def _models(files: list[Path]) -> list[str]:
     """`file.py:Class` for each class that derives from something called Module, the outermost ones first."""
-    found: list[tuple[int, str]] = []
+    models: list[tuple[int, str]] = []
     for path in files:
         if path.suffix != ".py" or path.stat().st_size > 1_000_000:
             continue
@@ -132,8 +132,8 @@ def _models(files: list[Path]) -> list[str]:
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and _is_module(node)]
         for node in classes:
             used = sum(other is not node and _uses(other, node.name) for other in classes)
-            found.append((used, f"{path.as_posix()}:{node.name}"))
-    return [name for _, name in sorted(found, key=lambda item: item[0])]
+            models.append((used, f"{path.as_posix()}:{node.name}"))
+    return [name for _, name in sorted(models, key=lambda item: item[0])]
 
 
 def _is_module(node: ast.ClassDef) -> bool:

@@ -42,6 +42,6 @@ def command(
 
     one_of("format", format, ("text", "json"))
     with shown_progress() as progress:
-        found = verify(checkpoint, lock=lock, key=key, values=not headers, allow=allow or (), progress=progress)
-    emit(render.json(found) if format == "json" else render.text(found, show_all=show_all))
-    return 0 if found.ok else 1
+        verification = verify(checkpoint, lock=lock, key=key, values=not headers, allow=allow or (), progress=progress)
+    emit(render.json(verification) if format == "json" else render.text(verification, show_all=show_all))
+    return 0 if verification.ok else 1

@@ -210,15 +210,15 @@ def _sections(checkpoint: Checkpoint, limit: int | None) -> list[tuple[str, tupl
         ),
         ("metadata", [f"{plain(key)}  {plain(value)}" for key, value in checkpoint.file_metadata.items()]),
     ]
-    found = []
+    chapters = []
     for title, entries in sections:
         shown = entries if limit is None else entries[:limit]
         rest = len(entries) - len(shown)
         if entries:
-            found.append(
+            chapters.append(
                 (title, (*shown, *([f"... and {number(rest)} more ({option('all')} shows them)"] if rest else [])))
             )
-    return found
+    return chapters
 
 
 def _object(entry: ObjectInfo) -> str:

@@ -38,9 +38,9 @@ class Tile(NamedTuple):
     """None where it is only on one side."""
 
 
-def difference(found: Difference, view: View) -> str:
+def difference(diff: Difference, view: View) -> str:
     """The page, ending with a newline."""
-    words = outline(found, view)
+    words = outline(diff, view)
     state = "good" if words.good else "dim" if words.good is None else "bad"
     policy = f"default-src 'none'; style-src '{content_hash(_style())}'; base-uri 'none'; form-action 'none'"
     parts = [
@@ -54,7 +54,7 @@ def difference(found: Difference, view: View) -> str:
         f'<h1 class="{state}">{escape(words.verdict)}</h1>',
         _table(words.facts),
         "<h2>All tensors, by size; the darker, the larger the change relative to the tensor</h2>",
-        treemap(found),
+        treemap(diff),
     ]
     for section in words.sections:
         rows = [(row.name or "", f"{row.times} {row.message}".strip()) for row in section.rows]
@@ -65,7 +65,7 @@ def difference(found: Difference, view: View) -> str:
         ]
         if section.more:
             parts.append(f"<p class=dim>{escape(section.more)}</p>")
-    parts += _histograms(found)
+    parts += _histograms(diff)
     parts.append(f"<p class=dim>ckptdiff {escape(ckptdiff.__version__)}</p></body></html>")
     return "\n".join(parts) + "\n"
 
@@ -75,34 +75,34 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table>{lines}</table>"
 
 
-def tiles(found: Difference) -> list[Tile]:
+def tiles(diff: Difference) -> list[Tile]:
     """Every tensor of either side, the largest first."""
     every = [
-        Tile(str(key), max(tensor.nbytes, 1), _relative(found, key))
-        for key, tensor in found.tensors_a.items()
+        Tile(str(key), max(tensor.nbytes, 1), _relative(diff, key))
+        for key, tensor in diff.tensors_a.items()
         if min(tensor.shape, default=0) >= 0
     ]
-    every += [Tile(str(key), max(found.tensors_b[key].nbytes, 1), None) for key in found.only_in_b]
+    every += [Tile(str(key), max(diff.tensors_b[key].nbytes, 1), None) for key in diff.only_in_b]
     return sorted(every, key=lambda tile: -tile.nbytes)
 
 
-def _relative(found: Difference, key: str) -> float | None:
-    change = found.changed.get(key) or found.close.get(key)
+def _relative(diff: Difference, key: str) -> float | None:
+    change = diff.changed.get(key) or diff.close.get(key)
     if change is not None:
         return change.relative
-    odd = key in found.only_in_a or any(key == name for name, *_ in found.other_shape)
+    odd = key in diff.only_in_a or any(key == name for name, *_ in diff.other_shape)
     return None if odd else 0.0
 
 
-def treemap(found: Difference) -> str:
+def treemap(diff: Difference) -> str:
     """An SVG of rectangles, split along the longer side so that halves have equal weight."""
-    every = tiles(found)
+    every = tiles(diff)
     shown, rest = every[:_MOST], every[_MOST:]
     if rest:
         worst = max((tile.change or 0.0 for tile in rest), default=0.0)
         shown.append(Tile(f"{len(rest):,} smaller ones", sum(tile.nbytes for tile in rest), worst))
     rectangles: list[str] = []
-    _lay(shown, 0.0, 0.0, _WIDTH, _HEIGHT, found.changed, rectangles)
+    _lay(shown, 0.0, 0.0, _WIDTH, _HEIGHT, diff.changed, rectangles)
     return f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img">{"".join(rectangles)}</svg>'
 
 
@@ -147,9 +147,9 @@ def colour(change: float | None) -> str:
     return f"hsl({50 - 50 * depth:.0f} 85% {72 - 40 * depth:.0f}%)"
 
 
-def _histograms(found: Difference) -> list[str]:
+def _histograms(diff: Difference) -> list[str]:
     """How many elements of each tensor changed by how much, by powers of two."""
-    chosen = [change for change in found.changed.values() if change.histogram][:_HISTOGRAMS]
+    chosen = [change for change in diff.changed.values() if change.histogram][:_HISTOGRAMS]
     if not chosen:
         return []
     parts = ["<h2>How large the changes are, tensor by tensor</h2>"]

@@ -12,37 +12,35 @@ from ckptdiff.render.view import View
 from ckptdiff.tensors import TensorInfo
 
 
-def difference(found: Difference, view: View) -> str:  # noqa: ARG001 - programs get everything
+def difference(diff: Difference, view: View) -> str:  # noqa: ARG001 - programs get everything
     """What differs, ending with a newline."""
     value = {
         "schema_version": SCHEMA_VERSION,
-        "verdict": found.verdict,
-        "basis": found.basis,
-        "doubts": list(found.doubts),
-        "notes": list(found.notes),
-        "a": _side(found.a),
-        "b": _side(found.b),
-        "equal": list(found.equal),
-        "renamed": [
-            {"a": key, "b": other, "evidence": found.evidence.get(key, "rule")} for key, other in found.renamed
-        ],
-        "only_in_a": [_only(found, key, found.tensors_a) for key in found.only_in_a],
-        "only_in_b": [_only(found, key, found.tensors_b) for key in found.only_in_b],
+        "verdict": diff.verdict,
+        "basis": diff.basis,
+        "doubts": list(diff.doubts),
+        "notes": list(diff.notes),
+        "a": _side(diff.a),
+        "b": _side(diff.b),
+        "equal": list(diff.equal),
+        "renamed": [{"a": key, "b": other, "evidence": diff.evidence.get(key, "rule")} for key, other in diff.renamed],
+        "only_in_a": [_only(diff, key, diff.tensors_a) for key in diff.only_in_a],
+        "only_in_b": [_only(diff, key, diff.tensors_b) for key in diff.only_in_b],
         "other_shape": [
             {
                 "key": key,
                 "a": list(before),
                 "b": list(after),
-                "explained": found.explained.get(key),
-                "digests": _digests(found, key),
+                "explained": diff.explained.get(key),
+                "digests": _digests(diff, key),
             }
-            for key, before, after in found.other_shape
+            for key, before, after in diff.other_shape
         ],
-        "changed": [_change(found, change) for change in found.changed.values()],
-        "close": [_change(found, change) for change in found.close.values()],
-        "nan_of_other_bits": dict(found.nan),
+        "changed": [_change(diff, change) for change in diff.changed.values()],
+        "close": [_change(diff, change) for change in diff.close.values()],
+        "nan_of_other_bits": dict(diff.nan),
         "beside": [
-            {"where": entry.where, "key": entry.key, "a": entry.before, "b": entry.after} for entry in found.beside
+            {"where": entry.where, "key": entry.key, "a": entry.before, "b": entry.after} for entry in diff.beside
         ],
     }
     return json_text(value, indent=2, default=str, allow_nan=False) + "\n"
@@ -58,18 +56,18 @@ def _side(side: Side) -> dict[str, Any]:
     }
 
 
-def _only(found: Difference, key: str, tensors: Any) -> dict[str, Any]:
+def _only(diff: Difference, key: str, tensors: Any) -> dict[str, Any]:
     tensor: TensorInfo = tensors[key]
     return {
         "key": key,
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
-        "explained": found.explained.get(key),
-        "digests": _digests(found, key),
+        "explained": diff.explained.get(key),
+        "digests": _digests(diff, key),
     }
 
 
-def _change(found: Difference, change: Change) -> dict[str, Any]:
+def _change(diff: Difference, change: Change) -> dict[str, Any]:
     return {
         "key": change.key,
         "key_in_b": change.other,
@@ -91,12 +89,12 @@ def _change(found: Difference, change: Change) -> dict[str, Any]:
         "signed_zeros": change.signed_zeros,
         "cast": change.cast,
         "explained": change.explained,
-        "digests": _digests(found, change.key),
+        "digests": _digests(diff, change.key),
     }
 
 
-def _digests(found: Difference, key: str) -> list[str | None] | None:
-    return list(found.digests[key]) if key in found.digests else None
+def _digests(diff: Difference, key: str) -> list[str | None] | None:
+    return list(diff.digests[key]) if key in diff.digests else None
 
 
 def _number(value: Number | None) -> Any:

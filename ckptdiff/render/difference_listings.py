@@ -11,28 +11,28 @@ from ckptdiff.render.view import View
 _WIDEST = 40
 
 
-def listing(found: Difference, view: View) -> str:
+def listing(diff: Difference, view: View) -> str:
     """As the view says, ending with a newline."""
-    return _names(found) if view.listing == "names" else _stat(found)
+    return _names(diff) if view.listing == "names" else _stat(diff)
 
 
-def differing(found: Difference) -> list[str]:
+def differing(diff: Difference) -> list[str]:
     """The keys that are not the same on both sides: A's in its order, then those that only B has."""
-    odd = {*found.differing, *found.only_in_a, *(key for key, *_ in found.other_shape)}
-    return [*(key for key in found.tensors_a if key in odd), *found.only_in_b]
+    odd = {*diff.differing, *diff.only_in_a, *(key for key, *_ in diff.other_shape)}
+    return [*(key for key in diff.tensors_a if key in odd), *diff.only_in_b]
 
 
-def _names(found: Difference) -> str:
-    return "".join(f"{plain(str(key), 10_000)}\n" for key in differing(found))
+def _names(diff: Difference) -> str:
+    return "".join(f"{plain(str(key), 10_000)}\n" for key in differing(diff))
 
 
-def _stat(found: Difference) -> str:
+def _stat(diff: Difference) -> str:
     """As git's: of each module how many tensors differ, and a bar of how much."""
     every: dict[str, int] = {}
     odd: dict[str, int] = {}
-    for key in (*found.tensors_a, *found.only_in_b):
+    for key in (*diff.tensors_a, *diff.only_in_b):
         every[_module(str(key))] = every.get(_module(str(key)), 0) + 1
-    for key in differing(found):
+    for key in differing(diff):
         odd[_module(str(key))] = odd.get(_module(str(key)), 0) + 1
     lines = []
     width = min(max((len(plain(name)) for name in odd), default=0), 60)
@@ -40,9 +40,9 @@ def _stat(found: Difference) -> str:
     for name, times in odd.items():
         filled = max(1, round(_WIDEST * times / every[name]))
         lines.append(f" {plain(name):<{width}} | {number(times):>{digits}} of {number(every[name])} {'#' * filled}")
-    same = len(found.tensors_a) + len(found.only_in_b) - sum(odd.values())
+    same = len(diff.tensors_a) + len(diff.only_in_b) - sum(odd.values())
     lines.append(f" {count(sum(odd.values()), 'tensor')} differ, {number(same)} are the same")
-    return "\n".join([verdict(found), "", *lines]) + "\n"
+    return "\n".join([verdict(diff), "", *lines]) + "\n"
 
 
 def _module(key: str) -> str:

@@ -8,9 +8,9 @@ from ckptdiff.render.markdown import Block, cell, fit, section_block, table_row
 from ckptdiff.render.view import View
 
 
-def difference(found: Difference, view: View) -> str:
+def difference(diff: Difference, view: View) -> str:
     """Ending with a newline, of at most 64 KB."""
-    words = outline(found, view)
+    words = outline(diff, view)
     mark = "✅" if words.good else "⚠️" if words.good is None else "❌"
     blocks = [Block(f"## {mark} ckptdiff: {words.verdict}\n")]
     blocks.append(

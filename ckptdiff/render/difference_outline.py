@@ -20,79 +20,79 @@ LIMIT = 20
 """Rows shown of each class unless all are asked for."""
 
 
-def outline(found: Difference, view: View) -> Outline:
+def outline(diff: Difference, view: View) -> Outline:
     """The words on what differs."""
     limit = None if view.all else LIMIT
     return Outline(
-        verdict=verdict(found),
-        good=(None if found.basis in ("checksums", "headers") else True) if found.same else False,
-        facts=tuple(_facts(found)),
-        sections=tuple(_sections(found, view, limit)),
+        verdict=verdict(diff),
+        good=(None if diff.basis in ("checksums", "headers") else True) if diff.same else False,
+        facts=tuple(_facts(diff)),
+        sections=tuple(_sections(diff, view, limit)),
     )
 
 
-def verdict(found: Difference) -> str:
+def verdict(diff: Difference) -> str:
     """One sentence."""
-    if found.verdict == "same file":
+    if diff.verdict == "same file":
         return "The same file: every byte is the same."
-    if found.verdict == "same structure":
+    if diff.verdict == "same structure":
         return "The same structure: names and shapes are the same; no values were looked at."
-    if found.verdict == "same values":
-        under = _under(found)
-        return f"The same values{under}." if found.basis != "checksums" else f"The same checksums{under}."
-    if found.verdict == "different values":
-        differing = len(found.differing)
-        of = len(found.equal) + len(found.changed) + len(found.close) + _plainly_renamed(found)
+    if diff.verdict == "same values":
+        under = _under(diff)
+        return f"The same values{under}." if diff.basis != "checksums" else f"The same checksums{under}."
+    if diff.verdict == "different values":
+        differing = len(diff.differing)
+        of = len(diff.equal) + len(diff.changed) + len(diff.close) + _plainly_renamed(diff)
         return f"{number(differing)} of {count(of, 'tensor')} {'differs' if differing == 1 else 'differ'}."
     said = [
         f"{count(len(keys), noun)} {what}" if place == 0 else f"{number(len(keys))} {what}"
         for place, (keys, noun, what) in enumerate(
             (keys, noun, what)
             for keys, noun, what in (
-                (found.only_in_a, "tensor", "only in A"),
-                (found.only_in_b, "tensor", "only in B"),
-                (found.other_shape, "tensor", "of another shape"),
+                (diff.only_in_a, "tensor", "only in A"),
+                (diff.only_in_b, "tensor", "only in B"),
+                (diff.other_shape, "tensor", "of another shape"),
             )
             if keys
         )
     ]
-    more = f"; of the others {number(len(found.differing))} differ" if found.differing else ""
+    more = f"; of the others {number(len(diff.differing))} differ" if diff.differing else ""
     return f"Other structure: {', '.join(said)}{more}."
 
 
-def _plainly_renamed(found: Difference) -> int:
-    return sum(key not in found.changed and key not in found.close for key, _ in found.renamed)
+def _plainly_renamed(diff: Difference) -> int:
+    return sum(key not in diff.changed and key not in diff.close for key, _ in diff.renamed)
 
 
-def _under(found: Difference) -> str:
+def _under(diff: Difference) -> str:
     """Under which other circumstances the values are the same."""
     said = []
-    if found.renamed:
+    if diff.renamed:
         said.append("names")
-    if found.a.format != found.b.format and "memory" not in found.a.format + found.b.format:
+    if diff.a.format != diff.b.format and "memory" not in diff.a.format + diff.b.format:
         said.append("containers")
-    if any(change.cast == "exact" for change in found.changed.values()):
+    if any(change.cast == "exact" for change in diff.changed.values()):
         said.append("dtypes")
     under = f", under other {' and '.join(said)}" if said else ""
-    if found.close:
-        under += f", within the tolerance in {count(len(found.close), 'tensor')}"
+    if diff.close:
+        under += f", within the tolerance in {count(len(diff.close), 'tensor')}"
     return under
 
 
-def _facts(found: Difference) -> Iterable[tuple[str, str]]:
-    for name, side in (("A", found.a), ("B", found.b)):
+def _facts(diff: Difference) -> Iterable[tuple[str, str]]:
+    for name, side in (("A", diff.a), ("B", diff.b)):
         yield name, _side(side)
-    alike = len(found.equal) + _plainly_renamed(found)
-    total = max(found.a.tensors, found.b.tensors)
-    if found.basis != "headers":
+    alike = len(diff.equal) + _plainly_renamed(diff)
+    total = max(diff.a.tensors, diff.b.tensors)
+    if diff.basis != "headers":
         yield "equal", f"{number(alike)} of {count(total, 'tensor')}"
-    whole = _whole(found)
+    whole = _whole(diff)
     if whole:
         yield "in all", whole
-    payloads = sum(found.nan.values())
+    payloads = sum(diff.nan.values())
     if payloads:
         yield "NaN", f"{count(payloads, 'NaN has', 'NaN have')} other bits on the two sides, and count as equal"
-    for doubt in (*found.notes, *found.doubts):
+    for doubt in (*diff.notes, *diff.doubts):
         yield "beware", plain(doubt, 1000)
 
 
@@ -105,13 +105,13 @@ def _side(side: Side) -> str:
     return f"{where}, {count(side.tensors, 'tensor')}, {size(side.nbytes)}"
 
 
-def _whole(found: Difference) -> str:
+def _whole(diff: Difference) -> str:
     """The figures of all changed tensors together."""
-    changes = [change for change in found.differing.values() if change.count is not None]
+    changes = [change for change in diff.differing.values() if change.count is not None]
     if not changes:
         return ""
     elements = sum(change.count or 0 for change in changes)
-    total = sum(tensor.numel for tensor in found.tensors_a.values() if min(tensor.shape, default=0) >= 0)
+    total = sum(tensor.numel for tensor in diff.tensors_a.values() if min(tensor.shape, default=0) >= 0)
     said = [f"{number(elements)} of {count(total, 'element')} changed ({percent(elements, total)})"]
     largest = max(changes, key=lambda change: float(change.max_abs or 0))
     if largest.max_abs:
@@ -125,42 +125,42 @@ def _whole(found: Difference) -> str:
 # Classes
 
 
-def _sections(found: Difference, view: View, limit: int | None) -> Iterable[Section]:
+def _sections(diff: Difference, view: View, limit: int | None) -> Iterable[Section]:
     order = _order(view)
-    real = {key: change for key, change in found.changed.items() if change.cast is None}
-    yield from _changes(found, "changed", "the values are others", real, order, limit)
+    real = {key: change for key, change in diff.changed.items() if change.cast is None}
+    yield from _changes(diff, "changed", "the values are others", real, order, limit)
     for cast, name, summary in (
         ("lossy", "lossy cast", "rounded to another dtype"),
         ("exact", "exact cast", "another dtype, in which every value survives"),
     ):
-        casts = {key: change for key, change in found.changed.items() if change.cast == cast}
-        yield from _changes(found, name, summary, casts, order, limit)
-    yield from _changes(found, "close", "changed by no more than is allowed", found.close, order, limit)
+        casts = {key: change for key, change in diff.changed.items() if change.cast == cast}
+        yield from _changes(diff, name, summary, casts, order, limit)
+    yield from _changes(diff, "close", "changed by no more than is allowed", diff.close, order, limit)
     shapes = {
-        key: f"{shape(one)} in A, {shape(other)} in B{_explained(found, key)}{_digests(found, key)}"
-        for key, one, other in found.other_shape
+        key: f"{shape(before)} in A, {shape(after)} in B{_explained(diff, key)}{_digests(diff, key)}"
+        for key, before, after in diff.other_shape
     }
     yield from _listed("other shape", "the same name, another size", shapes, limit)
     for name, keys, tensors in (
-        ("only in A", found.only_in_a, found.tensors_a),
-        ("only in B", found.only_in_b, found.tensors_b),
+        ("only in A", diff.only_in_a, diff.tensors_a),
+        ("only in B", diff.only_in_b, diff.tensors_b),
     ):
         rows = {
-            key: f"{tensors[key].dtype} {shape(tensors[key].shape)}{_explained(found, key)}{_digests(found, key)}"
+            key: f"{tensors[key].dtype} {shape(tensors[key].shape)}{_explained(diff, key)}{_digests(diff, key)}"
             for key in keys
         }
         yield from _listed(name, "no partner on the other side", rows, limit)
-    yield from _renamed(found, limit)
-    yield from _beside(found.beside, limit)
+    yield from _renamed(diff, limit)
+    yield from _beside(diff.beside, limit)
 
 
-def _explained(found: Difference, key: str) -> str:
-    return f": {found.explained[key]}" if key in found.explained else ""
+def _explained(diff: Difference, key: str) -> str:
+    return f": {diff.explained[key]}" if key in diff.explained else ""
 
 
-def _digests(found: Difference, key: str) -> str:
+def _digests(diff: Difference, key: str) -> str:
     """The beginnings of both digests, where they were asked for."""
-    both = [digest[:16] for digest in found.digests.get(key, ()) if digest is not None]
+    both = [digest[:16] for digest in diff.digests.get(key, ()) if digest is not None]
     return f", digest {' → '.join(both)}" if both else ""
 
 
@@ -173,7 +173,7 @@ def _order(view: View) -> Callable[[Change], object] | None:
 
 
 def _changes(
-    found: Difference,
+    diff: Difference,
     name: str,
     summary: str,
     changes: Mapping[str, Change],
@@ -184,9 +184,9 @@ def _changes(
     if not chosen:
         return
     rows: list[Row] = []
-    if order is not None or found.digests:
+    if order is not None or diff.digests:
         ordered = chosen if order is None else sorted(chosen, key=order)  # type: ignore[arg-type]
-        rows = [Row(plain(str(one.key)), 1, told([one]) + _digests(found, one.key)) for one in ordered]
+        rows = [Row(plain(str(moved.key)), 1, told([moved]) + _digests(diff, moved.key)) for moved in ordered]
     else:
         groups: dict[object, list[Change]] = {}
         for change in chosen:
@@ -261,8 +261,8 @@ def _sizes(changes: Sequence[Change]) -> list[str]:
         where = f" in {plain(str(largest.key))}" if many else ""
         said.append(f"max |Δ| {_figure(largest.max_abs)}{where}{at}{values}")
     elif changes[0].index is not None and changes[0].values is not None and not many:
-        one, other = changes[0].values
-        said.append(f"first at {list(changes[0].index)} ({_value(one)} → {_value(other)})")
+        before, after = changes[0].values
+        said.append(f"first at {list(changes[0].index)} ({_value(before)} → {_value(after)})")
     steps = max((change.max_ulp or 0 for change in changes), default=0)
     if steps:
         said.append(f"{number(steps)} ulp")
@@ -285,19 +285,19 @@ def _value(value: Number) -> str:
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
-def _renamed(found: Difference, limit: int | None) -> Iterable[Section]:
+def _renamed(diff: Difference, limit: int | None) -> Iterable[Section]:
     """By what the new names are made of, so that a rule's worth of keys is a row."""
     rows = []
     by: dict[str, list[tuple[str, str]]] = {}
-    for key, other in found.renamed:
-        by.setdefault(found.evidence.get(key, "rule"), []).append((str(key), str(other)))
+    for key, other in diff.renamed:
+        by.setdefault(diff.evidence.get(key, "rule"), []).append((str(key), str(other)))
     said = {"content": "by its content", "rule": "by your rules", "names": "by the names"}
     for why, pairs in by.items():
         # Keys and their new names fold alike, or are listed one by one.
         whole = {f"{key} -> {other}": None for key, other in pairs}
         rows += [Row(plain(item.pattern, 400), item.count, said.get(why, why)) for item in fold(whole)]
     if rows:
-        yield _section("renamed", "the same tensor under another name", len(found.renamed), rows, limit)
+        yield _section("renamed", "the same tensor under another name", len(diff.renamed), rows, limit)
 
 
 def _beside(entries: Sequence[Beside], limit: int | None) -> Iterable[Section]:

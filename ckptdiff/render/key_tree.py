@@ -74,13 +74,13 @@ def lines(nodes: list[Node], limit: int | None) -> list[Line]:
 
 
 def _to_depth(nodes: list[Node], deepest: int, depth: int = 0) -> list[Line]:
-    found: list[Line] = []
+    lines: list[Line] = []
     for node in nodes:
         inside = depth + 1 < deepest
-        found.append(Line(depth, node, bool(node.children) and not inside))
+        lines.append(Line(depth, node, bool(node.children) and not inside))
         if inside:
-            found += _to_depth(node.children, deepest, depth + 1)
-    return found
+            lines += _to_depth(node.children, deepest, depth + 1)
+    return lines
 
 
 class _Forms:
@@ -121,8 +121,8 @@ class _Forms:
         nodes = [
             (order[item.first], node) for below, names in alike.items() for item, node in self._folded(names, below)
         ]
-        found = self._children[number] = [node for _, node in sorted(nodes, key=itemgetter(0))]
-        return found
+        children = self._children[number] = [node for _, node in sorted(nodes, key=itemgetter(0))]
+        return children
 
     def _folded(self, names: list[str], number: int) -> Iterator[tuple[Fold, Node]]:
         """Siblings that are alike, folded, with the number of what each is."""
