@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,17 @@ import torch
 from torch import nn
 
 import ckptdiff
-from ckptdiff.errors import ModelError
+from ckptdiff.cli import app
+from ckptdiff.errors import ModelError, UsageError
 from ckptdiff.formats import table
 from ckptdiff.formats.opened import Opened
+from ckptdiff.gate.config import load
+from ckptdiff.judging import findings, rules
 from ckptdiff.loaders import named_loaders
+from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.places import ByteSource
+from ckptdiff.render import FORMATS, render_report
+from ckptdiff.render.view import View
 from ckptdiff.tensors import Storage, TensorInfo
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +47,22 @@ def ask(asked):
         model.load_state_dict({key.removeprefix("old."): value for key, value in state.items()})
 
     return called(asked, Loader("mine", "1", "mine(model, path)", "followed"), prepare, "torch")[0]
+'''
+
+
+VERB = '''
+"""`ckptdiff count`."""
+from ckptdiff.cli import options
+from ckptdiff.cli.streams import emit
+
+EXAMPLES = "  ckptdiff count weights.pth"
+
+def command(checkpoint: options.Checkpoint) -> int:
+    """How many tensors a file has."""
+    from ckptdiff.verbs.inspect import inspect
+
+    emit(f"{len(inspect(checkpoint).tensors)}\\n")
+    return 0
 '''
 
 
@@ -80,6 +103,54 @@ def test_a_loader_is_a_file_and_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (report.loader.name, report.raises, report.complete) == ("mine", None, True)
     assert report.outcome.filled["weight"].sources == (("old.pth", "old.weight"),)
     sys.modules.pop("loader_of_mine", None)
+
+
+def test_a_rule_is_a_row_and_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every report then says it, and a gate can ignore it, or fail on it."""
+    row = rules.Rule(
+        "odd-width", "warning", "A width is odd.", "{width} wide", "Kernels like even ones.", "https://x.org/"
+    )
+    monkeypatch.setitem(rules.RULES, "odd-width", row)
+    told = findings._told
+
+    def odd(outcome: Outcome) -> list[findings.Finding]:
+        widths = {key: tensor.shape[-1] for key, tensor in outcome.checkpoint.tensors.items() if tensor.shape}
+        return [findings._finding("odd-width", str(key), {"width": n}) for key, n in widths.items() if n % 2]
+
+    monkeypatch.setattr(findings, "_told", lambda outcome: [*told(outcome), *odd(outcome)])
+    model = nn.Linear(3, 2)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+
+    report = ckptdiff.compare(model, str(tmp_path / "w.pth"))
+    assert [(item.rule, item.key) for item in report.findings] == [("odd-width", "weight")]
+    assert report.verdict == "pass"
+    for format in FORMATS:
+        text = render_report(format, report, View())
+        assert "odd-width" in text, format
+    failing = ckptdiff.compare(model, str(tmp_path / "w.pth"), fail_on="warning")
+    assert failing.verdict == "fail"
+    config = '[target.a]\nmodel = "net.py:net"\ncheckpoint = "w.pth"\n[levels]\nodd-width = "error"\n'
+    (tmp_path / "ckptdiff.toml").write_text(config)
+    policy = load(tmp_path / "ckptdiff.toml").targets[0].policy
+    assert policy.judged(report)[0].verdict == "fail"
+
+
+def test_a_verb_is_a_module_and_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` then lists it, it has a page of its own, and errors are in one style."""
+    verb = types.ModuleType("ckptdiff.cli.count")
+    exec(VERB, vars(verb))
+    monkeypatch.setitem(sys.modules, "ckptdiff.cli.count", verb)
+    monkeypatch.setattr(app, "COMMANDS", (*app.COMMANDS, "count"))
+    path = next((ROOT / "fixtures" / "files").glob("*.pth"))
+
+    assert app.run(["--help"]) == 0
+    assert "How many tensors a file has." in capsys.readouterr().out
+    assert app.run(["count", "-h"]) == 0
+    assert "ckptdiff count weights.pth" in capsys.readouterr().out
+    assert app.run(["count", str(path)]) == 0
+    assert capsys.readouterr().out == f"{len(ckptdiff.inspect(path).tensors)}\n"
+    with pytest.raises(UsageError, match="CHECKPOINT is missing"):
+        app.run(["count"])
 
 
 def test_what_is_advised_to_be_installed_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
