@@ -19,13 +19,12 @@ FailOn = Literal["values", "structure"]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: what messages call it, its format, its tensors, their bytes, and those of its files."""
+    """One of the two: what messages call it, its format, its tensors and their bytes."""
 
     name: str
     format: str
     tensors: int
     nbytes: int
-    file_nbytes: int = 0
     state_dict_key: str = ""
 
 

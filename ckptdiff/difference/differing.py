@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -310,9 +309,9 @@ def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _side(side: Any, tensors: Mapping[str, TensorInfo]) -> Side:
     if isinstance(side, Lock):
-        return Side(side.path, "lock", len(tensors), _bytes(tensors), os.path.getsize(side.path))  # noqa: PTH202
+        return Side(side.path, "lock", len(tensors), _bytes(tensors))
     name = side.path or "a state dict in memory"
-    return Side(name, side.format, len(tensors), _bytes(tensors), side.nbytes, side.state_dict_key)
+    return Side(name, side.format, len(tensors), _bytes(tensors), side.state_dict_key)
 
 
 def _bytes(tensors: Mapping[str, TensorInfo]) -> int:

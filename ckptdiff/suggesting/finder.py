@@ -338,7 +338,6 @@ def _head(
     _, here, there = next(iter(mismatched.values()))
     count = len(mismatched)
     return Head(
-        backbone=len(model) - count,
         mismatched=mismatched,
         sentence=(
             f"backbone 100 %, head differs ({here[0]} → {there[0]}): `ckptdiff filter` drops {count} {_keys(count)}"

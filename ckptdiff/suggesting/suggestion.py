@@ -30,8 +30,6 @@ class Head:
     `mismatched` maps each such key of the checkpoint to its key in the model and its shapes here and there.
     """
 
-    backbone: int
-    """Keys of the model, heads apart, that the checkpoint fills."""
     mismatched: Mapping[str, tuple[str, tuple[int, ...], tuple[int, ...]]]
     sentence: str
 

@@ -113,7 +113,6 @@ def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, 
         one.format,
         found.a.tensors,
         found.a.nbytes,
-        one.nbytes,
         one.state_dict_key,
     )
     notes = written_as.job.plan.notes if isinstance(written_as, Written) else ()
