@@ -58,6 +58,8 @@ def test_there_are_as_many_as_torch_has() -> None:
     ],
 )
 def test_a_constructor(kind: str, name: str, files) -> None:
+    if (kind, name) in (("xpu", "Memory"), ("mps", "Computed")) and torch.__version__ < "2.6":
+        pytest.skip("this torch lacks what it calls")
     given = describe(parse_reference(f"{files[kind]}:{name}"), {}, kind)
     assert given.tree.shapes() == KINDS[name].shapes
     assert given.device == kind
@@ -87,11 +89,13 @@ def net(tmp_path: Path):
 )
 def test_code_that_insists_is_met_there(kind: str, line: str, net) -> None:
     """Whatever this machine has."""
+    if ("version" in line or "accelerator" in line) and torch.__version__ < "2.6":
+        pytest.skip("this torch has it not")
     available = torch.backends.mps.is_available()
     given = describe(net(f"{line}\nself.l = nn.Linear(3, 4).to('{kind}')\nassert self.l.weight.is_{kind}"), {}, kind)
     assert given.tree.shapes() == {"l.weight": (4, 3), "l.bias": (4,)}
     assert torch.backends.mps.is_available() is available
-    assert torch.version.xpu is None or torch.xpu.is_available()
+    assert getattr(torch.version, "xpu", None) is None or torch.xpu.is_available()
 
 
 @pytest.mark.parametrize("kind", ["xpu", "mps"])
