@@ -49,6 +49,7 @@ class Patches:
     def attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute of a module or class."""
         before = vars(owner).get(name, _MISSING)
+        _sign(value, before)
         setattr(owner, name, value)
         self._as_in_scripts(before, value)
         if isinstance(owner, ModuleType) and callable(before) and callable(value):
@@ -131,6 +132,7 @@ class Patches:
     def _replace(self) -> None:
         held, self._held = self._held, []
         for kept, new, _ in held:
+            _sign(new, kept.value)
             self._as_in_scripts(kept.value, new)
             self._given.append((new, kept.value))
         places = {id(kept.value): (kept.value, new) for kept, new, _ in held}
@@ -165,6 +167,14 @@ class Patches:
 
 _Places = Mapping[int, tuple[Any, Any]]
 _Undo = list[Callable[[], object]]
+
+
+def _sign(new: Any, old: Any) -> None:
+    """Give a function the signature of what it stands for: torch's compiler compares it with its own idea of that."""
+    if type(new) is not FunctionType or "__signature__" in new.__dict__ or hasattr(new, "__wrapped__"):
+        return
+    with contextlib.suppress(ValueError, TypeError):  # many of C's have none
+        new.__signature__ = inspect.signature(old)  # type: ignore[attr-defined]
 
 
 def _swapped(places: _Places, own: set[int], sparing: Collection[int] = ()) -> _Undo:

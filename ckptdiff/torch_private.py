@@ -233,6 +233,11 @@ def schema_of(operator: Any) -> Any:
     return operator._schema
 
 
+def work_of(result: Any) -> Any:
+    """The `torch.distributed.Work` that an operation of `torch.ops.c10d` gives as an object of TorchScript's."""
+    return torch._C._distributed_c10d.Work.unbox(result)
+
+
 # Tensors and storages
 
 

@@ -20,6 +20,7 @@ from ckptdiff.following.calls import (
     nbytes,
     written_by,
 )
+from ckptdiff.following.collectives import carried_out
 from ckptdiff.following.draws import Draws
 from ckptdiff.following.file_numbers import FileNumbers
 from ckptdiff.following.kept_values import KeptValues, bytes_of
@@ -405,7 +406,7 @@ class Engine:
         )
         unsure = not same or (found.kind == "placing" and where is None)
         reached = probing.reached(self, function, args, kwargs, tensors, found) if label and unsure else None
-        result = function(*args, **kwargs)
+        result = carried_out(function, args, kwargs)
         outputs: list[torch.Tensor] = []
         collect([result], outputs)
 

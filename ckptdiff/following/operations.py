@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from ckptdiff.following.collectives import is_collective
 from ckptdiff.torch_private import schema_of
 
 Kind = Literal["copy", "fill", "clone", "cat", "pointwise", "whole", "nothing", "view", "placing", "other"]
@@ -127,6 +128,8 @@ def traits(function: Any) -> Traits:
         for position, argument in enumerate(schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     )
+    if not written and name.endswith("_") and is_collective(function):  # whose schemas are silent
+        written = ((0, schema.arguments[0].name),)
     tags = function.tags
     return Traits(
         name,

@@ -13,6 +13,7 @@ import torch
 
 from ckptdiff.following import replay
 from ckptdiff.following.calls import collect, nbytes, written_by
+from ckptdiff.following.collectives import carried_out, is_collective, others_take_part
 from ckptdiff.following.operations import Traits
 from ckptdiff.following.origins import Piece, covered, decoded, encoded
 
@@ -45,6 +46,8 @@ def reached(
     whole = all(
         covered(engine.pieces(tensor)) >= tensor.numel() for tensor in tensors if tensor.layout is torch.strided
     )
+    if is_collective(function) and others_take_part():
+        return None
     if found.random or size > (_MOST if whole else _MOST_OF_ALL):
         return None
     if any(tensor.layout is not torch.strided or tensor.is_quantized for tensor in tensors):
@@ -91,7 +94,7 @@ def _tried(
 
     new_args, new_kwargs = tuple(map(copied, args)), {name: copied(item) for name, item in kwargs.items()}
     returned: list[torch.Tensor] = []
-    collect([function(*new_args, **new_kwargs)], returned)
+    collect([carried_out(function, new_args, new_kwargs)], returned)
     return returned, written_by(found, new_args, new_kwargs)
 
 

@@ -48,6 +48,44 @@ def plain_into_spread(model, path, mesh):
     model.load_state_dict(torch.load(path))
 
 
+def test_what_another_thread_carries_out_is_waited_for(mesh, tmp_path):
+    """A collective returns before it is done: of tensors as large as these each tenth was looked at too early."""
+    weights = nn.Linear(500, 400).state_dict()
+    torch.save(weights, tmp_path / "w.pth")
+    for _ in range(10):
+        report = ckptdiff.compare(
+            nn.Linear(500, 400),
+            tmp_path / "w.pth",
+            loader=lambda model, path: model.load_state_dict(spread(torch.load(path), mesh), assign=True),
+        )
+        assert {item.by for item in report.outcome.filled.values()} == {"file"}
+        assert report.outcome.doubts == ()
+
+
+def test_collectives_that_write_in_place(mesh, tmp_path):
+    """As DDP sends the first rank's parameters and buffers to all."""
+    torch.save(nn.Linear(3, 3).state_dict(), tmp_path / "w.pth")
+
+    def load(model, path):
+        model.load_state_dict({"weight": torch.load(path)["weight"]}, strict=False)
+        for parameter in model.parameters():
+            distributed.broadcast(parameter.data, 0)
+        distributed.all_reduce(model.weight.data)
+        gathered = [torch.empty(3, 3)]
+        distributed.all_gather(gathered, torch.load(path)["weight"])
+        model.gathered = nn.Parameter(gathered[0])
+        model.scattered = nn.Parameter(torch.ones(3))
+        distributed.all_to_all_single(model.scattered.data, torch.load(path)["bias"])
+
+    filled = ckptdiff.compare(nn.Linear(3, 3), tmp_path / "w.pth", loader=load).outcome.filled
+    assert {key: (item.by, item.sources) for key, item in filled.items()} == {
+        "weight": ("file", (("w.pth", "weight"),)),
+        "bias": ("initial", ()),
+        "gathered": ("file", (("w.pth", "weight"),)),
+        "scattered": ("file", (("w.pth", "bias"),)),
+    }
+
+
 @pytest.mark.parametrize("load", [into_local_parts, by_load_state_dict, assigned, plain_into_spread])
 def test_what_is_filled(load, mesh, tmp_path):
     def make():

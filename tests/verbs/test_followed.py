@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,16 @@ def test_a_lazy_module_that_a_loader_does_not_fill(tmp_path: Path) -> None:
     report = ckptdiff.compare(model, tmp_path / "w.pth", loader=load)
     assert [key for key, item in report.outcome.filled.items() if item.by == "initial"] == ["1.weight", "1.bias"]
     assert not report.complete
+
+
+@pytest.mark.slow
+def test_a_loader_that_is_the_first_to_import_torchs_compiler(folder: Path) -> None:
+    """It looks at Python's own functions, `struct.unpack` say, and refuses such as are called in another way."""
+    (folder / "compiled.py").write_text(
+        "import torch\n\ndef load(model, path):\n    compiled = torch.compile(model)\n"
+        "    compiled.load_state_dict({f'_orig_mod.{key}': value for key, value in torch.load(path).items()})\n"
+    )
+    command = [sys.executable, "-m", "ckptdiff", "compare", "model.py:Net", "w.pth", "--loader", "compiled.py:load"]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.stdout.startswith("Complete: load(model, path) fills every key"), ended.stdout + ended.stderr
+    assert ended.returncode == 0

@@ -1,0 +1,39 @@
+"""Collectives of `torch.distributed`, which other threads carry out: what is asked of their results waits for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ckptdiff.torch_private import work_of
+
+_NAMESPACES = ("c10d", "_c10d_functional")
+
+
+def is_collective(function: Any) -> bool:
+    """Whether an operation is one of `torch.distributed`, `torch.ops.c10d.scatter_` say."""
+    return function.namespace in _NAMESPACES
+
+
+def carried_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Do an operation; a collective is done when this returns, whatever it was told of being asynchronous."""
+    result = function(*args, **kwargs)
+    if is_collective(function):
+        _wait(function.namespace, result)
+    return result
+
+
+def _wait(namespace: str, result: Any) -> None:
+    if isinstance(result, (list, tuple)):
+        for item in result:
+            _wait(namespace, item)
+    elif namespace == "_c10d_functional" and isinstance(result, torch.Tensor):
+        torch.ops._c10d_functional.wait_tensor(result)
+    elif isinstance(result, torch.ScriptObject):
+        work_of(result).wait()
+
+
+def others_take_part() -> bool:
+    """Whether there are other ranks, which would wait for a collective that is only tried here."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
