@@ -84,8 +84,10 @@ __all__ = [
     "tensor_makers",
     "tensor_rebuilder",
     "typed_storage_parts",
+    "wait_for",
     "without_modes",
-    "without_torch_dispatch", "without_torch_function",
+    "without_torch_dispatch",
+    "without_torch_function",
 ]  # fmt: skip
 
 # How a module loads
@@ -233,9 +235,12 @@ def schema_of(operator: Any) -> Any:
     return operator._schema
 
 
-def work_of(result: Any) -> Any:
-    """The `torch.distributed.Work` that an operation of `torch.ops.c10d` gives as an object of TorchScript's."""
-    return torch._C._distributed_c10d.Work.unbox(result)
+def wait_for(result: Any) -> None:
+    """Wait for what a collective gives: a tensor, or its `torch.distributed.Work` as an object of TorchScript's."""
+    if isinstance(result, torch.Tensor):
+        torch.ops._c10d_functional.wait_tensor(result)
+    else:
+        torch._C._distributed_c10d.Work.unbox(result).wait()
 
 
 # Tensors and storages

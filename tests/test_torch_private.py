@@ -267,6 +267,33 @@ def test_set_grad_enabled_is_what_no_grad_sets() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_collective_is_waited_for() -> None:
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_available():
+        pytest.skip("torch without distributed")
+    seen: list = []
+
+    class Noting(private.DispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func.namespace == "c10d":
+                private.wait_for(result[1])
+                seen.append(args[0][0].clone())
+            return result
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        source, target = torch.ones(300_000), torch.zeros(300_000)
+        with Noting():
+            distributed.scatter(target, [source], async_op=True)
+        assert torch.equal(seen[0], source)
+    finally:
+        distributed.destroy_process_group()
+    if hasattr(torch.ops, "_c10d_functional"):
+        private.wait_for(torch.ones(1))
+
+
 def test_a_schema_says_what_an_operator_writes_to() -> None:
     class Noting(private.DispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):

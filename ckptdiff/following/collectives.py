@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ckptdiff.torch_private import work_of
+from ckptdiff.torch_private import wait_for
 
 _NAMESPACES = ("c10d", "_c10d_functional")
 
@@ -28,10 +28,8 @@ def _wait(namespace: str, result: Any) -> None:
     if isinstance(result, (list, tuple)):
         for item in result:
             _wait(namespace, item)
-    elif namespace == "_c10d_functional" and isinstance(result, torch.Tensor):
-        torch.ops._c10d_functional.wait_tensor(result)
-    elif isinstance(result, torch.ScriptObject):
-        work_of(result).wait()
+    elif isinstance(result, torch.ScriptObject) or (namespace != "c10d" and isinstance(result, torch.Tensor)):
+        wait_for(result)
 
 
 def others_take_part() -> bool:
