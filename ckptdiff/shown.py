@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from importlib import import_module
 
 
@@ -42,6 +41,8 @@ class Shown:
 
     def _repr_html_(self) -> str:
         """For a notebook, in the colours that it has, light or dark."""
+        from html import escape
+
         verdict, _, rest = self.to_text().partition("\n")
         return f'<div class="ckptdiff"><strong>{escape(verdict)}</strong><pre>{escape(rest.strip(chr(10)))}</pre></div>'
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -113,6 +112,8 @@ def _is_lightning_class(name: str, classes: dict[str, ast.ClassDef], seen: set[s
 
 def _says_lightning(path: str) -> bool:
     """Whether a torch file begins as Lightning writes it."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
