@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections import defaultdict
 
 import pytest
@@ -29,3 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if seen[kind] % marker.args[0]:
                 item.add_marker(pytest.mark.long)
             seen[kind] += 1
+
+
+def pytest_runtest_teardown() -> None:
+    """torch 2.4 cannot tell its default device any more once it was set, and set back."""
+    context = getattr(sys.modules.get("torch"), "_GLOBAL_DEVICE_CONTEXT", None)
+    if getattr(context, "device_context", context) is None and context is not None:
+        del context.device_context

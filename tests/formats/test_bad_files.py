@@ -142,8 +142,9 @@ def test_what_is_said_of_the_tar_format_is_so(tmp_path: Path) -> None:
     """torch.load(weights_only=False) goes on to read its members; the default refuses before it looks at one."""
     path = tmp_path / "old.tar"
     path.write_bytes(tar(["sys_info", "pickle", "tensors", "storages"]))
-    with pytest.raises((RuntimeError, pickle.UnpicklingError), match=r"legacy \.tar format|weights_only"):
-        torch.load(path, weights_only=True)
+    if torch.__version__ >= "2.6":  # before, the default read on
+        with pytest.raises(RuntimeError, match=r"legacy \.tar format"):
+            torch.load(path)
     with pytest.raises(EOFError):
         torch.load(path, weights_only=False)
 
