@@ -18,7 +18,10 @@ _LAYERS = (
     "num_block_records", "num_mtp_modules", "num_nextn_predict_layers",
 )  # fmt: skip
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_WORDS = ("vocab_size", "max_position_embeddings", "n_positions", "max_source_positions", "max_target_positions")
+_WORDS = (
+    "vocab_size", "entity_vocab_size", "max_position_embeddings", "n_positions", "max_source_positions",
+    "max_target_positions",
+)  # fmt: skip
 _WIDTHS = {
     "hidden_size": 32, "d_model": 32, "n_embd": 32, "dim": 32, "embed_dim": 32, "embedding_size": 32, "hidden_dim": 32,
     "intermediate_size": 48, "ffn_dim": 48, "d_ff": 48, "n_inner": 48, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
@@ -26,6 +29,17 @@ _WIDTHS = {
     "num_attention_heads": 4, "num_heads": 4, "n_head": 4, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "d_kv": 8, "projection_dim": 16,
 }  # fmt: skip
+
+
+_NEEDED: dict[str, dict[str, Any]] = {
+    "AutoformerModel": {"prediction_length": 4},
+    "BambaForCausalLM": {
+        "hidden_size": 32, "mamba_n_heads": 4, "mamba_d_head": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+    },
+    "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
+    "MinistralForCausalLM": {"head_dim": 8},
+}  # fmt: skip
+"""What has to be set for a class to be built at all."""
 
 
 def kinds() -> Iterator[tuple[str, str, str]]:
@@ -46,10 +60,10 @@ def kinds() -> Iterator[tuple[str, str, str]]:
             yield kind, base, head
 
 
-def tiny(class_name: str) -> Any:
-    """A model of a class with values of its own, as small as its configuration allows.
+def tiny(class_name: str, most: int = MOST) -> Any:
+    """A model of a class with values of its own, as small as its configuration allows, and saves.
 
-    Raises whatever its code raises, MemoryError where it stays too large.
+    Raises whatever its code raises, MemoryError where it stays larger than `most` elements.
     """
     import transformers
 
@@ -58,12 +72,14 @@ def tiny(class_name: str) -> Any:
     for level in (3, 2, 1):
         try:
             with _time_limit(60):
-                config = cls.config_class()
+                config = cls.config_class(**_NEEDED.get(class_name, {}))
                 _shrink(config, level, set())
+                if hasattr(config, "validate"):
+                    config.validate()
                 with torch.device("meta"):
                     size = sum(tensor.numel() for tensor in cls(config).state_dict().values())
-                if size > MOST:
-                    raise MemoryError(f"{class_name} has more than {MOST:,} elements")
+                if size > most:
+                    raise MemoryError(f"{class_name} has more than {most:,} elements")
                 torch.manual_seed(0)
                 return cls(config)
         except TooSlow:
@@ -83,9 +99,9 @@ def _shrink(config: Any, level: int, seen: set[int]) -> None:
     if level >= 3:
         sizes |= _WIDTHS
     for name, most in sizes.items():
-        value = getattr(config, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > most:
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # some may not be asked for, others not be set
+            value = getattr(config, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > most:
                 setattr(config, name, most)
     if level >= 2:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "image_token_id", "decoder_start_token_id"):
