@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 STAGES = (
     "", "reading the checkpoint", "importing torch", "building the model", "comparing", "looking for renames",
-    "running the loader",
+    "running the loader", "reading the snapshot",
 )  # fmt: skip
 """By number, since that is what passes from process to process."""
 
@@ -24,8 +24,8 @@ def doing(stage: str) -> None:
         _tell(STAGES.index(stage))
 
 
-def told_to(tell: Callable[[int], None]) -> None:
-    """Have this process tell its stages to somebody, for as long as it lives."""
+def told_to(tell: Callable[[int], None] | None) -> None:
+    """Have this process tell its stages to somebody, for as long as it lives or until it is told to nobody."""
     global _tell
     _tell = tell
 

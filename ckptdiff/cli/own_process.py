@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ckptdiff.cli.status_line import shown_status
+from ckptdiff.cli.status_line import shown_in_place, shown_status
 from ckptdiff.cli.streams import positive
 from ckptdiff.requests import ModelRequest
 
@@ -22,7 +22,8 @@ def answered(
     other code of the user's that runs, a loader's say."""
     seconds = positive("--timeout", timeout)
     if about is None and (model is None or not model.runs_code):
-        return work(model, *arguments, **options)
+        with shown_in_place():
+            return work(model, *arguments, **options)
     from ckptdiff.running.apart import run_apart
 
     name = about or (model.shown if model is not None else "")

@@ -6,25 +6,58 @@ import contextlib
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 from ckptdiff.render.escape import plain
-from ckptdiff.stages import watched
+from ckptdiff.stages import STAGES, told_to, watched
 
 _QUIET = 0.5
 """Seconds that need no word."""
+_TICK = 0.2
+"""Seconds after which to look what is being done."""
 
 
 @contextlib.contextmanager
 def shown_status() -> Iterator[None]:
     """Within it, work in other processes is told of, where there is somebody to see it."""
-    stream = sys.stderr
-    if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if not _seen():
         yield
         return
     with watched(StatusLine()):
         yield
+
+
+@contextlib.contextmanager
+def shown_in_place() -> Iterator[None]:
+    """Within it, work in this process is told of, where there is somebody to see it: by a thread that only looks."""
+    if not _seen():
+        yield
+        return
+    stage, over, line = [0], threading.Event(), StatusLine()
+
+    def tell(number: int) -> None:
+        stage[0] = number
+
+    def watch() -> None:
+        while not over.wait(_TICK):
+            line(STAGES[stage[0]])
+
+    watching = threading.Thread(target=watch, daemon=True)
+    told_to(tell)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+        told_to(None)
+        line("")
+
+
+def _seen() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class StatusLine:

@@ -18,7 +18,8 @@ class Question:
     """A model and a checkpoint as the user gave them.
 
     `model` is "" for a live one, `checkpoint` for a state dict in memory. `ready` says that the reference names a
-    module that is made already. `renames` are applied to the checkpoint before anything else.
+    module that is made already, None where that is not known. `renames` are applied to the checkpoint before anything
+    else.
     """
 
     model: str = ""
@@ -27,9 +28,11 @@ class Question:
     key: str | None = None
     renames: Renames = field(default_factory=Renames)
     loader: str = ""
-    """Who loads, as it is given; "" for `load_state_dict`."""
+    """Who loads, as it is given; "" for `load_state_dict`, `function` for a live one."""
+    loader_home: tuple[str, str] = ("", "")
+    """As `home`, of a loader in a file of the user's."""
     assign: bool = False
-    ready: bool = False
+    ready: bool | None = False
     attr: str = ""
     """What was taken of a file or module, where the reference left it open as well."""
     home: tuple[str, str] = ("", "")

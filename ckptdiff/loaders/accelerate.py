@@ -19,7 +19,8 @@ def ask(asked: Asked) -> Left:
     """What `load_checkpoint_in_model` leaves in a model on the CPU."""
     asked.refuse_unknown_options("accelerate", _OPTIONS)
     text = f"load_checkpoint_in_model(model, path{spelled(asked.options)})"
-    loader = Loader("accelerate", release("accelerate"), text, "followed")
+    lines = ("from accelerate import load_checkpoint_in_model", text)
+    loader = Loader("accelerate", release("accelerate"), text, "followed", lines, takes_model=True)
 
     def prepare(followed: Followed) -> Callable[[Seen], None]:
         model = given_model(followed, asked)

@@ -58,8 +58,31 @@ def ask(asked: Asked) -> Left:
         if settings or not directory:
             _set(seen, model, state_dict, settings)
 
-    loader = Loader("dcp", torch.__version__, text, "followed")
+    lines = _lines(asked, key, settings, directory=directory, partial=bool(partial))
+    loader = Loader("dcp", torch.__version__, text, "followed", lines, takes_model=True)
     return called(asked, loader, lambda followed: _with_model(load, given_model(followed, asked)))[0]
+
+
+def _lines(
+    asked: Asked, key: str | None, settings: Mapping[str, object], *, directory: bool, partial: bool
+) -> tuple[str, ...]:
+    lines = []
+    if directory:
+        lines += ["import torch.distributed.checkpoint as dcp", "weights = model.state_dict()"]
+        planner = ", planner=dcp.DefaultLoadPlanner(allow_partial_load=True)" if partial else ""
+        wanted = "weights" if key is None else f"{{{key!r}: weights}}"
+        lines.append(f"dcp.load({wanted}, checkpoint_id=path{planner})")
+    else:
+        inside = "" if key is None else f"[{key!r}]"
+        only = not asked.trust_checkpoint
+        lines.append(f'weights = torch.load(path, map_location="cpu", mmap=True, weights_only={only}){inside}')
+        lines.append("import torch")
+    if settings or not directory:
+        module = "torch.distributed.checkpoint.state_dict"
+        lines.append(f"from {module} import {'StateDictOptions, ' if settings else ''}set_model_state_dict")
+        options = f", options=StateDictOptions({spelled(settings)[2:]})" if settings else ""
+        lines.append(f"set_model_state_dict(model, weights{options})")
+    return tuple(lines)
 
 
 def _with_model(load: Any, model: nn.Module) -> Any:

@@ -41,7 +41,7 @@ def ask(asked: Asked) -> Left:
     asked.refuse_unknown_options("diffusers", tuple(dict.fromkeys((*_OWN, *_OF_MODELS, *_OF_FILES))))
     with offline():
         call = _call_of(asked)
-        loader = Loader("diffusers", release("diffusers"), call.text, "followed")
+        loader = Loader("diffusers", release("diffusers"), call.text, "followed", call.lines)
         left, _ = called(asked, loader, lambda _: call.run, *_TAKE_PART, checkpoint=call.checkpoint())
     return replace(left, outcome=_in_parts(left.outcome)) if call.whole else left
 
@@ -55,6 +55,8 @@ class Call:
     path: Path
     whole: bool = False
     """Whether it makes a pipeline of several components."""
+    lines: tuple[str, ...] = ()
+    """The same as Python, where `path` is bound; nothing for a class that is none of a library's."""
 
     def checkpoint(self) -> Checkpoint | None:
         """What the weights hold that the call is about; None where that cannot be read, or is just what was named."""
@@ -97,7 +99,10 @@ def _call_of(asked: Asked) -> Call:
         def load() -> Any:
             return diffusers.DiffusionPipeline.from_pretrained(str(path), **arguments)
 
-        return Call(text, lambda seen: _load(seen, load, single=False), path, whole=True)
+        remote = ", trust_remote_code=True" if asked.trust_remote_code else ""
+        call = f"pipeline = DiffusionPipeline.from_pretrained(path{_written(options)}{remote})"
+        lines = _lines("diffusers", "DiffusionPipeline", call)
+        return Call(text, lambda seen: _load(seen, load, single=False), path, whole=True, lines=lines)
     if component is not None:
         raise UsageError(
             f"{given('loader_args', 'component')} is for a pipeline, which has a {INDEX}.", "Leave it out."
@@ -111,13 +116,33 @@ def _call_of(asked: Asked) -> Call:
             text,
             lambda seen: _load(seen, lambda: cls.from_pretrained(str(path), **arguments)),
             path / str(options.get("subfolder") or ""),
+            lines=_of_class(cls, f"model = {cls.__name__}.from_pretrained(path{_written(options)})"),
         )
     _refuse(options, ("class", *_OF_FILES))
     cls = _class_for(asked, options.pop("class", None), "")
     _ensure_configured(asked, options)
     text = f"{cls.__name__}.from_single_file(path{spelled(options)})"
     arguments = {**_typed(options), "local_files_only": True}
-    return Call(text, lambda seen: _load(seen, lambda: cls.from_single_file(str(path), **arguments)), path)
+    lines = _of_class(cls, f"model = {cls.__name__}.from_single_file(path{_written(arguments)})")
+    return Call(text, lambda seen: _load(seen, lambda: cls.from_single_file(str(path), **arguments)), path, lines=lines)
+
+
+def _of_class(cls: type, call: str) -> tuple[str, ...]:
+    library = cls.__module__.partition(".")[0]
+    return _lines(library, cls.__name__, call) if library in ("diffusers", "transformers") else ()
+
+
+def _lines(library: str, name: str, call: str) -> tuple[str, ...]:
+    return f"from {library} import {name}", call
+
+
+def _written(options: dict[str, Any]) -> str:
+    """Options as they stand in a call, a dtype as torch's own."""
+    typed = _typed(options)
+    return "".join(f", {name}={str(value) if name == _DTYPE else repr(value)}" for name, value in typed.items())
+
+
+_DTYPE = "torch_dtype"
 
 
 def _of_component(path: Path, name: str, options: dict[str, Any]) -> Call:
@@ -144,7 +169,13 @@ def _of_component(path: Path, name: str, options: dict[str, Any]) -> Call:
         raise UsageError(f"{name} is a {class_name} of {library}, and no model.", "Leave it out.")
     arguments = _typed(options)
     text = f"{class_name}.from_pretrained({name!r}{spelled(options)})"
-    return Call(text, lambda seen: _load(seen, lambda: cls.from_pretrained(str(path / name), **arguments)), path / name)
+    lines = _of_class(cls, f"model = {class_name}.from_pretrained(Path(path) / {name!r}{_written(options)})")
+    return Call(
+        text,
+        lambda seen: _load(seen, lambda: cls.from_pretrained(str(path / name), **arguments)),
+        path / name,
+        lines=("from pathlib import Path", *lines) if lines else (),
+    )
 
 
 def _refuse(options: dict[str, Any], known: tuple[str, ...]) -> None:

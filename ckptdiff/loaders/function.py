@@ -74,7 +74,10 @@ def left_by(
                 "Let it return the model, or pass the model as the first argument.",
             )
         missing, unexpected = _lists(result)
-        called = Loader("function", "", f"{_name(load)}({'path' if _takes_one(load) else 'model, path'})", "followed")
+        arguments = "(path)" if _takes_one(load) else "(model, path)"
+        lines = (f"{_bound(result, left)}{{loader}}{arguments}",)
+        call = f"{_name(load)}{arguments}"
+        called = Loader("function", "", call, "followed", lines, takes_model=not _takes_one(load))
         made = left_in(left, followed, called, Told(missing, unexpected or ()), path, reference=reference)
         doubts = (*made.outcome.doubts, *kernels.doubts())
         return replace(made, outcome=replace(made.outcome, doubts=doubts)) if kernels.lacked else made
@@ -146,6 +149,14 @@ def _model_of(result: Any) -> nn.Module | None:
     if isinstance(result, (tuple, list)):
         return next((item for item in result if isinstance(item, nn.Module)), None)
     return None
+
+
+def _bound(result: Any, left: nn.Module) -> str:
+    """What takes the model out of what a loader returned, in front of its call."""
+    if result is left:
+        return "model = "
+    names = ["model" if item is left else "_" for item in result] if isinstance(result, (tuple, list)) else []
+    return f"{', '.join(names)}{',' if len(names) == 1 else ''} = " if "model" in names else ""
 
 
 def _name(load: Load) -> str:

@@ -27,13 +27,17 @@ def ask(asked: Asked) -> Left:
     asked.refuse_unknown_options("lightning", _OPTIONS)
     with _class_of(asked) as cls:
         package = _package(cls)
-        text = f"{cls.__name__}.load_from_checkpoint(path{spelled({**asked.options, **asked.args})})"
+        given = f"load_from_checkpoint(path{spelled({**asked.options, **asked.args})})"
+        live = not isinstance(asked.model, Reference)
+        line = f"model = {'type(model)' if live else '{class}'}.{given}"
+        text = f"{cls.__name__}.{given}"
+        loader = Loader("lightning", release(package), text, "followed", (line,), takes_model=live)
 
         def load(seen: Seen) -> None:
             with told_by_state_loads(seen, cls):
                 seen.module = cls.load_from_checkpoint(asked.path, **asked.options, **asked.args)
 
-        return called(asked, Loader("lightning", release(package), text, "followed"), lambda _: load, package)[0]
+        return called(asked, loader, lambda _: load, package)[0]
 
 
 @contextlib.contextmanager

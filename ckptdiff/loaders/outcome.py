@@ -53,6 +53,12 @@ class Loader:
     version: str
     call: str
     how: Literal["walk", "rule", "followed"]
+    python: tuple[str, ...] = field(default=(), compare=False)
+    """The same call as lines of Python, its imports among them, where `path` is bound; `{class}` stands for the class
+    that was named, `{loader}` for the function, and `state_dict=state_dict` for one that is read before. Nothing where
+    it cannot be said."""
+    takes_model: bool = field(default=False, compare=False)
+    """Whether they need a `model`."""
 
     @property
     def is_users(self) -> bool:

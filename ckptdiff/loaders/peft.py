@@ -58,10 +58,26 @@ def ask(asked: Asked) -> Left:
     )
     with offline():
         left, seen = called(asked, loader, lambda followed: _prepared(followed, asked), "peft", "transformers")
+        left = replace(left, outcome=replace(left.outcome, loader=_with_lines(loader, seen.module, asked)))
         _ensure_known(left.outcome, seen.module, asked)
         if seen.module is None:
             return left
         return replace(left, outcome=_as_adapter(left.outcome, seen.module, asked))
+
+
+def _with_lines(loader: Loader, module: nn.Module | None, asked: Asked) -> Loader:
+    """The call as Python; the base model by its own from_pretrained where it is a directory of transformers'."""
+    lines = ["from peft import PeftModel", f"model = {loader.call}"]
+    named = isinstance(asked.model, Reference) and asked.model.kind == "hf"
+    folder = asked.model.target if isinstance(asked.model, Reference) and named else base_of(asked.path)
+    if asked.model is not None and not named:
+        return replace(loader, python=tuple(lines), takes_model=True)
+    get = getattr(module, "get_base_model", None)
+    kind = type(get()) if callable(get) else None
+    if kind is None or not kind.__module__.startswith("transformers.") or asked.args:
+        return loader
+    base = f"model = {kind.__name__}.from_pretrained({folder!r})"
+    return replace(loader, python=(f"from transformers import {kind.__name__}", base, *lines))
 
 
 def _ensure_places() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.left import Left
 from ckptdiff.loaders.library_call import Seen, called, given_model, release, spelled, told_by_state_loads
 from ckptdiff.loaders.outcome import Loader
+from ckptdiff.model.reference import Reference
 from ckptdiff.patches import patches
 from ckptdiff.spelling import given
 
@@ -37,25 +40,53 @@ def ask(asked: Asked) -> Left:
         )
     if folder:
         text = f"create_model('local-dir:{asked.path}', pretrained=True)"
-        return called(asked, _loader(text), lambda _: lambda seen: _created(seen, asked, None), "timm")[0]
+        line = f'model = timm.create_model(f"local-dir:{{path}}", pretrained=True{spelled(asked.args)})'
+        return called(
+            asked, _loader(text, ("import timm", line)), lambda _: lambda seen: _created(seen, asked, None), "timm"
+        )[0]
     if asked.model is None:
         raise UsageError("The timm loader needs a model for a file.", "Write for example timm:resnet50.")
     if pretrained:
         text = "create_model(model, pretrained=True, pretrained_cfg_overlay={'file': path})"
-        return called(asked, _loader(text), lambda followed: _pretrained(asked, followed), "timm")[0]
+        return called(
+            asked, _loader(text, _created_lines(asked)), lambda followed: _pretrained(asked, followed), "timm"
+        )[0]
     shown = spelled({**options, **({"filter_fn": "…"} if filtered else {})}).replace("'…'", "checkpoint_filter_fn")
+
+    lines = ["from timm.models import load_checkpoint", f"load_checkpoint(model, path{shown})"]
 
     def prepare(followed: Followed) -> Callable[[Seen], None]:
         model = given_model(followed, asked)
         if filtered:
             options["filter_fn"] = filter_of(model)
+            lines[:] = _with_filter(lines, options["filter_fn"])
         return lambda seen: _loaded(seen, asked, model, options)
 
-    return called(asked, _loader(f"load_checkpoint(model, path{shown})"), prepare, "timm")[0]
+    left, _ = called(asked, _loader(f"load_checkpoint(model, path{shown})"), prepare, "timm")
+    loader = replace(left.outcome.loader, python=tuple(lines), takes_model=True)
+    return replace(left, outcome=replace(left.outcome, loader=loader))
 
 
-def _loader(call: str) -> Loader:
-    return Loader("timm", release("timm"), call, "followed")
+def _loader(call: str, python: tuple[str, ...] = ()) -> Loader:
+    return Loader("timm", release("timm"), call, "followed", python)
+
+
+def _created_lines(asked: Asked) -> tuple[str, ...]:
+    """What makes a model of timm's with its weights; nothing for one that timm has no name for."""
+    if not isinstance(asked.model, Reference) or asked.model.kind != "timm":
+        return ()
+    given = f'pretrained=True, pretrained_cfg_overlay={{"file": path}}{spelled(asked.args)}'
+    return "import timm", f"model = timm.create_model({asked.model.target!r}, {given})"
+
+
+def _with_filter(lines: list[str], function: Any) -> list[str]:
+    """With the import of a filter function; nothing where it has no name of its own."""
+    if function is None:
+        return [line.replace("checkpoint_filter_fn", "None") for line in lines]
+    name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+    if not name.isidentifier() or getattr(import_module(module), name, None) is not function:
+        return []
+    return [f"from {module} import {name}", *(line.replace("checkpoint_filter_fn", name) for line in lines)]
 
 
 def _loaded(seen: Seen, asked: Asked, model: nn.Module, options: dict[str, object]) -> None:

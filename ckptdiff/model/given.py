@@ -72,6 +72,7 @@ def describe(
     if model.kind == "snapshot":
         from ckptdiff.model.snapshot import read_snapshot
 
+        doing("reading the snapshot")
         return GivenModel(read_snapshot(model.target), model)
     return _built(model, args, device)
 

@@ -75,7 +75,12 @@ def _of_a_loader(report: Report, question: Question) -> Iterator[str]:
     """A loader does as it does: what it leaves may be renamed before it reads, and its own file looked at."""
     if not question.model or not question.checkpoint:
         return
-    if report.raises is None and question.checkpoint not in (question.model, question.model.partition(":")[2]):
+    named = question.loader != "function"
+    if (
+        named
+        and report.raises is None
+        and question.checkpoint not in (question.model, question.model.partition(":")[2])
+    ):
         yield _again("suggest", question, loader=question.loader)
     if os.path.exists(question.checkpoint):  # noqa: PTH110
         yield call("inspect", question.checkpoint)

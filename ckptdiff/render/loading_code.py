@@ -6,6 +6,7 @@ run code for is loaded by ckptdiff, which does not.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Container, Iterable, Sequence
@@ -15,7 +16,7 @@ from ckptdiff.errors import UsageError
 from ckptdiff.judging.question import Left, Question
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES
-from ckptdiff.model.reference import parse_reference
+from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.places import is_url
 from ckptdiff.renaming.applied import Renames
 from ckptdiff.renaming.prefixes import WRAPPERS
@@ -112,23 +113,13 @@ def _model(question: Question) -> tuple[set[str], list[str]]:
         return {"import torchvision"}, [f"model = torchvision.models.get_model({_text(reference.target)}{more})"]
     if reference.kind == "timm":
         return {"import timm"}, [f"model = timm.create_model({_text(reference.target)}{more})"]
-    attr = reference.attr or question.attr
-    if attr and reference.kind in ("module", "file"):
-        folder, name = question.home
-        if reference.kind == "module":
-            folder, name = "", reference.target
-        first, _, rest = attr.partition(".")
-        value = attr + ("" if question.ready else f"({given})")
-        bound = [] if value == "model" else [f"model = {value}"]
-        there = [f"sys.path.insert(0, {_text(folder)})"] if folder else []
-        imports = {"import sys"} if folder else set()
-        if name and there:
-            return imports, [*there, f"from {name} import {first}", *bound]
-        if name:
-            return {f"from {name} import {first}"}, bound
-        loaded = f"runpy.run_path({_text(reference.target)})[{_text(first)}]"
-        value = loaded + (f".{rest}" if rest else "") + ("" if question.ready else f"({given})")
-        return {"import runpy", *imports}, [*there, f"model = {value}"]
+    named = _user_name(reference, question.attr, question.home)
+    if named is not None:
+        imports, there, name = named
+        if question.ready is None:
+            imports, name = imports | {"import torch"}, f"{name} if isinstance({name}, torch.nn.Module) else {name}"
+        value = name + ("" if question.ready else f"({given})")
+        return imports, [*there, *([] if value == "model" else [f"model = {value}"])]
     if reference.kind == "hf":
         made = "transformers.AutoModel.from_config(config)"
         return {"import transformers"}, [
@@ -136,6 +127,23 @@ def _model(question: Question) -> tuple[set[str], list[str]]:
             f"model = {made}  # or the class that you use",
         ]
     return set(), ["model = ...  # the one that the snapshot was made of"]
+
+
+def _user_name(reference: Reference, attr: str, home: tuple[str, str]) -> tuple[set[str], list[str], str] | None:
+    """What a name in code of the user's is called by: imports, lines before it, and itself; None where it has none."""
+    attr = reference.attr or attr
+    if not attr or reference.kind not in ("module", "file"):
+        return None
+    folder, name = home if reference.kind == "file" else ("", reference.target)
+    first, _, rest = attr.partition(".")
+    there = [f"sys.path.insert(0, {_text(folder)})"] if folder else []
+    imports = {"import sys"} if folder else set()
+    if name and there:
+        return imports, [*there, f"from {name} import {first}"], attr
+    if name:
+        return {f"from {name} import {first}"}, [], attr
+    loaded = f"runpy.run_path({_text(reference.target)})[{_text(first)}]"
+    return {"import runpy", *imports}, there, loaded + (f".{rest}" if rest else "")
 
 
 # The file
@@ -313,12 +321,51 @@ def _listed(keys: Sequence[str]) -> str:
 
 
 def _by_loader(report: Report, question: Question) -> str:
-    """The call of a loader of the user's, or of transformers', as people write it."""
-    call = report.loader.call
-    if question.loader == "transformers" and re.fullmatch(r"\w+\.from_pretrained", call) and question.checkpoint:
-        name = call.partition(".")[0]
-        return f"from transformers import {name}\n\nmodel = {call}({_text(question.checkpoint)})\n"
-    return ""
+    """The call that a loader of a name makes, or that of the user's function, as one would write it."""
+    loader, lines = report.loader, [*report.loader.python]
+    reads = any("state_dict=state_dict" in line for line in lines)
+    if (
+        not lines
+        or not question.checkpoint
+        or is_url(question.checkpoint)
+        or (reads and question.saved.reader == "none")
+    ):
+        return ""
+    imports = {line for line in lines if line.startswith(("import ", "from "))}
+    call = [line for line in lines if line not in imports]
+    before: list[str] = []
+    if loader.takes_model:
+        of_model, before = _model(question)
+        imports |= of_model
+    if loader.name == "function":
+        named = (
+            _user_name(parse_reference(question.loader), "", question.loader_home) if ":" in question.loader else None
+        )
+        if named is None:
+            return ""
+        of_loader, there, name = named
+        call = [line.replace("{loader}", name, 1) for line in call]
+        imports, before = imports | of_loader, [*there, *before]
+    if any("{class}" in line for line in call):
+        named = _user_name(parse_reference(question.model), question.attr, question.home)
+        if named is None:
+            return ""
+        of_class, there, name = named
+        call = [line.replace("{class}", name, 1) for line in call]
+        imports, before = imports | of_class, [*before, *there]
+    if reads:
+        of_file, read = _reading(question)
+        imports, before = imports | of_file, [*before, *read]
+    if any(re.search(r"\bpath\b", line) for line in call):
+        before.append(f"path = {_text(question.checkpoint)}")
+    if any("=torch." in line for line in call):
+        imports.add("import torch")
+    code = _program(imports, [*before, *call])
+    try:
+        ast.parse(code)
+    except SyntaxError:  # something was given that has no literal
+        return ""
+    return code
 
 
 def _text(value: object) -> str:

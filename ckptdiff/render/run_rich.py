@@ -16,7 +16,7 @@ from ckptdiff.render.escape import plain
 from ckptdiff.render.outline import on_one_screen
 from ckptdiff.render.phrases import count, number
 from ckptdiff.render.rich import _print
-from ckptdiff.render.targets import WORDS, run_verdict, target_words
+from ckptdiff.render.targets import WORDS, idle_renames, run_verdict, target_words
 from ckptdiff.render.view import View
 
 _MARKS: dict[Outcome, tuple[str, str]] = {"pass": ("✓", "green"), "fail": ("✗", "red"), "error": ("!", "yellow")}
@@ -49,5 +49,6 @@ def run(run: Run, view: View) -> str:
         mark, style = _MARKS[target.outcome]
         counts = [count(said.counts[level], level) for level in LEVELS if said.counts[level]]
         counts += [f"{number(len(target.ignored))} ignored"] if target.ignored else []
+        counts += idle_renames(target) if target.outcome == "pass" else []
         table.add_row(Text(f"{mark} {WORDS[target.outcome]}", style), Text(said.name), Text(", ".join(counts), "dim"))
     return text + _print([table, Text(run_verdict(run), f"bold {_MARKS[run.outcome][1]}")], view)

@@ -6,7 +6,7 @@ from ckptdiff.gate.run import Outcome, Run, TargetResult
 from ckptdiff.render import text
 from ckptdiff.render.escape import lines as lines_of
 from ckptdiff.render.escape import plain
-from ckptdiff.render.targets import run_verdict, target_words
+from ckptdiff.render.targets import idle_renames, run_verdict, target_words
 from ckptdiff.render.view import View
 
 _WORDS: dict[Outcome, str] = {"pass": "pass", "fail": "FAIL", "error": "no verdict"}
@@ -18,7 +18,7 @@ def run(run: Run, view: View) -> str:
     lines: list[str] = []
     for target in run.targets:
         words = target_words(target, view)
-        verdict = words.verdict if target.outcome == "pass" else ""
+        verdict = " ".join([words.verdict, *idle_renames(target)]) if target.outcome == "pass" else ""
         lines.append(f"{_WORDS[target.outcome]:<{_WIDTH}}  {words.name}  {verdict}".rstrip())
         lines += [f"    {line}".rstrip() for line in _details(target, words.verdict, view)]
         if target.outcome != "pass":

@@ -56,6 +56,12 @@ def _verdict(target: TargetResult, words: Outline | None) -> str:
     return " ".join(sentences)
 
 
+def idle_renames(target: TargetResult) -> list[str]:
+    """A sentence on each rename of a target that found nothing to do."""
+    question = None if target.report is None else target.report.question
+    return [] if question is None else [plain(text, 300) for text in question.idle]
+
+
 def run_verdict(run: Run) -> str:
     """One sentence on all targets."""
     if not run.targets:

@@ -139,6 +139,8 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "not followed", plain(command, 200)
     for note in trace.notes:
         yield "stood in", plain(note, 300)
+    for sentence in trace.idle:
+        yield "beware", plain(sentence, 300)
 
 
 def _sections(trace: Trace, limit: int | None) -> Iterator[Section]:

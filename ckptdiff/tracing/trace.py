@@ -132,6 +132,8 @@ class Trace:
     """What stands in the line it had come to."""
     children: tuple[str, ...] = ()
     """Processes that it started and that were not followed, by their command."""
+    idle: tuple[str, ...] = ()
+    """A sentence on each glob of keys that may keep initial values and names none."""
 
     @property
     def reached(self) -> tuple[TracedModel, ...]:

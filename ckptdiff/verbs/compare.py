@@ -224,7 +224,7 @@ def _by_loader(
     if not is_url(os.fspath(path)) and not Path(path).exists():
         raise CheckpointError(f"{os.fspath(path)} does not exist", path_meant(os.fspath(path)) or "Check the path.")
     outcome = loader.left(model, path, options.device).outcome
-    question = question_of(model, checkpoint, outcome.checkpoint, loader=loader)
+    question = question_of(model, checkpoint, outcome.checkpoint, loader=loader, made=outcome.model.root)
     return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome), question=question))
 
 

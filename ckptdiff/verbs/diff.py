@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,8 +78,11 @@ def diffed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, *, 
     if a.renames:
         renamed, idle = _new_names(one, a)
         options = replace(options, renamed=renamed)
-    if options.keys is not None and not any(options.keys(str(key)) for each in (one, other) for key in each.tensors):
-        raise UsageError(f"{option('keys')} matches no key of either side.", "Quote the glob, and check its keys.")
+    if isinstance(options.keys, Chosen):
+        keys = [*one.tensors, *other.tensors]
+        if not any(options.keys(str(key)) for key in keys):
+            raise UsageError(f"{option('keys')} matches no key of either side.", "Quote the glob, and check its keys.")
+        idle += options.keys.idle("keys", keys)
     found = replace(difference(one, other, options), notes=idle)
     return with_digests(found, a, b) if hashed else found
 
@@ -168,11 +171,24 @@ def _new_names(one: Checkpoint | Lock, request: CheckpointRequest) -> tuple[Mapp
     return new_names(one, renames)
 
 
-def chosen(patterns: tuple[str, ...]) -> Callable[[str], bool] | None:
-    """A test whether a key matches one of some globs; None without any."""
-    if not patterns:
-        return None
-    from ckptdiff.keys import glob
+class Chosen:
+    """A test whether a key matches one of some globs."""
 
-    tests = [glob(pattern) for pattern in patterns]
-    return lambda key: any(test(key) for test in tests)
+    def __init__(self, patterns: Sequence[str]) -> None:
+        from ckptdiff.keys import glob
+
+        self._tests = {pattern: glob(pattern) for pattern in patterns}
+
+    def __call__(self, key: str) -> bool:
+        return any(test(key) for test in self._tests.values())
+
+    def idle(self, name: str, keys: Iterable[object]) -> tuple[str, ...]:
+        """A sentence on each glob, of an option of this name, that matches no key at all."""
+        texts = [*map(str, keys)]
+        idle = [pattern for pattern, test in self._tests.items() if not any(map(test, texts))]
+        return tuple(f"{given(name, pattern)} matches no key." for pattern in idle)
+
+
+def chosen(patterns: tuple[str, ...]) -> Chosen | None:
+    """A test whether a key matches one of some globs; None without any."""
+    return Chosen(patterns) if patterns else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.difference.locks import Lock, is_lock, read_lock
@@ -14,7 +15,7 @@ from ckptdiff.difference.verifying import verified as held
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.places import place_of
 from ckptdiff.requests import CheckpointRequest, several
-from ckptdiff.verbs.diff import chosen
+from ckptdiff.verbs.diff import Chosen, chosen
 
 if TYPE_CHECKING:
     from ckptdiff.contents.spreading import Progress
@@ -66,7 +67,10 @@ def verified(request: CheckpointRequest, options: VerifyOptions) -> Verification
         return Verification(path, (Fault("unreadable", error.message),), ("headers",))
     if checkpoint.kind.values == "none":
         raise UsageError(f"{path} is a snapshot, which holds no values.", "Give the checkpoint itself.")
-    return held(checkpoint, options)
+    found = held(checkpoint, options)
+    if isinstance(options.allowed, Chosen):
+        found = replace(found, notes=(*options.allowed.idle("allow", checkpoint.tensors), *found.notes))
+    return found
 
 
 def _lock(path: str, given: str | None) -> Lock | None:

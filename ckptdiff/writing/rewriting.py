@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from ckptdiff.writing.planning import plan_rewrite
 
 if TYPE_CHECKING:  # what renames is imported where something is renamed
     from ckptdiff.renaming.applied import Renames
+    from ckptdiff.renaming.tensor_rules import Shape, TensorOp, TensorRule
 
 
 def plan_renamed(
@@ -32,6 +33,13 @@ def plan_renamed(
 
     operations = renames.operations
     names, idle = new_names(checkpoint, renames)
+    busy: list[TensorRule] = []
+
+    def planned(shapes: Mapping[str, Shape]) -> list[TensorOp]:
+        plan = plan_operations(operations, shapes)
+        busy.extend(operation.rule for operation in plan)
+        return plan
+
     plan = plan_rewrite(
         checkpoint,
         format=format,
@@ -39,9 +47,10 @@ def plan_renamed(
         drop=drop,
         drop_prefix=drop_prefix,
         names=names,
-        operations=(lambda shapes: plan_operations(operations, shapes)) if operations else None,
+        operations=planned if operations else None,
         dtype=dtype,
     )
+    idle += tuple(f"The rule {rule} finds no set of tensors." for rule in operations if rule not in busy)
     return replace(plan, notes=(*idle, *plan.notes))
 
 

@@ -37,10 +37,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def at_a_terminal(folder: Path, arguments: list[str], **more: str) -> tuple[int, bytes]:
+def at_a_terminal(
+    folder: Path, arguments: list[str], program: list[str] | None = None, **more: str
+) -> tuple[int, bytes]:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100", **more}
-    command = [sys.executable, "-m", "ckptdiff", *arguments]
+    command = [sys.executable, *(program or ["-m", "ckptdiff"]), *arguments]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
@@ -64,6 +66,33 @@ def test_a_terminal_is_told_after_half_a_second(name: str, folder: Path) -> None
     code, shown = at_a_terminal(folder, arguments)
     assert code == 0
     assert told in shown
+    assert shown.endswith(b"\r\x1b[2K"), "the line is gone"
+
+
+SLOW_READING = """
+import sys
+import time
+from ckptdiff.checkpoint import from_any
+plain = from_any.checkpoint_from
+from_any.checkpoint_from = lambda *arguments: time.sleep(1.2) or plain(*arguments)
+from ckptdiff.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("command", ["compare", "suggest"])
+@pytest.mark.parametrize("model", ["net.ckptdiff.json", pytest.param("quick.py:Net", marks=pytest.mark.long)])
+@pytest.mark.slow
+def test_reading_is_told_of_whatever_the_model_is(command: str, model: str, folder: Path) -> None:
+    """A snapshot's work is done in this very process, and any other's in one of its own."""
+    (folder / "quick.py").write_text(MODEL.format("pass"))
+    if model.endswith(".json"):
+        from ckptdiff.cli import main
+
+        assert main(["snapshot", f"{folder / 'quick.py'}:Net", "-o", str(folder / model)]) == 0
+    code, shown = at_a_terminal(folder, [command, model, "a.pth"], program=["-c", SLOW_READING])
+    assert code == 0
+    assert b"reading the checkpoint ..." in shown
     assert shown.endswith(b"\r\x1b[2K"), "the line is gone"
 
 

@@ -35,6 +35,28 @@ class Call:
     options: Mapping[str, Any]
     file: str = ""
     """The file that the state dict is to be read from."""
+    config: str = ""
+    """What makes the `config` among the options, as Python."""
+
+    def lines(self) -> tuple[str, ...]:
+        """The call as lines of Python; nothing for a class that is no name of the library's."""
+        live = self.config == _OF_MODEL
+        name = "type(model)" if live else self.owner.__name__
+        if not (live or self.owner.__module__.partition(".")[0] == "transformers"):
+            return ()
+        configured = bool(self.config) and not live
+        names = ", ".join([*(["AutoConfig"] if configured else []), *([] if live else [name])])
+        options = {key: value for key, value in self.options.items() if key != "config"}
+        given = [repr(self.path), *([f"config={'model.config' if live else 'config'}"] if self.config else [])]
+        given += [
+            *(["state_dict=state_dict"] if self.file else []),
+            *(f"{key}={value!r}" for key, value in options.items()),
+        ]
+        return (
+            *([f"from transformers import {names}"] if names else []),
+            *([f"config = {self.config}"] if configured else []),
+            f"model = {name}.from_pretrained({', '.join(given)})",
+        )
 
 
 def call_of(asked: Asked) -> Callable[[], Call]:
@@ -126,9 +148,10 @@ def _named(owner: Any, home: Path, path: Path, asked: Asked) -> Call:
     if inside is not None:
         return Call(owner, str(home), {**asked.args, **inside, **options})
     config = _config(home, asked, asked.args)
+    made = _config_written(home, asked)
     if path.is_dir():
-        return Call(owner, str(path), {"config": config, **options})
-    return Call(_class_for(owner, config), None, {"config": config, **options}, str(path))
+        return Call(owner, str(path), {"config": config, **options}, config=made)
+    return Call(_class_for(owner, config), None, {"config": config, **options}, str(path), made)
 
 
 def _class_for(owner: Any, config: Any) -> Any:
@@ -165,6 +188,14 @@ def _config(home: Path, asked: Asked, args: Mapping[str, object]) -> Any:
     return AutoConfig.from_pretrained(str(home), **args, **extra, **folder)
 
 
+def _config_written(home: Path, asked: Asked) -> str:
+    extra = {**asked.args, **({"trust_remote_code": True} if asked.trust_remote_code else {})}
+    if asked.options.get("subfolder"):
+        extra["subfolder"] = asked.options["subfolder"]
+    given = [repr(str(home)), *(f"{name}={value!r}" for name, value in extra.items())]
+    return f"AutoConfig.from_pretrained({', '.join(given)})"
+
+
 def _like(module: nn.Module, path: Path, asked: Asked) -> Call:
     """The class of a module that is there, with its configuration."""
     import transformers
@@ -177,5 +208,8 @@ def _like(module: nn.Module, path: Path, asked: Asked) -> Call:
     options = {name: value for name, value in asked.options.items() if name not in _OURS}
     config = copy.deepcopy(module.config)
     if path.is_dir():
-        return Call(type(module), str(path), {"config": config, **options})
-    return Call(type(module), None, {"config": config, **options}, str(path))
+        return Call(type(module), str(path), {"config": config, **options}, config=_OF_MODEL)
+    return Call(type(module), None, {"config": config, **options}, str(path), _OF_MODEL)
+
+
+_OF_MODEL = "model.config"

@@ -51,7 +51,9 @@ def ask(asked: Asked) -> Left:
         inside = str(call.options.get("subfolder") or "")
         where = str(Path(asked.path) / inside) if inside else asked.path
         told = Told(said.missing, said.unexpected, said.mismatched, said.failed, ignored=True)
-        loader = Loader("transformers", version("transformers"), _spelled(call), "followed")
+        name, release = _spelled(call), version("transformers")
+        takes = call.config == "model.config"
+        loader = Loader("transformers", release, name, "followed", call.lines(), takes_model=takes)
         if module is None:
             return left_nothing(followed, loader, told, where, machine=_machine())
         return left_in(module, followed, loader, told, where, reference=asked.shown, machine=_machine())
