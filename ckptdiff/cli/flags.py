@@ -76,5 +76,5 @@ def without_quotes(rule: str) -> str:
     plain = _PLAIN_RULE.fullmatch(rule)
     if plain is None:
         return rule
-    old, new, one, other = plain.groups()
-    return f"{old}={new}" if old else f"{one}={other}"
+    old, new, new_part, other = plain.groups()
+    return f"{old}={new}" if old else f"{new_part}={other}"

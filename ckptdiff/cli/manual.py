@@ -36,14 +36,14 @@ def page() -> str:
 
 def _command(name: str, command: Any) -> list[str]:
     parameters = command.params
-    arguments = " ".join(_metavar(one) for one in parameters if one.param_type_name == "argument")
+    arguments = " ".join(_metavar(parameter) for parameter in parameters if parameter.param_type_name == "argument")
     lines = [f'.SS "ckptdiff {name} {_text(arguments)}"'.replace('""', '"'), *_paragraphs(command.help or "")]
-    for one in parameters:
-        if one.param_type_name == "argument":
+    for parameter in parameters:
+        if parameter.param_type_name == "argument":
             continue
-        flags = ", ".join(_text(flag) for flag in (*one.opts, *one.secondary_opts))
-        metavar = "" if one.is_flag else f" {_text(_metavar(one))}"
-        lines += [".TP", f"\\fB{flags}\\fR{metavar}", _line(one.help or "")]
+        flags = ", ".join(_text(flag) for flag in (*parameter.opts, *parameter.secondary_opts))
+        metavar = "" if parameter.is_flag else f" {_text(_metavar(parameter))}"
+        lines += [".TP", f"\\fB{flags}\\fR{metavar}", _line(parameter.help or "")]
     examples = sys.modules[f"ckptdiff.cli.{name}"].EXAMPLES
     lines += [".PP", "Examples:", ".nf", *(_line(line) for line in examples.splitlines()), ".fi"]
     return lines

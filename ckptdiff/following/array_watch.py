@@ -104,11 +104,11 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 if engine.looked or engine.exposed or (engine.numbers and _of_numbers(engine, args[:1], made)):
                     engine.doubt_new(made)
                 return made
-            found = pieces_of(arrays[0]) if len(arrays) == 1 else all_of(engine, arrays)
+            pieces = pieces_of(arrays[0]) if len(arrays) == 1 else all_of(engine, arrays)
             tensor = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
             if isinstance(tensor, torch.Tensor) and tensor.numel():
                 with without_torch_function():
-                    _adopt(engine, tensor, found)
+                    _adopt(engine, tensor, pieces)
             return tensor
 
         making.__name__ = getattr(kept.value, "__name__", "making")
@@ -176,7 +176,7 @@ def _of_numbers(engine: Engine, given: tuple[Any, ...], made: Any) -> bool:
     return engine.numbers.among(flat(given))
 
 
-def _adopt(engine: Engine, tensor: torch.Tensor, found: list[Piece]) -> None:
+def _adopt(engine: Engine, tensor: torch.Tensor, pieces: list[Piece]) -> None:
     """Note where the values of a tensor made from an array come from."""
     address = tensor.untyped_storage().data_ptr()
     if address in engine.memories:
@@ -187,7 +187,9 @@ def _adopt(engine: Engine, tensor: torch.Tensor, found: list[Piece]) -> None:
         return
     if around is None:
         count = tensor.numel()
-        engine.paint_new(own, tensor, [(first, min(end, count), *rest) for first, end, *rest in found if first < count])
+        engine.paint_new(
+            own, tensor, [(first, min(end, count), *rest) for first, end, *rest in pieces if first < count]
+        )
         return
     own.foreign = True
     shift = address - around.address

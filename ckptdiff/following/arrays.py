@@ -167,9 +167,9 @@ class Array(np.ndarray, metaclass=ArrayKind):
 
     def kept(self, *, numbers: bool = False) -> None:
         """Note that the values are put somewhere, from where they may come back."""
-        if self.engine is not None and self.dtype.kind in "biufc" and (found := pieces_of(self)):
+        if self.engine is not None and self.dtype.kind in "biufc" and (pieces := pieces_of(self)):
             content = np.ascontiguousarray(self.view(np.ndarray)).reshape(-1).view(np.uint8)
-            self.engine.kept.keep_bytes(content.data, self.dtype.itemsize, found, numbers=numbers)
+            self.engine.kept.keep_bytes(content.data, self.dtype.itemsize, pieces, numbers=numbers)
 
 
 class _Flat:
@@ -338,14 +338,14 @@ def note(engine: Engine, array: Any, new: list[Piece]) -> None:
 def _computed(engine: Engine, before: Any, made: Any) -> list[Piece]:
     """Element by element, from inputs that broadcast to the result's shape."""
     spread = []
-    for found, shape in before:
-        if not found:
+    for given, shape in before:
+        if not given:
             continue
         try:
             padded = (1,) * (made.ndim - len(shape)) + tuple(shape)
-            spread.append(broadcast(found, padded, made.shape))
+            spread.append(broadcast(given, padded, made.shape))
         except ValueError:
-            return uniform(engine.labels.union(distinct_labels(found)), made.size)
+            return uniform(engine.labels.union(distinct_labels(given)), made.size)
     return combined(spread, made.size, engine.labels)
 
 

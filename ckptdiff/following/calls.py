@@ -40,31 +40,31 @@ def floats_of_code() -> Iterator[float]:
 _DEEP = 6
 
 
-def collect(values: Iterable[Any], found: list[torch.Tensor]) -> None:
+def collect(values: Iterable[Any], tensors: list[torch.Tensor]) -> None:
     """Add every tensor among some values, in lists and dictionaries too, to a list."""
     for item in values:
         if isinstance(item, torch.Tensor):
-            found.append(item)
+            tensors.append(item)
         elif type(item) in (list, tuple):
-            collect(item, found)
+            collect(item, tensors)
         elif isinstance(item, dict):
-            collect(item.values(), found)
+            collect(item.values(), tensors)
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:
     """Every tensor among some values, in lists and dictionaries too."""
-    found: list[torch.Tensor] = []
-    collect(values, found)
-    return found
+    tensors: list[torch.Tensor] = []
+    collect(values, tensors)
+    return tensors
 
 
-def written_by(found: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+def written_by(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that an operation writes to, of those it is called with."""
     tensors: list[torch.Tensor] = []
-    for position, name in found.written:
+    for position, name in traits.written:
         value = args[position] if position < len(args) else kwargs.get(name)
         collect([value], tensors)
-    if hidden := HIDDEN_WRITES.get(found.name):
+    if hidden := HIDDEN_WRITES.get(traits.name):
         *written, when = hidden
         if len(args) > when and args[when]:
             collect([args[position] for position in written], tensors)

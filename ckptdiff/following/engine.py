@@ -83,13 +83,13 @@ class Engine:
         address = storage.data_ptr()
         if not address:
             return None
-        found = self.memories.get(address)
-        if found is None:
-            found = self.memories[address] = Memory(storage)
-        elif found.storage is None:  # an array's, over which there is a tensor now
-            found.storage = storage
-            found.nbytes = max(found.nbytes, storage.nbytes())
-        return found
+        memory = self.memories.get(address)
+        if memory is None:
+            memory = self.memories[address] = Memory(storage)
+        elif memory.storage is None:  # an array's, over which there is a tensor now
+            memory.storage = storage
+            memory.nbytes = max(memory.nbytes, storage.nbytes())
+        return memory
 
     def describe(self, tensor: torch.Tensor, source: Source) -> None:
         """Note that a tensor's values are those of a file's tensor."""
@@ -144,9 +144,9 @@ class Engine:
                 return memory
         return None
 
-    def paint_new(self, memory: Memory, tensor: torch.Tensor, found: list[Piece]) -> None:
+    def paint_new(self, memory: Memory, tensor: torch.Tensor, pieces: list[Piece]) -> None:
         """Note where the elements of a new tensor come from."""
-        paint(memory.origins, shape_of(tensor), found)
+        paint(memory.origins, shape_of(tensor), pieces)
 
     def value(self, tensor: torch.Tensor) -> torch.Tensor:
         """The values a tensor has by now; computed, where they were only noted, on memory of their own."""
@@ -274,16 +274,16 @@ class Engine:
                 involved.append(memory)
             elif self._loose and id(tensor) in self._loose:
                 return self._carry_out(function, args, kwargs, tensors, traits(function))
-        found = traits(function)
-        result = self._become(function, args, kwargs, tensors, involved, found)
-        if self.numbers and found.kind != "view" and not found.random:
-            self._numbered(function, args, kwargs, result, tensors, found)
-        if (self.exposed or self.looked or self.numbers.taken) and found.kind not in ("view", "nothing"):
+        known = traits(function)
+        result = self._become(function, args, kwargs, tensors, involved, known)
+        if self.numbers and known.kind != "view" and not known.random:
+            self._numbered(function, args, kwargs, result, tensors, known)
+        if (self.exposed or self.looked or self.numbers.taken) and known.kind not in ("view", "nothing"):
             line = next((memory.after_look for memory in involved if memory.after_look), "")
-            if not line and self.exposed and involved and found.written and brings_numbers(args):
+            if not line and self.exposed and involved and known.written and brings_numbers(args):
                 line = line_of_code()
             if line:
-                self._pass_on(line, result, args, kwargs, found)
+                self._pass_on(line, result, args, kwargs, known)
         return result
 
     def _numbered(
@@ -293,18 +293,18 @@ class Engine:
         kwargs: dict[str, Any],
         result: Any,
         tensors: list[torch.Tensor],
-        found: Traits,
+        traits: Traits,
     ) -> None:
         """What was made with a number that a file gave may be made of the file."""
         taken = self.numbers.take(function, args, kwargs)
-        if not taken and found.kind == "copy" and len(tensors) == 2 and self.known(tensors[1]) is None:
+        if not taken and traits.kind == "copy" and len(tensors) == 2 and self.known(tensors[1]) is None:
             taken = self.numbers.in_tensor(tensors[1])
         if taken:
-            self._pass_on(line_of_code(), result, args, kwargs, found)
+            self._pass_on(line_of_code(), result, args, kwargs, traits)
 
-    def _pass_on(self, line: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits) -> None:
+    def _pass_on(self, line: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits) -> None:
         """What was made with something that may be made of values that code has seen, may be so too."""
-        outputs = written_by(found, args, kwargs)
+        outputs = written_by(traits, args, kwargs)
         collect([result], outputs)
         for tensor in outputs:
             memory = self.memory(tensor) if tensor.layout is torch.strided else None
@@ -318,48 +318,48 @@ class Engine:
         kwargs: dict[str, Any],
         tensors: list[torch.Tensor],
         involved: list[Memory],
-        found: Traits,
+        traits: Traits,
     ) -> Any:
-        if found.random and (done := noting.draw(self, function, args, kwargs, tensors, found)) is not None:
+        if traits.random and (done := noting.draw(self, function, args, kwargs, tensors, traits)) is not None:
             return done
         if not involved:
             if self.looked or (self.exposed and brings_numbers(args)):
-                self._note_plain(found, args, kwargs)
-            if found.makes or (found.kind == "fill" and nbytes(tensors[0]) > noting.LARGE):
-                noted, result = noting.note(self, function, args, kwargs, found)
+                self._note_plain(traits, args, kwargs)
+            if traits.makes or (traits.kind == "fill" and nbytes(tensors[0]) > noting.LARGE):
+                noted, result = noting.note(self, function, args, kwargs, traits)
                 if noted:
                     return result
             return function(*args, **kwargs)
-        if found.kind == "view":
-            return self._view(function, args, kwargs, tensors, found)
-        if found.kind == "nothing" and not found.makes:
+        if traits.kind == "view":
+            return self._view(function, args, kwargs, tensors, traits)
+        if traits.kind == "nothing" and not traits.makes:
             return function(*args, **kwargs)
-        if found.name.startswith(("_foreach_", "_fused_")) and isinstance(args[0], (list, tuple)) and len(args[0]) > 1:
+        if traits.name.startswith(("_foreach_", "_fused_")) and isinstance(args[0], (list, tuple)) and len(args[0]) > 1:
             return self._one_by_one(function, args, kwargs)
-        if found.name.startswith("_foreach_") and (base := base_of_foreach(function, args)) is not None:
+        if traits.name.startswith("_foreach_") and (base := base_of_foreach(function, args)) is not None:
             result = self.run(base, tuple(arg[0] if isinstance(arg, (list, tuple)) else arg for arg in args), kwargs)
             return [result] if schema_of(function).returns else None
-        if found.makes:
-            noted, result = noting.note(self, function, args, kwargs, found)
+        if traits.makes:
+            noted, result = noting.note(self, function, args, kwargs, traits)
             return result if noted else function(*args, **kwargs)
         small = not any(memory.writes for memory in involved) and all(nbytes(tensor) <= SMALL for tensor in tensors)
-        if not small and may_be_noted(found, tensors) and not any(memory.foreign for memory in involved):
-            noted, result = noting.note(self, function, args, kwargs, found)
+        if not small and may_be_noted(traits, tensors) and not any(memory.foreign for memory in involved):
+            noted, result = noting.note(self, function, args, kwargs, traits)
             if noted:
                 return result
-        return self._carry_out(function, args, kwargs, tensors, found)
+        return self._carry_out(function, args, kwargs, tensors, traits)
 
-    def _note_plain(self, found: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _note_plain(self, traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what is written, from no file, by code that has looked at values: it may be what it has seen."""
-        if found.written and found.kind != "view":
-            for tensor in written_by(found, args, kwargs):
+        if traits.written and traits.kind != "view":
+            for tensor in written_by(traits, args, kwargs):
                 if (memory := self.memory(tensor)) is not None:
                     memory.after_look = line_of_code()
 
     def _view(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], found: Traits
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], traits: Traits
     ) -> Any:
-        if not found.moves_storage:
+        if not traits.moves_storage:
             return function(*args, **kwargs)
         with self.moving(tensors[0].untyped_storage()):
             return function(*args, **kwargs)
@@ -377,16 +377,18 @@ class Engine:
 
         results = []
         for position in range(count):
-            one = [at(position, argument) for argument in args]
-            results.append(self.run(function, tuple(one), {name: at(position, item) for name, item in kwargs.items()}))
+            slices = [at(position, argument) for argument in args]
+            results.append(
+                self.run(function, tuple(slices), {name: at(position, item) for name, item in kwargs.items()})
+            )
         return [item for result in results for item in result] if schema_of(function).returns else None
 
     def _carry_out(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], found: Traits
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], traits: Traits
     ) -> Any:
         """Have an operation done now, on values."""
-        written = written_by(found, args, kwargs)
-        blank = found.kind == "fill" and len(written) == 1 and is_whole(written[0])
+        written = written_by(traits, args, kwargs)
+        blank = traits.kind == "fill" and len(written) == 1 and is_whole(written[0])
         for tensor in tensors:
             memory = self.known(tensor)
             if memory is not None and memory.writes:
@@ -394,25 +396,27 @@ class Engine:
                     self._forget_pending(memory)
                 else:
                     replay.settle(memory)
-        if found.looks:
+        if traits.looks:
             self.look(tensors)
         for tensor in written:
             if (memory := self.known(tensor)) is not None:
                 replay.before_writing(memory)
-        same = found.kind in ("copy", "fill", "clone", "cat", "pointwise", "placing")
-        label = 0 if blank and len(tensors) == 1 else provenance.after(self, tensors, found)
+        same = traits.kind in ("copy", "fill", "clone", "cat", "pointwise", "placing")
+        label = 0 if blank and len(tensors) == 1 else provenance.after(self, tensors, traits)
         where = (
-            provenance.placed_labels(self, function, args, kwargs, found) if found.kind == "placing" and label else None
+            provenance.placed_labels(self, function, args, kwargs, traits)
+            if traits.kind == "placing" and label
+            else None
         )
-        unsure = not same or (found.kind == "placing" and where is None)
-        reached = probing.reached(self, function, args, kwargs, tensors, found) if label and unsure else None
+        unsure = not same or (traits.kind == "placing" and where is None)
+        reached = probing.reached(self, function, args, kwargs, tensors, traits) if label and unsure else None
         result = carried_out(function, args, kwargs)
         outputs: list[torch.Tensor] = []
         collect([result], outputs)
 
         def new(tensor: torch.Tensor, number: int, of: list[Any] | None) -> list[Piece]:
             if same and not unsure:
-                return provenance.moved(self, found, args, kwargs, tensor, where)
+                return provenance.moved(self, traits, args, kwargs, tensor, where)
             if of is not None and number < len(of) and of[number].size() == tensor.size():
                 return probing.labelled(of[number], label)
             return uniform(label, tensor.numel())

@@ -44,16 +44,16 @@ class FileNumbers:
 
     def gather(self, value: Any, file: str) -> int:
         """Note the numbers of what a file gave; returns how many there are."""
-        found = list(islice(numbers_in(value), _MOST))
-        entries = Counter(path for path, _ in found)
-        for path, number in found:
+        numbers = list(islice(numbers_in(value), _MOST))
+        entries = Counter(path for path, _ in numbers)
+        for path, number in numbers:
             self._given.setdefault(number, (file, path))
             if entries[path] == 1 and isinstance(number, float):
                 for made in _made_of(number):
                     self._given.setdefault(made, (file, path))
-        if found:
+        if numbers:
             self._rounded.clear()
-        return len(found)
+        return len(numbers)
 
     def note(self, number: float, source: Source) -> None:
         """Note a number that was made of one that a file gave."""
@@ -63,20 +63,20 @@ class FileNumbers:
 
     def take(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether an operation takes one of them as a value."""
-        found: Source | None = None
+        given_by: Source | None = None
         for position, item in enumerate(args):
             if type(item) in (int, float) and item in self._given:
                 kind = str(schema_of(function).arguments[position].type)
-                found = self._given[item] if "Tensor" in kind or "number" in kind else found
-        if found is None and kwargs:
-            found = next(
+                given_by = self._given[item] if "Tensor" in kind or "number" in kind else given_by
+        if given_by is None and kwargs:
+            given_by = next(
                 (self._given[v] for v in kwargs.values() if type(v) in (int, float) and v in self._given), None
             )
-        if found is None and self._ints:
-            found = next((source for item in (*args, *kwargs.values()) if (source := self._of_int(item))), None)
-        if found is not None:
-            self.taken[found] = None
-        return found is not None
+        if given_by is None and self._ints:
+            given_by = next((source for item in (*args, *kwargs.values()) if (source := self._of_int(item))), None)
+        if given_by is not None:
+            self.taken[given_by] = None
+        return given_by is not None
 
     def tells(self, number: int, source: Source) -> None:
         """Note an int that stands alone in a file: of a float and it Python makes a float that tells nothing."""

@@ -122,12 +122,12 @@ class Followed:
 
     def fills(self, module: nn.Module) -> Mapping[str, Fill]:
         """For every tensor of a module's state dict, where its values come from."""
-        found: dict[str, Fill] = {}
+        fills: dict[str, Fill] = {}
         state_dict = self.state_dict(module)
         for key, value in state_dict.items():
             if isinstance(value, torch.Tensor):
-                found[key] = self.fill(value)
-        return found
+                fills[key] = self.fill(value)
+        return fills
 
     def fill(self, tensor: torch.Tensor) -> Fill:
         """Where a tensor's values come from."""
@@ -162,7 +162,7 @@ class Followed:
 
 
 def _stretches(got: Any) -> tuple[tuple[int, int], ...]:
-    found: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     for first, end, label, _ in got:
         if not isinstance(label, int):
             import numpy as np
@@ -172,11 +172,11 @@ def _stretches(got: Any) -> tuple[tuple[int, int], ...]:
         else:
             spans = [(first, end)]
         for low, high in spans:
-            if found and found[-1][1] == low:
-                found[-1] = (found[-1][0], high)
+            if stretches and stretches[-1][1] == low:
+                stretches[-1] = (stretches[-1][0], high)
             else:
-                found.append((low, high))
-    return tuple(found)
+                stretches.append((low, high))
+    return tuple(stretches)
 
 
 @contextlib.contextmanager

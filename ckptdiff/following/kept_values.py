@@ -48,24 +48,24 @@ class KeptValues:
 
     def keep(self, engine: Engine, tensor: torch.Tensor) -> None:
         """Note a tensor that is put away; its memory holds its values by now."""
-        if (found := _print(tensor)) is None:
+        if (printed := _print(tensor)) is None:
             return
-        self._pieces[found] = engine.pieces(tensor)
+        self._pieces[printed] = engine.pieces(tensor)
         whole = torch.empty(0, dtype=tensor.dtype)
         with replay.plainly():  # pickles hold storages
             whole.set_(tensor.untyped_storage())
         if whole.numel() != tensor.numel() or not tensor.is_contiguous():
-            found = _print(whole)
-            if found is not None:
-                self._pieces[found] = engine.pieces(whole)
+            printed = _print(whole)
+            if printed is not None:
+                self._pieces[printed] = engine.pieces(whole)
 
     def keep_bytes(self, content: Any, itemsize: int, pieces: list[Piece], *, numbers: bool = False) -> None:
         """Note that code takes the bytes of a whole out, or its numbers: this is where the elements come from."""
         if pieces and len(content) <= _WHOLE:
-            found = Origins()
+            origins = Origins()
             count = len(content) // itemsize
-            paint(found, Shape(0, (count,), (1,), itemsize, count, True), pieces)
-            self._bytes.setdefault(_key(content, numbers), deque()).append(found)
+            paint(origins, Shape(0, (count,), (1,), itemsize, count, True), pieces)
+            self._bytes.setdefault(_key(content, numbers), deque()).append(origins)
 
     def keep_numbers(self, values: Any, *, unpacked: bool = False) -> None:
         """Note the numbers that code takes a whole out as: they are told from others of the same value by the first

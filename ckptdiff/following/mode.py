@@ -53,9 +53,9 @@ def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     if not hasattr(type(tensor), "__tensor_flatten__"):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-    found: list[torch.Tensor] = []
+    inner: list[torch.Tensor] = []
     for name in names:
         part = getattr(tensor, name)
         if isinstance(part, torch.Tensor):  # a DTensor's mesh is named beside its tensor
-            found.extend(parts(part))
-    return found
+            inner.extend(parts(part))
+    return inner

@@ -133,12 +133,12 @@ class Files:
 
     def _put_away(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is one that the code had put away; it comes from where that did."""
-        found = self.engine.kept.found(tensor) if self.engine.kept else None
-        if found is None:
+        origins = self.engine.kept.found(tensor) if self.engine.kept else None
+        if origins is None:
             return False
         memory = self.engine.memory(tensor)
         if memory is not None:
-            paint(memory.origins, shape_of(tensor), found)
+            paint(memory.origins, shape_of(tensor), origins)
         return True
 
     def gave_all(self, value: Any, file: str) -> None:
@@ -172,10 +172,10 @@ class Files:
     def inside_pickle(self, name: str) -> Iterator[list[torch.Tensor]]:
         """What torch reads inside the block is a part of a pickle in a file: it is gathered, to be called by its path
         there. That of none is noted as ever."""
-        found: list[torch.Tensor] = []
-        before, self._pickled = self._pickled, found if name != STREAM else None
+        tensors: list[torch.Tensor] = []
+        before, self._pickled = self._pickled, tensors if name != STREAM else None
         try:
-            yield found
+            yield tensors
         finally:
             self._pickled = before
 

@@ -28,12 +28,12 @@ def draw(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tensors: list[torch.Tensor],
-    found: Traits,
+    traits: Traits,
 ) -> Any:
     """Put off what draws random numbers; None where it has to be carried out."""
     if kwargs.get("generator") is not None:
         return None
-    fill = found.fill
+    fill = traits.fill
     target = tensors[0] if draws_into(function) else None
     if target is not None and target.is_meta and len(tensors) == 1 and target.dtype in _DRAWN:
         return target  # nothing is drawn for what has no memory, and the way of a meta kernel to that is long
@@ -83,13 +83,13 @@ def noted_draw(
 
 
 def note(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits
 ) -> tuple[bool, Any]:
     """Put an operation off. False where it has to be carried out after all."""
-    written = written_by(found, args, kwargs)
+    written = written_by(traits, args, kwargs)
     if written:
-        return note_writing(engine, function, args, kwargs, written[0], found)
-    if found.makes and not makes_plain(kwargs):
+        return note_writing(engine, function, args, kwargs, written[0], traits)
+    if traits.makes and not makes_plain(kwargs):
         return False, None
     with replay.plainly():
         try:
@@ -98,7 +98,7 @@ def note(
             return False, None
         if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "cpu":
             return False, None
-        if found.makes and nbytes(output) <= LARGE:
+        if traits.makes and nbytes(output) <= LARGE:
             return False, None
         result = torch.empty_strided(output.size(), output.stride(), dtype=output.dtype)
     memory = engine.memory(result)
@@ -108,12 +108,12 @@ def note(
     operation = Operation(function, kept(engine, args), {name: kept(engine, item) for name, item in kwargs.items()})
     memory.writes.append(Write(operation, Target(shape, result.dtype), covers=True, fresh=True))
     memory.version += 1
-    paint(memory.origins, shape, provenance.moved(engine, found, args, kwargs, result))
+    paint(memory.origins, shape, provenance.moved(engine, traits, args, kwargs, result))
     return True, result
 
 
 def note_writing(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.Tensor, found: Traits
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.Tensor, traits: Traits
 ) -> tuple[bool, Any]:
     """Put off what writes into a tensor. False where it has to be carried out after all."""
     size = tuple(target.size())
@@ -128,22 +128,22 @@ def note_writing(
         return False, None
     if not shape.numel:
         return False, None
-    if found.kind == "pointwise":
+    if traits.kind == "pointwise":
         try:
             with replay.plainly():
                 on_meta(function, args, kwargs)
         except Exception:
             return False, None
-    if found.kind == "copy" and not is_lazy(engine, args[1]):
+    if traits.kind == "copy" and not is_lazy(engine, args[1]):
         return False, None
     memory = engine.memory(target)
     if memory is None:
         return False, None
-    new = provenance.moved(engine, found, args, kwargs, target)
+    new = provenance.moved(engine, traits, args, kwargs, target)
     rest = kept(engine, args[1:])
     operation = Operation(function, (TARGET, *rest), {name: kept(engine, item) for name, item in kwargs.items()})
     low, high = shape.span
-    covers = found.kind in ("copy", "fill") and shape.dense and high - low == memory.nbytes
+    covers = traits.kind in ("copy", "fill") and shape.dense and high - low == memory.nbytes
     memory.writes.append(Write(operation, Target(shape, target.dtype), covers, fresh=False))
     memory.version += 1
     engine.paint(memory, target, new)

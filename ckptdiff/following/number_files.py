@@ -87,8 +87,8 @@ def read_json(patches: Patches, files: Files) -> None:
     def loads(text: Any, **options: Any) -> Any:
         value = original(text, **options)
         if files.opened.texts and len(text) > _WEIGHTS and isinstance(value, (dict, list)):
-            found = islice(numbers_in(value), _WEIGHTS)
-            entries = Counter(path for path, number in found if isinstance(number, float))
+            numbers = islice(numbers_in(value), _WEIGHTS)
+            entries = Counter(path for path, number in numbers if isinstance(number, float))
             if sum(count for count in entries.values() if count > 1) > _WEIGHTS // 2:
                 name = next(reversed(files.opened.texts))
                 files.engine.numbers.gather(value, name)
@@ -139,9 +139,9 @@ def read_bytes(patches: Patches, files: Files) -> None:
                 return made
             if files.engine.enclosing(made.__array_interface__["data"][0], 1) is not None:
                 return array_view(made)
-            found = recognised_array(files, made)
-            if found is not None:
-                return found
+            origins = recognised_array(files, made)
+            if origins is not None:
+                return origins
             if files.order or files.opened.read:
                 files.engine.looked[STREAM, ""] = None
             return made

@@ -177,13 +177,13 @@ def _kind(function: Any, name: str, written: tuple[tuple[int, str], ...]) -> Kin
 
 def draws_into(function: Any) -> bool:
     """Whether an operation fills the tensor it is given with random numbers, whatever the tensor held."""
-    found = traits(function)
-    return found.random and found.kind == "fill" and len(found.written) == 1
+    known = traits(function)
+    return known.random and known.kind == "fill" and len(known.written) == 1
 
 
-def may_be_noted(found: Traits, tensors: list[torch.Tensor]) -> bool:
+def may_be_noted(known: Traits, tensors: list[torch.Tensor]) -> bool:
     """Whether carrying out an operation later gives the same as now, errors included."""
-    if found.kind in ("other", "view", "nothing", "placing") or found.random:
+    if known.kind in ("other", "view", "nothing", "placing") or known.random:
         return False
     if any(
         tensor.layout is not torch.strided
@@ -194,13 +194,13 @@ def may_be_noted(found: Traits, tensors: list[torch.Tensor]) -> bool:
         for tensor in tensors
     ):
         return False
-    if found.kind in ("copy", "fill", "clone", "cat"):
+    if known.kind in ("copy", "fill", "clone", "cat"):
         return True
     # float8 and the like have few kernels, integers raise where they are divided or sent through floating functions.
     dtypes = {tensor.dtype for tensor in tensors}
     if not dtypes <= _ORDINARY:
         return False
-    return found.kind != "whole" or len(dtypes) == 1
+    return known.kind != "whole" or len(dtypes) == 1
 
 
 _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))

@@ -122,11 +122,11 @@ class Origins:
 
     def labels(self, low: int, high: int) -> set[int]:
         """All labels between two bytes."""
-        found: set[int] = set()
+        seen: set[int] = set()
         for interval in self.at(low, high):
-            found.update((interval.label,) if isinstance(interval.label, int) else _distinct(interval.label))
-        found.discard(0)
-        return found
+            seen.update((interval.label,) if isinstance(interval.label, int) else _distinct(interval.label))
+        seen.discard(0)
+        return seen
 
     def insert(self, interval: Interval) -> None:
         """Put an interval where there is none."""
@@ -195,7 +195,7 @@ def pieces(origins: Origins, shape: Shape) -> list[Piece]:
     length, starts = shape.runs()
     if starts is None:
         return encoded(_strided(_dense_labels(origins, low, high, shape.itemsize), shape, low).reshape(-1))
-    found: list[Piece] = []
+    listed: list[Piece] = []
     size = shape.itemsize
     for number, start in enumerate(starts):
         begin, base = start * size, number * length
@@ -206,8 +206,8 @@ def pieces(origins: Origins, shape: Shape) -> list[Piece]:
             label = interval.label
             if not isinstance(label, int) and not whole:
                 label, whole = next(iter(_distinct(label)), 0), False
-            found.append((first, end, label, interval.start if whole else None))
-    return merged(found)
+            listed.append((first, end, label, interval.start if whole else None))
+    return merged(listed)
 
 
 def paint(origins: Origins, shape: Shape, new: Sequence[Piece]) -> None:
@@ -266,7 +266,7 @@ def relabelled(old: Sequence[Piece], change: Any, *, keep_start: bool = True) ->
             import numpy as np
 
             distinct, places = np.unique(label, return_inverse=True)
-            table = np.array([change(int(one)) for one in distinct], dtype=np.int32)
+            table = np.array([change(int(entry)) for entry in distinct], dtype=np.int32)
             made.append((first, end, table[places.reshape(-1)], None))
     return made
 
@@ -281,7 +281,7 @@ def combined(parts: Sequence[Sequence[Piece]], count: int, labels: Labels) -> li
     if any(not isinstance(piece[2], int) for part in present for piece in part):
         return _combined_arrays(present, count, labels)
     edges = sorted({edge for part in present for first, end, *_ in part for edge in (first, end)})
-    found: list[Piece] = []
+    joined: list[Piece] = []
     positions = [0] * len(present)
     for first, end in pairwise(edges):
         here = []
@@ -291,8 +291,8 @@ def combined(parts: Sequence[Sequence[Piece]], count: int, labels: Labels) -> li
             if positions[number] < len(part) and part[positions[number]][0] <= first:
                 here.append(part[positions[number]][2])
         if here:
-            found.append((first, end, labels.union(here), None))
-    return merged(found)
+            joined.append((first, end, labels.union(here), None))
+    return merged(joined)
 
 
 def broadcast(old: Sequence[Piece], size: Sequence[int], wanted: Sequence[int]) -> list[Piece]:
@@ -307,10 +307,10 @@ def broadcast(old: Sequence[Piece], size: Sequence[int], wanted: Sequence[int]) 
     return encoded(np.broadcast_to(decoded(old, numel).reshape(tuple(size)), tuple(wanted)).reshape(-1))
 
 
-def covered(found: Sequence[Piece]) -> int:
+def covered(among: Sequence[Piece]) -> int:
     """How many elements come from a file."""
     total = 0
-    for first, end, label, _ in found:
+    for first, end, label, _ in among:
         if isinstance(label, int):
             total += end - first if label else 0
         else:
@@ -318,10 +318,10 @@ def covered(found: Sequence[Piece]) -> int:
     return total
 
 
-def distinct_labels(found: Sequence[Piece]) -> set[int]:
+def distinct_labels(among: Sequence[Piece]) -> set[int]:
     """All labels in some pieces."""
     labels: set[int] = set()
-    for _, _, label, _ in found:
+    for _, _, label, _ in among:
         labels.update((label,) if isinstance(label, int) else _distinct(label))
     labels.discard(0)
     return labels
@@ -335,10 +335,10 @@ def _clipped(piece: Piece, low: int, high: int) -> Piece:
     return begin, stop, label, None if start is None else start + begin - first
 
 
-def merged(found: list[Piece]) -> list[Piece]:
+def merged(among: list[Piece]) -> list[Piece]:
     """Pieces in order, neighbours that go on from each other as one."""
     made: list[Piece] = []
-    for piece in found:
+    for piece in among:
         first, end, label, start = piece
         if made and isinstance(label, int):
             before = made[-1]
@@ -384,12 +384,12 @@ def _strided(labels: Any, shape: Shape, low: int) -> Any:
     return np.lib.stride_tricks.as_strided(labels[first:], shape.size, strides)
 
 
-def decoded(found: Sequence[Piece], count: int) -> Any:
+def decoded(among: Sequence[Piece], count: int) -> Any:
     """Pieces as an array of labels, one an element."""
     import numpy as np
 
     labels = np.zeros(count, dtype=np.int32)
-    for first, end, label, _ in found:
+    for first, end, label, _ in among:
         labels[first:end] = label
     return labels
 

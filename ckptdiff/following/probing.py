@@ -39,7 +39,7 @@ def reached(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tensors: list[torch.Tensor],
-    found: Traits,
+    traits: Traits,
 ) -> Reached | None:
     """Try an operation, on copies. None where that says nothing."""
     size = sum(map(nbytes, tensors))
@@ -48,7 +48,7 @@ def reached(
     )
     if is_collective(function) and others_take_part():
         return None
-    if found.random or size > (_MOST if whole else _MOST_OF_ALL):
+    if traits.random or size > (_MOST if whole else _MOST_OF_ALL):
         return None
     if any(tensor.layout is not torch.strided or tensor.is_quantized for tensor in tensors):
         return None
@@ -56,8 +56,8 @@ def reached(
         return None  # indices out of a file: others may not be valid
     try:
         with replay.plainly():
-            plain, plain_written = _tried(engine, function, args, kwargs, found, changed=False)
-            other, other_written = _tried(engine, function, args, kwargs, found, changed=True)
+            plain, plain_written = _tried(engine, function, args, kwargs, traits, changed=False)
+            other, other_written = _tried(engine, function, args, kwargs, traits, changed=True)
             return Reached(list(_different(plain_written, other_written)), list(_different(plain, other)))
     except Exception:
         return None
@@ -73,7 +73,7 @@ def _continuous(tensor: torch.Tensor) -> bool:
 
 
 def _tried(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits, *, changed: bool
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits, *, changed: bool
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     copies: dict[int, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)
@@ -95,12 +95,12 @@ def _tried(
     new_args, new_kwargs = tuple(map(copied, args)), {name: copied(item) for name, item in kwargs.items()}
     returned: list[torch.Tensor] = []
     collect([carried_out(function, new_args, new_kwargs)], returned)
-    return returned, written_by(found, new_args, new_kwargs)
+    return returned, written_by(traits, new_args, new_kwargs)
 
 
 def _different(plain: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
-    for one, two in zip(plain, other, strict=True):
-        if one.size() != two.size() or not _continuous(one):
-            yield torch.ones(one.size(), dtype=torch.bool)
+    for before, after in zip(plain, other, strict=True):
+        if before.size() != after.size() or not _continuous(before):
+            yield torch.ones(before.size(), dtype=torch.bool)
         else:
-            yield (one != two) & ~((one != one) & (two != two))
+            yield (before != after) & ~((before != before) & (after != after))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ckptdiff.following.engine import Engine
 
 
-def after(engine: Engine, tensors: list[torch.Tensor], found: Traits) -> int:
+def after(engine: Engine, tensors: list[torch.Tensor], traits: Traits) -> int:
     """The label of what was made of all the elements of some tensors."""
     labels: set[int] = set()
     for tensor in tensors:
@@ -40,11 +40,11 @@ def after(engine: Engine, tensors: list[torch.Tensor], found: Traits) -> int:
             labels |= distinct_labels(engine.pieces(tensor))
         elif (memory := engine.known(tensor)) is not None and memory.origins:
             labels |= memory.origins.labels(*shape_of(tensor).span)
-    return engine.labels.after(engine.labels.union(labels), found.step)
+    return engine.labels.after(engine.labels.union(labels), traits.step)
 
 
 def placed_labels(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Traits
+    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits
 ) -> list[Piece] | None:
     """Where the elements of the result come from that places elements: by placing their labels as it does them."""
     names = [argument.name for argument in schema_of(function).arguments]
@@ -65,7 +65,7 @@ def placed_labels(
             placed = function(**{name: labels_of(name, argument) for name, argument in given.items()})
     except Exception:
         return None
-    step = _step(found, args, placed)
+    step = _step(traits, args, placed)
 
     def stepped(label: int) -> int:
         return engine.labels.after(label, step)
@@ -78,7 +78,7 @@ def placed_labels(
         for label in distinct_labels(engine.pieces(tensor))
     }
     if chosen and not placed.any():  # a table of the code's own, and a file says what is taken of it
-        if not found.written:
+        if not traits.written:
             return uniform(stepped(engine.labels.union(chosen)), placed.numel())
         engine.look_at(chosen)
     return relabelled(encoded(placed.reshape(-1).numpy()), stepped)
@@ -86,7 +86,7 @@ def placed_labels(
 
 def moved(
     engine: Engine,
-    found: Traits,
+    traits: Traits,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     result: torch.Tensor,
@@ -96,27 +96,27 @@ def moved(
     if where is not None:
         return where
     count, size = result.numel(), tuple(result.size())
-    step = _step(found, args, result)
+    step = _step(traits, args, result)
 
     def stepped(label: int) -> int:
         return engine.labels.after(label, step)
 
-    if found.kind == "fill":
+    if traits.kind == "fill":
         value = args[1] if len(args) > 1 else None
         if isinstance(value, torch.Tensor):
             return uniform(engine.labels.union(distinct_labels(engine.pieces(value))), count)
         return []
-    if found.kind in ("copy", "clone"):
-        source = args[1] if found.kind == "copy" else args[0]
+    if traits.kind in ("copy", "clone"):
+        source = args[1] if traits.kind == "copy" else args[0]
         got = broadcast(engine.pieces(source), source.size(), size)
-        if found.kind == "copy" and source.dtype != result.dtype:
+        if traits.kind == "copy" and source.dtype != result.dtype:
             step = "cast"
         if step and got:
             got = relabelled(got, stepped)
         return got
-    if found.kind == "cat":
-        return joined(engine, found, args, kwargs, result)
-    if found.kind == "pointwise":
+    if traits.kind == "cat":
+        return joined(engine, traits, args, kwargs, result)
+    if traits.kind == "pointwise":
         parts = [broadcast(engine.pieces(tensor), tensor.size(), size) for tensor in tensors_in((args, kwargs))]
         return relabelled(combined(parts, count, engine.labels), stepped, keep_start=False)
     labels: set[int] = set()
@@ -125,26 +125,26 @@ def moved(
     return uniform(stepped(engine.labels.union(labels)), count)
 
 
-def _step(found: Traits, args: tuple[Any, ...], result: torch.Tensor) -> str:
+def _step(traits: Traits, args: tuple[Any, ...], result: torch.Tensor) -> str:
     """What is said of an operation: nothing of one that leaves all as it was, a pad of no width, a cast to the same."""
     given = args[0] if args else None
     if not isinstance(given, torch.Tensor) or given.size() != result.size():
-        return found.step
-    pads = found.name == "constant_pad_nd" and any(args[1])
-    casts = found.name == "_to_copy" and given.dtype != result.dtype
-    return found.step if pads or casts or found.name not in ("constant_pad_nd", "_to_copy") else ""
+        return traits.step
+    pads = traits.name == "constant_pad_nd" and any(args[1])
+    casts = traits.name == "_to_copy" and given.dtype != result.dtype
+    return traits.step if pads or casts or traits.name not in ("constant_pad_nd", "_to_copy") else ""
 
 
 def joined(
-    engine: Engine, found: Traits, args: tuple[Any, ...], kwargs: dict[str, Any], result: torch.Tensor
+    engine: Engine, traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any], result: torch.Tensor
 ) -> list[Piece]:
     """Where the elements of several tensors go that are joined along a dimension, or stacked."""
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     dim = dim + result.dim() if dim < 0 else dim
-    stacked = found.name == "stack"
+    stacked = traits.name == "stack"
     whole = shape_of(result)
     if dim == 0 and whole.contiguous:
-        return _one_after_another(engine, args[0], found.step)
+        return _one_after_another(engine, args[0], traits.step)
     origins_of_result = Memory(result.untyped_storage()).origins
     at = 0
     for tensor in args[0]:
@@ -156,7 +156,7 @@ def joined(
         first = whole.offset + at * whole.stride[dim]
         alone = whole.contiguous and not any(extent != 1 for extent in place[:dim])
         shape = Shape(first, tuple(place), whole.stride, whole.itemsize, prod(place), alone)
-        got = relabelled(engine.pieces(tensor), lambda label: engine.labels.after(label, found.step))
+        got = relabelled(engine.pieces(tensor), lambda label: engine.labels.after(label, traits.step))
         paint(origins_of_result, shape, got)
         at += extent
     return pieces(origins_of_result, whole)

@@ -48,11 +48,11 @@ def recognised(files: Files, made: Any, way: Way, given: Any = None) -> bool:
     if way == "numbers" and not (made.is_floating_point() and files.engine.kept.has_numbers(given)):
         return False
     content, itemsize = bytes_of(made)
-    found = origins_of(files, content, way, given)
-    memory = files.engine.memory(made) if found is not None else None
-    if found is None or memory is None:
+    origins = origins_of(files, content, way, given)
+    memory = files.engine.memory(made) if origins is not None else None
+    if origins is None or memory is None:
         return False
-    _put(memory, int(made.storage_offset()) * itemsize, len(content), found)
+    _put(memory, int(made.storage_offset()) * itemsize, len(content), origins)
     if way == "array":  # numpy's memory too
         memory.foreign = True
         memory.watch()
@@ -69,11 +69,11 @@ def recognised_array(files: Files, made: Any, given: Any = None) -> Any | None:
     if made.dtype.kind not in "biufc" or not made.flags.c_contiguous or not made.size:
         return None
     way: Way = "bytes" if given is None else "numbers"
-    found = origins_of(files, made.reshape(-1).view("u1").data, way, given)
-    memory, first = memory_of(files.engine, made) if found is not None else (None, 0)
-    if found is None or memory is None:
+    origins = origins_of(files, made.reshape(-1).view("u1").data, way, given)
+    memory, first = memory_of(files.engine, made) if origins is not None else (None, 0)
+    if origins is None or memory is None:
         return None
-    _put(memory, first, made.nbytes, found)
+    _put(memory, first, made.nbytes, origins)
     return known(made, files.engine, ())
 
 
@@ -85,11 +85,11 @@ def origins_of(files: Files, content: memoryview, way: Way, given: Any = None) -
     telling = _tells(content)
     if way == "numbers" and not telling:
         return None
-    found = engine.kept.found_bytes(content, numbers=way == "numbers")
-    if found is not None or not telling or len(content) > _MOST or engine.searched > _BUDGET:
-        return found
-    if way == "bytes" and (found := _in_memory(files, bytes(content))) is not None:
-        return found
+    origins = engine.kept.found_bytes(content, numbers=way == "numbers")
+    if origins is not None or not telling or len(content) > _MOST or engine.searched > _BUDGET:
+        return origins
+    if way == "bytes" and (origins := _in_memory(files, bytes(content))) is not None:
+        return origins
     unpacked = way == "numbers" and engine.kept.has_numbers(given, unpacked=True)
     place = files.part_of(content) or (_otherwise(files, given) if unpacked else None)
     if place is None:
@@ -121,8 +121,8 @@ def _otherwise(files: Files, given: Any) -> tuple[str, str] | None:
     return None
 
 
-def _put(memory: Memory, first: int, count: int, found: Origins) -> None:
-    shifted = [part._replace(low=part.low + first, high=part.high + first) for part in found.at(0, count)]
+def _put(memory: Memory, first: int, count: int, origins: Origins) -> None:
+    shifted = [part._replace(low=part.low + first, high=part.high + first) for part in origins.at(0, count)]
     memory.origins.replace([(first, first + count)], shifted)
 
 
@@ -136,7 +136,7 @@ def _in_memory(files: Files, content: bytes) -> Origins | None:
     """Bytes as pieces of memory that is followed, one after the other."""
     held = dict(_followed(files))
     files.engine.searched += sum(map(len, held.values()))
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     at = 0
     while at < len(content):
         seed = content[at : at + _SEED]
@@ -148,12 +148,12 @@ def _in_memory(files: Files, content: bytes) -> Origins | None:
             return None
         memory, place = somewhere
         length = _same(content, at, held[memory], place)
-        found += [
+        intervals += [
             part._replace(low=part.low - place + at, high=part.high - place + at)
             for part in memory.origins.at(place, place + length)
         ]
         at += length
-    return Origins(found)
+    return Origins(intervals)
 
 
 def _followed(files: Files) -> Iterator[tuple[Memory, bytes]]:

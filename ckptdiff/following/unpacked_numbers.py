@@ -89,12 +89,12 @@ def _noting(kept: Kept, unpacking: _Unpacking) -> Callable[..., Any]:
 
 def _each(numbers: Any, content: Any, unpacking: _Unpacking) -> Iterator[Any]:
     of_file: bool | None = None
-    for found in numbers:
+    for number in numbers:
         if of_file is None:
             of_file = unpacking.active and unpacking.is_of_file(content)
         if of_file:
-            unpacking.files.engine.kept.keep_numbers(found, unpacked=True)
-        yield found
+            unpacking.files.engine.kept.keep_numbers(number, unpacked=True)
+        yield number
 
 
 class _Named(type):

@@ -108,7 +108,7 @@ class _Pickles:
             for key in list(value):
                 value[key] = self.known_again(value[key], name, f"{path}/{key}" if path else str(key))
         elif isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-            again = [self.known_again(one, name, f"{path}/{at}".lstrip("/")) for at, one in enumerate(value)]
+            again = [self.known_again(item, name, f"{path}/{at}".lstrip("/")) for at, item in enumerate(value)]
             if isinstance(value, tuple):
                 return tuple(again)
             value[:] = again
@@ -121,10 +121,10 @@ class _Pickles:
                 from ckptdiff.following.file_arrays import from_file
 
                 return from_file(self.files, array, name, path)
-        found = recognised_array(self.files, array)
-        if found is None and (self.files.order or self.files.opened.read):
+        origins = recognised_array(self.files, array)
+        if origins is None and (self.files.order or self.files.opened.read):
             self.files.engine.looked[STREAM, ""] = None
-        return array if found is None else found
+        return array if origins is None else origins
 
     def reads(self, reader: Any, file: Any) -> None:
         """Note what an unpickler reads."""
@@ -157,12 +157,12 @@ class _Pickles:
         def find_class(reader: Any, module: str, name: str) -> Any:
             _found.last = None
             try:
-                found = original(reader, module, name)
+                kind = original(reader, module, name)
             except Refused as refused:
                 return held_class(*refused.name.rsplit(".", 1))
             if self.active and (known := self._readers.get(reader)) is not None:
-                known.made_by_code |= not (_is_last(found) or (isinstance(found, type) and issubclass(found, Held)))
-            return found
+                known.made_by_code |= not (_is_last(kind) or (isinstance(kind, type) and issubclass(kind, Held)))
+            return kind
 
         return find_class
 
@@ -237,12 +237,12 @@ def _reader(kept: Kept, pickles: _Pickles) -> type:
                 cls.find_class = pickles.finding(cls.find_class)  # type: ignore[method-assign]
 
         def find_class(self, module: str, name: str) -> Any:
-            return found(self, module, name)
+            return finding(self, module, name)
 
         def load(self) -> Any:
             return pickles.by_reader(self, lambda: kept.value.load(self))
 
-    found = pickles.finding(plain.find_class)
+    finding = pickles.finding(plain.find_class)
     Unpickler.__qualname__, Unpickler.__module__ = plain.__qualname__, plain.__module__
     return Unpickler
 
@@ -263,7 +263,7 @@ def _watch(patches: Patches, kind: Any, pickles: _Pickles) -> None:
 
 def _persistent(kind: type) -> bool:
     """Whether a class of unpicklers has code of its own for what lies beside the pickle."""
-    owner = next((one for one in kind.__mro__ if "persistent_load" in vars(one)), None)
+    owner = next((base for base in kind.__mro__ if "persistent_load" in vars(base)), None)
     return owner is not None and owner.__module__ not in _PLAIN
 
 
@@ -274,10 +274,10 @@ def _found_by_python(module: str, name: str, *, trust: bool) -> None:
         raise Refused(f"{module}.{name}")
 
 
-def _is_last(found: Any) -> bool:
+def _is_last(value: Any) -> bool:
     """Whether something is the global that Python has found last."""
     module, name = _found.last or ("", "")
-    return found is not None and found is getattr(sys.modules.get(module), name, None)
+    return value is not None and value is getattr(sys.modules.get(module), name, None)
 
 
 _found = threading.local()

@@ -76,7 +76,7 @@ def loading(question: Question, left: Left, keys: Container[object], *, strict_l
         return ""
     imports, made = _model(question)
     renames = [renames for renames in (question.renames, left.renames) if renames]
-    steps = [line for one in renames for line in _renaming(one, keys)]
+    steps = [line for rename in renames for line in _renaming(rename, keys)]
     in_memory = not question.checkpoint
     by_hand = None not in steps and (in_memory or saved.reader != "none")
     if not by_hand:

@@ -267,7 +267,7 @@ def sections(findings: tuple[Finding, ...], limit: int | None) -> list[Section]:
     for finding in findings:
         if not RULES[finding.rule].advises:  # what would help says it, in better words
             by_rule.setdefault((finding.rule, finding.level), []).append(finding)
-    return [_section(rule, level, found, limit) for (rule, level), found in by_rule.items()]
+    return [_section(rule, level, grouped, limit) for (rule, level), grouped in by_rule.items()]
 
 
 def _section(rule: str, level: Level, findings: list[Finding], limit: int | None) -> Section:

@@ -214,5 +214,5 @@ def _prefixes(trace: Trace) -> Iterator[str]:
 
 def _prefix(short: tuple[str, ...], long: set[str]) -> str:
     """What all of some keys have to begin with to be among others, "" where nothing makes them so."""
-    found = (key[: -len(short[0])] for key in long if key.endswith(f".{short[0]}"))
-    return next((prefix for prefix in found if all(prefix + key in long for key in short)), "")
+    prefixes = (key[: -len(short[0])] for key in long if key.endswith(f".{short[0]}"))
+    return next((prefix for prefix in prefixes if all(prefix + key in long for key in short)), "")

@@ -128,7 +128,7 @@ def _sources(job: Job) -> list[str]:
     """Each tensor, and the bytes of the input it is."""
     rows = []
     for block in job.layout.blocks:
-        places = [f"{plain(one.file)} {one.start}..{one.start + one.nbytes}" for one in block.ranges or ()]
+        places = [f"{plain(span.file)} {span.start}..{span.start + span.nbytes}" for span in block.ranges or ()]
         where = "computed" if block.ranges is None else ", ".join(places) or "no bytes"
         rows += [f"{plain(member.keep.key)}: {where}" for member in block.members]
     return rows

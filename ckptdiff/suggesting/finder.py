@@ -52,8 +52,8 @@ def suggest_rules(
     free_there = {key: shape for key, shape in model.items() if key not in filled}
     fitting = {**{key: key for key in already}, **mapping}
     operations, squares = recognise(free_here, free_there, rules, aligner, fitting, checkpoint, heads)
-    used = {key for found in operations for key in found.sources}
-    made = {key for found in operations for key in found.targets}
+    used = {key for operation in operations for key in operation.sources}
+    made = {key for operation in operations for key in operation.targets}
     mapping = {old: new for old, new in mapping.items() if old not in used}
     head = _head(checkpoint, model, rules, free_here, free_there, filled | made)
     refused = [*alignment.doubtful, *(() if include_likely else likely)]
@@ -62,7 +62,7 @@ def suggest_rules(
         rules=tuple(rules),
         mapping=mapping,
         ambiguous=(*_in_place(aligner.arranged, squares), *ambiguous),
-        operations=tuple(found.finding for found in operations),
+        operations=tuple(operation.finding for operation in operations),
         head=head,
         looks_like=looks_like(checkpoint),
         already=len(already),
@@ -290,9 +290,9 @@ def _ambiguities(
             out.append(Ambiguity(shown(pair.source.template.path), keys, (target,), sentence))
     for unit, candidates in alignment.open:
         keys = tuple(key for key in unit.template.keys.values() if key not in used and key not in mapping)
-        left = [its for its in candidates if not taken.issuperset(its.template.keys.values())]
+        left = [candidate for candidate in candidates if not taken.issuperset(candidate.template.keys.values())]
         if keys and left:
-            names = tuple(shown(its.template.path) for its in left)
+            names = tuple(shown(candidate.template.path) for candidate in left)
             many = f"{len(names)} places fit alike and nothing tells them apart"
             sentence = (
                 many if len(names) > 1 else f"the only place of its shape is {names[0]}, but {_unsaid(unit, left[0])}"
@@ -331,7 +331,7 @@ def _head(
     if not mismatched or rest or len(mismatched) > max(4, len(model) // 10):
         return None
     if any(
-        sum(one != other for one, other in zip(here, there, strict=True)) != 1 or here[1:] != there[1:]
+        sum(size != other for size, other in zip(here, there, strict=True)) != 1 or here[1:] != there[1:]
         for _, here, there in mismatched.values()
     ):
         return None

@@ -179,30 +179,32 @@ def _columns(rows: Sequence[tuple[list[str], list[str]]]) -> tuple[list[Part], l
     source: list[Part] = []
     for place, part in enumerate(olds[0]):
         column = [old[place] for old in olds]
-        if all(its == part for its in column):
+        if all(digit == part for digit in column):
             source.append(Part(text=part))
             continue
-        if len(names) >= len(_NAMES) or (found := _varying(column)) is None:
+        if len(names) >= len(_NAMES) or (varying := _varying(column)) is None:
             return None
-        head, tail, numbers[place] = found
+        head, tail, numbers[place] = varying
         names[place] = _NAMES[len(names)]
         source.append(Part(name=names[place], digits=place == 0, before=head, after=tail))
     target: list[Part] = []
     used: set[int] = set()
     for place, part in enumerate(news[0]):
         column = [new[place] for new in news]
-        if all(its == part for its in column):
+        if all(digit == part for digit in column):
             target.append(Part(text=part))
             continue
-        if (found := _varying(column)) is None:
+        if (varying := _varying(column)) is None:
             return None
-        head, tail, values = found
+        head, tail, values = varying
         fitting = [
-            its for its, have in numbers.items() if len({new - old for old, new in zip(have, values, strict=True)}) == 1
+            digit
+            for digit, have in numbers.items()
+            if len({new - old for old, new in zip(have, values, strict=True)}) == 1
         ]
         if not fitting:
             return None
-        choice = next((its for its in fitting if its not in used), fitting[0])
+        choice = next((digit for digit in fitting if digit not in used), fitting[0])
         used.add(choice)
         target.append(Part(name=names[choice], offset=values[0] - numbers[choice][0], before=head, after=tail))
     if used != set(names):

@@ -58,8 +58,8 @@ def _unit(template: Template, containers: set[Path]) -> Unit:
     own = leaf not in ("weight", "bias") and path[:-1] in containers
     if leaf in ROLES and len(path) > 1 and not own:
         role, module = ROLES[leaf], path[:-1]
-    elif found := _SUFFIXED.match(leaf):
-        role, module = ROLES[found.group(2)], (*path[:-1], found.group(1))
+    elif suffixed := _SUFFIXED.match(leaf):
+        role, module = ROLES[suffixed.group(2)], (*path[:-1], suffixed.group(1))
     else:
         role, module = ("b" if "bias" in words(leaf) else "w"), path
     skeleton = (tuple(_RUN.sub("#", part) for part in module), role)
@@ -96,9 +96,9 @@ def _gated(units: Sequence[Unit]) -> dict[int, str]:
         if unit.role == "w" and len(next(iter(unit.template.shapes.values()))) > 1:
             matrices[unit.module[:-1]] += 1
         part = unit.module[-1]
-        found = re.fullmatch(r"(?:.*_)?(w|fc|ff|lin|linear|dense|proj)_?([0-9])", part, re.IGNORECASE)
-        if found and unit.role == "w":
-            siblings.setdefault((unit.module[:-1], found.group(1).lower()), {})[int(found.group(2))] = unit
+        gate = re.fullmatch(r"(?:.*_)?(w|fc|ff|lin|linear|dense|proj)_?([0-9])", part, re.IGNORECASE)
+        if gate and unit.role == "w":
+            siblings.setdefault((unit.module[:-1], gate.group(1).lower()), {})[int(gate.group(2))] = unit
     out: dict[int, str] = {}
     for (parent, base), members in siblings.items():
         shapes = {number: next(iter(unit.template.shapes.values())) for number, unit in members.items()}

@@ -95,23 +95,23 @@ def _split(name: str) -> tuple[str, int] | None:
         return None
     if _NUMBER.fullmatch(name):
         return SLOT, int(name)
-    if found := _NUMBERED.fullmatch(name):
-        return found.group(1) + SLOT, int(found.group(2))
+    if numbered := _NUMBERED.fullmatch(name):
+        return numbered.group(1) + SLOT, int(numbered.group(2))
     return None
 
 
 def _structure(node: _Node, shapes: Mapping[str, Shape]) -> dict[tuple[str, ...], Shape]:
     """What lies below a node: path, numbers left out, to shape."""
-    found: dict[tuple[str, ...], Shape] = {}
+    shape_of: dict[tuple[str, ...], Shape] = {}
     stack: list[tuple[tuple[str, ...], _Node]] = [((), node)]
     while stack:
         path, here = stack.pop()
         if here.key is not None:
-            found.setdefault(path, shapes[here.key])
+            shape_of.setdefault(path, shapes[here.key])
         stack.extend(
             ((*path, "#" if _NUMBER.fullmatch(name) else name), child) for name, child in here.children.items()
         )
-    return found
+    return shape_of
 
 
 def _repeats(base: str, numbered: Mapping[int, _Node], shapes: Mapping[str, Shape], inside: bool, parent: str) -> bool:
@@ -130,8 +130,8 @@ def _repeats(base: str, numbered: Mapping[int, _Node], shapes: Mapping[str, Shap
     for child in children:
         for path, shape in child.items():
             counts.setdefault(path, []).append(shape)
-    shared = [found for found in counts.values() if len(found) > 1]
-    same = sum(len(set(found)) == 1 for found in shared)
+    shared = [sizes for sizes in counts.values() if len(sizes) > 1]
+    same = sum(len(set(sizes)) == 1 for sizes in shared)
     return bool(shared) and 2 * same >= len(shared) and 3 * len(shared) >= len(counts)
 
 

@@ -85,7 +85,7 @@ def _siblings(units: Sequence[Unit]) -> _Homes:
         if "norm" not in unit.names:
             for name in unit.last & {"q", "k", "v", "gate", "up"}:
                 homes.setdefault((unit.module[:-1], unit.role), {}).setdefault(name, []).append(unit)
-    return {home: found for home, found in homes.items() if len(found) > 1}
+    return {home: siblings for home, siblings in homes.items() if len(siblings) > 1}
 
 
 class _Search:
@@ -228,15 +228,15 @@ class _Search:
             and self._near(unit, target.module)
         ]
         for unit in near:
-            one = next(iter(unit.template.shapes.values()))
+            single = next(iter(unit.template.shapes.values()))
             role = unit.names & _PARTS
             if (
-                shape[1:] == one
+                shape[1:] == single
                 and role
                 and role == target.names & {"gate", "up", "down", "q", "k", "v", "o", "gate_up"}
             ):
                 texts = _texts([target, unit], counter=True)
-                reason = f"{shape[0]} listed tensors of {list(one)} are one of {list(shape)}"
+                reason = f"{shape[0]} listed tensors of {list(single)} are one of {list(shape)}"
                 if texts and self._take([f"stack(0): {texts[1]} -> {texts[0]}"], "certain", reason):
                     return
         if "gate_up" not in target.last or len(shape) != 3:

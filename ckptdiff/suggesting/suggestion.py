@@ -72,7 +72,12 @@ class Suggestion(Shown):
     @property
     def undecided(self) -> tuple[str, ...]:
         """Keys of the checkpoint that fit as they are, of which the values may lie in another order all the same."""
-        return tuple(key for one in self.ambiguous if one.candidates == (one.template,) for key in one.keys)
+        return tuple(
+            key
+            for ambiguity in self.ambiguous
+            if ambiguity.candidates == (ambiguity.template,)
+            for key in ambiguity.keys
+        )
 
     @property
     def complete(self) -> bool:

@@ -51,7 +51,7 @@ def _difference(path: Path, other: Path) -> tuple[Path, Path]:
 
 def _common(path: Sequence[str], other: Sequence[str]) -> int:
     pairs = enumerate(zip(path, other, strict=False))
-    return next((place for place, (part, its) in pairs if part != its), min(len(path), len(other)))
+    return next((place for place, (part, theirs) in pairs if part != theirs), min(len(path), len(other)))
 
 
 def _holds(path: Path, part: Path) -> bool:

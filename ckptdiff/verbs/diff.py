@@ -73,18 +73,18 @@ def diffed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, *, 
     """`diff`, as it was asked; `hashed` for the digests of what differs."""
     if a.renames is not None and a.renames.operations:
         return _computed(a, b, options, hashed=hashed)
-    one, other = side(a), side(b)
+    before, after = side(a), side(b)
     idle: tuple[str, ...] = ()
     if a.renames:
-        renamed, idle = _new_names(one, a)
+        renamed, idle = _new_names(before, a)
         options = replace(options, renamed=renamed)
     if isinstance(options.keys, Chosen):
-        keys = [*one.tensors, *other.tensors]
+        keys = [*before.tensors, *after.tensors]
         if not any(options.keys(str(key)) for key in keys):
             raise UsageError(f"{option('keys')} matches no key of either side.", "Quote the glob, and check its keys.")
         idle += options.keys.idle("keys", keys)
-    found = replace(difference(one, other, options), notes=idle)
-    return with_digests(found, a, b) if hashed else found
+    result = replace(difference(before, after, options), notes=idle)
+    return with_digests(result, a, b) if hashed else result
 
 
 def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, *, hashed: bool) -> Difference:
@@ -96,10 +96,10 @@ def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, 
     from ckptdiff.verbs.rewrite import rewritten
     from ckptdiff.writing.execute import Written
 
-    one, other = side(a), side(b)
-    if isinstance(one, Lock):
+    before, after = side(a), side(b)
+    if isinstance(before, Lock):
         raise UsageError(
-            f"{option('rules')}: the file has operations on tensors, and {one.path} is a lock, which has no values.",
+            f"{option('rules')}: the file has operations on tensors, and {before.path} is a lock, which has no values.",
             "Give the checkpoint itself.",
         )
     if options.scheduler is not None:
@@ -110,36 +110,38 @@ def _computed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, 
     with TemporaryDirectory(prefix="ckptdiff-") as folder:
         written = os.path.join(folder, "a.pth")  # noqa: PTH118
         written_as = rewritten(a, WriteOptions.of(written, fsync=False))
-        found = diffed(CheckpointRequest(written), b, options, hashed=hashed)
+        result = diffed(CheckpointRequest(written), b, options, hashed=hashed)
     whose = Side(
-        one.path or "a state dict in memory",
-        one.format,
-        found.a.tensors,
-        found.a.nbytes,
-        one.state_dict_key,
+        before.path or "a state dict in memory",
+        before.format,
+        result.a.tensors,
+        result.a.nbytes,
+        before.state_dict_key,
     )
     notes = written_as.job.plan.notes if isinstance(written_as, Written) else ()
-    return replace(found, a=whose, notes=notes, beside=() if isinstance(other, Lock) else beside(one, other))
+    return replace(result, a=whose, notes=notes, beside=() if isinstance(after, Lock) else beside(before, after))
 
 
-def with_digests(found: Difference, a: CheckpointRequest, b: CheckpointRequest) -> Difference:
+def with_digests(result: Difference, a: CheckpointRequest, b: CheckpointRequest) -> Difference:
     """The same, with the digests of what differs."""
     from ckptdiff.contents.digests import digests_of
 
-    to = dict(found.renamed)
-    mine = [key for key in found.tensors_a if key in found.changed or key in found.only_in_a or _reshaped(found, key)]
-    theirs = [*(to.get(key, key) for key in mine if key not in found.only_in_a), *found.only_in_b]
+    to = dict(result.renamed)
+    mine = [
+        key for key in result.tensors_a if key in result.changed or key in result.only_in_a or _reshaped(result, key)
+    ]
+    theirs = [*(to.get(key, key) for key in mine if key not in result.only_in_a), *result.only_in_b]
     known = []
     for request, keys in ((a, mine), (b, theirs)):
-        one = side(request)
-        every = one.digests if isinstance(one, Lock) else digests_of(one, keys).tensors
+        before = side(request)
+        every = before.digests if isinstance(before, Lock) else digests_of(before, keys).tensors
         known.append({key: every[key] for key in keys})
     digests = {key: (known[0][key], known[1].get(to.get(key, key))) for key in mine}
-    return replace(found, digests={**digests, **{key: (None, known[1][key]) for key in found.only_in_b}})
+    return replace(result, digests={**digests, **{key: (None, known[1][key]) for key in result.only_in_b}})
 
 
-def _reshaped(found: Difference, key: str) -> bool:
-    return any(key == name for name, *_ in found.other_shape)
+def _reshaped(result: Difference, key: str) -> bool:
+    return any(key == name for name, *_ in result.other_shape)
 
 
 def side(request: CheckpointRequest) -> Checkpoint | Lock:
@@ -161,14 +163,14 @@ def weights(given_: Weights) -> File:
     return given_  # type: ignore[return-value]  # no module
 
 
-def _new_names(one: Checkpoint | Lock, request: CheckpointRequest) -> tuple[Mapping[str, str], tuple[str, ...]]:
+def _new_names(file: Checkpoint | Lock, request: CheckpointRequest) -> tuple[Mapping[str, str], tuple[str, ...]]:
     from ckptdiff.renaming.applied import new_names
 
     renames = request.renames
     assert renames is not None
-    if isinstance(one, Lock):
-        one = Checkpoint(one.path, "lock", one.tensors)
-    return new_names(one, renames)
+    if isinstance(file, Lock):
+        file = Checkpoint(file.path, "lock", file.tensors)
+    return new_names(file, renames)
 
 
 class Chosen:

@@ -108,8 +108,8 @@ def proposed_as_asked(
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
     doing("looking for renames")
     suggestion, report = proposed(given, file, include_likely=include_likely, heads=heads)
-    found = Found(left=left_of(suggestion.renames, report))
-    return suggestion, replace(report, question=question_of(model, checkpoint, file, given.built), found=found)
+    suggested = Found(left=left_of(suggestion.renames, report))
+    return suggestion, replace(report, question=question_of(model, checkpoint, file, given.built), found=suggested)
 
 
 def proposed_for(
