@@ -21,7 +21,7 @@ from ckptdiff.render.messages import message
 from ckptdiff.render.phrases import chosen_state_dict, count, number, percent, size
 from ckptdiff.render.sections import Outline, Row, Section
 from ckptdiff.render.view import View
-from ckptdiff.spelling import given, on_the_command_line, option
+from ckptdiff.spelling import given, on_the_command_line, option, prompt
 
 LIMIT = 20
 """Rows shown of each group unless all are asked for."""
@@ -332,6 +332,15 @@ def on_one_screen(words: Outline, view: View) -> Outline:
         if rows[place] < len(section.rows) - (not section.more):
             shown[place] = _shortened(section, rows[place])
     return replace(words, sections=tuple(shown))
+
+
+def below_the_screen(text: str, words: Outline, view: View) -> bool:
+    """Whether the last of the commands that would help stands below the first screen of a text."""
+    if view.all or not words.commands:
+        return False
+    last = f"{prompt()}{words.commands[-1]}"
+    line = next((place for place, line in enumerate(text.splitlines()) if last in line), 0)
+    return line >= view.height
 
 
 def _brief(rule: str, groups: list[list[Finding]]) -> list[str]:

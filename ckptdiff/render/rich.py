@@ -21,7 +21,7 @@ from ckptdiff.difference.difference import Difference
 from ckptdiff.judging.report import Report
 from ckptdiff.render.checkpoint_outline import contents
 from ckptdiff.render.escape import lines as lines_of
-from ckptdiff.render.outline import on_one_screen, outline
+from ckptdiff.render.outline import below_the_screen, on_one_screen, outline
 from ckptdiff.render.phrases import number, size
 from ckptdiff.render.sections import Answer, Outline, Section
 from ckptdiff.render.view import View
@@ -62,15 +62,27 @@ def difference(difference: Difference, view: View) -> str:
 
 
 def laid_out(words: Outline, view: View) -> str:
-    """What an outline says, ending with a newline."""
+    """What an outline says, ending with a newline; what would help comes before the errors where it would else stand
+    below the first screen."""
+    text = _laid_out(words, view)
+    if below_the_screen(text, words, view):
+        text = _laid_out(words, view, help_first=True)
+    return text
+
+
+def _laid_out(words: Outline, view: View, *, help_first: bool = False) -> str:
     mark, style = _VERDICTS[words.good]
     parts: list[RenderableType | Pasted] = [_panel(f"{mark} {words.verdict}", style, words.facts, view)]
+    errors: list[RenderableType | Pasted] = []
     for section in words.sections:
         if section.is_error:
-            parts += ["", *_section(section, view.width)]
+            errors += ["", *_section(section, view.width)]
+    helping: list[RenderableType | Pasted] = []
     if words.advice or words.commands:
-        parts += ["", Text("what would help", "bold"), *(_indent(Text(line)) for line in words.advice)]
-        parts += map(_command, words.commands)
+        commands, advice = [*map(_command, words.commands)], [_indent(Text(line)) for line in words.advice]
+        helping += ["", Text("what would help", "bold"), *(commands if help_first else []), *advice]
+        helping += [] if help_first else commands
+    parts += [*helping, *errors] if help_first else [*errors, *helping]
     parts += _code(words.code)
     for section in words.sections:
         if not section.is_error:

@@ -24,9 +24,11 @@ _WIDEST = 64
 
 def report(report: Report, view: View) -> str:
     """The report, ending with a newline."""
-    from ckptdiff.render.outline import on_one_screen, outline
+    from ckptdiff.render.outline import below_the_screen, on_one_screen, outline
 
-    return laid_out(on_one_screen(outline(report, view), view))
+    words = on_one_screen(outline(report, view), view)
+    text = laid_out(words)
+    return laid_out(words, help_first=True) if below_the_screen(text, words, view) else text
 
 
 def trace(trace: Trace, view: View) -> str:
@@ -36,15 +38,19 @@ def trace(trace: Trace, view: View) -> str:
     return laid_out(outline(trace, view))
 
 
-def laid_out(words: Outline) -> str:
+def laid_out(words: Outline, *, help_first: bool = False) -> str:
     """What an outline says, ending with a newline."""
     lines = [words.verdict, "", *_facts(words.facts)]
+    errors: list[str] = []
     for section in words.sections:
         if section.is_error:
-            lines += ["", *_section(section)]
+            errors += ["", *_section(section)]
+    helping: list[str] = []
     if words.advice or words.commands:
-        lines += ["", "what would help", *(f"  {line}" for line in words.advice)]
-        lines += [f"  {prompt()}{command}" for command in words.commands]
+        advice = [f"  {line}" for line in words.advice]
+        commands = [f"  {prompt()}{command}" for command in words.commands]
+        helping = ["", "what would help", *(commands + advice if help_first else advice + commands)]
+    lines += helping + errors if help_first else errors + helping
     if words.code:
         lines += ["", "in Python", *(f"  {line}".rstrip() for line in words.code.splitlines())]
     for section in words.sections:

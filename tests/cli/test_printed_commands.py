@@ -198,3 +198,31 @@ def test_rules_without_quotes_mean_the_same(rule: str, word: str) -> None:
     assert str(parse_rule(word)) == rule
     with_flags = Flags().setting("rename", rule)
     assert words_of(f"ckptdiff {with_flags}") == ["--rename", word]
+
+
+@pytest.mark.parametrize("form", ["rich", "text"])
+def test_they_are_on_the_first_screen_whatever_is_wrong(
+    form: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three kinds of errors of many rows each, at 80 columns and 24 lines."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    parts = ", ".join(f"p{i}{chr(97 + i % 26)}=nn.Linear(8, {8 + i})" for i in range(40))
+    (folder / "big.py").write_text(f"from torch import nn\ndef Big():\n    return nn.ModuleDict(dict({parts}))\n")
+    state = {f"p{i}{chr(97 + i % 26)}.{leaf}": i for i in range(40) for leaf in ("weight", "bias")}
+    saved = {}
+    for place, (key, i) in enumerate(state.items()):
+        shape = (8 + i, 8) if key.endswith("weight") else (8 + i,)
+        if place % 3 == 0:
+            saved[f"old.{key[::-1]}"] = torch.ones(shape)
+        elif place % 3 == 1:
+            saved[key] = torch.ones([size + 1 for size in shape])
+    torch.save({"state_dict": saved, "epoch": 1}, "big.pth")
+    assert main(["compare", "big.py:Big", "big.pth", "--format", form]) == 1
+    shown = capfd.readouterr().out
+    assert all(kind in shown for kind in ("missing-key", "unexpected-key", "size-mismatch"))
+    lines = shown.splitlines()
+    commands = [place for place, line in enumerate(lines) if "$ ckptdiff" in line]
+    assert commands
+    assert max(commands) < 24, shown
