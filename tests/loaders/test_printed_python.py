@@ -152,6 +152,7 @@ def llama(folder: Path) -> nn.Module:
     return model
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     "checkpoint", ["base", "base/model.safetensors", "alone.pth", "inside.pth", "alone.safetensors"]
 )
@@ -163,6 +164,7 @@ def test_transformers(checkpoint: str, llama: nn.Module) -> None:
     assert holds(made, llama.state_dict())
 
 
+@pytest.mark.zoo
 def test_transformers_with_arguments(llama: nn.Module) -> None:
     args = {"auto_class": "AutoModel", "dtype": "float16"}
     report = ckptdiff.compare("hf:base", "base", loader="transformers", loader_args=args)
@@ -172,6 +174,7 @@ def test_transformers_with_arguments(llama: nn.Module) -> None:
     assert torch.equal(made.embed_tokens.weight, llama.state_dict()["model.embed_tokens.weight"].half())
 
 
+@pytest.mark.zoo
 def test_transformers_of_a_model_of_the_users(llama: nn.Module, folder: Path) -> None:
     (folder / "net_that_is_loaded.py").write_text(
         "import transformers\ndef build():\n"
