@@ -36,7 +36,7 @@ def quoted(text: str, shell: Shell = "sh") -> str:
     if shell == "powershell":
         return "'" + "".join(char * 2 if char in _SINGLE else char for char in text) + "'"
     if '"' not in text:
-        return '"' + text.replace("%", '"^%"') + '"'
+        return '"' + '"^%"'.join(part + _last_backslashes(part) for part in text.split("%")) + '"'
     # A double quote would end the quotes for cmd.exe, whatever stands before it: it is given none, and a caret before
     # all that means something to it.
     word = re.sub(r'(\\*)"', r'\1\1\\"', text)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ckptdiff
 from ckptdiff.cli import main
@@ -157,6 +159,7 @@ def test_a_word_is_one_to_powershell(text: str, parse: object) -> None:
         ("a\\b c", '"a\\b c"'),
         ("C:\\a b\\", '"C:\\a b\\\\"'),
         ("C:\\x\\y.pth", "C:\\x\\y.pth"),
+        ("C:\\a\\%b", '"C:\\a\\\\"^%"b"'),
         ("100% a", '"100"^%" a"'),
         ("encoder.{*} -> enc.{*}", '"encoder.{*} -> enc.{*}"'),
         ('say "x"', '^"say \\^"x\\^"^"'),
@@ -166,6 +169,55 @@ def test_a_word_is_one_to_powershell(text: str, parse: object) -> None:
 def test_words_for_cmd(text: str, word: str) -> None:
     """cmd.exe reads nothing in double quotes but the percent sign, and programs a quote behind a backslash as one."""
     assert quoted(text, "cmd") == word
+
+
+def words_by_cmd(line: str) -> list[str]:
+    """What a program gets of a line: cmd.exe takes carets and looks for operators outside double quotes, then the C
+    runtime splits (Microsoft, "Parsing C command-line arguments"). A name between percent signs is a variable's."""
+    for name in line.split("%")[1:-1]:
+        assert any(mark in name for mark in '"^'), f"{name} may be a variable"
+    passed, quoting, place = "", False, 0
+    while place < len(line):
+        character = line[place]
+        if character == "^" and not quoting:
+            place += 1
+            character = line[place]
+        elif character == '"':
+            quoting = not quoting
+        else:
+            assert quoting or character not in "&|<>()", f"{character} is an operator in {line}"
+        passed += character
+        place += 1
+    words, word, inside, quoting, place = [], "", False, False, 0
+    while place < len(passed):
+        slashes = len(passed) - place - len(passed[place:].lstrip("\\"))
+        place += slashes
+        if passed[place : place + 1] == '"':
+            word += "\\" * (slashes // 2)
+            inside = True
+            if slashes % 2:
+                word += '"'
+            else:
+                quoting = not quoting
+            place += 1
+        elif slashes:
+            word += "\\" * slashes
+            inside = True
+        elif passed[place] in " \t" and not quoting:
+            words += [word] if inside else []
+            word, inside = "", False
+            place += 1
+        else:
+            word += passed[place]
+            inside = True
+            place += 1
+    return [*words, word] if inside else words
+
+
+@settings(max_examples=500)
+@given(st.text(alphabet="ab.{}*-> \\\"%^&|<()!=,;'~:/é", min_size=1))
+def test_a_word_is_one_to_cmd(text: str) -> None:
+    assert words_by_cmd(f"ckptdiff fix {quoted(text, 'cmd')} -o out.pth") == ["ckptdiff", "fix", text, "-o", "out.pth"]
 
 
 @pytest.mark.parametrize(
