@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ckptdiff.following.opened_files import finding_all
 from ckptdiff.patches import Kept
 from ckptdiff.tracing.overlay import Entries, Overlay, is_weights
 from ckptdiff.tracing.scene import Scene
@@ -177,7 +178,8 @@ def _readers_in_c(scene: Scene) -> None:
             return torch_load(overlay.mapped(f), *args, **kwargs)
         before, torch.serialization.pickle = torch.serialization.pickle, pickle  # type: ignore[attr-defined]
         try:
-            return torch_load(overlay.mapped(f), *args, **kwargs)
+            with finding_all():
+                return torch_load(overlay.mapped(f), *args, **kwargs)
         finally:
             torch.serialization.pickle = before  # type: ignore[attr-defined]
 
