@@ -144,8 +144,10 @@ class Patches:
         """Put what it stands for in the place of everything that was given out: code that was imported meanwhile, or
         ran, may have taken it to places of its own."""
         given, self._given = self._given, []
-        if given and self._taking_back:
-            _swapped({id(new): (new, old) for new, old in given}, {id(given), *map(id, given)})
+        # Looking for holders takes time by all there is, for each value anew: most have none but their pair.
+        taken = [pair for pair in given if sys.getrefcount(pair[0]) > _OURS] if self._taking_back else []
+        if taken:
+            _swapped({id(new): (new, old) for new, old in taken}, {id(given), id(taken), *map(id, taken)})
 
     def _as_in_scripts(self, old: Any, new: Any) -> None:
         """Have TorchScript take what stands for a function of torch's for that function."""
@@ -165,6 +167,8 @@ class Patches:
         self._take_back()
 
 
+_OURS = 2
+"""References to what was given out and put back: its pair's, and that of the question how many there are."""
 _Places = Mapping[int, tuple[Any, Any]]
 _Undo = list[Callable[[], object]]
 
