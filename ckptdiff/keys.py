@@ -17,6 +17,8 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
+from ckptdiff.spelling import given
+
 # Numbers without a superfluous leading zero, short enough that converting a hostile key stays cheap.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,17})(?![0-9])")
 # Beyond this many numbers a key is no repeated structure but an attack or an accident.
@@ -26,6 +28,22 @@ _Box = tuple[tuple[int, ...], ...]
 
 _PART = r"[0-9]{1,18}(?:\.\.[0-9]{1,18}(?: step [0-9]{1,18})?)?"
 _GROUP = re.compile(rf"\{{({_PART}(?:,{_PART})*)\}}")
+
+
+class Globs:
+    """A test whether a key matches one of some globs."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._tests = {pattern: glob(pattern) for pattern in patterns}
+
+    def __call__(self, key: str) -> bool:
+        return any(test(key) for test in self._tests.values())
+
+    def idle(self, name: str, keys: Iterable[object]) -> tuple[str, ...]:
+        """A sentence on each glob, of an option of this name, that matches no key at all: mostly a slip of the pen."""
+        texts = [*map(str, keys)]
+        idle = [pattern for pattern, test in self._tests.items() if not any(map(test, texts))]
+        return tuple(f"{given(name, pattern)} matches no key." for pattern in idle)
 
 
 def glob(pattern: str) -> Callable[[str], bool]:

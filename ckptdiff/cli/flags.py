@@ -76,5 +76,5 @@ def without_quotes(rule: str) -> str:
     plain = _PLAIN_RULE.fullmatch(rule)
     if plain is None:
         return rule
-    old, new, new_part, other = plain.groups()
-    return f"{old}={new}" if old else f"{new_part}={other}"
+    old_prefix, new_prefix, old_key, new_key = plain.groups()
+    return f"{old_prefix}={new_prefix}" if old_prefix else f"{old_key}={new_key}"

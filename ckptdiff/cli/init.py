@@ -60,8 +60,8 @@ def command(
         for listed in (_models(files), _weights(files))
     )
     write_whole(out, _config(models, weights))
-    listed = f"{len(models)} model classes and {len(weights)} files of weights"
-    tell(f"wrote {path} from {listed}; read it, keep the targets that are meant, then run `ckptdiff check`")
+    counts = f"{len(models)} model classes and {len(weights)} files of weights"
+    tell(f"wrote {path} from {counts}; read it, keep the targets that are meant, then run `ckptdiff check`")
     return 0
 
 

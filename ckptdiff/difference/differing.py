@@ -22,6 +22,7 @@ from ckptdiff.tensors import TensorInfo
 if TYPE_CHECKING:
     from ckptdiff.difference.checksummed import FirstLook
     from ckptdiff.difference.figures import Figures, Tolerance
+    from ckptdiff.keys import Globs
 
 
 _LONG = 1 << 29
@@ -36,7 +37,7 @@ class DiffOptions:
     quick: bool = False
     atol: float = 0.0
     rtol: float = 0.0
-    keys: Callable[[str], bool] | None = None
+    keys: Globs | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     """A's keys under the names that the user's rules give them."""
     progress: Progress | None = None

@@ -19,6 +19,7 @@ from ckptdiff.difference.companions import lacking
 from ckptdiff.difference.locks import Lock
 from ckptdiff.difference.verification import Fault, Verification
 from ckptdiff.errors import CheckpointError
+from ckptdiff.keys import Globs
 from ckptdiff.tensors import TensorInfo
 
 _BLOCK = 1 << 18
@@ -33,7 +34,7 @@ class VerifyOptions:
 
     lock: Lock | None = None
     values: bool = True
-    allowed: Callable[[str], bool] | None = None
+    allowed: Globs | None = None
     progress: Progress | None = None
 
 

@@ -377,10 +377,9 @@ class Engine:
 
         results = []
         for position in range(count):
-            slices = [at(position, argument) for argument in args]
-            results.append(
-                self.run(function, tuple(slices), {name: at(position, item) for name, item in kwargs.items()})
-            )
+            own = tuple(at(position, argument) for argument in args)
+            named = {name: at(position, item) for name, item in kwargs.items()}
+            results.append(self.run(function, own, named))
         return [item for result in results for item in result] if schema_of(function).returns else None
 
     def _carry_out(
@@ -403,12 +402,9 @@ class Engine:
                 replay.before_writing(memory)
         same = traits.kind in ("copy", "fill", "clone", "cat", "pointwise", "placing")
         label = 0 if blank and len(tensors) == 1 else provenance.after(self, tensors, traits)
-        where = (
-            provenance.placed_labels(self, function, args, kwargs, traits)
-            if traits.kind == "placing" and label
-            else None
-        )
-        unsure = not same or (traits.kind == "placing" and where is None)
+        placing = traits.kind == "placing"
+        where = provenance.placed_labels(self, function, args, kwargs, traits) if placing and label else None
+        unsure = not same or (placing and where is None)
         reached = probing.reached(self, function, args, kwargs, tensors, traits) if label and unsure else None
         result = carried_out(function, args, kwargs)
         outputs: list[torch.Tensor] = []

@@ -90,13 +90,18 @@ def _names_weights(command: Any) -> bool:
 
 
 @contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """What is opened inside the block, a reader opens: where it fails, nothing was taken from the file."""
-    _reading.depth = getattr(_reading, "depth", 0) + 1
+def _inside(name: str) -> Iterator[None]:
+    """How many blocks of a name this thread is inside."""
+    setattr(_reading, name, getattr(_reading, name, 0) + 1)
     try:
         yield
     finally:
-        _reading.depth -= 1
+        setattr(_reading, name, getattr(_reading, name) - 1)
+
+
+def reading() -> contextlib.AbstractContextManager[None]:
+    """What is opened inside the block, a reader opens: where it fails, nothing was taken from the file."""
+    return _inside("depth")
 
 
 def is_reading() -> bool:
@@ -104,24 +109,14 @@ def is_reading() -> bool:
     return bool(getattr(_reading, "depth", 0))
 
 
-@contextlib.contextmanager
-def finding_all() -> Iterator[None]:
+def finding_all() -> contextlib.AbstractContextManager[None]:
     """Pickles that are read inside the block are the code's own, and may name anything."""
-    _reading.finds_all = getattr(_reading, "finds_all", 0) + 1
-    try:
-        yield
-    finally:
-        _reading.finds_all -= 1
+    return _inside("finds_all")
 
 
-@contextlib.contextmanager
-def in_this_thread() -> Iterator[None]:
+def in_this_thread() -> contextlib.AbstractContextManager[None]:
     """What this thread does inside the block is followed, not only what it opens."""
-    _reading.followed = getattr(_reading, "followed", 0) + 1
-    try:
-        yield
-    finally:
-        _reading.followed -= 1
+    return _inside("followed")
 
 
 def is_followed() -> bool:

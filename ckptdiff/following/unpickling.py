@@ -182,21 +182,19 @@ def read_pickles(patches: Patches, files: Files) -> None:
     patches.also(lambda: setattr(pickles, "active", False))
     files.opened.finds = partial(_found_by_python, trust=files.trust)
 
-    def load(file: Any, **options: Any) -> Any:
+    def read(kept: Kept, source: Any, options: dict[str, Any], stream_of: Callable[[Any], Any]) -> Any:
         if _caller() in _READERS:
-            return kept_load.value(file, **options)
-        if pickles.is_own(file):
+            return kept.value(source, **options)
+        if pickles.is_own(source):
             with finding_all():
-                return kept_load.value(file, **options)
-        return pickles.load(file, file, options)
+                return kept.value(source, **options)
+        return pickles.load(source, stream_of(source), options)
+
+    def load(file: Any, **options: Any) -> Any:
+        return read(kept_load, file, options, lambda file: file)
 
     def loads(data: Any, **options: Any) -> Any:
-        if _caller() in _READERS:
-            return kept_loads.value(data, **options)
-        if pickles.is_own(data):
-            with finding_all():
-                return kept_loads.value(data, **options)
-        return pickles.load(data, io.BytesIO(data), options)
+        return read(kept_loads, data, options, io.BytesIO)
 
     def dumps(*args: Any, **options: Any) -> Any:
         made = kept_dumps.value(*args, **options)

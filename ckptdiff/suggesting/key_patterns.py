@@ -164,15 +164,15 @@ def fold(keys: Mapping[str, Shape], most: int | None = None) -> list[Template] |
                 continue
             groups: dict[str, dict[int, _Node]] = {}
             for name, child in node.children.items():
-                if found := _split(name):
-                    groups.setdefault(found[0], {})[found[1]] = child
+                if numbered_name := _split(name):
+                    groups.setdefault(numbered_name[0], {})[numbered_name[1]] = child
             for base, numbered in groups.items():
                 if base not in folded:
                     folded[base] = _repeats(base, numbered, keys, inside, path[-1] if path else "")
             for name, child in node.children.items():
-                found = _split(name)
-                if found and folded[found[0]]:
-                    below.setdefault(found[0], []).append(((*index, found[1]), child))
+                numbered_name = _split(name)
+                if numbered_name and folded[numbered_name[0]]:
+                    below.setdefault(numbered_name[0], []).append(((*index, numbered_name[1]), child))
                 else:
                     below.setdefault(name, []).append((index, child))
         stack.extend(((*path, name), nodes, inside or SLOT in name) for name, nodes in reversed(below.items()))

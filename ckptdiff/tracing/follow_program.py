@@ -22,12 +22,12 @@ from ckptdiff.claimed.questions import Asked
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
+from ckptdiff.keys import Globs
 from ckptdiff.loaders.left import Told, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
 from ckptdiff.model.machines import hosts, on
 from ckptdiff.patches import Patches, patches
 from ckptdiff.places import is_url
-from ckptdiff.spelling import given
 from ckptdiff.suffixes import OLD, WEIGHTS
 from ckptdiff.torch_private import DispatchMode, children_of, own_parameters, without_torch_dispatch
 from ckptdiff.tracing.children import Replaced
@@ -277,15 +277,8 @@ class Tracing:
             self._said.last,
             source_of(self.line),
             tuple(watch.children),
-            tuple(self._idle(models)),
+            Globs(self._options.allow).idle("allow", (key for model in models for key in model.outcome.filled)),
         )
-
-    def _idle(self, models: tuple[TracedModel, ...]) -> Iterator[str]:
-        """A sentence on each glob of keys that allows none: mostly a slip of the pen."""
-        keys = tuple(dict.fromkeys(key for model in models for key in model.outcome.filled))
-        for pattern in self._options.allow:
-            if not allowed(keys, (pattern,)):
-                yield f"{given('allow', pattern)} matches no key."
 
     def _wanted(self) -> str:
         """The kind of device that the program did not find here, or that it may have ended for want of."""

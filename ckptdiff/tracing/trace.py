@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ckptdiff.keys import glob
+from ckptdiff.keys import Globs
 from ckptdiff.loaders.outcome import Filled, Outcome, Source
 
 Verdict = Literal["pass", "fail", "none"]
@@ -167,5 +167,4 @@ class Trace:
 
 def allowed(keys: tuple[str, ...], patterns: tuple[str, ...]) -> frozenset[str]:
     """The keys that a pattern allows to keep initial values."""
-    globs = [glob(pattern) for pattern in patterns]
-    return frozenset(key for key in keys if any(matches(key) for matches in globs))
+    return frozenset(filter(Globs(patterns), keys))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ckptdiff.difference.difference import Difference, Side
 from ckptdiff.difference.differing import DiffOptions, difference
 from ckptdiff.difference.locks import Lock, is_lock, read_lock
 from ckptdiff.errors import UsageError
+from ckptdiff.keys import Globs
 from ckptdiff.requests import CheckpointRequest, renames_of, several
 from ckptdiff.spelling import given, option
 
@@ -78,7 +79,7 @@ def diffed(a: CheckpointRequest, b: CheckpointRequest, options: DiffOptions, *, 
     if a.renames:
         renamed, idle = _new_names(before, a)
         options = replace(options, renamed=renamed)
-    if isinstance(options.keys, Chosen):
+    if options.keys is not None:
         keys = [*before.tensors, *after.tensors]
         if not any(options.keys(str(key)) for key in keys):
             raise UsageError(f"{option('keys')} matches no key of either side.", "Quote the glob, and check its keys.")
@@ -133,8 +134,8 @@ def with_digests(result: Difference, a: CheckpointRequest, b: CheckpointRequest)
     theirs = [*(to.get(key, key) for key in mine if key not in result.only_in_a), *result.only_in_b]
     known = []
     for request, keys in ((a, mine), (b, theirs)):
-        before = side(request)
-        every = before.digests if isinstance(before, Lock) else digests_of(before, keys).tensors
+        file = side(request)
+        every = file.digests if isinstance(file, Lock) else digests_of(file, keys).tensors
         known.append({key: every[key] for key in keys})
     digests = {key: (known[0][key], known[1].get(to.get(key, key))) for key in mine}
     return replace(result, digests={**digests, **{key: (None, known[1][key]) for key in result.only_in_b}})
@@ -173,24 +174,6 @@ def _new_names(file: Checkpoint | Lock, request: CheckpointRequest) -> tuple[Map
     return new_names(file, renames)
 
 
-class Chosen:
-    """A test whether a key matches one of some globs."""
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        from ckptdiff.keys import glob
-
-        self._tests = {pattern: glob(pattern) for pattern in patterns}
-
-    def __call__(self, key: str) -> bool:
-        return any(test(key) for test in self._tests.values())
-
-    def idle(self, name: str, keys: Iterable[object]) -> tuple[str, ...]:
-        """A sentence on each glob, of an option of this name, that matches no key at all."""
-        texts = [*map(str, keys)]
-        idle = [pattern for pattern, test in self._tests.items() if not any(map(test, texts))]
-        return tuple(f"{given(name, pattern)} matches no key." for pattern in idle)
-
-
-def chosen(patterns: tuple[str, ...]) -> Chosen | None:
+def chosen(patterns: Sequence[str]) -> Globs | None:
     """A test whether a key matches one of some globs; None without any."""
-    return Chosen(patterns) if patterns else None
+    return Globs(patterns) if patterns else None

@@ -15,7 +15,7 @@ from ckptdiff.difference.verifying import verified as held
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.places import place_of
 from ckptdiff.requests import CheckpointRequest, several
-from ckptdiff.verbs.diff import Chosen, chosen
+from ckptdiff.verbs.diff import chosen
 
 if TYPE_CHECKING:
     from ckptdiff.contents.spreading import Progress
@@ -67,10 +67,11 @@ def verified(request: CheckpointRequest, options: VerifyOptions) -> Verification
         return Verification(path, (Fault("unreadable", error.message),), ("headers",))
     if checkpoint.kind.values == "none":
         raise UsageError(f"{path} is a snapshot, which holds no values.", "Give the checkpoint itself.")
-    found = held(checkpoint, options)
-    if isinstance(options.allowed, Chosen):
-        found = replace(found, notes=(*options.allowed.idle("allow", checkpoint.tensors), *found.notes))
-    return found
+    verification = held(checkpoint, options)
+    if options.allowed is not None:
+        idle = options.allowed.idle("allow", checkpoint.tensors)
+        verification = replace(verification, notes=(*idle, *verification.notes))
+    return verification
 
 
 def _lock(path: str, given: str | None) -> Lock | None:
