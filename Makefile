@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
+# Hundreds of tests start a Python of their own, which is a third cheaper where modules are compiled once.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quantised releases demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries witness loaders long docs lint format fuzz bench package clean
 

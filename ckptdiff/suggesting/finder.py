@@ -5,19 +5,29 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
-from ckptdiff.renaming.prefixes import prefix_change, prefixes_between
+from ckptdiff.renaming.prefixes import prefix_change
 from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
 from ckptdiff.suggesting.adapters import adaptable, adapter_rules, is_adapter
+from ckptdiff.suggesting.decided import Find, after
 from ckptdiff.suggesting.families import looks_like
 from ckptdiff.suggesting.generalising import Learner
 from ckptdiff.suggesting.key_features import Unit
 from ckptdiff.suggesting.key_patterns import Shape, Template, fold, shown
+from ckptdiff.suggesting.new_head import new_head
 from ckptdiff.suggesting.operation_finder import recognise
 from ckptdiff.suggesting.pairing import Aligner, Alignment, Pair
+from ckptdiff.suggesting.parametrized import respelled_norms
 from ckptdiff.suggesting.rotary import REORDERED
-from ckptdiff.suggesting.suggestion import Ambiguity, Head, Suggestion
+from ckptdiff.suggesting.same_trees import moved_trees
+from ckptdiff.suggesting.suggestion import Ambiguity, Suggestion
 from ckptdiff.suggesting.twins import Twins
+from ckptdiff.suggesting.wrappers import has_another_copy, wrapped
+
+_MOST_LEFT = 0.1
+"""The share of a model that may stay open where trees were moved by what is in them alone: the rest speaks for it."""
 
 
 def suggest_rules(
@@ -37,6 +47,45 @@ def suggest_rules(
     known = _whole_prefix(checkpoint, model) or _adapter(checkpoint, model)
     if known is not None:
         return known
+    find = partial(_aligned, include_likely=include_likely, heads=heads)
+    around = wrapped(checkpoint, model)
+    best = None if around is None else around.around(_with_known(*around.inside(), find))
+    if best is not None and 2 * best.unfilled > len(model):
+        best = None  # a prefix under which little fits is a name, no wrapper
+    if best is None or not _settled(best):
+        best = min(filter(None, (_with_known(checkpoint, model, find), best)), key=_left)
+    return replace(best, looks_like=looks_like(checkpoint))
+
+
+def _with_known(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], find: Find) -> Suggestion:
+    """What `find` finds once the norms have the model's names for their tensors; and once whole trees of modules are
+    moved, where it leaves something open without and that fills nearly all."""
+    norms = respelled_norms(checkpoint, model)
+    aligned = (after(norms, checkpoint, model, find) if norms else None) or find(checkpoint, model)
+    trees = [] if _settled(aligned) else moved_trees(checkpoint, model)
+    moved = after(trees, checkpoint, model, find) if trees else None
+    if moved is None or moved.unfilled > _MOST_LEFT * len(model):
+        return aligned
+    return min(aligned, moved, key=_left)
+
+
+def _settled(suggestion: Suggestion) -> bool:
+    """Whether nothing of the model is left to look for."""
+    return suggestion.unfilled == (len(suggestion.head.keys) if suggestion.head is not None else 0)
+
+
+def _left(suggestion: Suggestion) -> tuple[int, int]:
+    return suggestion.unfilled, suggestion.unused
+
+
+def _aligned(
+    checkpoint: Mapping[str, Shape],
+    model: Mapping[str, Shape],
+    *,
+    include_likely: bool,
+    heads: tuple[int, int] | None,
+) -> Suggestion:
+    """What names, shapes and places tell, key by key."""
     aligner = Aligner(checkpoint, adaptable(checkpoint, model) if is_adapter(checkpoint) else model)
     alignment = aligner.run()
     _refuse_twins(alignment, aligner)
@@ -55,7 +104,9 @@ def suggest_rules(
     used = {key for operation in operations for key in operation.sources}
     made = {key for operation in operations for key in operation.targets}
     mapping = {old: new for old, new in mapping.items() if old not in used}
-    head = _head(checkpoint, model, rules, free_here, free_there, filled | made)
+    left_here = {key: shape for key, shape in free_here.items() if key not in used}
+    left_there = {key: shape for key, shape in free_there.items() if key not in made}
+    head = new_head(checkpoint, model, rules, left_here, left_there)
     refused = [*alignment.doubtful, *(() if include_likely else likely)]
     ambiguous = _ambiguities(alignment, refused, mapping, used, made)
     return Suggestion(
@@ -64,10 +115,9 @@ def suggest_rules(
         ambiguous=(*_in_place(aligner.arranged, squares), *ambiguous),
         operations=tuple(operation.finding for operation in operations),
         head=head,
-        looks_like=looks_like(checkpoint),
         already=len(already),
-        unfilled=len(free_there.keys() - made),
-        unused=len(free_here.keys() - used),
+        unfilled=len(left_there),
+        unused=len(left_here),
     )
 
 
@@ -96,7 +146,7 @@ def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -
     if change is None or change.wrappers or change.side != "model":
         return None
     names, stripping = change.new_names(checkpoint), change.operation == "stripping"
-    if len(set(names.values())) < len(names) or (stripping and _has_another_copy(checkpoint, model, change.prefix)):
+    if len(set(names.values())) < len(names) or (stripping and has_another_copy(checkpoint, model, change.prefix)):
         return None
     mapping = {old: new for old, new in names.items() if model.get(new) == checkpoint[old]}
     free_here = {key: shape for key, shape in checkpoint.items() if key not in mapping}
@@ -107,7 +157,7 @@ def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -
     reason = f"every one of the model's {len(model)} keys has its namesake, and under no other prefix"
     reason += f"; {len(filled)} fit" if len(filled) < len(model) else ""
     rules = [RenameRule(pattern, replacement, "certain", len(names), reason)]
-    head = _head(checkpoint, model, rules, free_here, free_there, filled)
+    head = new_head(checkpoint, model, rules, free_here, free_there)
     if free_there and head is None:
         return None
     return Suggestion(
@@ -134,12 +184,6 @@ def _adapter(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Sug
         already=len(checkpoint) - len(renaming.moved),
         unfilled=len(model) - len(filled),
     )
-
-
-def _has_another_copy(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], prefix: str) -> bool:
-    """Whether much of the model is in the checkpoint under another prefix too: averaged weights, a teacher."""
-    others = {"", *prefixes_between(checkpoint, model)} - {prefix}
-    return any(2 * sum(other + key in checkpoint for key in model) > len(model) for other in others)
 
 
 def _rules(
@@ -309,37 +353,3 @@ def _unsaid(source: Unit, target: Unit) -> str:
     )
     shared = ", ".join(sorted(word for word in words & wanted if word.isalpha()))
     return f"that both speak of {shared} is too little to be sure" if shared else "nothing in the names says so"
-
-
-def _head(
-    checkpoint: Mapping[str, Shape],
-    model: Mapping[str, Shape],
-    rules: Sequence[RenameRule],
-    free_here: Mapping[str, Shape],
-    free_there: Mapping[str, Shape],
-    filled: set[str],
-) -> Head | None:
-    """A changed head: everything else of the model is filled, and the rest differs in size alone."""
-    renamed = apply_rules(rules, free_here, strict=False).mapping
-    # A renamed key lands on its own namesake, or the checkpoint's only leftover of that rank does.
-    mismatched = {
-        old: (new, checkpoint[old], model[new])
-        for old, new in renamed.items()
-        if new in free_there and len(checkpoint[old]) == len(model[new])
-    }
-    rest = free_there.keys() - {new for new, _, _ in mismatched.values()} - filled
-    if not mismatched or rest or len(mismatched) > max(4, len(model) // 10):
-        return None
-    if any(
-        sum(size != other for size, other in zip(here, there, strict=True)) != 1 or here[1:] != there[1:]
-        for _, here, there in mismatched.values()
-    ):
-        return None
-    _, here, there = next(iter(mismatched.values()))
-    count = len(mismatched)
-    return Head(
-        mismatched=mismatched,
-        sentence=(
-            f"backbone 100 %, head differs ({here[0]} → {there[0]}): `ckptdiff filter` drops {count} {_keys(count)}"
-        ),
-    )

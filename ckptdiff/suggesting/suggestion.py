@@ -25,13 +25,20 @@ class Ambiguity:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The checkpoint fits but for a few tensors of other sizes, as after a change of the number of classes.
+    """The checkpoint fits but for the model's head, as after a change of the number of classes.
 
-    `mismatched` maps each such key of the checkpoint to its key in the model and its shapes here and there.
+    `mismatched` maps each key of the checkpoint of another size to its key in the model and its shapes here and there;
+    `missing` are keys of the model's head of which the checkpoint holds nothing.
     """
 
     mismatched: Mapping[str, tuple[str, tuple[int, ...], tuple[int, ...]]]
     sentence: str
+    missing: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the model that stay new."""
+        return (*(key for key, _, _ in self.mismatched.values()), *self.missing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,9 @@ def matrix_role(path: Sequence[str], spoken: Sequence[Sequence[str]]) -> str:
         return "router"
     if "attn" in above and path[-1] == "in_proj":
         return "qkv"
-    if len(path) == 1 and last in ({"proj"}, {"output"}):
+    if len(path) == 1 and (
+        last == {"proj"} or (last & {"out", "output"} and last <= {"out", "output", "proj", "conv"})
+    ):
         return "head"
     if not last or not last <= {"proj", "out", "output", "o"} or any(word.isdigit() for word in spoken[-1]):
         return ""

@@ -30,7 +30,7 @@ class Fixed(Shown):
     def whole(self) -> bool:
         """Whether all of the model is filled by what is certain, except for a head of another size."""
         head = self.suggestion.head
-        new = {key for key, _, _ in head.mismatched.values()} if head is not None else set()
+        new = set(head.keys) if head is not None else set()
         return not self.suggestion.undecided and new.issuperset(self.stays)
 
     def _line(self) -> str:

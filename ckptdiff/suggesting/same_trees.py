@@ -1,0 +1,63 @@
+"""Modules that went elsewhere whole: all that lies below has the same names and sizes, and nothing else has."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from ckptdiff.renaming.rename_rules import RenameRule, escape
+from ckptdiff.suggesting.key_patterns import Shape
+from ckptdiff.suggesting.vocabulary import contradict, words
+
+_FEWEST = 6
+"""The tensors that a tree must have, and of three sizes, so that no other part has the same by chance."""
+
+
+def moved_trees(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> list[RenameRule]:
+    """Rules for the largest modules of a checkpoint of which everything lies in one other module of the model.
+
+    Two modules with the same content, on either side, are twins, and nothing is said of them.
+    """
+    theirs = {content: modules[0] for content, modules in _by_content(model).items() if len(modules) == 1}
+    pairs = {
+        modules[0]: (theirs[content], content)
+        for content, modules in _by_content(checkpoint).items()
+        if len(modules) == 1 and content in theirs and modules[0] != theirs[content]
+    }
+    rules = []
+    for source, (target, content) in pairs.items():
+        if any(parent in pairs for parent in _parents(source)) or contradict(_words(source), _words(target)):
+            continue
+        if any(model.get(f"{source}.{name}") == shape for name, shape in content):
+            continue
+        count = len(content)
+        reason = f"all {count} keys fit, all names and sizes below are the same, and lie in no other module"
+        rules.append(RenameRule(f"{escape(source)}.{{*}}", f"{escape(target)}.{{*}}", "certain", count, reason))
+    return rules
+
+
+_Content = frozenset[tuple[str, Shape]]
+
+
+def _by_content(keys: Mapping[str, Shape]) -> dict[_Content, list[str]]:
+    """The modules of one side, by the names and sizes of all that lies below."""
+    held: dict[str, set[tuple[str, Shape]]] = defaultdict(set)
+    for key, shape in keys.items():
+        end = key.rfind(".")
+        while end > 0:
+            held[key[:end]].add((key[end + 1 :], shape))
+            end = key.rfind(".", 0, end)
+    modules: dict[_Content, list[str]] = defaultdict(list)
+    for module, content in held.items():
+        if len(content) >= _FEWEST and len({shape for _, shape in content}) > 2:
+            modules[frozenset(content)].append(module)
+    return modules
+
+
+def _parents(module: str) -> Iterator[str]:
+    while module := module.rpartition(".")[0]:
+        yield module
+
+
+def _words(module: str) -> frozenset[str]:
+    return frozenset(word for component in module.split(".") for word in words(component))
