@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 STAGES = (
     "", "reading the checkpoint", "importing torch", "building the model", "comparing", "looking for renames",
-    "running the loader", "reading the snapshot",
+    "running the loader", "reading the snapshot", "looking for arguments",
 )  # fmt: skip
 """By number, since that is what passes from process to process."""
 

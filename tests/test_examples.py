@@ -166,6 +166,30 @@ def before_and_after() -> None:
     assert main(["rewrite", "changed.pth", "-o", "after.safetensors"]) == 0
 
 
+SIZES = """\
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes=10, dim=32, depth=3, heads=4):
+        super().__init__()
+        self.embed = nn.Conv2d(3, dim, 4)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"norm": nn.LayerNorm(dim), "fc1": nn.Linear(dim, 4 * dim), "fc2": nn.Linear(4 * dim, dim)})
+            for _ in range(depth)
+        )
+        self.head = nn.Linear(dim, num_classes)
+"""
+
+
+def repairable() -> None:
+    """Files that do not load as they are, and the model that they are for."""
+    Path("net.py").write_text(SIZES)
+    defined: dict[str, type[nn.Module]] = {}
+    exec(SIZES, defined)
+    torch.save(defined["Net"](7, 64, 5).state_dict(), "sizes.pth")
+
+
 def programs() -> None:
     """Programs that load what the commands name."""
     text = (
@@ -198,7 +222,11 @@ def blocks(file: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "file", ["README.md", "docs/ci.md", "docs/diff.md", "docs/following.md", "docs/trace.md", "docs/tutorial.md"]
+    "file",
+    [
+        *("README.md", "docs/ci.md", "docs/diff.md", "docs/following.md", "docs/repairs.md", "docs/trace.md"),
+        "docs/tutorial.md",
+    ],
 )
 def test_the_commands_of_the_documentation_print_what_it_shows(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -209,6 +237,8 @@ def test_the_commands_of_the_documentation_print_what_it_shows(
         programs()
     if file == "docs/diff.md":
         before_and_after()
+    if file == "docs/repairs.md":
+        repairable()
     if file == "README.md":
         a_bert("bert-dir")
     for block in blocks(file, "console"):

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 _MOST_ALTERNATIVES = 5
 
 Kind = Literal[
-    "prefix", "rename", "save-rules", "head", "ambiguous", "not-looked-for", "filter", "not-strict", "other-state-dict"
+    "prefix",
+    "rename",
+    "save-rules",
+    "head",
+    "ambiguous",
+    "not-looked-for",
+    "arguments",
+    "filter",
+    "not-strict",
+    "other-state-dict",
 ]
 
 

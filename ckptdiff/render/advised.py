@@ -62,6 +62,11 @@ def _not_looked_for(advice: Advice) -> str:
     return f"Whether renaming helps was not looked for among {keys:,} keys: see `{call('suggest', *_sides(advice))}`."
 
 
+def _arguments(advice: Advice) -> str:
+    what = call("suggest", *_sides(advice))
+    return f"Sizes differ: `{what}` looks for arguments of the constructor with which it loads."
+
+
 def _other_state_dict(advice: Advice) -> str:
     tensors = count(int(advice.facts["tensors"]), "tensor")
     return f"The file holds another state dict of {tensors}: try {options(*advice.options)}"
@@ -74,6 +79,7 @@ _WORDS: dict[Kind, Callable[[Advice], str]] = {
     "head": lambda advice: plain(str(advice.facts["text"]), 600),
     "ambiguous": lambda advice: plain(_ambiguous(advice), 1000),
     "not-looked-for": lambda advice: plain(_not_looked_for(advice), 1000),
+    "arguments": lambda advice: plain(_arguments(advice), 1000),
     "filter": lambda advice: (
         f"`ckptdiff filter` writes the {advice.facts['tensors']} tensors that load, without the mismatched ones."
     ),

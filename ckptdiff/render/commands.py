@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePath
 
 from ckptdiff.judging.advice import Advice
@@ -47,7 +48,7 @@ def _chosen(report: Report, question: Question) -> Iterator[str]:
         if advice.kind == "other-state-dict":
             yield _again("compare", question, key=dict(advice.options)["key"])
             break
-    if kinds & {"ambiguous", "not-looked-for", "save-rules"} or not _helps(report):
+    if kinds & {"ambiguous", "not-looked-for", "save-rules", "arguments"} or not _helps(report):
         yield _again("suggest", question)
     if question.checkpoint and not _helps(report):
         yield call("inspect", question.checkpoint, **({"key": question.key} if question.key else {}))
@@ -61,6 +62,13 @@ def repairing(report: Report) -> tuple[str, ...]:
     if not (question.model.isprintable() and question.checkpoint.isprintable()):
         return ()
     return tuple(_repaired(report, question))
+
+
+def with_arguments(report: Report, values: Mapping[str, object], renames: bool) -> str:
+    """What compares with a model that has other arguments, or repairs for it where keys are to be renamed."""
+    assert report.question is not None
+    question = replace(report.question, args={**report.question.args, **values})
+    return _again("fix", question, out=out_name(question.checkpoint)) if renames else _again("compare", question)
 
 
 def looking_further(report: Report) -> tuple[str, ...]:
@@ -187,6 +195,6 @@ def command_of(advice: Advice, report: Report) -> str:
         return "" if options is None else _again("compare", question, renames=options)
     if advice.kind == "other-state-dict":
         return _again("compare", question, key=dict(advice.options)["key"])
-    if advice.kind in ("ambiguous", "not-looked-for"):
+    if advice.kind in ("ambiguous", "not-looked-for", "arguments"):
         return _again("suggest", question)
     return ""

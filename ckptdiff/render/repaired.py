@@ -25,6 +25,8 @@ def answer(fixed: Fixed, view: View) -> Answer:
         rows = [plain(item.pattern) for item in fold(fixed.stays)]
         more = [f"... and {len(rows) - most} more ({option('all')})"] if most is not None and len(rows) > most else []
         blocks.append(Block(f"initial values in the model ({len(fixed.stays)}):", (*rows[:most], *more)))
+    if fixed.suggestion.arguments is not None:
+        blocks.append(suggested.arguments(fixed.suggestion.arguments))
     blocks += suggested.repairs(fixed.suggestion, most, ("rules:", "tensor operations:"))
     facts = (("file", done.verdict), *done.facts)
     good = True if fixed.whole and not fixed.stays else None if fixed.whole else False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckptdiff.judging.report import Report
 from ckptdiff.printable import json_text
 from ckptdiff.render.advised import remaining
-from ckptdiff.render.commands import looking_further, repairing
+from ckptdiff.render.commands import looking_further, repairing, with_arguments
 from ckptdiff.render.escape import plain
 from ckptdiff.render.loading_code import python
 from ckptdiff.render.outline import facts_of
@@ -13,9 +13,11 @@ from ckptdiff.render.phrases import count
 from ckptdiff.render.sections import Answer, Block
 from ckptdiff.render.view import View
 from ckptdiff.spelling import Metavar, call, option
+from ckptdiff.suggesting.constructor_arguments import Arguments
 from ckptdiff.suggesting.suggestion import Suggestion
 
 _MOST = 20
+_FEW = 4
 
 
 def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
@@ -26,6 +28,8 @@ def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
         f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:",
     )
     blocks = repairs(suggestion, most, titles)
+    if suggestion.arguments is not None:
+        blocks.insert(0, arguments(suggestion.arguments))
     rest = [plain(suggestion.head.sentence, 600)] if suggestion.head is not None else []
     if not (suggestion.complete if report is None else report.fits) and suggestion.looks_like:
         rest.append(plain(suggestion.looks_like, 400))
@@ -35,7 +39,7 @@ def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
     asked = report is not None and report.question is not None
     return Answer(
         _verdict(suggestion, report),
-        True if done else None if suggestion.rules or suggestion.operations else False,
+        True if done else None if suggestion.rules or suggestion.operations or suggestion.arguments else False,
         tuple(facts_of(report, verbose=False)) if report is not None and asked else (),
         tuple(blocks),
         next_steps(suggestion, report),
@@ -47,9 +51,29 @@ def next_steps(suggestion: Suggestion, report: Report | None) -> tuple[str, ...]
     """What to do with the proposal; nothing where there is none, or nobody has named both sides."""
     if report is None:
         return ()
-    if suggestion.rules or suggestion.operations or suggestion.head:
+    renames = bool(suggestion.rules or suggestion.operations)
+    if suggestion.arguments is not None and not (suggestion.resized and renames):
+        choices = ({},) if suggestion.resized else suggestion.arguments.choices
+        repair = repairing(report) if suggestion.head else ()
+        return (*repair, *(with_arguments(report, values, renames) for values in choices))
+    if renames or suggestion.head:
         return repairing(report)
     return looking_further(report) if suggestion.ambiguous else ()
+
+
+def arguments(found: Arguments) -> Block:
+    """The arguments with which it loads, who says so, and what no size tells of them."""
+    who = f"as {plain(found.source)} says" if found.source else "found by trying"
+    does = "loads" if found.loads else "has the same sizes"
+    lines = [plain(f"{does} with {options}", 1000) for options in found.said]
+    if not found.decided:
+        lines.append("  which of them are meant, nothing says")
+    lines += [plain(f"  {name}={value!r} has the same sizes", 400) for name, value in found.as_good]
+    if found.unseen:
+        names = ", ".join(map(plain, found.unseen[:_FEW]))
+        names += f" and {len(found.unseen) - _FEW} more" if len(found.unseen) > _FEW else ""
+        lines.append(f"  what changes no key stays as it is, since no size tells it: {names}")
+    return Block(f"arguments of the constructor, {who}:", tuple(lines))
 
 
 def repairs(suggestion: Suggestion, most: int | None, titles: tuple[str, str]) -> list[Block]:
@@ -113,6 +137,15 @@ def document(suggestion: Suggestion, report: Report | None) -> dict[str, object]
             }
             for item in suggestion.ambiguous
         ],
+        "arguments": None
+        if suggestion.arguments is None
+        else {
+            "values": dict(suggestion.arguments.values),
+            "source": suggestion.arguments.source,
+            "loads": suggestion.arguments.loads,
+            "alternatives": [dict(values) for values in suggestion.arguments.alike],
+            "without_effect": list(suggestion.arguments.unseen),
+        },
         "head": None if suggestion.head is None else suggestion.head.sentence,
         "looks_like": suggestion.looks_like,
         "already": suggestion.already,
@@ -135,7 +168,9 @@ def _walked(report: Report) -> dict[str, object]:
 
 
 def _verdict(suggestion: Suggestion, report: Report | None) -> str:
+    sizes = len(suggestion.arguments.values) if suggestion.arguments and suggestion.resized else 0
     proposed = [
+        *([count(sizes, "argument")] if sizes else []),
         *([count(len(suggestion.rules), "rule")] if suggestion.rules else []),
         *([count(len(suggestion.operations), "tensor operation")] if suggestion.operations else []),
     ]
@@ -145,7 +180,8 @@ def _verdict(suggestion: Suggestion, report: Report | None) -> str:
     if not proposed:
         loads = f"Nothing to rename: it loads as it is{undecided(suggestion, ', but ')}."
         return loads if report.fits else f"No rules found; {_rest(report)}."
-    with_them = f"with {'it' if len(suggestion.rules) + len(suggestion.operations) == 1 else 'them'}"
+    parts = len(suggestion.rules) + len(suggestion.operations) + sizes
+    with_them = f"with {'it' if parts == 1 else 'them'}"
     what = f"it loads{undecided(suggestion, ', but ')}" if report.fits else f"what remains is {_rest(report)}"
     return f"{' and '.join(proposed)}; {with_them} {what}."
 

@@ -10,6 +10,7 @@ from ckptdiff.renaming.applied import Renames
 from ckptdiff.renaming.rename_rules import RenameRule
 from ckptdiff.renaming.tensor_rules import TensorRule
 from ckptdiff.shown import Shown, rendered
+from ckptdiff.suggesting.constructor_arguments import Arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ class Suggestion(Shown):
     `rules` are in the order they apply. `mapping` holds what the certain rules rename, checkpoint key → model key, and
     no key that keeps its name. `already` counts keys that fit as they are, `unfilled` keys of the model that nothing
     fills when mapping and operations are applied, `unused` keys of the checkpoint that go nowhere.
+
+    `arguments` are others of the model's constructor with which the checkpoint loads whole. All else is about the model
+    that has them (`resized`), but for a mere head of another size, and where nothing says which of several are meant.
     """
 
     rules: tuple[RenameRule, ...] = ()
@@ -70,6 +74,12 @@ class Suggestion(Shown):
     already: int = 0
     unfilled: int = 0
     unused: int = 0
+    arguments: Arguments | None = None
+
+    @property
+    def resized(self) -> bool:
+        """Whether rules and the rest are about the model with `arguments`, not as it was named."""
+        return self.arguments is not None and self.arguments.decided and self.head is None
 
     @property
     def renames(self) -> Renames:
@@ -88,8 +98,9 @@ class Suggestion(Shown):
 
     @property
     def complete(self) -> bool:
-        """Whether what is certain makes every key of both sides fit, with nothing left undecided."""
-        return not self.unfilled and not self.unused and not self.undecided
+        """Whether what is certain makes every key of both sides fit, with nothing left undecided and the model as it
+        was named."""
+        return not (self.unfilled or self.unused or self.undecided or self.arguments)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the rules to a file that `rules=` takes. Raises OutputError where it cannot be written."""
@@ -102,7 +113,11 @@ class Suggestion(Shown):
         parts = [f"{len(self.rules)} rules ({certain} certain)"] if self.rules else ["no rules"]
         parts += [f"{len(self.operations)} tensor operations"] if self.operations else []
         parts += [f"{len(self.ambiguous)} refused"] if self.ambiguous else []
-        parts.append("every key fits" if self.complete else f"{self.unfilled} keys unfilled, {self.unused} unused")
+        left = f"{self.unfilled} keys unfilled, {self.unused} unused"
+        if self.arguments is not None:
+            named = " or ".join(str(dict(values)) for values in self.arguments.choices)
+            left = f"it loads with {named}" if self.arguments.loads else left
+        parts.append("every key fits" if self.complete else left)
         return ", ".join(parts)
 
     def _rendered(self, form: str) -> str:

@@ -21,6 +21,7 @@ from ckptdiff.loaders.torch.answer import error_message, refused
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import compare as walk
 from ckptdiff.model.reference import Reference
+from ckptdiff.other_arguments import takes_arguments
 from ckptdiff.places import is_url
 from ckptdiff.renaming.applied import Renames, renames_by
 from ckptdiff.requested import left_of, question_of
@@ -282,6 +283,8 @@ def _looked_for(report: Report, model: GivenModel) -> Found:
     suggestion, repaired = proposed(model, file)
     loaded = sum(1 for _ in outcome.loaded())
     repairs = list(_renames(suggestion, repaired, sides))
+    if repaired.mismatched_keys and takes_arguments(model):
+        repairs.append(Advice("arguments", sides=sides))
     if outcome.mismatches() and loaded and suggestion.head is None:
         repairs.append(Advice("filter", facts={"tensors": loaded}))
     return Found(tuple(repairs), left_of(suggestion.renames, repaired))

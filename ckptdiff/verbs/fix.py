@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.errors import CheckpointError
 from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
 from ckptdiff.verbs.filter import FitOptions, fitted
-from ckptdiff.verbs.suggest import heads_of, rules_between
+from ckptdiff.verbs.suggest import heads_of, resized, rules_between
 from ckptdiff.writing.execute import Progress
 from ckptdiff.writing.fixed import Fixed
 
@@ -80,5 +82,13 @@ def fixed(
     given, file = model.describe(), checkpoint.read()
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
     suggestion = rules_between(file.shapes(), given.tree.shapes(), include_likely=include_likely, heads=heads)
-    done = fitted(given, file, suggestion.renames, fit, options, progress)
+    if not suggestion.complete:
+        other, _ = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
+        suggestion = replace(suggestion, arguments=other.arguments)  # said, for what is written is for this model
+    try:
+        done = fitted(given, file, suggestion.renames, fit, options, progress)
+    except CheckpointError as error:
+        if suggestion.arguments is None or not suggestion.arguments.loads:
+            raise
+        raise CheckpointError(error.message, f"It loads with {' or '.join(suggestion.arguments.said)}.") from None
     return Fixed(suggestion, done)

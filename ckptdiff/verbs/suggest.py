@@ -16,6 +16,7 @@ from ckptdiff.judging.question import Found
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.model.given import GivenModel
+from ckptdiff.other_arguments import arguments_for, with_arguments
 from ckptdiff.renaming.applied import Renames
 from ckptdiff.requested import left_of, question_of
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
@@ -52,6 +53,9 @@ def suggest(
     only with `include_likely`. `heads` are the attention's, of queries and of keys, by which the rows of a rotary one
     are put into another layout's order; without, a config.json or params.json beside one of the files says them.
 
+    Where a model that is built from a reference does not fit, other arguments of its constructor are looked for, in
+    what the file and its neighbours say and by trying: `arguments`, with which it loads by the word of the walk.
+
     `loader`, a name or a function as for `compare` (then `model` may be None), is asked instead of `load_state_dict`:
     what it fills stays as it is, and rules are sought for the rest. They rename the keys of the file before it reads
     them, and are tried so, on a copy of the file.
@@ -63,14 +67,43 @@ def suggest(
         return proposed_for(loads, asked, file, include_likely=include_likely, heads=heads)[0]
     if model is None:
         raise UsageError("Without a loader, suggest needs a model.", "Pass the model, or the loader that makes it.")
-    given = _shapes(checkpoint)
-    if given is None:
-        given = CheckpointRequest(checkpoint, key).read().shapes()
-    wanted = _shapes(model)
-    if wanted is None:
-        wanted = ModelRequest.of(model, args).describe().tree.shapes()  # type: ignore[arg-type]  # no mapping of shapes
     heads = heads or heads_of(checkpoint, model)
-    return rules_between(given, wanted, include_likely=include_likely, heads=heads)
+    wanted, given = _shapes(model), _shapes(checkpoint)
+    opened = CheckpointRequest(checkpoint, key).read() if given is None else None
+    given = given if opened is None else opened.shapes()
+    if wanted is not None:
+        return rules_between(given or {}, wanted, include_likely=include_likely, heads=heads)
+    request = ModelRequest.of(model, args)  # type: ignore[arg-type]  # no mapping of shapes
+    described = request.describe()
+    suggestion = rules_between(given or {}, described.tree.shapes(), include_likely=include_likely, heads=heads)
+    if opened is None or suggestion.complete:
+        return suggestion
+    return resized(request, described, opened, suggestion, include_likely=include_likely, heads=heads)[0]
+
+
+def resized(
+    model: ModelRequest,
+    given: GivenModel,
+    file: Checkpoint,
+    suggestion: Suggestion,
+    *,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
+) -> tuple[Suggestion, ModelRequest]:
+    """What is suggested for the model with other arguments, and that model, where the checkpoint loads with them; for
+    the model that was given, the arguments named, where nothing says which of several are meant or it is a mere head
+    that has another size, which may be meant to be new."""
+
+    def loads(other: ModelRequest) -> bool:
+        report = proposed(other.describe(), file, include_likely=include_likely, heads=heads)[1]
+        return report.fits
+
+    arguments = arguments_for(model, given, file, suggestion.renames, loads)
+    if arguments is not None and arguments.decided and suggestion.head is None:
+        model = with_arguments(model, arguments.values)
+        shapes = model.describe().tree.shapes()
+        suggestion = rules_between(file.shapes(), shapes, include_likely=include_likely, heads=heads)
+    return replace(suggestion, arguments=arguments), model
 
 
 def rules_between(
@@ -108,6 +141,11 @@ def proposed_as_asked(
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
     doing("looking for renames")
     suggestion, report = proposed(given, file, include_likely=include_likely, heads=heads)
+    if not report.fits:
+        suggestion, other = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
+        if other is not model:
+            model, given = other, other.describe()
+            report = judge(ask(given, applied(file, suggestion.renames)[0]))
     suggested = Found(left=left_of(suggestion.renames, report))
     return suggestion, replace(report, question=question_of(model, checkpoint, file, given.built), found=suggested)
 
