@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.told_arguments import Told, told_by
@@ -104,7 +105,9 @@ def _named_alike(given: Shapes, wanted: Shapes, renames: Renames) -> Shapes:
     of the rules that were found, or those after one prefix less or more."""
     if not given or not wanted:
         return given
-    rules = apply_rules(renames.rules, given, strict=False).mapping
+    stripped = {key: reduce(strip_prefix, renames.strip_prefix, key) for key in given}
+    renamed = apply_rules(renames.rules, stripped.values(), strict=False).mapping
+    rules = {key: renamed[name] for key, name in stripped.items()}
     names = [
         {key: key for key in given},
         rules,

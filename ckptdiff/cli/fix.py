@@ -28,7 +28,7 @@ from ckptdiff.cli.write_options import (
 if TYPE_CHECKING:
     from ckptdiff.renaming.applied import Renames
     from ckptdiff.render.view import View
-    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
     from ckptdiff.verbs.filter import FitOptions
 
 EXAMPLES = """\
@@ -40,8 +40,15 @@ def command(
     model: options.Model,
     checkpoint: options.Checkpoint,
     out: Out,
+    loader: options.Loader = None,
+    loader_arg: options.LoaderArgs = None,
+    trust_checkpoint: options.TrustCheckpoint = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     key: options.Key = None,
     arg: options.Args = None,
+    strip_prefix: options.StripPrefix = None,
+    rename: options.Rename = None,
+    rules: options.Rules = None,
     include: options.Include = None,
     heads: options.Heads = None,
     save_rules: Annotated[
@@ -70,9 +77,10 @@ def command(
 
     The rules are those of suggest, the file that of filter: read back and walked before it appears. Exits with 0 when
     it loads whole but for a new head, 1 when more of the model keeps initial values or something is undecided.
+    With --strip-prefix, --rename or --rules, what these decide stays. With --loader, the file is for that.
     """
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of
     from ckptdiff.verbs.filter import FitOptions
 
     chosen = chosen_format(format)
@@ -80,7 +88,7 @@ def command(
     whole, text, renames = answered(
         _fixed,
         ModelRequest.of(model, parse_args(arg or [])),
-        CheckpointRequest(checkpoint, key),
+        CheckpointRequest(checkpoint, key, renames_of(strip_prefix, None, rename, rules)),
         FitOptions.of(adapt, fill_missing=fill_missing, seed=seed),
         WriteOptions.of(
             out,
@@ -95,6 +103,8 @@ def command(
             force_damaged=force_damaged,
             fsync=not no_fsync,
         ),
+        LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code),
+        about=loader,
         include_likely=options.is_likely(include),
         heads=options.heads_in(heads),
         chosen=chosen,
@@ -111,6 +121,7 @@ def _fixed(
     checkpoint: CheckpointRequest,
     fit: FitOptions,
     how: WriteOptions,
+    loader: LoaderRequest | None,
     *,
     include_likely: bool,
     heads: tuple[int, int] | None,
@@ -121,6 +132,8 @@ def _fixed(
     from ckptdiff.verbs.fix import fixed
 
     done = with_progress(
-        lambda progress: fixed(model, checkpoint, fit, how, progress, include_likely=include_likely, heads=heads)
+        lambda progress: fixed(
+            model, checkpoint, fit, how, progress, loader, include_likely=include_likely, heads=heads
+        )
     )
-    return done.whole, render_fixed(chosen, done, view), done.suggestion.renames
+    return done.whole, render_fixed(chosen, done, view), done.suggestion.repair

@@ -30,6 +30,9 @@ def command(
     loader_arg: options.LoaderArgs = None,
     key: options.Key = None,
     arg: options.Args = None,
+    strip_prefix: options.StripPrefix = None,
+    rename: options.Rename = None,
+    rules: options.Rules = None,
     include: options.Include = None,
     heads: options.Heads = None,
     save: Annotated[
@@ -46,20 +49,22 @@ def command(
 
     Exits with 0 when the checkpoint loads with what is proposed, 1 when something remains or is undecided. What cannot
     be told apart is refused, with the candidates: a wrong rename would load without an error.
+    With --strip-prefix, --rename or --rules, what these decide stays, and rules are sought for the rest.
     With --loader, rules for what that leaves unfilled; they are tried on a copy of the file, by the loader.
     """
     chosen = chosen_format(format)
     view = view_of(chosen, color, all=show_all)
 
     from ckptdiff.model.reference import parse_args
-    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest
+    from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, renames_of
 
     if checkpoint is None and loader is None:
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff suggest --help` shows how it is used.")
+    known = renames_of(strip_prefix, None, rename, rules)
     loads, text, renames = answered(
         _proposed,
         None if checkpoint is None else ModelRequest.of(model, parse_args(arg or [])),
-        CheckpointRequest(model if checkpoint is None else checkpoint, key),
+        CheckpointRequest(model if checkpoint is None else checkpoint, key, known),
         LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code),
         chosen,
         view,
@@ -84,6 +89,7 @@ def _proposed(
     heads: tuple[int, int] | None,
 ) -> tuple[bool, str, Renames]:
     """Whether it loads, what is printed, and the rules: less to pass from process to process than the report."""
+    from ckptdiff.renaming.applied import Renames
     from ckptdiff.render import render_suggestion
     from ckptdiff.verbs.suggest import proposed_as_asked, proposed_for
 
@@ -93,4 +99,4 @@ def _proposed(
         assert model is not None
         suggestion, report = proposed_as_asked(model, checkpoint, include_likely=include_likely, heads=heads)
     text = render_suggestion(chosen, suggestion, report, view)
-    return report.fits and not suggestion.undecided, text, suggestion.renames
+    return report.fits and not suggestion.undecided, text, suggestion.repair if suggestion.renames else Renames()

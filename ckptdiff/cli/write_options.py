@@ -9,6 +9,7 @@ import typer
 
 from ckptdiff.cli.progress import shown_progress
 from ckptdiff.cli.streams import tell
+from ckptdiff.spelling import given
 
 if TYPE_CHECKING:
     from ckptdiff.renaming.applied import Renames
@@ -92,4 +93,5 @@ def save(renames: Renames, file: str | None) -> None:
     from ckptdiff.renaming.rules_file import write_rules
 
     write_rules(file, renames.rules, renames.operations)
-    tell(f"wrote {file}")
+    stripped = " ".join(given("strip_prefix", prefix) for prefix in renames.strip_prefix)
+    tell(f"wrote {file}{f', to be used with {stripped}' if stripped else ''}")

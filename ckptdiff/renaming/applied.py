@@ -32,6 +32,11 @@ class Renames:
     def __bool__(self) -> bool:
         return bool(self.strip_prefix or self.rules or self.add_prefix or self.operations)
 
+    def then(self, more: Renames) -> Renames:
+        """These and the rules and operations of `more`, which are for keys that no rule of these decides."""
+        rules, operations = (*self.rules, *more.rules), (*self.operations, *more.operations)
+        return Renames(self.strip_prefix, rules, self.add_prefix, operations)
+
 
 def renames_by(steps: Sequence[tuple[str, str]]) -> Renames:
     """The prefixes that options name: `strip_prefix` and `add_prefix` with their values."""
@@ -83,6 +88,13 @@ def new_names(checkpoint: Checkpoint, renames: Renames) -> tuple[dict[str, str],
     }
     _refuse_collisions(mapping)
     return mapping, tuple(idle)
+
+
+def decided_names(checkpoint: Checkpoint, renames: Renames) -> set[str]:
+    """The new names of the keys that a rule decides, those included that it leaves as they are."""
+    stripped, _ = new_names(checkpoint, Renames(renames.strip_prefix))
+    by_rule = apply_rules(renames.rules, stripped.values(), strict=False)
+    return {by_rule.mapping[name] for name in by_rule.by}
 
 
 def _taken(checkpoint: Checkpoint, names: Mapping[str, str], operations: Sequence[TensorRule]) -> set[str]:

@@ -109,8 +109,9 @@ def _repaired(report: Report, question: Question) -> Iterator[str]:
         return
     if _can_be_written(question):
         out = out_name(question.checkpoint)
-        if not question.renames and not left.renames.given:  # a prefix, which is given as it was found
-            yield _again("fix", question, out=out)
+        # A prefix is given as it was found; what fix does not take, and what is spelled backwards, is filter's.
+        if not left.renames.given and not {"add_prefix", "reverse"}.intersection(dict(question.renames.given)):
+            yield _again("fix", question, renames=question.renames.given, out=out)
             return
         options = _both(question.renames, left.renames)
         if options is not None:

@@ -48,6 +48,11 @@ def json(fixed: Fixed) -> str:
 def _verdict(fixed: Fixed) -> str:
     loads = "It loads" if isinstance(fixed.done, Written) else "It would load"
     order = suggested.undecided(fixed.suggestion, "; ")
+    if fixed.report is not None:
+        call, raised = fixed.report.outcome.loader.call, fixed.report.outcome.raised
+        loads = f"{loads} by {call}" if raised is None else f"{call} raises {raised.partition(':')[0]}"
+        stays = f", and {count(len(fixed.stays), 'key')} keep initial values" if fixed.stays else ""
+        return f"{loads}{stays}{order}."
     if not fixed.stays:
         return f"{loads}{order}."
     new = "a head of another size" if fixed.whole else "not all of the model is in the file"

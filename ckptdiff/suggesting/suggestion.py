@@ -58,8 +58,9 @@ class Suggestion(Shown):
     """The repair `suggest_rules` proposes.
 
     `rules` are in the order they apply. `mapping` holds what the certain rules rename, checkpoint key → model key, and
-    no key that keeps its name. `already` counts keys that fit as they are, `unfilled` keys of the model that nothing
-    fills when mapping and operations are applied, `unused` keys of the checkpoint that go nowhere.
+    no key that keeps its name; the names are those that the checkpoint has by what was `asked`. `already` counts keys
+    that fit as they are, `unfilled` keys of the model that nothing fills when mapping and operations are applied,
+    `unused` keys of the checkpoint that go nowhere.
 
     `arguments` are others of the model's constructor with which the checkpoint loads whole. All else is about the model
     that has them (`resized`), but for a mere head of another size, and where nothing says which of several are meant.
@@ -75,6 +76,8 @@ class Suggestion(Shown):
     unfilled: int = 0
     unused: int = 0
     arguments: Arguments | None = None
+    asked: Renames = field(default_factory=Renames)
+    """What the checkpoint was renamed by before anything was looked for, as it was asked."""
 
     @property
     def resized(self) -> bool:
@@ -83,8 +86,13 @@ class Suggestion(Shown):
 
     @property
     def renames(self) -> Renames:
-        """All of it, to be applied."""
+        """All that is proposed, to be applied after what was asked."""
         return Renames(rules=self.rules, operations=tuple(operation.rule for operation in self.operations))
+
+    @property
+    def repair(self) -> Renames:
+        """What was asked and what is proposed, in one."""
+        return self.asked.then(self.renames) if self.asked else self.renames
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -103,10 +111,14 @@ class Suggestion(Shown):
         return not (self.unfilled or self.unused or self.undecided or self.arguments)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the rules to a file that `rules=` takes. Raises OutputError where it cannot be written."""
+        """Write the rules to a file that `rules=` takes, those that were asked before those that are proposed.
+
+        A prefix that was to be stripped is no rule, and is to be stripped again. Raises OutputError where it cannot be
+        written.
+        """
         from ckptdiff.renaming.rules_file import write_rules
 
-        write_rules(os.fspath(path), self.rules, self.renames.operations)
+        write_rules(os.fspath(path), self.repair.rules, self.repair.operations)
 
     def _line(self) -> str:
         certain = sum(rule.confidence == "certain" for rule in self.rules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,8 @@ def filter(  # noqa: A001 - the command's own name
     whoever loads.
 
     `loader`, a name or a function as for `compare`, is asked instead of `load_state_dict`: what fills nothing of the
-    model is left out, and the rest keeps its names and shapes, since the loader does what is to be done with them.
+    model is left out, and the rest keeps its shapes, and its names but for what is asked, since the loader does what is
+    to be done with them.
 
     Raises CkptdiffError where nothing fits, an option does not, or it cannot be written; `out` is then what it was.
     """
@@ -157,23 +158,45 @@ def _for_loader(
     options: WriteOptions,
     progress: Progress | None,
 ) -> Job | Written:
-    """What of a file a loader takes: the keys that fill something of the model, as they are."""
-    if fit.adaptations or fit.fill_missing or checkpoint.renames or checkpoint.key:
+    """What of a file a loader takes, once its keys are renamed: those that fill something of the model."""
+    from ckptdiff.renaming.applied import new_names
+    from ckptdiff.verbs.suggest import left_after, taken
+
+    if fit.adaptations or fit.fill_missing or checkpoint.key:
         raise UsageError(
-            f"{option('adapt')}, {option('fill_missing')}, {option('key')} and renames are for load_state_dict.",
+            f"{option('adapt')}, {option('fill_missing')} and {option('key')} are for load_state_dict.",
             f"Leave out {option('loader')}, or rewrite the file first.",
         )
     path = checkpoint.checkpoint
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
-    outcome = loader.left(model, os.fspath(path)).outcome
-    used = {source.rpartition("/")[2] for item in outcome.filled.values() for _, source in item.sources}
-    file = checkpoint.read()
-    kept = {key: entry for key, entry in file.entries.items() if key in used}
+    file, renames = checkpoint.read(), checkpoint.renames
+    outcome = left_after(loader, model, file, os.fspath(path), renames)
+    used, _ = taken(outcome)
+    names = new_names(file, renames)[0] if renames else {key: key for key in file.entries}
+    made = _made_of(file, renames, used) if renames else set()
+    kept = {key: entry for key, entry in file.entries.items() if names.get(key) in used or key in made}
     if not kept:
         said = f", which raises {outcome.raised}" if outcome.raised else ""
         raise CheckpointError(f"Nothing of {os.fspath(path)} reaches the model by {outcome.loader.call}{said}.", "")
-    return carried_out(planned(replace(file, entries=kept), None, options), options, None, progress)
+    if file.state_dict_key and options.output.format == "torch":
+        options = replace(options, keep_container=True)  # the loader looks for it there
+    return carried_out(planned(replace(file, entries=kept), renames, options), options, None, progress)
+
+
+def _made_of(file: Checkpoint, renames: Renames, used: Collection[str]) -> set[str]:
+    """The keys of a file that operations make something of that is used."""
+    from ckptdiff.renaming.applied import new_names
+    from ckptdiff.renaming.tensor_rules import plan_operations
+
+    stripped, _ = new_names(file, type(renames)(renames.strip_prefix))
+    shapes = file.shapes()
+    plan = plan_operations(renames.operations, {stripped[key]: shape for key, shape in shapes.items()})
+    wanted = set(used)
+    for operation in reversed(plan):
+        if wanted.intersection(operation.targets):
+            wanted.update(operation.sources)
+    return {key for key in shapes if stripped[key] in wanted}
 
 
 def _initial(model: GivenModel, seed: int) -> Initial | None:

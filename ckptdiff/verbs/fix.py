@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CheckpointError
-from ckptdiff.requests import CheckpointRequest, ModelRequest, WriteOptions
-from ckptdiff.verbs.filter import FitOptions, fitted
-from ckptdiff.verbs.suggest import heads_of, resized, rules_between
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of
+from ckptdiff.verbs.filter import FitOptions, filtered, fitted
+from ckptdiff.verbs.suggest import heads_of, proposed_for, resized, rules_after
 from ckptdiff.writing.execute import Progress
 from ckptdiff.writing.fixed import Fixed
 
@@ -23,8 +23,15 @@ def fix(
     checkpoint: File,
     out: str | os.PathLike[str],
     *,
+    loader: str | Callable[..., object] | None = None,
+    loader_args: Mapping[str, object] | None = None,
+    trust_checkpoint: bool = False,
+    trust_remote_code: bool = False,
     key: str | None = None,
     args: Mapping[str, object] | None = None,
+    strip_prefix: str | Sequence[str] | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
     include_likely: bool = False,
     heads: tuple[int, int] | None = None,
     adapt: str | tuple[str, ...] = (),
@@ -45,11 +52,13 @@ def fix(
     """Write what loads of a checkpoint once it is repaired: the certain rules of `suggest`, then `filter`.
 
     What is written is read back and walked before it appears. The options are those of `suggest` and `filter`; with
-    `dry_run`, nothing is written.
+    `dry_run`, nothing is written. Under a `loader`, the file has what that takes, under the names that it then fills
+    most by.
 
     Raises CkptdiffError where nothing fits, an option does not, or it cannot be written; `out` is then what it was.
     """
     asked = ModelRequest.of(model, args)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
     fit = FitOptions.of(adapt, fill_missing=fill_missing, seed=seed)
     options = WriteOptions.of(
         out,
@@ -64,8 +73,8 @@ def fix(
         force_damaged=force_damaged,
         fsync=fsync,
     )
-    request = CheckpointRequest(checkpoint, key)
-    return fixed(asked, request, fit, options, progress, include_likely=include_likely, heads=heads)
+    request = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, None, rename, rules))
+    return fixed(asked, request, fit, options, progress, loads, include_likely=include_likely, heads=heads)
 
 
 def fixed(
@@ -74,19 +83,25 @@ def fixed(
     fit: FitOptions,
     options: WriteOptions,
     progress: Progress | None = None,
+    loader: LoaderRequest | None = None,
     *,
     include_likely: bool = False,
     heads: tuple[int, int] | None = None,
 ) -> Fixed:
     """`fix`, as it was asked."""
+    if loader is not None:
+        suggestion, report = proposed_for(loader, model, checkpoint, include_likely=include_likely, heads=heads)
+        repaired = replace(checkpoint, renames=suggestion.repair)
+        return Fixed(suggestion, filtered(model, repaired, fit, options, progress, loader), report)
     given, file = model.describe(), checkpoint.read()
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
-    suggestion = rules_between(file.shapes(), given.tree.shapes(), include_likely=include_likely, heads=heads)
+    wanted = given.tree.shapes()
+    suggestion = rules_after(checkpoint.renames, file, wanted, include_likely=include_likely, heads=heads)
     if not suggestion.complete:
         other, _ = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
         suggestion = replace(suggestion, arguments=other.arguments)  # said, for what is written is for this model
     try:
-        done = fitted(given, file, suggestion.renames, fit, options, progress)
+        done = fitted(given, file, suggestion.repair, fit, options, progress)
     except CheckpointError as error:
         if suggestion.arguments is None or not suggestion.arguments.loads:
             raise

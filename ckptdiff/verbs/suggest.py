@@ -17,9 +17,9 @@ from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.model.given import GivenModel
 from ckptdiff.other_arguments import arguments_for, with_arguments
-from ckptdiff.renaming.applied import Renames
+from ckptdiff.renaming.applied import Renames, decided_names, new_names
 from ckptdiff.requested import left_of, question_of
-from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions
+from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of
 from ckptdiff.spelling import option
 from ckptdiff.stages import doing
 from ckptdiff.suffixes import WEIGHTS
@@ -44,6 +44,9 @@ def suggest(
     trust_remote_code: bool = False,
     key: str | None = None,
     args: Mapping[str, object] | None = None,
+    strip_prefix: str | Sequence[str] | None = None,
+    rename: str | Sequence[str] = (),
+    rules: str | os.PathLike[str] | None = None,
     include_likely: bool = False,
     heads: tuple[int, int] | None = None,
 ) -> Suggestion:
@@ -53,6 +56,9 @@ def suggest(
     only with `include_likely`. `heads` are the attention's, of queries and of keys, by which the rows of a rotary one
     are put into another layout's order; without, a config.json or params.json beside one of the files says them.
 
+    `strip_prefix`, `rename` and `rules` are known already, and applied first as in `compare`: what a rule of theirs
+    decides stays so, and rules are sought for the rest.
+
     Where a model that is built from a reference does not fit, other arguments of its constructor are looked for, in
     what the file and its neighbours say and by trying: `arguments`, with which it loads by the word of the walk.
 
@@ -61,21 +67,27 @@ def suggest(
     them, and are tried so, on a copy of the file.
     """
     loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    asked = renames_of(strip_prefix, None, rename, rules)
     if loads is not None:
-        asked = None if model is None else ModelRequest.of(model, args)  # type: ignore[arg-type]  # no mapping of shapes
-        file = CheckpointRequest(checkpoint, key)
-        return proposed_for(loads, asked, file, include_likely=include_likely, heads=heads)[0]
+        given_model = None if model is None else ModelRequest.of(model, args)  # type: ignore[arg-type]  # no shapes
+        file = CheckpointRequest(checkpoint, key, asked)
+        return proposed_for(loads, given_model, file, include_likely=include_likely, heads=heads)[0]
     if model is None:
         raise UsageError("Without a loader, suggest needs a model.", "Pass the model, or the loader that makes it.")
     heads = heads or heads_of(checkpoint, model)
     wanted, given = _shapes(model), _shapes(checkpoint)
-    opened = CheckpointRequest(checkpoint, key).read() if given is None else None
-    given = given if opened is None else opened.shapes()
+    opened = CheckpointRequest(checkpoint, key).read() if given is None or asked else None
+
+    def between(shapes: Mapping[str, tuple[int, ...]]) -> Suggestion:
+        if opened is None:
+            return rules_between(given or {}, shapes, include_likely=include_likely, heads=heads)
+        return rules_after(asked, opened, shapes, include_likely=include_likely, heads=heads)
+
     if wanted is not None:
-        return rules_between(given or {}, wanted, include_likely=include_likely, heads=heads)
+        return between(wanted)
     request = ModelRequest.of(model, args)  # type: ignore[arg-type]  # no mapping of shapes
     described = request.describe()
-    suggestion = rules_between(given or {}, described.tree.shapes(), include_likely=include_likely, heads=heads)
+    suggestion = between(described.tree.shapes())
     if opened is None or suggestion.complete:
         return suggestion
     return resized(request, described, opened, suggestion, include_likely=include_likely, heads=heads)[0]
@@ -95,14 +107,14 @@ def resized(
     that has another size, which may be meant to be new."""
 
     def loads(other: ModelRequest) -> bool:
-        report = proposed(other.describe(), file, include_likely=include_likely, heads=heads)[1]
-        return report.fits
+        asked = suggestion.asked
+        return proposed(other.describe(), file, asked, include_likely=include_likely, heads=heads)[1].fits
 
-    arguments = arguments_for(model, given, file, suggestion.renames, loads)
+    arguments = arguments_for(model, given, file, suggestion.repair, loads)
     if arguments is not None and arguments.decided and suggestion.head is None:
         model = with_arguments(model, arguments.values)
         shapes = model.describe().tree.shapes()
-        suggestion = rules_between(file.shapes(), shapes, include_likely=include_likely, heads=heads)
+        suggestion = rules_after(suggestion.asked, file, shapes, include_likely=include_likely, heads=heads)
     return replace(suggestion, arguments=arguments), model
 
 
@@ -118,6 +130,27 @@ def rules_between(
         return suggest_rules(given, wanted, include_likely=include_likely, heads=heads)
 
 
+def rules_after(
+    asked: Renames | None,
+    file: Checkpoint,
+    wanted: Mapping[str, tuple[int, ...]],
+    *,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
+) -> Suggestion:
+    """The rules for what is left of a checkpoint once it is renamed as asked: what that decides is not looked at again,
+    since of several rules the first that matches a key renames it."""
+    if not asked:
+        return rules_between(file.shapes(), wanted, include_likely=include_likely, heads=heads)
+    renamed, _ = applied(file, asked)
+    shapes = renamed.shapes()
+    made = shapes.keys() - set(new_names(file, asked)[0].values())
+    decided = {key for key in (decided_names(file, asked) | made) & shapes.keys() if wanted.get(key) != shapes[key]}
+    left = {key: shape for key, shape in shapes.items() if key not in decided}
+    suggestion = rules_between(left, wanted, include_likely=include_likely, heads=heads)
+    return replace(suggestion, asked=asked, unused=suggestion.unused + len(decided))
+
+
 def heads_of(*sides: object) -> tuple[int, int] | None:
     """The heads of the attention by the configuration that lies beside a side that is named; None where none says."""
     named = (os.fsdecode(side) for side in sides if isinstance(side, (str, os.PathLike)))
@@ -125,11 +158,16 @@ def heads_of(*sides: object) -> tuple[int, int] | None:
 
 
 def proposed(
-    model: GivenModel, file: Checkpoint, *, include_likely: bool = False, heads: tuple[int, int] | None = None
+    model: GivenModel,
+    file: Checkpoint,
+    asked: Renames | None = None,
+    *,
+    include_likely: bool = False,
+    heads: tuple[int, int] | None = None,
 ) -> tuple[Suggestion, Report]:
     """What is suggested, and the report of the real walk on the checkpoint after all of it is applied."""
-    suggestion = rules_between(file.shapes(), model.tree.shapes(), include_likely=include_likely, heads=heads)
-    repaired, _ = applied(file, suggestion.renames)
+    suggestion = rules_after(asked, file, model.tree.shapes(), include_likely=include_likely, heads=heads)
+    repaired, _ = applied(file, suggestion.repair)
     return suggestion, judge(ask(model, repaired))
 
 
@@ -140,12 +178,12 @@ def proposed_as_asked(
     file, given = checkpoint.read(), model.describe()
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
     doing("looking for renames")
-    suggestion, report = proposed(given, file, include_likely=include_likely, heads=heads)
+    suggestion, report = proposed(given, file, checkpoint.renames, include_likely=include_likely, heads=heads)
     if not report.fits:
         suggestion, other = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
         if other is not model:
             model, given = other, other.describe()
-            report = judge(ask(given, applied(file, suggestion.renames)[0]))
+            report = judge(ask(given, applied(file, suggestion.repair)[0]))
     suggested = Found(left=left_of(suggestion.renames, report))
     return suggestion, replace(report, question=question_of(model, checkpoint, file, given.built), found=suggested)
 
@@ -164,22 +202,59 @@ def proposed_for(
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
     if checkpoint.key:
         raise UsageError(f"{option('key')} is for load_state_dict, and a loader does as it does.", "Leave it out.")
-    file = checkpoint.read()
-    outcome = loader.left(model, path).outcome
-    used, filled = _taken(outcome)
-    given = {key: shape for key, shape in file.shapes().items() if key not in used}
-    wanted = {key: shape for key, shape in outcome.model.shapes().items() if key not in filled}
+    file, asked = checkpoint.read(), checkpoint.renames
+    outcome = left_after(loader, model, file, path, asked)
+    used, filled = taken(outcome)
+    here, there = _read_as(outcome)
+    wanted = {
+        here + key[len(there) :]: shape
+        for key, shape in outcome.model.shapes().items()
+        if key not in filled and key.startswith(there)
+    }
     heads = heads or heads_of(path, model.shown if model else None)
-    suggestion = rules_between(given, wanted, include_likely=include_likely, heads=heads)
+    names = new_names(file, asked)[0] if asked else {key: key for key in file.entries}
+    left = {key: entry for key, entry in file.entries.items() if names.get(key) not in used}
+    suggestion = rules_after(asked, replace(file, entries=left), wanted, include_likely=include_likely, heads=heads)
     suggestion = replace(suggestion, already=suggestion.already + len(filled))
-    if suggestion.rules or suggestion.operations:
-        with tempfile.TemporaryDirectory(prefix="ckptdiff-") as folder:
-            copy = _renamed(file, Path(path), suggestion.renames, Path(folder))
-            outcome = loader.left(model, copy).outcome
+    if suggestion.renames:
+        outcome = left_after(loader, model, file, path, suggestion.repair)
     return suggestion, judge(outcome)
 
 
-def _taken(outcome: Outcome) -> tuple[set[str], set[str]]:
+def left_after(
+    loader: LoaderRequest,
+    model: ModelRequest | None,
+    file: Checkpoint,
+    path: str | os.PathLike[str],
+    renames: Renames | None,
+) -> Outcome:
+    """What a loader leaves of a file whose keys were renamed first, on a copy of it."""
+    if not renames:
+        return loader.left(model, path).outcome
+    with tempfile.TemporaryDirectory(prefix="ckptdiff-") as folder:
+        return loader.left(model, _renamed(file, Path(path), renames, Path(folder))).outcome
+
+
+def _read_as(outcome: Outcome) -> tuple[str, str]:
+    """The prefix under which a loader looks for keys, and that which it puts in its place; none of both where what it
+    filled has no such two in common."""
+    pairs = [
+        (item.sources[0][1].rpartition("/")[2], key)
+        for key, item in outcome.filled.items()
+        if item.by == "file" and len(item.sources) == 1
+    ]
+    if not pairs:
+        return "", ""
+    source, key = (name.split(".") for name in pairs[0])
+    while source and key and source[-1] == key[-1]:
+        source, key = source[:-1], key[:-1]
+    here, there = ("".join(f"{component}." for component in path) for path in (source, key))
+    if all(name.startswith(here) and key == there + name[len(here) :] for name, key in pairs):
+        return here, there
+    return "", ""
+
+
+def taken(outcome: Outcome) -> tuple[set[str], set[str]]:
     """The keys of the file that a loader takes, and those of the model that it fills wholly."""
     used = {source.rpartition("/")[2] for item in outcome.filled.values() for _, source in item.sources}
     return used, {key for key, item in outcome.filled.items() if item.rows is None and item.by in ("file", "tie")}

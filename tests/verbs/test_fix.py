@@ -110,3 +110,66 @@ def test_where_nothing_fits_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ckptdiff.CkptdiffError):
         ckptdiff.fix(net(), tmp_path / "old.pth", tmp_path / "new.pth")
     assert not (tmp_path / "new.pth").exists()
+
+
+def reading_below_net(model: nn.Module, path: Path) -> None:
+    """A loader that takes what lies below a prefix, out of a container."""
+    state = torch.load(path, weights_only=True)["state_dict"]
+    model.load_state_dict({key[4:]: value for key, value in state.items() if key.startswith("net.")}, strict=False)
+
+
+def test_what_is_written_for_a_loader_is_what_that_fills_all_by(old: Path) -> None:
+    state = torch.load(old)["state_dict"]
+    torch.save({"state_dict": {f"net.{key}": value for key, value in state.items()}, "epoch": 3}, old)
+    fixed = ckptdiff.fix(net(), old, "new.pth", loader=reading_below_net)
+    assert fixed.whole
+    assert fixed.stays == ()
+    assert str(fixed).startswith("It loads by reading_below_net(model, path).\n")
+    assert ckptdiff.compare(net(), "new.pth", loader=reading_below_net).complete
+    model = net()
+    reading_below_net(model, Path("new.pth"))
+    made = model.state_dict()
+    assert all(torch.equal(made[key.replace("encoder.layers.", "blocks.")], value) for key, value in state.items())
+    assert torch.load("new.pth")["epoch"] == 3
+
+
+def test_what_a_loader_does_not_fill_is_said(old: Path) -> None:
+    def load(model: nn.Module, path: Path) -> None:
+        model.head.load_state_dict({"weight": torch.load(path)["state_dict"]["head.weight"]}, strict=False)
+
+    fixed = ckptdiff.fix(net(), old, "new.pth", loader=load)
+    assert not fixed.whole
+    assert set(fixed.stays) == net().state_dict().keys() - {"head.weight"}
+    assert list(torch.load("new.pth")["state_dict"]) == ["head.weight"]
+
+
+def test_what_is_known_of_the_renames_goes_first(old: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Names that say nothing are given by hand; what they decide stays, and the rest is found."""
+    state = {key.replace("blocks", "zzz"): value for key, value in net().state_dict().items()}
+    torch.save({f"module.{key}".replace("head", "qqq"): value for key, value in state.items()}, old)
+    assert not ckptdiff.fix(net(), old, "new.pth").whole
+    for known in (
+        {"rename": "module.qqq.{*} -> head.{*}"},
+        {"strip_prefix": "module.", "rename": "qqq.{*} -> head.{*}"},
+    ):
+        fixed = ckptdiff.fix(net(), old, "new.pth", force=True, **known)
+        assert fixed.whole
+        fixed.suggestion.save("all.rules.toml")
+        made = torch.load("new.pth")
+        assert all(torch.equal(made[key.replace("zzz", "blocks")], value) for key, value in state.items())
+        prefix = known.get("strip_prefix")
+        assert ckptdiff.compare(net(), old, rules="all.rules.toml", strip_prefix=prefix).loads()
+    Path("some.rules.toml").write_text('version = 1\n[[rule]]\nrename = "qqq.{*} -> head.{*}"\n')
+    options = ["--strip-prefix", "module.", "--rules", "some.rules.toml"]
+    assert main(["fix", "net.py:net", str(old), "-o", "new.pth", "--force", *options]) == 0
+    assert main(["suggest", "net.py:net", str(old), "--save", "found.rules.toml", *options]) == 0
+    assert "wrote found.rules.toml, to be used with --strip-prefix module.\n" in capfd.readouterr().err
+    assert ckptdiff.compare(net(), old, rules="found.rules.toml", strip_prefix="module.").loads()
+
+
+def test_a_known_rule_that_is_wrong_is_not_corrected(old: Path) -> None:
+    """Of several rules the first decides: another one for the same keys would do nothing."""
+    suggestion = ckptdiff.suggest(net(), old, rename="encoder.layers.{*} -> stages.{*}")
+    assert not suggestion.rules
+    assert suggestion.unused == 21
+    assert not suggestion.complete
