@@ -223,6 +223,11 @@ def valueless() -> Outcome:
     return compared(root, entries, assign=True)
 
 
+def covered() -> Outcome:
+    """All parameters are loaded, and what is left over is none."""
+    return compared(module(weight=slot(2)), {"weight": tensor(2), "rope.freqs": tensor(8)})
+
+
 def many() -> Outcome:
     """More rows than are shown by default: no two keys fold."""
     root = module(**{"w" + "x" * i: slot(2) for i in range(50)})
@@ -253,6 +258,7 @@ CASES = {
         good,
         bad,
         prefixed,
+        covered,
         raised,
         uncertain,
         empty_checkpoint,

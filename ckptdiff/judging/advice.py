@@ -51,7 +51,9 @@ def advice_on(report: Report) -> Iterator[Advice]:
             yield _prefix(finding)
     yield from report.repair.advice
     if _nothing_is_lost(report):
-        yield Advice("not-strict", (("strict", "False"),))
+        harmless = sum(RULES[finding.rule].forgives == "either" for finding in report.findings)
+        facts = {"harmless": harmless, "unexpected": len(report.unexpected_keys)}
+        yield Advice("not-strict", (("strict", "False"),), facts if harmless else {})
     if report.verdict == "fail":
         for other in report.outcome.checkpoint.alternatives[:_MOST_ALTERNATIVES]:
             yield Advice("other-state-dict", (("key", other.key),), {"tensors": other.tensors})
@@ -67,13 +69,15 @@ def _prefix(finding: Finding) -> Advice:
 
 
 def _nothing_is_lost(report: Report) -> bool:
-    """Whether strict=False loads all there is to load: what it forgives is tied to loaded keys or computed."""
+    """Whether strict=False loads all there is to load: what it forgives is tied to loaded keys, computed or harmless."""
     if report.loads(strict=True) or not report.loads(strict=False):
         return False
     forgiven: dict[str, set[str]] = {"missing": set(), "unexpected": set()}
     for finding in report.findings:
-        if kind := RULES[finding.rule].forgives:
-            forgiven[kind].add(finding.key)
+        kind = RULES[finding.rule].forgives
+        for side in forgiven:
+            if kind in (side, "either"):
+                forgiven[side].add(finding.key)
     return forgiven["missing"].issuperset(report.missing_keys) and forgiven["unexpected"].issuperset(
         report.unexpected_keys
     )

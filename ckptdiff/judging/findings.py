@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ckptdiff.contents.numbers import TensorValues
 from ckptdiff.judging import dtypes
+from ckptdiff.judging.harmless import harmless
 from ckptdiff.judging.loader_findings import found_of
 from ckptdiff.judging.rules import RULES, Level
 from ckptdiff.loaders.outcome import KeyChange, Outcome, first_keys, memory
@@ -52,6 +53,7 @@ def findings(outcome: Outcome) -> tuple[Finding, ...]:
         *(_finding("machine", "", {"machine": name, "text": text}, module="") for name, text in outcome.elsewhere),
         *_explained(outcome, modules),
     ]
+    collected += _harmless(outcome, model, {finding.key for finding in collected if RULES[finding.rule].forgives})
     if any(problem.kind in ("missing", "unexpected") for problem in outcome.problems):
         collected += _prefix(outcome, model)
     return _in_order(collected)
@@ -316,6 +318,22 @@ def _explained(outcome: Outcome, modules: Mapping[str, ModuleNode]) -> Iterator[
     for change in outcome.changes:
         facts = {"change": _change(change), "how": change.kind, "new_key": change.new_key}
         yield _finding("hook-rename", change.key, facts, module=change.module)
+
+
+def _harmless(outcome: Outcome, model: Mapping[str, Slot], explained: set[str]) -> Iterator[Finding]:
+    """Keys that one side lacks without harm, once all parameters are loaded, and for which there is no other reason."""
+    if outcome.raised is not None or outcome.mismatches():
+        return
+    parameters = {key for key, slot in model.items() if slot.kind == "parameter"}
+    if any(item.by in ("initial", "meta") for key, item in outcome.filled.items() if key in parameters):
+        return
+    entries = outcome.checkpoint.entries
+    for kind in ("missing", "unexpected"):
+        for key in (key for key in outcome.problem_keys(kind) if key not in explained):
+            slot, entry = model.get(key), entries.get(key)
+            tensor = slot.tensor if slot is not None else entry if isinstance(entry, TensorInfo) else None
+            if text := harmless(key, tensor.shape if tensor is not None else None, missing=kind == "missing"):
+                yield _finding("harmless-key", key, {"text": text})
 
 
 def _change(change: KeyChange) -> str:

@@ -44,7 +44,7 @@ class Rule:
     about: Literal["key", "whole"] = "key"
     phrases: frozenset[str] = frozenset()
     folded_by: str = ""
-    forgives: Literal["missing", "unexpected", ""] = ""
+    forgives: Literal["missing", "unexpected", "either", ""] = ""
     advises: bool = False
     brief: bool = False
     kind: Literal["global", "wrapping", ""] = ""
@@ -371,6 +371,18 @@ _TABLE = (
         "releases of transformers. Dropping the key loses nothing, yet load_state_dict(strict=True) raises.",
         f"{_MODULE}#torch.nn.Module.register_buffer",
         forgives="unexpected",
+        brief=True,
+    ),
+    Rule(
+        "harmless-key",
+        "note",
+        "Missing or unexpected, and no weight depends on it.",
+        "{text}",
+        "All parameters of the model are loaded, and by its name and shape this key is none: a table that is computed, a "
+        "mask, a counter, a part of the loss. strict=False loses nothing by it; `ckptdiff filter` leaves it out.",
+        _LOAD,
+        phrases=frozenset({"text"}),
+        forgives="either",
         brief=True,
     ),
     Rule(

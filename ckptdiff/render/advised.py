@@ -67,6 +67,17 @@ def _arguments(advice: Advice) -> str:
     return f"Sizes differ: `{what}` looks for arguments of the constructor with which it loads."
 
 
+def _not_strict(advice: Advice) -> str:
+    if not advice.facts:
+        return (
+            "Nothing is lost with load_state_dict(state_dict, strict=False): "
+            "the keys that differ are tied to loaded ones or computed by the model."
+        )
+    unexpected = int(advice.facts["unexpected"])
+    drops = f", and `ckptdiff filter` drops {count(unexpected, 'key')}" if unexpected else ""
+    return f"All parameters are covered: strict=False loses nothing{drops}."
+
+
 def _other_state_dict(advice: Advice) -> str:
     tensors = count(int(advice.facts["tensors"]), "tensor")
     return f"The file holds another state dict of {tensors}: try {options(*advice.options)}"
@@ -83,9 +94,6 @@ _WORDS: dict[Kind, Callable[[Advice], str]] = {
     "filter": lambda advice: (
         f"`ckptdiff filter` writes the {advice.facts['tensors']} tensors that load, without the mismatched ones."
     ),
-    "not-strict": lambda _: (
-        "Nothing is lost with load_state_dict(state_dict, strict=False): "
-        "the keys that differ are tied to loaded ones or computed by the model."
-    ),
+    "not-strict": _not_strict,
     "other-state-dict": _other_state_dict,
 }

@@ -48,6 +48,8 @@ def _chosen(report: Report, question: Question) -> Iterator[str]:
         if advice.kind == "other-state-dict":
             yield _again("compare", question, key=dict(advice.options)["key"])
             break
+    if "not-strict" in kinds:
+        return
     if kinds & {"ambiguous", "not-looked-for", "save-rules", "arguments"} or not _helps(report):
         yield _again("suggest", question)
     if question.checkpoint and not _helps(report):

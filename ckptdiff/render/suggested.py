@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckptdiff.judging.report import Report
 from ckptdiff.printable import json_text
-from ckptdiff.render.advised import remaining
+from ckptdiff.render.advised import remaining, sentence
 from ckptdiff.render.commands import looking_further, repairing, with_arguments
 from ckptdiff.render.escape import plain
 from ckptdiff.render.loading_code import python
@@ -18,6 +18,8 @@ from ckptdiff.suggesting.suggestion import Suggestion
 
 _MOST = 20
 _FEW = 4
+_TOLD = ("not-strict",)
+"""What is known to help besides."""
 
 
 def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
@@ -33,6 +35,8 @@ def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
     rest = [plain(suggestion.head.sentence, 600)] if suggestion.head is not None else []
     if not (suggestion.complete if report is None else report.fits) and suggestion.looks_like:
         rest.append(plain(suggestion.looks_like, 400))
+    if report is not None:
+        rest += [sentence(advice) for advice in report.advice if advice.kind in _TOLD]
     if rest:
         blocks.append(Block("to know:", tuple(rest)))
     done = (suggestion.complete if report is None else report.fits) and not suggestion.undecided
@@ -56,7 +60,7 @@ def next_steps(suggestion: Suggestion, report: Report | None) -> tuple[str, ...]
         choices = ({},) if suggestion.resized else suggestion.arguments.choices
         repair = repairing(report) if suggestion.head else ()
         return (*repair, *(with_arguments(report, values, renames) for values in choices))
-    if renames or suggestion.head:
+    if renames or suggestion.head or any(advice.kind in _TOLD for advice in report.advice):
         return repairing(report)
     return looking_further(report) if suggestion.ambiguous else ()
 
