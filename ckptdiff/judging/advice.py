@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.rules import RULES
 from ckptdiff.renaming.prefixes import PrefixChange
 
@@ -26,6 +27,7 @@ Kind = Literal[
     "filter",
     "not-strict",
     "other-state-dict",
+    "beyond-repair",
 ]
 
 
@@ -45,7 +47,11 @@ class Advice:
 
 
 def advice_on(report: Report) -> Iterator[Advice]:
-    """Everything that is known to help: what the findings say, what was found to repair it, and what else there is."""
+    """Everything that is known to help: what the findings say, what was found to repair it, and what else there is; of
+    what nothing repairs, why."""
+    if why := beyond_repair(report.outcome):
+        yield Advice("beyond-repair", facts={"text": why})
+        return
     for finding in report.findings:
         if RULES[finding.rule].advises:
             yield _prefix(finding)
@@ -69,7 +75,7 @@ def _prefix(finding: Finding) -> Advice:
 
 
 def _nothing_is_lost(report: Report) -> bool:
-    """Whether strict=False loads all there is to load: what it forgives is tied to loaded keys, computed or harmless."""
+    """Whether strict=False loads all there is to load: what it forgives is tied to loaded keys or harmless."""
     if report.loads(strict=True) or not report.loads(strict=False):
         return False
     forgiven: dict[str, set[str]] = {"missing": set(), "unexpected": set()}

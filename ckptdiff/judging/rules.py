@@ -378,7 +378,7 @@ _TABLE = (
         "note",
         "Missing or unexpected, and no weight depends on it.",
         "{text}",
-        "All parameters of the model are loaded, and by its name and shape this key is none: a table that is computed, a "
+        "All parameters of the model are loaded, and by name and shape this key is none: a table that is computed, a "
         "mask, a counter, a part of the loss. strict=False loses nothing by it; `ckptdiff filter` leaves it out.",
         _LOAD,
         phrases=frozenset({"text"}),

@@ -96,4 +96,5 @@ _WORDS: dict[Kind, Callable[[Advice], str]] = {
     ),
     "not-strict": _not_strict,
     "other-state-dict": _other_state_dict,
+    "beyond-repair": lambda advice: plain(str(advice.facts["text"]), 1000),
 }

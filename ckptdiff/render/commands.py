@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from ckptdiff.judging.advice import Advice
+from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.question import Question
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import reaches
@@ -34,6 +35,10 @@ def commands(report: Report) -> tuple[str, ...]:
 
 
 def _chosen(report: Report, question: Question) -> Iterator[str]:
+    if beyond_repair(report.outcome):
+        if question.checkpoint:
+            yield call("inspect", question.checkpoint, **({"key": question.key} if question.key else {}))
+        return
     if question.loader:
         yield from _of_a_loader(report, question)
         return
@@ -60,6 +65,8 @@ def repairing(report: Report) -> tuple[str, ...]:
     """What writes the repaired file, for a report on what comes of a repair."""
     question = report.question
     if question is None or question.loader or not (question.model and question.checkpoint):
+        return ()
+    if beyond_repair(report.outcome):
         return ()
     if not (question.model.isprintable() and question.checkpoint.isprintable()):
         return ()

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import PurePath
 
 from ckptdiff.errors import UsageError
+from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.question import Left, Question
 from ckptdiff.judging.report import Report
 from ckptdiff.judging.rules import RULES
@@ -32,7 +33,7 @@ _STATE = "state_dict"
 def python(report: Report) -> str:
     """Lines of Python, "" where none can be said. They end with a newline."""
     question = report.question
-    if question is None or report.empty_side or report.outcome.raised is not None:
+    if question is None or report.empty_side or report.outcome.raised is not None or beyond_repair(report.outcome):
         return ""
     if question.loader:
         return _by_loader(report, question)

@@ -25,6 +25,8 @@ def answer(fixed: Fixed, view: View) -> Answer:
         rows = [plain(item.pattern) for item in fold(fixed.stays)]
         more = [f"... and {len(rows) - most} more ({option('all')})"] if most is not None and len(rows) > most else []
         blocks.append(Block(f"initial values in the model ({len(fixed.stays)}):", (*rows[:most], *more)))
+    if fixed.why:
+        blocks.insert(0, Block("to know:", (plain(fixed.why, 1000),)))
     if fixed.suggestion.arguments is not None:
         blocks.append(suggested.arguments(fixed.suggestion.arguments))
     blocks += suggested.repairs(fixed.suggestion, most, ("rules:", "tensor operations:"))
@@ -38,6 +40,7 @@ def json(fixed: Fixed) -> str:
     value = {
         "schema_version": 1,
         "outcome": "pass" if fixed.whole else "fail",
+        **({"beyond_repair": fixed.why} if fixed.why else {}),
         "initial_values": list(fixed.stays),
         "suggestion": suggested.document(fixed.suggestion, None),
         "written": written.document(fixed.done),

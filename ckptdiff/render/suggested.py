@@ -18,8 +18,8 @@ from ckptdiff.suggesting.suggestion import Suggestion
 
 _MOST = 20
 _FEW = 4
-_TOLD = ("not-strict",)
-"""What is known to help besides."""
+_TOLD = ("not-strict", "beyond-repair")
+"""What is known to help besides, or why nothing does."""
 
 
 def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:

@@ -13,6 +13,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.choices import path_meant
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.judging.advice import Advice, advice_on
+from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.question import Found, Later
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.judging.rules import RULES
@@ -273,6 +274,8 @@ def _looked_for(report: Report, model: GivenModel) -> Found:
             )
             renames = renames_by(steps)
             return Found((), left_of(renames, judge(ask(model, applied(file, renames)[0]))))
+    if beyond_repair(outcome):
+        return Found()
     from ckptdiff.verbs.suggest import proposed
 
     sides = (model.shown, file.path)

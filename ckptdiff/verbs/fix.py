@@ -8,11 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CheckpointError
+from ckptdiff.judging.beyond_repair import beyond_repair
+from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of
 from ckptdiff.verbs.filter import FitOptions, filtered, fitted
 from ckptdiff.verbs.suggest import heads_of, proposed_for, resized, rules_after
 from ckptdiff.writing.execute import Progress
 from ckptdiff.writing.fixed import Fixed
+from ckptdiff.writing.rewriting import applied
 
 if TYPE_CHECKING:
     from ckptdiff.requests import File, Model
@@ -92,18 +95,21 @@ def fixed(
     if loader is not None:
         suggestion, report = proposed_for(loader, model, checkpoint, include_likely=include_likely, heads=heads)
         repaired = replace(checkpoint, renames=suggestion.repair)
-        return Fixed(suggestion, filtered(model, repaired, fit, options, progress, loader), report)
+        return Fixed(suggestion, filtered(model, repaired, fit, options, progress, loader), report=report)
     given, file = model.describe(), checkpoint.read()
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
     wanted = given.tree.shapes()
     suggestion = rules_after(checkpoint.renames, file, wanted, include_likely=include_likely, heads=heads)
-    if not suggestion.complete:
+    why = "" if suggestion.complete else beyond_repair(ask(given, applied(file, suggestion.repair)[0]))
+    if not suggestion.complete and not why:
         other, _ = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
         suggestion = replace(suggestion, arguments=other.arguments)  # said, for what is written is for this model
     try:
         done = fitted(given, file, suggestion.repair, fit, options, progress)
     except CheckpointError as error:
+        if why:
+            raise CheckpointError(error.message, why) from None
         if suggestion.arguments is None or not suggestion.arguments.loads:
             raise
         raise CheckpointError(error.message, f"It loads with {' or '.join(suggestion.arguments.said)}.") from None
-    return Fixed(suggestion, done)
+    return Fixed(suggestion, done, why=why)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import UsageError
 from ckptdiff.garbage import uncollected
+from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.question import Found
 from ckptdiff.judging.report import Report, judge
 from ckptdiff.loaders.torch.ask import ask
@@ -110,6 +111,9 @@ def resized(
         asked = suggestion.asked
         return proposed(other.describe(), file, asked, include_likely=include_likely, heads=heads)[1].fits
 
+    repaired, _ = applied(file, suggestion.repair)
+    if beyond_repair(ask(given, repaired)):
+        return suggestion, model
     arguments = arguments_for(model, given, file, suggestion.repair, loads)
     if arguments is not None and arguments.decided and suggestion.head is None:
         model = with_arguments(model, arguments.values)

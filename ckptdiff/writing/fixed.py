@@ -12,10 +12,12 @@ from ckptdiff.writing.execute import Job, Written
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Fixed(Shown):
-    """The repair and what came of it; `done` is the job alone where nothing was to be written."""
+    """The repair and what came of it; `done` is the job alone where nothing was to be written. `why` says of a file
+    that nothing repairs why that is so."""
 
     suggestion: Suggestion
     done: Job | Written
+    why: str = ""
     report: Report | None = None
     """On what a loader makes of it, where one was asked."""
 
