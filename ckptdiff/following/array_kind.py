@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 
 class ArrayKind(type(np.ndarray)):  # type: ignore[misc]
     """A class that equals numpy's and is called like it: `ndarray` where code asks, `numpy.ndarray` in errors of C."""
 
-    def __init__(cls, *args: Any, **kwargs: Any) -> None:
+    def __init__(cls, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         type.__dict__["__name__"].__set__(cls, "numpy.ndarray")
         cls.__qualname__, cls.__module__ = np.ndarray.__qualname__, np.ndarray.__module__

@@ -38,7 +38,7 @@ _MAKING = (
 _CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require")
 
 
-def _reflected(tensor: torch.Tensor, ufunc: Any, inputs: tuple[Any, ...]) -> Callable[..., Any] | None:
+def _reflected(tensor: torch.Tensor, ufunc: np.ufunc, inputs: tuple[object, ...]) -> Callable[[], object] | None:
     """What numpy leaves `number * tensor` to, one of its numbers on the left: the tensor's own method.
 
     To a class with `__array_ufunc__`, as it is given while it is followed, numpy leaves none.
@@ -60,8 +60,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
     """Follow tensors to numpy and back."""
     engine, texts = files.engine, files.opened.texts
 
-    def to_numpy(method: Callable[..., Any]) -> Callable[..., Any]:
-        def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def to_numpy(method: Callable[..., object]) -> Callable[..., object]:
+        def reading(self: torch.Tensor, *args: object, **kwargs: object) -> object:
             with without_torch_function(), engine.lock:
                 engine.expose(parts(self))
             return known(method(self, *args, **kwargs), engine, ())
@@ -71,8 +71,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
     for name in ("numpy", "__array__"):
         patched.attribute(torch.Tensor, name, to_numpy(getattr(torch.Tensor, name)))
 
-    def __array_ufunc__(self: Any, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:  # noqa: N807
-        def array(value: Any) -> Any:
+    def __array_ufunc__(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> object:  # noqa: N807
+        def array(value: object) -> object:
             return np.asanyarray(value) if isinstance(value, torch.Tensor) else value
 
         if method == "__call__" and not kwargs and (reflected := _reflected(self, ufunc, inputs)) is not None:
@@ -87,8 +87,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
 
     patched.attribute(torch.Tensor, "__array_ufunc__", __array_ufunc__)
 
-    def from_array(kept: Kept) -> Callable[..., Any]:
-        def making(*args: Any, **kwargs: Any) -> Any:
+    def from_array(kept: Kept) -> Callable[..., object]:
+        def making(*args: object, **kwargs: object) -> object:
             function = kept.value
             arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, Array)]
             if not arrays or arrays[0].engine is not engine:
@@ -118,8 +118,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
         kept = Kept(getattr(torch, name))
         patched.everywhere(kept, from_array(kept), in_modules=True)
 
-    def followed_array(kept: Kept, *, converts: bool) -> Callable[..., Any]:
-        def making(*args: Any, **kwargs: Any) -> Any:
+    def followed_array(kept: Kept, *, converts: bool) -> Callable[..., object]:
+        def making(*args: object, **kwargs: object) -> object:
             if converts and args and isinstance(args[0], torch.Tensor):
                 args = (args[0].__array__(), *args[1:])  # type: ignore[no-untyped-call]
             result = kept.value(*args, **kwargs)
@@ -164,12 +164,12 @@ _BEGINNING = 1 << 16
 _NUMBER = re.compile(rb"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
 
 
-def _is_known(engine: Engine, made: Any) -> bool:
+def _is_known(engine: Engine, made: object) -> bool:
     """Whether something is known of a tensor's memory."""
     return not isinstance(made, torch.Tensor) or not made.numel() or engine.known(made) is not None
 
 
-def _of_numbers(engine: Engine, given: tuple[Any, ...], made: Any) -> bool:
+def _of_numbers(engine: Engine, given: tuple[object, ...], made: object) -> bool:
     """Whether a tensor is made of numbers that files gave."""
     if given and isinstance(given[0], np.ndarray):
         return isinstance(made, torch.Tensor) and engine.numbers.in_tensor(made)
@@ -188,7 +188,9 @@ def _adopt(engine: Engine, tensor: torch.Tensor, pieces: list[Piece]) -> None:
     if around is None:
         count = tensor.numel()
         engine.paint_new(
-            own, tensor, [(first, min(end, count), *rest) for first, end, *rest in pieces if first < count]
+            own,
+            tensor,
+            [(first, min(end, count), label, start) for first, end, label, start in pieces if first < count],
         )
         return
     own.foreign = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ _LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__",
 """Methods by which values leave an array as something else."""
 _CHANGING = ("fill", "sort", "partition", "put", "byteswap", "itemset", "setfield")
 """Methods that change an array in place, past any other hook."""
+_LAID_OUT = ("astype", "copy", "flatten", "reshape", "ravel")
+"""Methods whose result has the array's elements, in the same order."""
 _MUTATING = frozenset(("copyto", "put", "place", "putmask", "fill_diagonal", "put_along_axis"))
 """Functions that change their first argument."""
 _MOVING = frozenset((
@@ -55,7 +57,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
     def __array_finalize__(self, made_from: Any) -> None:
         self.engine = getattr(made_from, "engine", None)
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: object, **kwargs: Any) -> object:
         engine = _engine((*inputs, *kwargs.values()))
         out = kwargs.get("out")
         arrays = [value for value in flat((inputs, kwargs.get("where"))) if isinstance(value, np.ndarray)]
@@ -71,7 +73,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
             return out[0] if len(out) == 1 else out
         return known(result, engine, arrays)
 
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    def __array_function__(self, function: Any, types: object, args: Any, kwargs: Any) -> object:
         given = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
         engine = _engine(given)
         if engine is None:
@@ -121,39 +123,14 @@ class Array(np.ndarray, metaclass=ArrayKind):
             note(self.engine, result, _encoded(_labels(self).reshape(self.shape)[plain(index)].reshape(-1)))
         return result
 
-    def astype(self, *args: Any, **kwargs: Any) -> Any:
-        """As numpy's."""
-        return self._same(np.ndarray.astype(self, *args, **kwargs))
-
-    def copy(self, *args: Any, **kwargs: Any) -> Any:
-        """As numpy's."""
-        return self._same(np.ndarray.copy(self, *args, **kwargs))
-
-    def flatten(self, *args: Any, **kwargs: Any) -> Any:
-        """As numpy's."""
-        return self._same(np.ndarray.flatten(self, *args, **kwargs))
-
-    def reshape(self, *args: Any, **kwargs: Any) -> Any:
-        """As numpy's."""
-        return self._same(np.ndarray.reshape(self, *args, **kwargs))
-
-    def ravel(self, *args: Any, **kwargs: Any) -> Any:
-        """As numpy's."""
-        return self._same(np.ndarray.ravel(self, *args, **kwargs))
-
     @property
     def flat(self) -> Any:
         """As numpy's."""
         return _Flat(self)
 
     @flat.setter
-    def flat(self, value: Any) -> None:
+    def flat(self, value: object) -> None:
         _Flat(self)[:] = value
-
-    def _same(self, result: Any) -> Any:
-        if self.engine is not None and not np.may_share_memory(result, self):
-            note(self.engine, result, pieces_of(self))
-        return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.left()
@@ -179,30 +156,30 @@ class _Flat:
         self._array = array
         self._plain = np.ndarray.flat.__get__(array.view(np.ndarray))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._plain, name)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> object:
         self._array.left(numbers=True)
         return iter(self._plain)
 
     def __len__(self) -> int:
         return len(self._plain)
 
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+    def __array__(self, *args: object, **kwargs: object) -> object:
         return self._array.flatten()
 
     def __getitem__(self, index: Any) -> Any:
         return self._array.flatten()[index]
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self, index: object, value: object) -> None:
         value = value._array.flatten() if isinstance(value, _Flat) else value
         with _changing(self._array.engine, self._array, [value] if isinstance(value, np.ndarray) else []):
             self._plain[index] = plain(value)
 
 
 @contextlib.contextmanager
-def _changing(engine: Engine | None, target: Any, given: Iterable[Any]) -> Iterator[None]:
+def _changing(engine: Engine | None, target: object, given: Iterable[np.ndarray]) -> Iterator[None]:
     """Note, of an array that is changed inside the block in an unknown way, that what is another value then was made
     of the arrays that are given; None is no array."""
     if engine is None or not isinstance(target, np.ndarray):
@@ -217,14 +194,31 @@ def _changing(engine: Engine | None, target: Any, given: Iterable[Any]) -> Itera
     note(engine, known(whole, engine, ()), _encoded(labels))
 
 
-def _all_labels(array: Any) -> set[int]:
+def _same_elements(name: str) -> Callable[..., np.ndarray]:
+    method = getattr(np.ndarray, name)
+
+    def same(self: Array, *args: object, **kwargs: object) -> np.ndarray:
+        result: np.ndarray = method(self, *args, **kwargs)
+        if self.engine is not None and not np.may_share_memory(result, self):
+            note(self.engine, result, pieces_of(self))
+        return result
+
+    same.__name__ = name
+    return same
+
+
+for _name in _LAID_OUT:
+    setattr(Array, _name, _same_elements(_name))
+
+
+def _all_labels(array: np.ndarray) -> set[int]:
     return distinct_labels(pieces_of(array))
 
 
-def _changing_method(name: str) -> Callable[..., Any]:
+def _changing_method(name: str) -> Callable[..., object]:
     method = getattr(np.ndarray, name)
 
-    def changing(self: Array, *args: Any, **kwargs: Any) -> Any:
+    def changing(self: Array, *args: object, **kwargs: object) -> Any:
         arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
         if name in ("sort", "partition"):
             arrays.append(self.copy())
@@ -240,10 +234,10 @@ for _name in _CHANGING:
         setattr(Array, _name, _changing_method(_name))
 
 
-def _leaving(name: str) -> Callable[..., Any]:
+def _leaving(name: str) -> Callable[..., object]:
     method = getattr(np.ndarray, name)
 
-    def leaving(self: Array, *args: Any, **kwargs: Any) -> Any:
+    def leaving(self: Array, *args: object, **kwargs: object) -> object:
         self.left(numbers=name == "tolist")
         result = method(self, *args, **kwargs)
         if name == "tolist" and self.engine is not None:
@@ -258,7 +252,7 @@ for _name in _LEAVING:
     setattr(Array, _name, _leaving(_name))
 
 
-def _place(engine: Engine, array: Any, *, make: bool = False) -> tuple[Memory | None, Shape | None]:
+def _place(engine: Engine, array: np.ndarray, *, make: bool = False) -> tuple[Memory | None, Shape | None]:
     """The log of the memory over which an array lies, made if need be, and where in it the array's elements are."""
     if array.dtype.hasobject or not array.size:
         return None, None
@@ -280,13 +274,13 @@ def _place(engine: Engine, array: Any, *, make: bool = False) -> tuple[Memory | 
     return memory, Shape(offset // array.itemsize, array.shape, strides, array.itemsize, array.size, contiguous)
 
 
-def memory_of(engine: Engine, array: Any) -> tuple[Memory | None, int]:
+def memory_of(engine: Engine, array: np.ndarray) -> tuple[Memory | None, int]:
     """The log of the memory over which an array lies, made if need be, and the byte at which it begins there."""
     memory, _ = _place(engine, array, make=True)
     return memory, array.__array_interface__["data"][0] - memory.address if memory is not None else 0
 
 
-def pieces_of(array: Any) -> list[Piece]:
+def pieces_of(array: np.ndarray) -> list[Piece]:
     """Where an array's elements come from."""
     engine = getattr(array, "engine", None)
     if engine is None:
@@ -305,19 +299,19 @@ def pieces_of(array: Any) -> list[Piece]:
     return uniform(engine.labels.union(memory.origins.labels(low, low + array.nbytes)), array.size)
 
 
-def _labels(array: Any) -> Any:
+def _labels(array: np.ndarray) -> np.ndarray:
     from ckptdiff.following.origins import decoded
 
     return decoded(pieces_of(array), array.size)
 
 
-def _encoded(labels: Any) -> list[Piece]:
+def _encoded(labels: np.ndarray) -> list[Piece]:
     from ckptdiff.following.origins import encoded
 
     return encoded(np.ascontiguousarray(labels).reshape(-1))
 
 
-def note(engine: Engine, array: Any, new: list[Piece]) -> None:
+def note(engine: Engine, array: np.ndarray, new: list[Piece]) -> None:
     """Note where the elements of an array come from now."""
     memory, shape = _place(engine, array, make=bool(new))
     if memory is None:
@@ -335,7 +329,7 @@ def note(engine: Engine, array: Any, new: list[Piece]) -> None:
     paint(memory.origins, shape, new)
 
 
-def _computed(engine: Engine, before: Any, made: Any) -> list[Piece]:
+def _computed(engine: Engine, before: Iterable[tuple[list[Piece], tuple[int, ...]]], made: np.ndarray) -> list[Piece]:
     """Element by element, from inputs that broadcast to the result's shape."""
     spread = []
     for given, shape in before:
@@ -349,7 +343,7 @@ def _computed(engine: Engine, before: Any, made: Any) -> list[Piece]:
     return combined(spread, made.size, engine.labels)
 
 
-def all_of(engine: Engine, arrays: Iterable[Any]) -> list[Piece]:
+def all_of(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:
     """Every element, of all that some arrays come from."""
     labels: set[int] = set()
     for array in arrays:
@@ -357,11 +351,13 @@ def all_of(engine: Engine, arrays: Iterable[Any]) -> list[Piece]:
     return [(0, 1 << 60, engine.labels.union(labels), None)] if labels else []
 
 
-def _moved(name: str, args: Any, kwargs: Any) -> Callable[[Any], list[Piece]] | None:
+def _moved(
+    name: str, args: Sequence[object], kwargs: Mapping[str, object]
+) -> Callable[[np.ndarray], list[Piece]] | None:
     """For functions that only move elements: where those of the result come from."""
     if name in _MOVING and args and isinstance(args[0], np.ndarray):
-        source = pieces_of(args[0])
-        return lambda made: source if made.size == args[0].size else []
+        source, count = pieces_of(args[0]), args[0].size
+        return lambda made: source if made.size == count else []
     if name in ("concatenate", "stack", "vstack", "hstack", "transpose", "swapaxes", "flip", "tile", "repeat", "roll"):
         labelled = _with_labels(args)
         function = getattr(np, name)
@@ -378,7 +374,7 @@ def _with_labels(value: Any) -> Any:
     return value
 
 
-def is_view_of(made: Any, given: Iterable[Any]) -> bool:
+def is_view_of(made: np.ndarray, given: Iterable[np.ndarray]) -> bool:
     """Whether an array lies in the memory of one of others."""
     return any(np.may_share_memory(made, array) for array in given)
 
@@ -401,11 +397,11 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _engine(values: Any) -> Engine | None:
+def _engine(values: object) -> Engine | None:
     return next((value.engine for value in flat(values) if getattr(value, "engine", None) is not None), None)
 
 
-def known(result: Any, engine: Engine | None, given: Iterable[Any]) -> Any:
+def known(result: Any, engine: Engine | None, given: Iterable[np.ndarray]) -> Any:
     """A result as arrays of the run; a number that was computed is a look."""
     if type(result) in (list, tuple):
         return type(result)(known(item, engine, given) for item in result)

@@ -51,14 +51,14 @@ def collect(values: Iterable[Any], tensors: list[torch.Tensor]) -> None:
             collect(item.values(), tensors)
 
 
-def tensors_in(values: Any) -> list[torch.Tensor]:
+def tensors_in(values: Iterable[object]) -> list[torch.Tensor]:
     """Every tensor among some values, in lists and dictionaries too."""
     tensors: list[torch.Tensor] = []
     collect(values, tensors)
     return tensors
 
 
-def written_by(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+def written_by(traits: Traits, args: tuple[object, ...], kwargs: dict[str, object]) -> list[torch.Tensor]:
     """The tensors that an operation writes to, of those it is called with."""
     tensors: list[torch.Tensor] = []
     for position, name in traits.written:
@@ -71,7 +71,7 @@ def written_by(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return tensors
 
 
-def brings_numbers(args: Iterable[Any]) -> bool:
+def brings_numbers(args: Iterable[object]) -> bool:
     """Whether an operation is called with a number that says something: neither nothing nor one."""
     return any(isinstance(item, float) and item not in (0.0, 1.0, -1.0) for item in args)
 
@@ -104,7 +104,7 @@ def is_whole(tensor: torch.Tensor) -> bool:
     return shape.dense and high - low == tensor.untyped_storage().nbytes()
 
 
-def base_of_foreach(function: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
+def base_of_foreach(function: Any, args: tuple[object, ...]) -> Callable[..., Any] | None:
     """The operation that a `_foreach_` one does on each tensor of a list; None where it is another matter."""
     name = schema_of(function).name.partition("::")[2].removeprefix("_foreach_")
     packet = getattr(torch.ops.aten, name, None)

@@ -16,7 +16,7 @@ def is_collective(function: Any) -> bool:
     return function.namespace in _NAMESPACES
 
 
-def carried_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def carried_out(function: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """Do an operation; a collective is done when this returns, whatever it was told of being asynchronous."""
     result = function(*args, **kwargs)
     if is_collective(function):
@@ -24,7 +24,7 @@ def carried_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return result
 
 
-def _wait(namespace: str, result: Any) -> None:
+def _wait(namespace: str, result: object) -> None:
     if isinstance(result, (list, tuple)):
         for item in result:
             _wait(namespace, item)

@@ -8,7 +8,8 @@ then is what it would have been.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 
@@ -18,9 +19,9 @@ from ckptdiff.patches import Patches
 class Draw(NamedTuple):
     """One operation that draws, and the layout of the tensor it fills."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    function: Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
     size: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
@@ -94,11 +95,11 @@ class Draws:
         """The generator is set anew: nothing is owed, and what was noted can still be drawn."""
         self._sequence = None
 
-    def watch(self, patched: Patches, plainly: Callable[[], Any]) -> None:
+    def watch(self, patched: Patches, plainly: Callable[[], AbstractContextManager[None]]) -> None:
         """Settle before the generator's state is read, and start afresh after it is set."""
 
         def reading(name: str) -> None:
-            def read(*args: Any, **kwargs: Any) -> Any:
+            def read(*args: object, **kwargs: object) -> object:
                 with plainly():
                     self.settle()
                 return original(*args, **kwargs)
@@ -106,7 +107,7 @@ class Draws:
             original = patched.function(getattr(torch.random, name), read)
 
         def setting(name: str) -> None:
-            def write(*args: Any, **kwargs: Any) -> Any:
+            def write(*args: object, **kwargs: object) -> object:
                 self.forget()
                 return original(*args, **kwargs)
 

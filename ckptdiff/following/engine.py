@@ -26,7 +26,7 @@ from ckptdiff.following.file_numbers import FileNumbers
 from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, shape_of
-from ckptdiff.following.operations import Traits, may_be_noted, traits
+from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
 from ckptdiff.following.origins import (
     Interval,
     Piece,
@@ -64,7 +64,7 @@ class Engine:
         self.searched = 0
         """Bytes of memory that were gone through for values that came by an unknown way."""
         self.lock = threading.RLock()
-        self._loose: dict[int, tuple[Any, int]] = {}
+        self._loose: dict[int, tuple[object, int]] = {}
         """Tensors without a storage of their own (sparse ones), by identity, and their labels."""
 
     # Storages
@@ -213,7 +213,7 @@ class Engine:
             memory.watch()
 
     @contextlib.contextmanager
-    def moving(self, storage: Any) -> Iterator[None]:
+    def moving(self, storage: torch.UntypedStorage) -> Iterator[None]:
         """A storage may lie elsewhere after the block, with what it held."""
         memory = self.memories.get(storage.data_ptr())
         if memory is not None:
@@ -225,7 +225,7 @@ class Engine:
             moved.origins, moved.after_look = memory.origins, memory.after_look
             self.memories[moved.address] = moved
 
-    def let_pass(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def let_pass(self, function: Function, args: Args, kwargs: Kwargs) -> None:
         """A class of tensors does an operation in its own way: what it writes may come from there."""
         for tensor in written_by(traits(function), args, kwargs):
             memory = self.memory(tensor)
@@ -236,7 +236,7 @@ class Engine:
         self.settle(tensors, foreign=True)
         self.exposed.update((source, None) for tensor in tensors for source in self.sources(tensor))
 
-    def doubt_new(self, made: Any, line: str = "") -> None:
+    def doubt_new(self, made: object, line: str = "") -> None:
         """A tensor was made of Python's numbers, which may be some that code has seen."""
         if isinstance(made, torch.Tensor) and (memory := self.memory(made)) is not None and not memory.origins:
             memory.after_look = line or line_of_code()
@@ -261,7 +261,7 @@ class Engine:
 
     # Operations
 
-    def run(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, function: Function, args: Args, kwargs: Kwargs) -> Any:
         """What becomes of one operation on ordinary tensors."""
         tensors: list[torch.Tensor] = []
         collect(args, tensors)
@@ -288,10 +288,10 @@ class Engine:
 
     def _numbered(
         self,
-        function: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        result: Any,
+        function: Function,
+        args: Args,
+        kwargs: Kwargs,
+        result: object,
         tensors: list[torch.Tensor],
         traits: Traits,
     ) -> None:
@@ -302,7 +302,7 @@ class Engine:
         if taken:
             self._pass_on(line_of_code(), result, args, kwargs, traits)
 
-    def _pass_on(self, line: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits) -> None:
+    def _pass_on(self, line: str, result: object, args: Args, kwargs: Kwargs, traits: Traits) -> None:
         """What was made with something that may be made of values that code has seen, may be so too."""
         outputs = written_by(traits, args, kwargs)
         collect([result], outputs)
@@ -313,13 +313,13 @@ class Engine:
 
     def _become(
         self,
-        function: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        function: Function,
+        args: Args,
+        kwargs: Kwargs,
         tensors: list[torch.Tensor],
         involved: list[Memory],
         traits: Traits,
-    ) -> Any:
+    ) -> object:
         if traits.random and (done := noting.draw(self, function, args, kwargs, tensors, traits)) is not None:
             return done
         if not involved:
@@ -349,7 +349,7 @@ class Engine:
                 return result
         return self._carry_out(function, args, kwargs, tensors, traits)
 
-    def _note_plain(self, traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _note_plain(self, traits: Traits, args: Args, kwargs: Kwargs) -> None:
         """Note what is written, from no file, by code that has looked at values: it may be what it has seen."""
         if traits.written and traits.kind != "view":
             for tensor in written_by(traits, args, kwargs):
@@ -357,18 +357,18 @@ class Engine:
                     memory.after_look = line_of_code()
 
     def _view(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], traits: Traits
-    ) -> Any:
+        self, function: Function, args: Args, kwargs: Kwargs, tensors: list[torch.Tensor], traits: Traits
+    ) -> object:
         if not traits.moves_storage:
             return function(*args, **kwargs)
         with self.moving(tensors[0].untyped_storage()):
             return function(*args, **kwargs)
 
-    def _one_by_one(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _one_by_one(self, function: Function, args: tuple[Any, ...], kwargs: Kwargs) -> object:
         """An operation on lists of tensors, on each of them by itself: they have nothing to do with one another."""
         count = len(args[0])
 
-        def at(position: int, argument: Any) -> Any:
+        def at(position: int, argument: object) -> object:
             if isinstance(argument, (list, tuple)) and len(argument) == count:
                 return [argument[position]]
             if isinstance(argument, torch.Tensor) and argument.dim() == 1 and argument.numel() == count:
@@ -383,8 +383,8 @@ class Engine:
         return [item for result in results for item in result] if schema_of(function).returns else None
 
     def _carry_out(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], traits: Traits
-    ) -> Any:
+        self, function: Function, args: Args, kwargs: Kwargs, tensors: list[torch.Tensor], traits: Traits
+    ) -> object:
         """Have an operation done now, on values."""
         written = written_by(traits, args, kwargs)
         blank = traits.kind == "fill" and len(written) == 1 and is_whole(written[0])
@@ -410,7 +410,7 @@ class Engine:
         outputs: list[torch.Tensor] = []
         collect([result], outputs)
 
-        def new(tensor: torch.Tensor, number: int, of: list[Any] | None) -> list[Piece]:
+        def new(tensor: torch.Tensor, number: int, of: list[torch.Tensor] | None) -> list[Piece]:
             if same and not unsure:
                 return provenance.moved(self, traits, args, kwargs, tensor, where)
             if of is not None and number < len(of) and of[number].size() == tensor.size():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ckptdiff.following.arrays import Array, note
 from ckptdiff.following.labels import Origin
-from ckptdiff.following.named_files import STREAM
+from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.recognising import recognised_array
 
 
-def from_file(files: Any, array: Any, file: str, key: str) -> Any:
+def from_file(files: Files, array: np.ndarray, file: str, key: str) -> np.ndarray:
     """An array that a file gave under a key ("" for the only one); one that the code had written there itself comes
     from where it did before."""
     if (file == STREAM or files.wrote(file)) and array.dtype.kind in "biufc":
@@ -24,12 +22,12 @@ def from_file(files: Any, array: Any, file: str, key: str) -> Any:
     engine = files.engine
     engine.read[file, key] = None
     made = array.view(Array)
-    made.engine = engine
+    made.engine = engine  # type: ignore[attr-defined]
     note(engine, made, [(0, made.size, engine.labels.of(Origin(frozenset(((file, key),)))), 0)])
     return made
 
 
-def noted_arrays(files: Any, value: Any, file: str, path: str = "") -> Any:
+def noted_arrays(files: Files, value: object, file: str, path: str = "") -> object:
     """Every array in nested containers, as one that the file gave under its path."""
     if type(value) is np.ndarray and value.dtype != object:
         return from_file(files, value, file, path)

@@ -42,7 +42,7 @@ class FileNumbers:
     def __bool__(self) -> bool:
         return bool(self._given)
 
-    def gather(self, value: Any, file: str) -> int:
+    def gather(self, value: object, file: str) -> int:
         """Note the numbers of what a file gave; returns how many there are."""
         numbers = list(islice(numbers_in(value), _MOST))
         entries = Counter(path for path, _ in numbers)
@@ -61,7 +61,7 @@ class FileNumbers:
             self._given[number] = source
             self._rounded.clear()
 
-    def take(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def take(self, function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Whether an operation takes one of them as a value."""
         given_by: Source | None = None
         for position, item in enumerate(args):
@@ -83,7 +83,7 @@ class FileNumbers:
         if tells(number) and len(self._ints) < _FEW:
             self._ints[number] = source
 
-    def _of_int(self, number: Any) -> Source | None:
+    def _of_int(self, number: object) -> Source | None:
         """The int of a file of which, and of a float of the code's, a float may be made: `0.9 ** step`."""
         if type(number) is not float or not tells(number):
             return None
@@ -95,10 +95,10 @@ class FileNumbers:
                         return source
         return None
 
-    def among(self, values: Iterable[Any], dtype: torch.dtype | None = None) -> bool:
+    def among(self, values: Iterable[object], dtype: torch.dtype | None = None) -> bool:
         """Whether most of some values, of which a tensor is made, are such numbers, as they are in its dtype."""
         known = self._in(dtype) if dtype in _ROUNDED else self._given
-        sample: list[Any] = []
+        sample: list[float] = []
         for value in values:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 sample.append(value)
@@ -120,7 +120,7 @@ class FileNumbers:
             flat = tensor.detach()[(0,) * (tensor.dim() - 1)] if tensor.dim() else tensor.detach()
             return self.among(flat.reshape(-1)[:_SAMPLE].tolist(), tensor.dtype)
 
-    def _in(self, dtype: Any) -> dict[float, Source]:
+    def _in(self, dtype: torch.dtype) -> dict[float, Source]:
         if dtype not in self._rounded:
             with plainly():
                 given = list(self._given)
@@ -144,7 +144,7 @@ def tells(number: float) -> bool:
     return number == number and number not in (0, 1, 2, -1)
 
 
-def numbers_in(value: Any) -> Iterator[tuple[str, float]]:
+def numbers_in(value: object) -> Iterator[tuple[str, float]]:
     """The numbers in nested containers that tell something, each with the name of the entry of the outermost ones."""
     seen: set[int] = set()
     stack: list[tuple[str, int, Any]] = [("", 0, value)]
@@ -159,7 +159,7 @@ def numbers_in(value: Any) -> Iterator[tuple[str, float]]:
         if isinstance(item, (str, bytes)) or item is None or id(item) in seen:
             continue
         seen.add(id(item))
-        children: Iterable[tuple[Any, Any]]
+        children: Iterable[tuple[Any, object]]
         if isinstance(item, dict):
             children = list(item.items())
         elif isinstance(item, Held):
@@ -174,5 +174,5 @@ def numbers_in(value: Any) -> Iterator[tuple[str, float]]:
                      for name, child in children if type(child) is not str)  # fmt: skip
 
 
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)

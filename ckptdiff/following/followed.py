@@ -6,11 +6,11 @@ import _thread
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from ckptdiff.following.looking import watch_addresses, watch_classes, watch_loo
 from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.named_files import Files
 from ckptdiff.following.opened_files import in_this_thread, is_followed, watched
-from ckptdiff.following.origins import covered, distinct_labels
+from ckptdiff.following.origins import Piece, covered, distinct_labels
 from ckptdiff.following.readers import READERS
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import watch_functions
@@ -55,13 +55,13 @@ class Followed:
 
     engine: Engine
     files: Files
-    result: Any = None
+    result: object = None
     raised: str | None = None
     error: BaseException | None = field(default=None, repr=False)
     ended: bool = False
     """Whether all has run, so that no reader will read any more what was opened."""
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self, function: Callable[..., object], *args: object, **kwargs: object) -> object:
         """Call what is followed, and note what it returns or raises. An interrupt is no answer, and goes on."""
         try:
             self.result = function(*args, **kwargs)
@@ -108,7 +108,7 @@ class Followed:
         for name in sorted(said):
             yield f"{name} was opened by the code itself, and what it took from it is not known."
 
-    def state_dict(self, module: nn.Module) -> dict[str, Any]:
+    def state_dict(self, module: nn.Module) -> dict[str, object]:
         """A module's state dict as code would be given it, with what hooks make for it followed too."""
         with Following(self.engine):
             state_dict = module.state_dict(keep_vars=True)
@@ -161,7 +161,7 @@ class Followed:
         return Fill(by, tuple(sorted(sources)), tuple(steps), stretches if by == "part" else (), total, line, doubt)
 
 
-def _stretches(got: Any) -> tuple[tuple[int, int], ...]:
+def _stretches(got: Sequence[Piece]) -> tuple[tuple[int, int], ...]:
     stretches: list[tuple[int, int]] = []
     for first, end, label, _ in got:
         if not isinstance(label, int):
@@ -228,7 +228,7 @@ def _true_tables() -> Iterator[None]:
             table.cache_clear()
 
 
-def ask(function: Callable[..., Any], *args: Any, trust: bool = False, **kwargs: Any) -> Followed:
+def ask(function: Callable[..., object], *args: object, trust: bool = False, **kwargs: object) -> Followed:
     """Call a function that loads weights, and tell what it did. Raises Refused for what the file may not make."""
     with following(trust=trust, tells=True) as followed:
         followed.call(function, *args, **kwargs)
@@ -239,8 +239,8 @@ def _follow_threads(patched: Patches, engine: Engine) -> None:
     """Modes hold for one thread: enter them in those that start meanwhile, and for what a pool's are given, which may
     have run before."""
 
-    def followed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
+    def followed(function: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **kwargs: object) -> object:
             if is_followed():
                 return function(*args, **kwargs)
             with in_thread(), in_this_thread(), Following(engine):
@@ -248,7 +248,7 @@ def _follow_threads(patched: Patches, engine: Engine) -> None:
 
         return run
 
-    def starting(kept: Kept) -> Callable[..., Any]:
+    def starting(kept: Kept) -> Callable[..., object]:
         return lambda function, *rest, **options: kept.value(followed(function), *rest, **options)
 
     for name in ("start_new_thread", "start_joinable_thread"):
@@ -256,7 +256,7 @@ def _follow_threads(patched: Patches, engine: Engine) -> None:
             kept = Kept(getattr(_thread, name))
             patched.everywhere(kept, starting(kept))
 
-    def submit(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def submit(pool: object, function: Callable[..., object], /, *args: object, **kwargs: object) -> object:
         return given(pool, followed(function) if is_followed() else function, *args, **kwargs)
 
     given = patched.function(ThreadPoolExecutor.submit, submit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -61,37 +62,37 @@ class Refused(BaseException):
 class Held:
     """An object of a class that the file names, as what it was made of; it is of that class in name only."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: object, **kwargs: object) -> Held:
         made = super().__new__(cls)
         object.__setattr__(made, "_held", (args, kwargs))
         return made
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         """What it is called with is held since `__new__`."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         for part in parts:
             if isinstance(part, dict):
                 self.__dict__.update({str(name): value for name, value in part.items()})
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         self.__dict__.setdefault("_items", {})[key] = value
 
-    def append(self, value: Any) -> None:
+    def append(self, value: object) -> None:
         """As a list of that class would."""
         self.__dict__.setdefault("_values", []).append(value)
 
-    def extend(self, values: Any) -> None:
+    def extend(self, values: Iterable[object]) -> None:
         """As a list of that class would."""
         self.__dict__.setdefault("_values", []).extend(values)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         raise Refused(f"{type(self).__module__}.{type(self).__qualname__}")
 
-    def __call__(self, *_: Any, **__: Any) -> Any:
+    def __call__(self, *_: object, **__: object) -> object:
         raise Refused(f"{type(self).__module__}.{type(self).__qualname__}")
 
 
@@ -127,7 +128,7 @@ def is_harmless(module: str, name: str) -> bool:
 class Unpickler(pickle.Unpickler):
     """Python's own, finding only what torch's weights_only loading allows and what is harmless besides."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """The thing itself where it only rebuilds data, else a class that holds what it is given."""
         if not is_harmless(module, name):
             return held_class(module, name)

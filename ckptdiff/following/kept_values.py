@@ -9,7 +9,7 @@ import hashlib
 import struct
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +18,8 @@ from ckptdiff.following.labels import Source
 from ckptdiff.following.origins import Origins, Piece, Shape, paint
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ckptdiff.following.engine import Engine
 
 _SAMPLE = 1 << 20
@@ -59,7 +61,9 @@ class KeptValues:
             if printed is not None:
                 self._pieces[printed] = engine.pieces(whole)
 
-    def keep_bytes(self, content: Any, itemsize: int, pieces: list[Piece], *, numbers: bool = False) -> None:
+    def keep_bytes(
+        self, content: bytes | memoryview, itemsize: int, pieces: list[Piece], *, numbers: bool = False
+    ) -> None:
         """Note that code takes the bytes of a whole out, or its numbers: this is where the elements come from."""
         if pieces and len(content) <= _WHOLE:
             origins = Origins()
@@ -67,7 +71,7 @@ class KeptValues:
             paint(origins, Shape(0, (count,), (1,), itemsize, count, True), pieces)
             self._bytes.setdefault(_key(content, numbers), deque()).append(origins)
 
-    def keep_numbers(self, values: Any, *, unpacked: bool = False) -> None:
+    def keep_numbers(self, values: object, *, unpacked: bool = False) -> None:
         """Note the numbers that code takes a whole out as: they are told from others of the same value by the first
         and the last of them. `unpacked`: out of bytes."""
         if len(self._numbers) < _NUMBERS:
@@ -76,12 +80,12 @@ class KeptValues:
                 if unpacked:
                     self._unpacked[id(number)] = number
 
-    def has_numbers(self, values: Any, *, unpacked: bool = False) -> bool:
+    def has_numbers(self, values: object, *, unpacked: bool = False) -> bool:
         """Whether some numbers are those of wholes that were taken out, and not others of the same value."""
         known = self._unpacked if unpacked else self._numbers
         return bool(known) and all(id(end) in known and not _is_everywhere(end) for end in _ends(values))
 
-    def keep_list(self, values: Any, source: Source) -> None:
+    def keep_list(self, values: object, source: Source) -> None:
         """Note numbers that a file holds as a list, in place of a tensor."""
         if (key := _list_key(values)) is not None:
             self.keep_numbers(values)
@@ -92,12 +96,12 @@ class KeptValues:
         """Whether a file holds lists of numbers."""
         return bool(self._lists)
 
-    def found_list(self, values: Any) -> Source | None:
+    def found_list(self, values: object) -> Source | None:
         """The list of a file that some numbers are: itself, or another list of the same numbers."""
         key = _list_key(values) if self._lists and self.has_numbers(values) else None
         return None if key is None else self._lists.get(key)
 
-    def found_bytes(self, content: Any, *, numbers: bool = False) -> Origins | None:
+    def found_bytes(self, content: bytes | memoryview, *, numbers: bool = False) -> Origins | None:
         """Where bytes or numbers come from that were taken out; of several wholes that hold the same, each in turn."""
         if not self._bytes or len(content) > _WHOLE:
             return None
@@ -113,11 +117,11 @@ class KeptValues:
         return None if got is None else self._pieces.get(got)
 
 
-def _key(content: Any, numbers: bool) -> tuple[bool, int, bytes]:
+def _key(content: bytes | memoryview, numbers: bool) -> tuple[bool, int, bytes]:
     return numbers, len(content), hashlib.blake2b(content).digest()
 
 
-def _list_key(values: Any) -> tuple[int, int, bytes] | None:
+def _list_key(values: object) -> tuple[int, int, bytes] | None:
     """By which numbers in nested lists are known, None where they are no floats or too few to tell."""
     flat = list(_flat(values))
     if len(flat) < _TELLING or not all(isinstance(number, float) for number in flat):
@@ -125,7 +129,7 @@ def _list_key(values: Any) -> tuple[int, int, bytes] | None:
     return id(flat[0]), len(flat), hashlib.blake2b(struct.pack(f"{len(flat)}d", *flat)).digest()
 
 
-def _flat(values: Any) -> Iterator[Any]:
+def _flat(values: object) -> Iterator[object]:
     for value in values if isinstance(values, (list, tuple)) else ():
         if isinstance(value, (list, tuple)):
             yield from _flat(value)
@@ -133,7 +137,7 @@ def _flat(values: Any) -> Iterator[Any]:
             yield value
 
 
-def _ends(values: Any) -> tuple[object, object]:
+def _ends(values: object) -> tuple[object, object]:
     first = last = values
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
@@ -163,7 +167,7 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(plain.untyped_storage(), first, (count,), (1,))
 
 
-def bytes_of(tensor: torch.Tensor) -> tuple[Any, int]:
+def bytes_of(tensor: torch.Tensor) -> tuple[bytes | memoryview, int]:
     """The bytes of a tensor's elements as a buffer, and how many each has; nothing where it is no ordinary one."""
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return b"", 1
@@ -171,7 +175,7 @@ def bytes_of(tensor: torch.Tensor) -> tuple[Any, int]:
         return _numpy(flat_bytes(tensor)).data, tensor.element_size()
 
 
-def _print_of(dtype: str, flat: Any) -> _Print:
+def _print_of(dtype: str, flat: torch.Tensor | np.ndarray) -> _Print:
     """What tells values apart; `flat` is a tensor or an array of their bytes."""
     count = len(flat)
     parts = [flat]

@@ -19,9 +19,9 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
     tensor = torch.Tensor
 
     def settled(
-        method: Callable[..., Any], *, foreign: bool = False, keeps: bool = False, all_of_it: bool = False
-    ) -> Callable[..., Any]:
-        def reading(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        method: Callable[..., object], *, foreign: bool = False, keeps: bool = False, all_of_it: bool = False
+    ) -> Callable[..., object]:
+        def reading(self: torch.Tensor, *args: object, **kwargs: object) -> object:
             with without_torch_function(), engine.lock:
                 consists = parts(self)
                 if keeps:
@@ -48,7 +48,7 @@ def watch_classes(patched: Patches) -> None:
     """A tensor by another class, which is the same memory: torch 2.4 refuses it where operations are followed."""
     as_subclass = torch.Tensor.as_subclass
 
-    def classed(self: torch.Tensor, kind: Any) -> Any:
+    def classed(self: torch.Tensor, kind: type[torch.Tensor]) -> object:
         if type(self) not in (torch.Tensor, torch.nn.Parameter):
             return as_subclass(self, kind)
         with without_torch_dispatch():
@@ -61,7 +61,7 @@ def watch_storages(patched: Patches, engine: Engine) -> None:
     """Storages that are given another size by themselves, and then lie elsewhere."""
     resize = torch.UntypedStorage.resize_
 
-    def resized(self: torch.UntypedStorage, *args: Any) -> Any:
+    def resized(self: torch.UntypedStorage, *args: Any) -> object:
         with engine.moving(self):
             return resize(self, *args)
 
@@ -72,7 +72,7 @@ def watch_addresses(patched: Patches, engine: Engine) -> None:
     """Memory that code reaches by its address, through ctypes."""
     kept = Kept(ctypes.memmove)
 
-    def memmove(target: Any, source: Any, count: Any) -> Any:
+    def memmove(target: object, source: object, count: int) -> object:
         places = [_address(target), _address(source)]
         labels = engine.exposed_at(places[1], count)
         engine.exposed_at(places[0], count)
@@ -83,7 +83,7 @@ def watch_addresses(patched: Patches, engine: Engine) -> None:
     patched.everywhere(kept, memmove)
     kept_cast = Kept(ctypes.cast)
 
-    def cast(address: Any, kind: Any) -> Any:
+    def cast(address: object, kind: object) -> object:
         if isinstance(address, int):
             engine.settle_at(address)  # what is read there is told by an audit event, but too late
         return kept_cast.value(address, kind)
@@ -92,7 +92,7 @@ def watch_addresses(patched: Patches, engine: Engine) -> None:
     writer = getattr(*FILE_WRITER)
     write_record = writer.write_record
 
-    def written(self: Any, name: str, data: Any, *args: Any) -> Any:
+    def written(self: object, name: str, data: object, *args: object) -> object:
         if isinstance(data, int):
             engine.settle_at(data)
         elif isinstance(data, torch.UntypedStorage):

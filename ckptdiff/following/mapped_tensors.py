@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _numpy, _from_buffer = torch.Tensor.numpy, torch.frombuffer  # as they are where
 class MappedTensors:
     """The tensors of a file that the library has opened, and so found to be sound."""
 
-    def __init__(self, path: Any, storage: torch.UntypedStorage) -> None:
+    def __init__(self, path: str | os.PathLike[str], storage: torch.UntypedStorage) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage)
         with Path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

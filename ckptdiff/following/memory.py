@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ckptdiff.following.origins import Origins, Shape
 from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Snapshot:
@@ -39,9 +42,9 @@ class Snapshot:
 class Operation(NamedTuple):
     """An operation to be carried out. Tensors among its arguments are Snapshots, the one it writes is `TARGET`."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    function: Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
 
 
 class Target(NamedTuple):
@@ -90,7 +93,7 @@ class Memory:
         """First byte, end, and the line of code, of what came from a file and was replaced."""
 
     @classmethod
-    def of_array(cls, array: Any) -> Memory:
+    def of_array(cls, array: np.ndarray) -> Memory:
         """The log of the memory of a numpy array."""
         made = cls(None)
         made.address = array.__array_interface__["data"][0]
@@ -162,4 +165,4 @@ def placed(raw: torch.Tensor, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(0, dtype=dtype).set_(raw.untyped_storage(), shape.offset, shape.size, shape.stride)
 
 
-TARGET: Any = object()
+TARGET: object = object()

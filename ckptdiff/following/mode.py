@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,8 +24,12 @@ class Following(DispatchMode):  # type: ignore[no-untyped-call]
         return False  # True, torch's default, imports its compiler
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if types:
             if any(kind.__module__.startswith(TRACED_TENSORS) for kind in types):
                 return func(*args, **kwargs or {})  # of torch's compiler, which hold no values

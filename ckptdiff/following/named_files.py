@@ -50,14 +50,14 @@ class Files:
         """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
         self.opened = Opened(told=self.note_opened, reached=engine.exposed_at)
         """What the code opens."""
-        self.place: Callable[[Any], Any] = lambda path: path
+        self.place: Callable[[object], object] = lambda path: path
         """Where the file lies that a path names, for what opens it past Python."""
         self.stray = ""
         """A file that was read in a thread which is not followed."""
         self._names: dict[str, str] = {}
         self._pickled: list[torch.Tensor] | None = None
 
-    def name(self, file: Any) -> str:
+    def name(self, file: object) -> str:
         """The last part of a file's path; more of it where two files have that in common. Of a stream or of bytes that
         are those of a file, that file's."""
         if not isinstance(file, (str, os.PathLike)):
@@ -81,7 +81,7 @@ class Files:
             self.engine.looked.pop((Path(path).name, ""), None)
         return self._names[path]
 
-    def part_of(self, content: memoryview) -> tuple[str, str] | None:
+    def part_of(self, content: bytes | memoryview) -> tuple[str, str] | None:
         """The file among those that the code opened that has some bytes in it, and where."""
         if len(content) < _TELLING or not any(content):
             return None
@@ -97,7 +97,7 @@ class Files:
                     return self.name(path), f"bytes {low}-{low + len(content)}"
         return None
 
-    def _file_of(self, stream: Any) -> str | None:
+    def _file_of(self, stream: object) -> str | None:
         """The file among those that the code opened that holds just what a stream in memory does."""
         if isinstance(stream, io.BytesIO):
             with stream.getbuffer() as view:
@@ -141,7 +141,7 @@ class Files:
             paint(memory.origins, shape_of(tensor), origins)
         return True
 
-    def gave_all(self, value: Any, file: str) -> None:
+    def gave_all(self, value: object, file: str) -> None:
         """Note every tensor in what was read from a file, under its path there (`model/fc.weight`)."""
         if file == STREAM and self._pickled is not None:
             self._pickled += [tensor for _, tensor in named_tensors(value)]
@@ -159,7 +159,7 @@ class Files:
         if numbers > _MANY and file not in self.order:  # weights as lists of numbers, which code looks at as it goes
             self.engine.looked[file, ""] = None
 
-    def keep_lists(self, value: Any, file: str, path: str = "") -> None:
+    def keep_lists(self, value: object, file: str, path: str = "") -> None:
         """Note lists of numbers that a file holds in place of tensors."""
         if isinstance(value, dict):
             for name, item in list(value.items()):
@@ -179,13 +179,13 @@ class Files:
         finally:
             self._pickled = before
 
-    def gave_bytes(self, data: Any, file: str, key: str) -> None:
+    def gave_bytes(self, data: bytes | bytearray | memoryview, file: str, key: str) -> None:
         """Note that a file gave bytes, over which arrays and tensors may be laid."""
         if len(data):
             self.gave(torch.frombuffer(data, dtype=torch.uint8), file, key)
 
 
-def same_file(content: Any, paths: Iterable[str]) -> str | None:
+def same_file(content: bytes | bytearray | memoryview, paths: Iterable[str]) -> str | None:
     """The file that holds just some bytes."""
     for path in paths:
         with contextlib.suppress(OSError, ValueError):
@@ -196,7 +196,7 @@ def same_file(content: Any, paths: Iterable[str]) -> str | None:
     return None
 
 
-def flat_tensor(storage: Any) -> torch.Tensor:
+def flat_tensor(storage: torch.UntypedStorage | torch.storage.TypedStorage) -> torch.Tensor:
     """All that a storage holds."""
     with plainly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # typed storages are deprecated
@@ -204,7 +204,7 @@ def flat_tensor(storage: Any) -> torch.Tensor:
         return torch.empty(0, dtype=dtype).set_(storage)
 
 
-def named_tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(value: object) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor inside nested containers, modules and objects, with its path; shared ones once."""
     seen: set[int] = set()
     stack: list[tuple[str, Any]] = [("", value)]
@@ -219,7 +219,7 @@ def named_tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
         if isinstance(item, (torch.UntypedStorage, torch.storage.TypedStorage)):
             yield path, flat_tensor(item)
             continue
-        children: list[tuple[Any, Any]]
+        children: list[tuple[object, object]]
         if isinstance(item, nn.Module):
             children = [*own_parameters(item).items(), *own_buffers(item).items(), *children_of(item).items()]
         elif isinstance(item, dict):

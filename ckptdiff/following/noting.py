@@ -11,7 +11,7 @@ from ckptdiff.following import provenance, replay
 from ckptdiff.following.calls import is_plain, makes_plain, nbytes, tensors_in, written_by
 from ckptdiff.following.draws import Draw
 from ckptdiff.following.memory import TARGET, Operation, Target, Write, shape_of
-from ckptdiff.following.operations import Traits, draws_into, on_meta
+from ckptdiff.following.operations import Args, Function, Kwargs, Traits, draws_into, on_meta
 from ckptdiff.following.origins import paint
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ LARGE = 1024 * 1024
 
 def draw(
     engine: Engine,
-    function: Any,
+    function: Function,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tensors: list[torch.Tensor],
     traits: Traits,
-) -> Any:
+) -> object:
     """Put off what draws random numbers; None where it has to be carried out."""
     if kwargs.get("generator") is not None:
         return None
@@ -60,9 +60,7 @@ def draw(
     return None
 
 
-def noted_draw(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.Tensor
-) -> Any:
+def noted_draw(engine: Engine, function: Function, args: Args, kwargs: Kwargs, target: torch.Tensor) -> object:
     """Put off what fills a tensor with random numbers; None where its memory is to be as it should at once."""
     memory, shape = engine.memory(target), shape_of(target)
     if memory is None or memory.foreign or not shape.dense:
@@ -82,9 +80,7 @@ def noted_draw(
     return target
 
 
-def note(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits
-) -> tuple[bool, Any]:
+def note(engine: Engine, function: Function, args: Args, kwargs: dict[str, Any], traits: Traits) -> tuple[bool, object]:
     """Put an operation off. False where it has to be carried out after all."""
     written = written_by(traits, args, kwargs)
     if written:
@@ -113,8 +109,8 @@ def note(
 
 
 def note_writing(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.Tensor, traits: Traits
-) -> tuple[bool, Any]:
+    engine: Engine, function: Function, args: tuple[Any, ...], kwargs: Kwargs, target: torch.Tensor, traits: Traits
+) -> tuple[bool, object]:
     """Put off what writes into a tensor. False where it has to be carried out after all."""
     size = tuple(target.size())
     for other in tensors_in((args[1:], kwargs)):

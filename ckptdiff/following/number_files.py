@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,14 +31,14 @@ def read_numbers(patches: Patches, files: Files) -> None:
     from ckptdiff.following.arrays import Array
     from ckptdiff.following.file_arrays import from_file
 
-    def write(stream: Any, array: Any, *args: Any, **kwargs: Any) -> Any:
+    def write(stream: object, array: object, *args: object, **kwargs: object) -> object:
         if isinstance(array, Array):
             array.kept()
         return original_write(stream, array, *args, **kwargs)
 
     original_write = patches.function(np.lib.format.write_array, write)
 
-    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+    def load(file: object, *args: object, **kwargs: object) -> object:
         with reading():
             result = original(file, *args, **kwargs)
         name = files.name(file)
@@ -50,13 +51,13 @@ def read_numbers(patches: Patches, files: Files) -> None:
     original = patches.function(np.load, load)
     get = patches.function(np.lib.npyio.NpzFile.__getitem__, lambda self, key: member(self, key))
 
-    def member(self: Any, key: str) -> Any:
+    def member(self: object, key: str) -> object:
         array = get(self, key)
         name = getattr(self, "_ckptdiff_file", None)
         return array if name is None or not isinstance(array, np.ndarray) else from_file(files, array, name, key)
 
-    def noting(kept: Kept) -> Callable[..., Any]:
-        def read(file: Any, *args: Any, **kwargs: Any) -> Any:
+    def noting(kept: Kept) -> Callable[..., object]:
+        def read(file: object, *args: object, **kwargs: object) -> object:
             name = files.name(file)
             result = kept.value(file, *args, **kwargs)
             return from_file(files, result, name, "") if isinstance(result, np.ndarray) else result
@@ -67,12 +68,12 @@ def read_numbers(patches: Patches, files: Files) -> None:
         kept = Kept(reader)
         patches.everywhere(kept, noting(kept), in_modules=True)
 
-    def mapped(cls: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+    def mapped(cls: object, filename: object, *args: object, **kwargs: object) -> object:
         name = files.name(filename)
         array = new(cls, filename, *args, **kwargs)
         if cls is not np.memmap:
             return array
-        made = from_file(files, array, name, "")
+        made: Any = from_file(files, array, name, "")
         made.flush = array.flush
         for attribute in ("_mmap", "filename", "offset", "mode"):
             setattr(made, attribute, getattr(array, attribute, None))
@@ -84,7 +85,7 @@ def read_numbers(patches: Patches, files: Files) -> None:
 def read_json(patches: Patches, files: Files) -> None:
     """Weights that JSON holds as lists of numbers; the few of a configuration are none."""
 
-    def loads(text: Any, **options: Any) -> Any:
+    def loads(text: Any, **options: object) -> object:
         value = original(text, **options)
         if files.opened.texts and len(text) > _WEIGHTS and isinstance(value, (dict, list)):
             numbers = islice(numbers_in(value), _WEIGHTS)
@@ -106,12 +107,12 @@ def read_bytes(patches: Patches, files: Files) -> None:
     """Tensors over the bytes of files: `torch.from_file`, and `frombuffer` of what was read by hand."""
     kept_file, kept_buffer = Kept(torch.from_file), Kept(torch.frombuffer)
 
-    def file(filename: Any, *args: Any, **kwargs: Any) -> Any:
+    def file(filename: object, *args: object, **kwargs: object) -> object:
         made = kept_file.value(filename, *args, **kwargs)
         files.gave(made, files.name(filename), "")
         return made
 
-    def buffer(*args: Any, **kwargs: Any) -> Any:
+    def buffer(*args: object, **kwargs: object) -> object:
         made = kept_buffer.value(*args, **kwargs)
         engine = files.engine
         if sys._getframe(1).f_globals.get("__name__", "").startswith(_READERS):
@@ -132,7 +133,7 @@ def read_bytes(patches: Patches, files: Files) -> None:
 
         numpy_buffer = Kept(np.frombuffer)
 
-        def array(*args: Any, **kwargs: Any) -> Any:
+        def array(*args: object, **kwargs: object) -> object:
             made = numpy_buffer.value(*args, **kwargs)
             caller = sys._getframe(1).f_globals.get("__name__", "")
             if type(made) is not np.ndarray or caller.startswith(_READERS) or not made.size:
@@ -146,7 +147,7 @@ def read_bytes(patches: Patches, files: Files) -> None:
                 files.engine.looked[STREAM, ""] = None
             return made
 
-        def array_view(made: Any) -> Any:
+        def array_view(made: Any) -> object:
             from ckptdiff.following.arrays import Array
 
             view = made.view(Array)
@@ -159,22 +160,22 @@ def read_bytes(patches: Patches, files: Files) -> None:
 def read_hdf5(patches: Patches, files: Files) -> None:
     """h5py's data sets."""
 
-    def patch(module: Any) -> None:
+    def patch(module: ModuleType) -> None:
         from ckptdiff.following.file_arrays import from_file
 
         get, convert = module.Dataset.__getitem__, module.Dataset.__array__
 
-        def noted(dataset: Any, result: Any) -> Any:
+        def noted(dataset: Any, result: object) -> object:
             import numpy as np
 
             if isinstance(result, np.ndarray) and result.dtype.kind in "biufc":
                 return from_file(files, result, files.name(dataset.file.filename), dataset.name.lstrip("/"))
             return result
 
-        def item(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def item(self: object, *args: object, **kwargs: object) -> object:
             return noted(self, get(self, *args, **kwargs))
 
-        def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def whole(self: object, *args: object, **kwargs: object) -> object:
             return noted(self, convert(self, *args, **kwargs))
 
         patches.attribute(module.Dataset, "__getitem__", item)

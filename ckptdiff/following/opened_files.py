@@ -83,7 +83,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
             opened.note(path, writes=writes)
 
 
-def _names_weights(command: Any) -> bool:
+def _names_weights(command: object) -> bool:
     """Whether a command says something of a file of weights."""
     words = command if isinstance(command, (list, tuple)) else [command]
     return any(suffix in os.fsdecode(word) for word in words if isinstance(word, (str, bytes)) for suffix in _SUFFIXES)

@@ -17,6 +17,11 @@ import torch
 from ckptdiff.following.collectives import is_collective
 from ckptdiff.torch_private import schema_of
 
+Function = Callable[..., object]
+"""An operation, `torch.ops.aten.add.Tensor` say."""
+Args = tuple[object, ...]
+Kwargs = dict[str, object]
+"""What it is called with, and by name."""
 Kind = Literal["copy", "fill", "clone", "cat", "pointwise", "whole", "nothing", "view", "placing", "other"]
 """How an operation's result comes from its inputs: element by element as it stands (`copy`, `clone`, `cat`), element
 by element computed (`pointwise`), all of it from all of them (`whole`), not at all (`fill`; `nothing`: from the shape
@@ -110,7 +115,7 @@ class Traits:
     """Whether it hands a value to Python."""
     makes: bool
     """Whether it makes a tensor from a shape alone, filled with one value."""
-    fill: Any
+    fill: Function | None
     """The operation that draws in place what this one draws into a new tensor; None for any other."""
 
     @property
@@ -143,7 +148,7 @@ def traits(function: Any) -> Traits:
     )
 
 
-def _kind(function: Any, name: str, written: tuple[tuple[int, str], ...]) -> Kind:
+def _kind(function: Function, name: str, written: tuple[tuple[int, str], ...]) -> Kind:
     schema = schema_of(function)
     if schema.name.partition("::")[0] != "aten":
         return "other"
@@ -175,7 +180,7 @@ def _kind(function: Any, name: str, written: tuple[tuple[int, str], ...]) -> Kin
     return "whole" if name in _WHOLE else "other"
 
 
-def draws_into(function: Any) -> bool:
+def draws_into(function: object) -> bool:
     """Whether an operation fills the tensor it is given with random numbers, whatever the tensor held."""
     known = traits(function)
     return known.random and known.kind == "fill" and len(known.written) == 1
@@ -206,7 +211,7 @@ def may_be_noted(known: Traits, tensors: list[torch.Tensor]) -> bool:
 _ORDINARY = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
 
 
-def on_meta(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+def on_meta(function: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object]) -> torch.Tensor:
     """The shape, stride and dtype of an operation's result, as a tensor on the meta device."""
     if len(args) == 1 or (len(args) == 2 and type(args[1]) is int):
         joined = _joined_alike(traits(function).name, args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0))
@@ -216,7 +221,7 @@ def on_meta(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return result
 
 
-def _joined_alike(name: str, tensors: Any, dim: Any) -> torch.Tensor | None:
+def _joined_alike(name: str, tensors: Any, dim: object) -> torch.Tensor | None:
     """What `stack` and `cat` make of tensors that are all alike, of which a model has many; None for any others."""
     if name not in ("stack", "cat") or type(dim) is not int or type(tensors) not in (list, tuple) or not tensors:
         return None
@@ -238,7 +243,7 @@ def _joined_alike(name: str, tensors: Any, dim: Any) -> torch.Tensor | None:
     return torch.empty(made, dtype=dtype, device="meta")
 
 
-def _twin(argument: Any) -> Any:
+def _twin(argument: Any) -> object:
     if isinstance(argument, torch.Tensor):
         return torch.empty_strided(argument.size(), argument.stride(), dtype=argument.dtype, device="meta")
     if type(argument) in (list, tuple):

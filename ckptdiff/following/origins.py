@@ -9,14 +9,17 @@ labels change too often for pieces, a piece's label is an array of labels.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdiff.following.labels import Labels
 
-Piece = tuple[int, int, Any, "int | None"]
+if TYPE_CHECKING:
+    import numpy as np
+
+Piece = tuple[int, int, "int | np.ndarray", "int | None"]
 
 MAX_RUNS = 65_536
 """Stretches of memory up to which a strided tensor is gone through one by one."""
@@ -79,7 +82,7 @@ class Interval(NamedTuple):
 
     low: int
     high: int
-    label: Any
+    label: int | np.ndarray
     start: int | None
     itemsize: int
 
@@ -256,7 +259,7 @@ def uniform(label: int, count: int) -> list[Piece]:
     return [(0, count, label, None)] if label and count else []
 
 
-def relabelled(old: Sequence[Piece], change: Any, *, keep_start: bool = True) -> list[Piece]:
+def relabelled(old: Sequence[Piece], change: Callable[[int], int], *, keep_start: bool = True) -> list[Piece]:
     """The same pieces with every label changed."""
     made: list[Piece] = []
     for first, end, label, start in old:
@@ -289,7 +292,9 @@ def combined(parts: Sequence[Sequence[Piece]], count: int, labels: Labels) -> li
             while positions[number] < len(part) and part[positions[number]][1] <= first:
                 positions[number] += 1
             if positions[number] < len(part) and part[positions[number]][0] <= first:
-                here.append(part[positions[number]][2])
+                label = part[positions[number]][2]
+                if isinstance(label, int):
+                    here.append(label)
         if here:
             joined.append((first, end, labels.union(here), None))
     return merged(joined)
@@ -364,19 +369,21 @@ def _combined_arrays(parts: Sequence[Sequence[Piece]], count: int, labels: Label
     return encoded(total)
 
 
-def _dense_labels(origins: Origins, low: int, high: int, itemsize: int) -> Any:
+def _dense_labels(origins: Origins, low: int, high: int, itemsize: int) -> np.ndarray:
     """One label an element for all elements between two bytes."""
     import numpy as np
 
     labels = np.zeros(-((low - high) // itemsize), dtype=np.int32)
     for interval in origins.at(low, high):
         first, end = (interval.low - low) // itemsize, -((low - interval.high) // itemsize)
-        whole = isinstance(interval.label, int) or interval.itemsize == itemsize
-        labels[first:end] = interval.label if whole else next(iter(_distinct(interval.label)), 0)
+        label = interval.label
+        if not isinstance(label, int) and interval.itemsize != itemsize:
+            label = next(iter(_distinct(label)), 0)
+        labels[first:end] = label
     return labels
 
 
-def _strided(labels: Any, shape: Shape, low: int) -> Any:
+def _strided(labels: np.ndarray, shape: Shape, low: int) -> np.ndarray:
     import numpy as np
 
     strides = tuple(stride * labels.itemsize for stride in shape.stride)
@@ -384,7 +391,7 @@ def _strided(labels: Any, shape: Shape, low: int) -> Any:
     return np.lib.stride_tricks.as_strided(labels[first:], shape.size, strides)
 
 
-def decoded(among: Sequence[Piece], count: int) -> Any:
+def decoded(among: Sequence[Piece], count: int) -> np.ndarray:
     """Pieces as an array of labels, one an element."""
     import numpy as np
 
@@ -394,7 +401,7 @@ def decoded(among: Sequence[Piece], count: int) -> Any:
     return labels
 
 
-def encoded(labels: Any) -> list[Piece]:
+def encoded(labels: np.ndarray) -> list[Piece]:
     """Labels an element as pieces; as one with an array where they change often."""
     import numpy as np
 
@@ -407,7 +414,7 @@ def encoded(labels: Any) -> list[Piece]:
     return [(first, end, int(labels[first]), None) for first, end in pairwise(bounds) if labels[first]]
 
 
-def _distinct(labels: Any) -> set[int]:
+def _distinct(labels: np.ndarray) -> set[int]:
     import numpy as np
 
     return {int(label) for label in np.unique(labels)} - {0}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptdiff.following.named_files import Files
 
 
-def note_places(files: Files, path: Any, metadata: Any) -> None:
+def note_places(files: Files, path: str | os.PathLike[str], metadata: object) -> None:
     """Note what `.metadata` says of which key lies where in which file."""
     places = getattr(metadata, "storage_data", None) if type(metadata).__name__ == "Metadata" else None
     if not isinstance(places, dict):
@@ -32,7 +32,7 @@ def note_places(files: Files, path: Any, metadata: Any) -> None:
             files.places[str(folder / file), offset] = key
 
 
-def place_of(files: Files, file: Any) -> tuple[str, str] | None:
+def place_of(files: Files, file: object) -> tuple[str, str] | None:
     """The file of which something is a part, and the key that it has there; None for what is no such part."""
     part = part_of_file(file)
     if part is None:
@@ -49,10 +49,10 @@ class MappedRecords:
         self._path = path
         self._start = start
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._reader, name)
 
-    def get_storage_from_record(self, name: str, count: int, dtype: torch.dtype) -> Any:
+    def get_storage_from_record(self, name: str, count: int, dtype: torch.dtype) -> object:
         """The record as bytes of the mapped file; as a tensor, like torch's own."""
         if not count:
             return self._reader.get_storage_from_record(name, count, dtype)

@@ -14,7 +14,7 @@ import torch
 from ckptdiff.following import replay
 from ckptdiff.following.calls import collect, nbytes, written_by
 from ckptdiff.following.collectives import carried_out, is_collective, others_take_part
-from ckptdiff.following.operations import Traits
+from ckptdiff.following.operations import Args, Function, Kwargs, Traits
 from ckptdiff.following.origins import Piece, covered, decoded, encoded
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ class Reached:
 
 
 def reached(
-    engine: Engine,
-    function: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    tensors: list[torch.Tensor],
-    traits: Traits,
+    engine: Engine, function: Function, args: Args, kwargs: Kwargs, tensors: list[torch.Tensor], traits: Traits
 ) -> Reached | None:
     """Try an operation, on copies. None where that says nothing."""
     size = sum(map(nbytes, tensors))
@@ -73,7 +68,7 @@ def _continuous(tensor: torch.Tensor) -> bool:
 
 
 def _tried(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits, *, changed: bool
+    engine: Engine, function: Function, args: Args, kwargs: Kwargs, traits: Traits, *, changed: bool
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     copies: dict[int, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def after(engine: Engine, tensors: list[torch.Tensor], traits: Traits) -> int:
 
 
 def placed_labels(
-    engine: Engine, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traits: Traits
+    engine: Engine, function: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object], traits: Traits
 ) -> list[Piece] | None:
     """Where the elements of the result come from that places elements: by placing their labels as it does them."""
     names = [argument.name for argument in schema_of(function).arguments]
@@ -52,7 +52,7 @@ def placed_labels(
     if given.get("accumulate"):
         return None
 
-    def labels_of(name: str, argument: Any) -> Any:
+    def labels_of(name: str, argument: object) -> object:
         if name in DATA and isinstance(argument, torch.Tensor):
             numbers = decoded(engine.pieces(argument), argument.numel())
             return torch.from_numpy(numbers).reshape(argument.size())
@@ -88,7 +88,7 @@ def moved(
     engine: Engine,
     traits: Traits,
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, object],
     result: torch.Tensor,
     where: list[Piece] | None = None,
 ) -> list[Piece]:
@@ -169,8 +169,8 @@ def _one_after_another(engine: Engine, tensors: Sequence[torch.Tensor], step: st
     at = 0
     for tensor in tensors:
         got = engine.pieces(tensor)
-        if len(got) == 1 and isinstance(got[0][2], int):
-            first, end, label, start = got[0]
+        if len(got) == 1 and isinstance(label := got[0][2], int):
+            first, end, _, start = got[0]
             made.append((at + first, at + end, after(label, step), start))
         else:
             moved_on = relabelled(got, lambda label: after(label, step))

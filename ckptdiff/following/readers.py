@@ -11,6 +11,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import FILE_READER, part_of_file
 
 
-def map_file(path: Any, shared: bool = False, nbytes: int = 0, size: int = 0) -> torch.UntypedStorage:
+def map_file(
+    path: str | os.PathLike[str], shared: bool = False, nbytes: int = 0, size: int = 0
+) -> torch.UntypedStorage:
     """A file as memory, however large: of a private mapping that reserves nothing, only what is read is read.
 
     Takes the arguments of `torch.UntypedStorage.from_file`, in whose place it stands.
@@ -51,7 +54,7 @@ def read_torch(patches: Patches, files: Files) -> None:
     if not files.trust:
         patches.attribute(torch.serialization, "pickle", pickle_module())
 
-    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+    def load(f: object, *args: object, **kwargs: object) -> object:
         place = place_of(files, f)
         if not isinstance(f, (str, os.PathLike)):
             files.name(f)  # the code opened it for torch, which has read it, whatever comes of that
@@ -66,7 +69,9 @@ def read_torch(patches: Patches, files: Files) -> None:
 
     original = patches.function(torch.load, load)
 
-    def from_file(path: Any, shared: bool = False, nbytes: int = 0, size: int = 0) -> torch.UntypedStorage:
+    def from_file(
+        path: str | os.PathLike[str], shared: bool = False, nbytes: int = 0, size: int = 0
+    ) -> torch.UntypedStorage:
         storage = map_file(path, shared, nbytes, size)
         if not (is_reading() or sys._getframe(1).f_globals.get("__name__", "").startswith("torch.")):
             files.gave(torch.empty(0, dtype=torch.uint8).set_(storage), files.name(path), "")
@@ -74,7 +79,7 @@ def read_torch(patches: Patches, files: Files) -> None:
 
     patches.attribute(torch.UntypedStorage, "from_file", staticmethod(from_file))
 
-    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+    def save(obj: object, f: object, *args: object, **kwargs: object) -> object:
         if isinstance(f, (str, os.PathLike)):
             files.opened.note(os.fspath(f), writes=True)
             files.name(f)
@@ -83,7 +88,7 @@ def read_torch(patches: Patches, files: Files) -> None:
     original_save = patches.function(torch.save, save)
 
 
-def arrays_too(files: Files, value: Any, file: str) -> Any:
+def arrays_too(files: Files, value: object, file: str) -> object:
     """What a file gave, its arrays noted as well."""
     if "numpy" not in sys.modules:
         return value
@@ -92,7 +97,9 @@ def arrays_too(files: Files, value: Any, file: str) -> Any:
     return noted_arrays(files, value, file)
 
 
-def _load_mapped(original: Callable[..., Any], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _load_mapped(
+    original: Callable[..., object], f: object, args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
     if kwargs.get("mmap") is None and isinstance(f, (str, os.PathLike)) and _is_zip(f):
         try:
             return original(f, *args, **{**kwargs, "mmap": True})
@@ -101,7 +108,7 @@ def _load_mapped(original: Callable[..., Any], f: Any, args: tuple[Any, ...], kw
     return original(f, *args, **kwargs)
 
 
-def _is_zip(path: Any) -> bool:
+def _is_zip(path: str | os.PathLike[str]) -> bool:
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             return file.read(2) == b"PK"
@@ -121,7 +128,7 @@ def read_safetensors(patches: Patches, files: Files) -> None:
     class safe_open:  # noqa: N801 - the library's name
         """The library's own, noting what it gives."""
 
-        def __init__(self, filename: Any, *args: Any, **kwargs: Any) -> None:
+        def __init__(self, filename: str | os.PathLike[str], *args: object, **kwargs: object) -> None:
             self._file = files.name(filename)
             self._path = filename
             self._mapped: MappedTensors | None = None
@@ -130,33 +137,33 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             with plainly(), reading():
                 self._real = kept.value(files.place(filename), *args, **kwargs)
 
-        def __enter__(self) -> Any:
+        def __enter__(self) -> object:
             self._real.__enter__()
             return self
 
-        def __exit__(self, *error: Any) -> Any:
+        def __exit__(self, *error: object) -> object:
             self._plain, self._mapped = False, None  # it raises from now on
             return self._real.__exit__(*error)
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             return getattr(self._real, name)
 
-        def get_tensor(self, name: str) -> Any:
+        def get_tensor(self, name: str) -> object:
             return self._noted(name, self._whole(name))
 
-        def get_tensors(self, *args: Any) -> Any:
+        def get_tensors(self, *args: object) -> object:
             with plainly():
                 return {name: self._noted(name, tensor) for name, tensor in self._real.get_tensors(*args).items()}
 
-        def metadata(self) -> Any:
+        def metadata(self) -> object:
             result = self._real.metadata()
             files.engine.numbers.gather(dict(_numbers_of(result or {})), self._file)
             return result
 
-        def get_slice(self, name: str) -> Any:
+        def get_slice(self, name: str) -> object:
             return _Slice(self, name, self._real.get_slice(name))
 
-        def _whole(self, name: str) -> Any:
+        def _whole(self, name: str) -> object:
             with plainly():
                 if self._plain and self._mapped is None:
                     with reading():
@@ -167,7 +174,7 @@ def read_safetensors(patches: Patches, files: Files) -> None:
                         made = self._real.get_tensor(name)
                 return made
 
-        def _noted(self, name: str, tensor: Any) -> Any:
+        def _noted(self, name: str, tensor: object) -> object:
             if isinstance(tensor, torch.Tensor):
                 files.gave(tensor, self._file, name)
                 return tensor
@@ -179,7 +186,7 @@ def read_safetensors(patches: Patches, files: Files) -> None:
         def __init__(self, opened: Any, name: str, real_slice: Any) -> None:
             self._opened, self._name, self._real = opened, name, real_slice
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             return getattr(self._real, name)
 
         def __getitem__(self, index: Any) -> Any:
@@ -196,7 +203,7 @@ def read_safetensors(patches: Patches, files: Files) -> None:
     patches.everywhere(kept, safe_open)
     kept_deserialize = Kept(safetensors.deserialize)
 
-    def deserialize(data: Any) -> Any:
+    def deserialize(data: object) -> object:
         name = files.name(data)
         result = kept_deserialize.value(data)
         for key, entry in result:
@@ -206,24 +213,24 @@ def read_safetensors(patches: Patches, files: Files) -> None:
     patches.everywhere(kept_deserialize, deserialize)
     load_bytes = patches.function(safetensors.torch.load, lambda data: noted_bytes(data))
 
-    def noted_bytes(data: bytes) -> Any:
+    def noted_bytes(data: bytes) -> object:
         name = files.name(data)
         with plainly():
             result = load_bytes(data)
         files.gave_all(result, name)
         return result
 
-    def save_bytes(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_bytes(tensors: object, *args: object, **kwargs: object) -> object:
         put_away(tensors)
         return save(tensors, *args, **kwargs)
 
-    def save_named(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_named(tensors: object, filename: str | os.PathLike[str], *args: object, **kwargs: object) -> object:
         put_away(tensors)
         files.opened.note(os.fspath(filename), writes=True)
         files.name(filename)
         return save_file(tensors, filename, *args, **kwargs)
 
-    def put_away(tensors: Any) -> None:
+    def put_away(tensors: object) -> None:
         if isinstance(tensors, Mapping):
             files.engine.put_away(tensor for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
 
@@ -241,7 +248,7 @@ def _numbers_of(texts: Mapping[str, str]) -> Iterator[tuple[str, float]]:
 def read_torchscript(patches: Patches, files: Files) -> None:
     """`torch.jit.load`, whose tensors are read by C++ at once."""
 
-    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+    def load(f: object, *args: object, **kwargs: object) -> object:
         with plainly(), reading():
             module = original(files.place(f), *args, **kwargs)
             state_dict = module.state_dict(keep_vars=True)
@@ -257,27 +264,27 @@ def read_records(patches: Patches, files: Files) -> None:
     named = files
 
     class Readers(type):
-        def __call__(cls, *args: Any) -> Any:
+        def __call__(cls, *args: object) -> object:
             # torch's own loading is followed as a whole; its C++ wants the real reader.
             if args and (part := part_of_file(args[0])) is not None:
                 return MappedRecords(kept.value(*args), *part[:2])
             caller = sys._getframe(1).f_globals.get("__name__", "")
             return kept.value(*args) if caller.startswith("torch.") else super().__call__(*args)
 
-        def __instancecheck__(cls, instance: Any) -> bool:
+        def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, kept.value) or super().__instancecheck__(instance)
 
     class PyTorchFileReader(metaclass=Readers):
         """torch's own, noting what it gives."""
 
-        def __init__(self, file: Any, *args: Any) -> None:
+        def __init__(self, file: object, *args: object) -> None:
             self._file = named.name(file)
             self._reader = kept.value(named.place(file), *args)
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             return getattr(self._reader, name)
 
-        def get_storage_from_record(self, name: str, *args: Any) -> Any:
+        def get_storage_from_record(self, name: str, *args: object) -> object:
             with plainly():
                 made = self._reader.get_storage_from_record(name, *args)
                 # Asked for a storage, it gives an empty tensor over it: what came of the file is all of that.
@@ -291,8 +298,8 @@ def read_records(patches: Patches, files: Files) -> None:
 def read_packages(patches: Patches, files: Files) -> None:
     """`torch.package`, whose files bring the code by which they are read."""
 
-    def patch(module: Any) -> None:
-        def load_pickle(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def patch(module: ModuleType) -> None:
+        def load_pickle(self: Any, *args: object, **kwargs: object) -> object:
             if not files.trust:
                 raise Refused("torch.package.PackageImporter")
             with plainly():
@@ -308,8 +315,8 @@ def read_packages(patches: Patches, files: Files) -> None:
 def read_exported(patches: Patches, files: Files) -> None:
     """`torch.export.load`."""
 
-    def patch(module: Any) -> None:
-        def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+    def patch(module: ModuleType) -> None:
+        def load(f: object, *args: object, **kwargs: object) -> object:
             name = files.name(f)
             program = original(f, *args, **kwargs)
             files.gave_all({"state_dict": dict(program.state_dict), "constants": dict(program.constants)}, name)

@@ -22,6 +22,7 @@ from ckptdiff.following.opened_files import reading
 from ckptdiff.following.origins import Interval, Origins
 
 if TYPE_CHECKING:
+    from ckptdiff.following.arrays import Array
     from ckptdiff.following.named_files import Files
 
 Way = Literal["bytes", "array", "numbers"]
@@ -35,7 +36,7 @@ _WORD = 4
 _TELLING_WORDS = 4
 
 
-def recognised(files: Files, made: Any, way: Way, given: Any = None) -> bool:
+def recognised(files: Files, made: object, way: Way, given: object = None) -> bool:
     """Whether a new tensor's values are known again, and are noted to come from where they were before.
 
     `way` is what they were last: numbers may be the same by chance, and a table that the code computes as an array may
@@ -59,7 +60,7 @@ def recognised(files: Files, made: Any, way: Way, given: Any = None) -> bool:
     return True
 
 
-def recognised_array(files: Files, made: Any, given: Any = None) -> Any | None:
+def recognised_array(files: Files, made: Any, given: object = None) -> Array | None:
     """A plain numpy array as one of the run, where its values are known again; else None. `given` are the numbers that
     it is made of, if it is."""
     from ckptdiff.following.arrays import known, memory_of
@@ -74,10 +75,11 @@ def recognised_array(files: Files, made: Any, given: Any = None) -> Any | None:
     if origins is None or memory is None:
         return None
     _put(memory, first, made.nbytes, origins)
-    return known(made, files.engine, ())
+    array: Array = known(made, files.engine, ())
+    return array
 
 
-def origins_of(files: Files, content: memoryview, way: Way, given: Any = None) -> Origins | None:
+def origins_of(files: Files, content: bytes | memoryview, way: Way, given: object = None) -> Origins | None:
     """Where some bytes come from, None where that cannot be told; `given` are the numbers that they are, if any."""
     engine = files.engine
     if way == "numbers" and (entry := engine.kept.found_list(given)) is not None:
@@ -109,7 +111,7 @@ def _whole(files: Files, source: Source, count: int) -> Origins:
     return Origins([Interval(0, count, files.engine.labels.of(Origin(frozenset((source,)))), 0, 1)])
 
 
-def _otherwise(files: Files, given: Any) -> tuple[str, str] | None:
+def _otherwise(files: Files, given: object) -> tuple[str, str] | None:
     """Where numbers lie in a file in another width or order of bytes than they have by now."""
     if "numpy" not in sys.modules:
         return None
@@ -126,7 +128,7 @@ def _put(memory: Memory, first: int, count: int, origins: Origins) -> None:
     memory.origins.replace([(first, first + count)], shifted)
 
 
-def _tells(content: memoryview) -> bool:
+def _tells(content: bytes | memoryview) -> bool:
     """Whether some bytes are unlike any others: not too few, and not the same over and over."""
     words = {bytes(content[at : at + _WORD]) for at in range(0, min(len(content), 1 << 12), _WORD)}
     return len(content) >= _SEED and len(words) >= _TELLING_WORDS

@@ -188,7 +188,7 @@ def _run(operation: Operation, given: Callable[[Snapshot], torch.Tensor], target
     return operation.function(*args, **kwargs)
 
 
-def _real(argument: Any, given: Callable[[Snapshot], torch.Tensor], target: torch.Tensor | None) -> Any:
+def _real(argument: Any, given: Callable[[Snapshot], torch.Tensor], target: torch.Tensor | None) -> object:
     # No function inside `_run`: one that calls itself is a cycle, which would keep the tensors until it is collected.
     if argument is TARGET:
         return target

@@ -35,30 +35,30 @@ class _Told:
     numbers: FileNumbers
     source: Source
 
-    def __copy__(self) -> Any:
+    def __copy__(self) -> object:
         return self
 
-    def __deepcopy__(self, memo: Any) -> Any:
+    def __deepcopy__(self, memo: object) -> object:
         return self
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: object) -> tuple[type, tuple[object]]:
         return _base(self), (_base(self)(self),)  # others are to read what was always written
 
-    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+    def __array_ufunc__(self, function: object, method: str, *inputs: object, **kwargs: object) -> object:
         result = getattr(function, method)(*map(plain, inputs), **{key: plain(item) for key, item in kwargs.items()})
         if not getattr(result, "ndim", 1):
             self.numbers.note(float(result), self.source)
         return result
 
 
-def _base(number: Any) -> type:
+def _base(number: object) -> type:
     return float if isinstance(number, float) else int
 
 
-def _operator(base: type, name: str) -> Callable[..., Any]:
+def _operator(base: type, name: str) -> Callable[..., object]:
     method, of_float = getattr(base, name, None), getattr(float, name)
 
-    def operate(self: Any, *others: Any) -> Any:
+    def operate(self: Any, *others: object) -> object:
         result = method(self, *others) if method is not None else NotImplemented
         if result is NotImplemented and type(others[0]) is float:
             result = of_float(float(self), others[0])
@@ -97,7 +97,7 @@ for _class, _plain in ((_Float, float), (_Int, int)):
     _class.__module__ = "builtins"
 
 
-def told(value: Any, numbers: FileNumbers, source: Source) -> Any:
+def told(value: Any, numbers: FileNumbers, source: Source) -> object:
     """A number that tells what is made of it; anything else as it is."""
     if isinstance(value, _Told) or type(value) not in (float, int):
         return value
@@ -122,7 +122,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def tell(value: Any, numbers: FileNumbers, file: str, path: str = "") -> Any:
+def tell(value: object, numbers: FileNumbers, file: str, path: str = "") -> object:
     """Have the single numbers in what a file gave tell what is made of them; dictionaries and lists stay the same."""
     if isinstance(value, (float, int)):
         return told(value, numbers, (file, path))
@@ -140,8 +140,8 @@ def tell(value: Any, numbers: FileNumbers, file: str, path: str = "") -> Any:
 def watch_functions(patches: Patches) -> None:
     """`math`'s functions of such a number give one."""
 
-    def telling(kept: Kept) -> Callable[..., Any]:
-        def of(*args: Any) -> Any:
+    def telling(kept: Kept) -> Callable[..., object]:
+        def of(*args: object) -> object:
             result = kept.value(*args)
             given = next((value for value in args if isinstance(value, _Told)), None)
             return result if given is None else told(result, given.numbers, given.source)

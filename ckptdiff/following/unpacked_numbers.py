@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ckptdiff.following.named_files import Files
@@ -28,7 +28,7 @@ class _Unpacking:
         self._packs = False
         """Whether the code has packed floats of its own, which it may read again, a few bytes at a time."""
 
-    def unpacked(self, numbers: Any, content: Any) -> None:
+    def unpacked(self, numbers: Iterable[object], content: object) -> None:
         """Note numbers that code has unpacked out of some bytes."""
         if self.active and any(type(number) is float for number in numbers) and self.is_of_file(content):
             self.files.engine.kept.keep_numbers(numbers, unpacked=True)
@@ -43,7 +43,7 @@ class _Unpacking:
             return bool(opened) and not self._packs
         return kept.found_bytes(flat) is not None or (bool(opened) and self.files.part_of(flat) is not None)
 
-    def packed(self, content: Any, numbers: Any) -> None:
+    def packed(self, content: bytes, numbers: Iterable[object]) -> None:
         """Note bytes that code has packed numbers as."""
         if not self.active:
             return
@@ -63,10 +63,10 @@ def read_unpacked(patches: Patches, files: Files) -> None:
         patches.everywhere(kept, _noting(kept, unpacking), in_modules=True)
     kept_iterator, kept_pack = Kept(struct.iter_unpack), Kept(struct.pack)
 
-    def iter_unpack(layout: Any, content: Any) -> Iterator[Any]:
+    def iter_unpack(layout: object, content: object) -> Iterator[object]:
         return _each(kept_iterator.value(layout, content), content, unpacking)
 
-    def pack(*values: Any) -> bytes:
+    def pack(*values: object) -> bytes:
         made: bytes = kept_pack.value(*values)
         unpacking.packed(made, values[1:])
         return made
@@ -78,8 +78,8 @@ def read_unpacked(patches: Patches, files: Files) -> None:
         patches.everywhere(kept, make(kept, unpacking), in_modules=True)
 
 
-def _noting(kept: Kept, unpacking: _Unpacking) -> Callable[..., Any]:
-    def unpack(layout: Any, *args: Any, **kwargs: Any) -> Any:
+def _noting(kept: Kept, unpacking: _Unpacking) -> Callable[..., object]:
+    def unpack(layout: object, *args: object, **kwargs: object) -> object:
         numbers = kept.value(layout, *args, **kwargs)
         unpacking.unpacked(numbers, args[0] if args else kwargs["buffer"])
         return numbers
@@ -87,7 +87,7 @@ def _noting(kept: Kept, unpacking: _Unpacking) -> Callable[..., Any]:
     return unpack
 
 
-def _each(numbers: Any, content: Any, unpacking: _Unpacking) -> Iterator[Any]:
+def _each(numbers: Iterable[object], content: object, unpacking: _Unpacking) -> Iterator[object]:
     of_file: bool | None = None
     for number in numbers:
         if of_file is None:
@@ -102,7 +102,7 @@ class _Named(type):
 
     stands_for: type
 
-    def __instancecheck__(cls, instance: Any) -> bool:
+    def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls.stands_for)
 
 
@@ -115,20 +115,20 @@ def _struct(kept: Kept, unpacking: _Unpacking) -> type:
     class Struct(plain, metaclass=_Named):  # type: ignore[misc,valid-type]
         stands_for = plain
 
-        def unpack(self, content: Any) -> Any:
+        def unpack(self, content: object) -> object:
             numbers = kept.value.unpack(self, content)
             unpacking.unpacked(numbers, content)
             return numbers
 
-        def unpack_from(self, buffer: Any, offset: int = 0) -> Any:
+        def unpack_from(self, buffer: object, offset: int = 0) -> object:
             numbers = kept.value.unpack_from(self, buffer, offset)
             unpacking.unpacked(numbers, buffer)
             return numbers
 
-        def iter_unpack(self, content: Any) -> Iterator[Any]:
+        def iter_unpack(self, content: object) -> Iterator[object]:
             return _each(kept.value.iter_unpack(self, content), content, unpacking)
 
-        def pack(self, *values: Any) -> bytes:
+        def pack(self, *values: object) -> bytes:
             made: bytes = kept.value.pack(self, *values)
             unpacking.packed(made, values)
             return made
@@ -143,16 +143,16 @@ def _array(kept: Kept, unpacking: _Unpacking) -> type:
     class array(plain, metaclass=_Named):  # type: ignore[misc,valid-type] # noqa: N801 - the module's name
         stands_for = plain
 
-        def __init__(self, _: str, initial: Any = ()) -> None:
+        def __init__(self, _: str, initial: object = ()) -> None:
             if isinstance(initial, (bytes, bytearray)) and unpacking.active and unpacking.is_of_file(initial):
                 self._is_of_file()
 
-        def frombytes(self, content: Any) -> None:
+        def frombytes(self, content: object) -> None:
             kept.value.frombytes(self, content)
             if unpacking.active and unpacking.is_of_file(content):
                 self._is_of_file()
 
-        def fromfile(self, file: Any, count: int) -> None:
+        def fromfile(self, file: object, count: int) -> None:
             kept.value.fromfile(self, file, count)
             path = getattr(file, "name", None)
             if (
@@ -162,8 +162,8 @@ def _array(kept: Kept, unpacking: _Unpacking) -> type:
             ):
                 self._is_of_file()
 
-        def tolist(self) -> list[Any]:
-            numbers: list[Any] = kept.value.tolist(self)
+        def tolist(self) -> list[object]:
+            numbers: list[object] = kept.value.tolist(self)
             if unpacking.active and unpacking.files.engine.kept.has_numbers(self):
                 unpacking.files.engine.kept.keep_numbers(numbers, unpacked=True)
             return numbers

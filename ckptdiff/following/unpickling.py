@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.following.calls import is_plain
 from ckptdiff.following.inert import Held, Refused, held_class, is_harmless, pickle_module
@@ -28,6 +28,9 @@ from ckptdiff.following.placed_records import note_places
 from ckptdiff.following.recognising import recognised_array
 from ckptdiff.following.replay import plainly
 from ckptdiff.patches import Kept, Patches
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _BETWEEN_PROCESSES = (
     "ckptdiff.", "concurrent.futures.", "multiprocessing.", "torch._dynamo.", "torch._functorch.", "torch._inductor.",
@@ -44,13 +47,13 @@ class _Pickles:
         self.active = True
         self.trusted = Kept(pickle.load)
         self._written: set[bytes] = set()
-        self._readers: weakref.WeakKeyDictionary[Any, _Reader] = weakref.WeakKeyDictionary()
+        self._readers: weakref.WeakKeyDictionary[object, _Reader] = weakref.WeakKeyDictionary()
 
-    def wrote(self, content: Any) -> None:
+    def wrote(self, content: bytes | memoryview) -> None:
         """Note that the code has pickled something."""
         self._written.add(hashlib.blake2b(content).digest())
 
-    def is_own(self, source: Any) -> bool:
+    def is_own(self, source: object) -> bool:
         """Whether a stream or some bytes are what the code has pickled itself, or a library between its processes."""
         if _caller().startswith(_BETWEEN_PROCESSES):
             return True
@@ -59,10 +62,10 @@ class _Pickles:
                 return self._is_written(view[source.tell() :])
         return isinstance(source, (bytes, bytearray, memoryview)) and self._is_written(source)
 
-    def _is_written(self, content: Any) -> bool:
+    def _is_written(self, content: bytes | bytearray | memoryview) -> bool:
         return bool(self._written) and hashlib.blake2b(content).digest() in self._written
 
-    def name(self, source: Any) -> str:
+    def name(self, source: object) -> str:
         """The file of which a stream or some bytes are the whole or a part, STREAM for those of none."""
         if not isinstance(source, (bytes, bytearray, memoryview, io.BytesIO)):
             return self.files.name(source)
@@ -75,7 +78,7 @@ class _Pickles:
             name = STREAM if place is None else place[0]
         return name
 
-    def load(self, source: Any, stream: Any, options: dict[str, Any]) -> Any:
+    def load(self, source: object, stream: Any, options: dict[str, Any]) -> object:
         """What a pickle holds, read inertly unless it is trusted."""
         name = self.name(source)
         with plainly(), self.files.inside_pickle(name):
@@ -84,7 +87,7 @@ class _Pickles:
             note_places(self.files, stream.name, result)
         return self.known_again(result, name) if name == STREAM else self.gave(result, name)
 
-    def gave(self, result: Any, name: str) -> Any:
+    def gave(self, result: object, name: str) -> object:
         """Note all that a file gave."""
         self.files.gave_all(result, name)
         if "numpy" in sys.modules:
@@ -93,7 +96,7 @@ class _Pickles:
             return noted_arrays(self.files, result, name)
         return result
 
-    def known_again(self, value: Any, name: str, path: str = "") -> Any:
+    def known_again(self, value: object, name: str, path: str = "") -> object:
         """What an unknown stream gave, or code of one's own that reads a file and may make some of it by itself: arrays
         are known by their bytes."""
         if "numpy" in sys.modules:
@@ -114,7 +117,7 @@ class _Pickles:
             value[:] = again
         return value
 
-    def _array(self, array: Any, name: str, path: str) -> Any:
+    def _array(self, array: np.ndarray, name: str, path: str) -> object:
         if name != STREAM and array.flags.c_contiguous:
             place = self.files.part_of(array.reshape(-1).view("u1").data)
             if place is not None and place[0] == name:
@@ -126,12 +129,12 @@ class _Pickles:
             self.files.engine.looked[STREAM, ""] = None
         return array if origins is None else origins
 
-    def reads(self, reader: Any, file: Any) -> None:
+    def reads(self, reader: object, file: object) -> None:
         """Note what an unpickler reads."""
         with contextlib.suppress(TypeError):  # one of slots
             self._readers[reader] = _Reader(file)
 
-    def by_reader(self, reader: Any, load: Callable[[], Any]) -> Any:
+    def by_reader(self, reader: object, load: Callable[[], object]) -> object:
         """What an unpickler of the code's own gives, which may make some of it itself."""
         if not self.active:
             return load()
@@ -151,10 +154,10 @@ class _Pickles:
                 self.files.gave(tensor, name, path)
         return self.known_again(result, name)
 
-    def finding(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def finding(self, original: Callable[..., object]) -> Callable[..., object]:
         """A way to find globals that gives what only holds for those that are refused."""
 
-        def find_class(reader: Any, module: str, name: str) -> Any:
+        def find_class(reader: object, module: str, name: str) -> object:
             _found.last = None
             try:
                 kind = original(reader, module, name)
@@ -171,7 +174,7 @@ class _Pickles:
 class _Reader:
     """What is known of an unpickler."""
 
-    file: Any
+    file: object
     made_by_code: bool = False
     """Whether it was given other globals than Python finds, by code of its own."""
 
@@ -182,7 +185,7 @@ def read_pickles(patches: Patches, files: Files) -> None:
     patches.also(lambda: setattr(pickles, "active", False))
     files.opened.finds = partial(_found_by_python, trust=files.trust)
 
-    def read(kept: Kept, source: Any, options: dict[str, Any], stream_of: Callable[[Any], Any]) -> Any:
+    def read(kept: Kept, source: object, options: dict[str, object], stream_of: Callable[[Any], object]) -> object:
         if _caller() in _READERS:
             return kept.value(source, **options)
         if pickles.is_own(source):
@@ -190,18 +193,18 @@ def read_pickles(patches: Patches, files: Files) -> None:
                 return kept.value(source, **options)
         return pickles.load(source, stream_of(source), options)
 
-    def load(file: Any, **options: Any) -> Any:
+    def load(file: object, **options: object) -> object:
         return read(kept_load, file, options, lambda file: file)
 
-    def loads(data: Any, **options: Any) -> Any:
+    def loads(data: object, **options: object) -> object:
         return read(kept_loads, data, options, io.BytesIO)
 
-    def dumps(*args: Any, **options: Any) -> Any:
-        made = kept_dumps.value(*args, **options)
+    def dumps(*args: object, **options: object) -> bytes:
+        made: bytes = kept_dumps.value(*args, **options)
         pickles.wrote(made)
         return made
 
-    def dump(obj: Any, file: Any, *args: Any, **options: Any) -> Any:
+    def dump(obj: object, file: object, *args: object, **options: object) -> None:
         first = file.tell() if isinstance(file, io.BytesIO) else 0
         kept_dump.value(obj, file, *args, **options)
         if isinstance(file, io.BytesIO):
@@ -225,19 +228,19 @@ def _reader(kept: Kept, pickles: _Pickles) -> type:
     plain = kept.value
 
     class Unpickler(plain):  # type: ignore[misc,valid-type] # no super(): its cell goes back with the names
-        def __init__(self, file: Any, **options: Any) -> None:
+        def __init__(self, file: object, **options: object) -> None:
             kept.value.__init__(self, file, **options)
             pickles.reads(self, file)
 
-        def __init_subclass__(cls, **options: Any) -> None:
+        def __init_subclass__(cls, **options: object) -> None:
             kept.value.__init_subclass__(**options)
             if "find_class" in vars(cls):
                 cls.find_class = pickles.finding(cls.find_class)  # type: ignore[method-assign]
 
-        def find_class(self, module: str, name: str) -> Any:
+        def find_class(self, module: str, name: str) -> object:
             return finding(self, module, name)
 
-        def load(self) -> Any:
+        def load(self) -> object:
             return pickles.by_reader(self, lambda: kept.value.load(self))
 
     finding = pickles.finding(plain.find_class)
@@ -249,7 +252,7 @@ def _watch(patches: Patches, kind: Any, pickles: _Pickles) -> None:
     """The same for a class that there is, whose base cannot be changed."""
     begin, load = kind.__init__, kind.load
 
-    def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
+    def __init__(self: object, *args: object, **options: object) -> None:  # noqa: N807
         begin(self, *args, **options)
         if args or "file" in options:
             pickles.reads(self, args[0] if args else options["file"])
@@ -272,7 +275,7 @@ def _found_by_python(module: str, name: str, *, trust: bool) -> None:
         raise Refused(f"{module}.{name}")
 
 
-def _is_last(value: Any) -> bool:
+def _is_last(value: object) -> bool:
     """Whether something is the global that Python has found last."""
     module, name = _found.last or ("", "")
     return value is not None and value is getattr(sys.modules.get(module), name, None)
