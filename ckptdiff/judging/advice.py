@@ -28,6 +28,7 @@ Kind = Literal[
     "not-strict",
     "other-state-dict",
     "beyond-repair",
+    "adapt",
 ]
 
 
@@ -36,8 +37,9 @@ class Advice:
     """One thing to do.
 
     `options` are what it takes: keywords of `compare` and their values, in the order they apply, each as often as it is
-    given; for `not-strict`, of `load_state_dict`; for `save-rules`, of `suggest`. `facts` are what its words are
-    made of. `sides` are the model and the checkpoint as the user gave them, for an advice that is another request.
+    given; for `not-strict`, of `load_state_dict`; for `save-rules`, of `suggest`; for `adapt`, of `fix`. `facts` are
+    what its words are made of. `sides` are the model and the checkpoint as the user gave them, for an advice that is
+    another request.
     """
 
     kind: Kind
@@ -58,8 +60,10 @@ def advice_on(report: Report) -> Iterator[Advice]:
     yield from report.repair.advice
     if _nothing_is_lost(report):
         harmless = sum(RULES[finding.rule].forgives == "either" for finding in report.findings)
-        facts = {"harmless": harmless, "unexpected": len(report.unexpected_keys)}
-        yield Advice("not-strict", (("strict", "False"),), facts if harmless else {})
+        counts = {"harmless": harmless, "unexpected": len(report.unexpected_keys) if harmless else 0}
+        filled = report.outcome.filled
+        counts["aliases"] = sum(filled[key].by == "tie" for key in report.missing_keys if key in filled)
+        yield Advice("not-strict", (("strict", "False"),), {name: number for name, number in counts.items() if number})
     if report.verdict == "fail":
         for other in report.outcome.checkpoint.alternatives[:_MOST_ALTERNATIVES]:
             yield Advice("other-state-dict", (("key", other.key),), {"tensors": other.tensors})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ckptdiff.judging.advice import Advice, Kind
 from ckptdiff.render.escape import plain
 from ckptdiff.render.phrases import count, number
-from ckptdiff.spelling import Metavar, call, options
+from ckptdiff.spelling import Metavar, call, option, options
 
 
 def sentence(advice: Advice) -> str:
@@ -67,15 +67,23 @@ def _arguments(advice: Advice) -> str:
     return f"Sizes differ: `{what}` looks for arguments of the constructor with which it loads."
 
 
+def _adapt(advice: Advice) -> str:
+    keys = int(advice.facts["keys"])
+    mismatches = count(keys, "size mismatch", "size mismatches")
+    return f"`ckptdiff fix` answers {mismatches} with {options(*advice.options)}: {advice.facts['text']}."
+
+
 def _not_strict(advice: Advice) -> str:
-    if not advice.facts:
+    unexpected, aliases = (int(advice.facts.get(name, 0)) for name in ("unexpected", "aliases"))
+    drops = f", and `ckptdiff filter` drops {count(unexpected, 'key')}" if unexpected else ""
+    writes = f" With {option('fill_missing')} it writes the tied ones under each of their names." if aliases else ""
+    if not advice.facts.get("harmless"):
+        writes = writes.replace(" it writes", " `ckptdiff filter` writes")
         return (
             "Nothing is lost with load_state_dict(state_dict, strict=False): "
-            "the keys that differ are tied to loaded ones or computed by the model."
+            f"the keys that differ are tied to loaded ones or computed by the model.{writes}"
         )
-    unexpected = int(advice.facts["unexpected"])
-    drops = f", and `ckptdiff filter` drops {count(unexpected, 'key')}" if unexpected else ""
-    return f"All parameters are covered: strict=False loses nothing{drops}."
+    return f"All parameters are covered: strict=False loses nothing{drops}.{writes}"
 
 
 def _other_state_dict(advice: Advice) -> str:
@@ -96,5 +104,6 @@ _WORDS: dict[Kind, Callable[[Advice], str]] = {
     ),
     "not-strict": _not_strict,
     "other-state-dict": _other_state_dict,
+    "adapt": lambda advice: plain(_adapt(advice), 1000),
     "beyond-repair": lambda advice: plain(str(advice.facts["text"]), 1000),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -77,7 +77,9 @@ def with_arguments(report: Report, values: Mapping[str, object], renames: bool) 
     """What compares with a model that has other arguments, or repairs for it where keys are to be renamed."""
     assert report.question is not None
     question = replace(report.question, args={**report.question.args, **values})
-    return _again("fix", question, out=out_name(question.checkpoint)) if renames else _again("compare", question)
+    if not renames:
+        return _again("compare", question)
+    return _again("fix", question, renames=question.renames.given, out=out_name(question.checkpoint))
 
 
 def looking_further(report: Report) -> tuple[str, ...]:
@@ -118,17 +120,26 @@ def _repaired(report: Report, question: Question) -> Iterator[str]:
         return
     if _can_be_written(question):
         out = out_name(question.checkpoint)
+        adapt = [text for advice in report.repair.advice if advice.kind == "adapt" for _, text in advice.options]
         # A prefix is given as it was found; what fix does not take, and what is spelled backwards, is filter's.
         if not left.renames.given and not {"add_prefix", "reverse"}.intersection(dict(question.renames.given)):
-            yield _again("fix", question, renames=question.renames.given, out=out)
+            yield _again("fix", question, renames=question.renames.given, out=out, adapt=adapt, fill=_tied(report))
             return
         options = _both(question.renames, left.renames)
         if options is not None:
-            yield _again("filter", question, renames=options, out=out)
+            yield _again("filter", question, renames=options, out=out, adapt=adapt, fill=_tied(report))
             return
     options = _both(question.renames, left.renames)
     if options and left.renames:
         yield _again("compare", question, renames=options)
+
+
+def _tied(report: Report) -> bool:
+    """Whether all that is missing is a name of a tensor that is there."""
+    missing = report.missing_keys
+    return bool(missing) and all(
+        report.outcome.filled[key].by == "tie" for key in missing if key in report.outcome.filled
+    )
 
 
 def _both(first: Renames, then: Renames) -> tuple[tuple[str, str], ...] | None:
@@ -171,6 +182,8 @@ def _again(
     out: str = "",
     loader: str = "",
     include: str = "",
+    adapt: Sequence[str] = (),
+    fill: bool = False,
 ) -> str:
     """Another request for the same two."""
     model = question.model or Metavar("model")
@@ -190,6 +203,10 @@ def _again(
         values["loader"] = loader
     if include:
         values["include"] = include
+    if adapt:
+        values["adapt"] = list(adapt)
+    if fill:
+        values["fill_missing"] = True
     if out:
         values["out"] = out
     return call(verb, *arguments, **values)

@@ -27,6 +27,8 @@ def answer(fixed: Fixed, view: View) -> Answer:
         blocks.append(Block(f"initial values in the model ({len(fixed.stays)}):", (*rows[:most], *more)))
     if fixed.why:
         blocks.insert(0, Block("to know:", (plain(fixed.why, 1000),)))
+    if fixed.suggestion.adaptations:
+        blocks.append(suggested.adaptations(fixed.suggestion))
     if fixed.suggestion.arguments is not None:
         blocks.append(suggested.arguments(fixed.suggestion.arguments))
     blocks += suggested.repairs(fixed.suggestion, most, ("rules:", "tensor operations:"))

@@ -12,7 +12,7 @@ from ckptdiff.render.outline import facts_of
 from ckptdiff.render.phrases import count
 from ckptdiff.render.sections import Answer, Block
 from ckptdiff.render.view import View
-from ckptdiff.spelling import Metavar, call, option
+from ckptdiff.spelling import Metavar, call, option, options
 from ckptdiff.suggesting.constructor_arguments import Arguments
 from ckptdiff.suggesting.suggestion import Suggestion
 
@@ -30,6 +30,8 @@ def answer(suggestion: Suggestion, report: Report | None, view: View) -> Answer:
         f"tensor operations, for {option('save')} and `{call('filter', rules=Metavar())}`:",
     )
     blocks = repairs(suggestion, most, titles)
+    if suggestion.adaptations:
+        blocks.insert(0, adaptations(suggestion))
     if suggestion.arguments is not None:
         blocks.insert(0, arguments(suggestion.arguments))
     rest = [plain(suggestion.head.sentence, 600)] if suggestion.head is not None else []
@@ -58,9 +60,9 @@ def next_steps(suggestion: Suggestion, report: Report | None) -> tuple[str, ...]
     renames = bool(suggestion.rules or suggestion.operations)
     if suggestion.arguments is not None and not (suggestion.resized and renames):
         choices = ({},) if suggestion.resized else suggestion.arguments.choices
-        repair = repairing(report) if suggestion.head else ()
+        repair = repairing(report) if suggestion.head or suggestion.adaptations else ()
         return (*repair, *(with_arguments(report, values, renames) for values in choices))
-    if renames or suggestion.head or any(advice.kind in _TOLD for advice in report.advice):
+    if renames or suggestion.head or suggestion.adaptations or any(advice.kind in _TOLD for advice in report.advice):
         return repairing(report)
     return looking_further(report) if suggestion.ambiguous else ()
 
@@ -69,7 +71,7 @@ def arguments(found: Arguments) -> Block:
     """The arguments with which it loads, who says so, and what no size tells of them."""
     who = f"as {plain(found.source)} says" if found.source else "found by trying"
     does = "loads" if found.loads else "has the same sizes"
-    lines = [plain(f"{does} with {options}", 1000) for options in found.said]
+    lines = [plain(f"{does} with {said}", 1000) for said in found.said]
     if not found.decided:
         lines.append("  which of them are meant, nothing says")
     lines += [plain(f"  {name}={value!r} has the same sizes", 400) for name, value in found.as_good]
@@ -78,6 +80,15 @@ def arguments(found: Arguments) -> Block:
         names += f" and {len(found.unseen) - _FEW} more" if len(found.unseen) > _FEW else ""
         lines.append(f"  what changes no key stays as it is, since no size tells it: {names}")
     return Block(f"arguments of the constructor, {who}:", tuple(lines))
+
+
+def adaptations(suggestion: Suggestion) -> Block:
+    """What answers sizes that differ, by other values than the file has."""
+    lines = []
+    for item in suggestion.adaptations:
+        lines.append(plain(options(("adapt", item.rule)), 1000))
+        lines.append(f"  {count(len(item.keys), 'key')}: {plain(item.reason, 400)}")
+    return Block(f"adaptations, for `{call('fix')}` and `{call('filter')}`:", tuple(lines))
 
 
 def repairs(suggestion: Suggestion, most: int | None, titles: tuple[str, str]) -> list[Block]:
@@ -150,6 +161,9 @@ def document(suggestion: Suggestion, report: Report | None) -> dict[str, object]
             "alternatives": [dict(values) for values in suggestion.arguments.alike],
             "without_effect": list(suggestion.arguments.unseen),
         },
+        "adaptations": [
+            {"rule": item.rule, "keys": list(item.keys), "reason": item.reason} for item in suggestion.adaptations
+        ],
         "head": None if suggestion.head is None else suggestion.head.sentence,
         "looks_like": suggestion.looks_like,
         "already": suggestion.already,

@@ -53,6 +53,15 @@ class OperationFinding:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class AdaptationFinding:
+    """An adaptation that makes keys of other sizes fit: as `adapt` takes it, the keys, what it does and for whom."""
+
+    rule: str
+    keys: tuple[str, ...]
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Suggestion(Shown):
     """The repair `suggest_rules` proposes.
@@ -63,7 +72,8 @@ class Suggestion(Shown):
     `unused` keys of the checkpoint that go nowhere.
 
     `arguments` are others of the model's constructor with which the checkpoint loads whole. All else is about the model
-    that has them (`resized`), but for a mere head of another size, and where nothing says which of several are meant.
+    that has them (`resized`), but where nothing says which of several are meant, and where what differs is a head
+    alone, or answered by `adaptations`: these are for `filter` and `fix`, which write other values than the file has.
     """
 
     rules: tuple[RenameRule, ...] = ()
@@ -76,13 +86,15 @@ class Suggestion(Shown):
     unfilled: int = 0
     unused: int = 0
     arguments: Arguments | None = None
+    adaptations: tuple[AdaptationFinding, ...] = ()
     asked: Renames = field(default_factory=Renames)
     """What the checkpoint was renamed by before anything was looked for, as it was asked."""
 
     @property
     def resized(self) -> bool:
         """Whether rules and the rest are about the model with `arguments`, not as it was named."""
-        return self.arguments is not None and self.arguments.decided and self.head is None
+        decided = self.arguments is not None and self.arguments.decided
+        return decided and self.head is None and not self.adaptations
 
     @property
     def renames(self) -> Renames:

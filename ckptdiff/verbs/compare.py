@@ -30,6 +30,7 @@ from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, en
 from ckptdiff.spelling import option
 from ckptdiff.stages import doing
 from ckptdiff.writing.rewriting import applied
+from ckptdiff.writing.suited import advised, all_answered, suited
 
 if TYPE_CHECKING:
     from ckptdiff.judging.rules import Level
@@ -267,18 +268,19 @@ def _looked_for(report: Report, model: GivenModel) -> Found:
     """Only what fails pays for the engine that infers renames; a prefix alone has been found already."""
     outcome = report.outcome
     file = outcome.checkpoint
+    sides = (model.shown, file.path)
     for finding in report.findings:
         if RULES[finding.rule].advises:
             (steps,) = (
                 advice.options for advice in advice_on(replace(report, found=Found())) if advice.kind == "prefix"
             )
             renames = renames_by(steps)
-            return Found((), left_of(renames, judge(ask(model, applied(file, renames)[0]))))
+            repaired = judge(ask(model, applied(file, renames)[0]))
+            return Found(tuple(_of_sizes(repaired, model, sides)), left_of(renames, repaired))
     if beyond_repair(outcome):
         return Found()
     from ckptdiff.verbs.suggest import proposed
 
-    sides = (model.shown, file.path)
     keys = len(file.entries) + len(outcome.model.keys())
     if keys > _MOST_ADVISED:
         return Found((Advice("not-looked-for", facts={"keys": keys}, sides=sides),), left_of(Renames(), report))
@@ -286,11 +288,18 @@ def _looked_for(report: Report, model: GivenModel) -> Found:
     suggestion, repaired = proposed(model, file)
     loaded = sum(1 for _ in outcome.loaded())
     repairs = list(_renames(suggestion, repaired, sides))
-    if repaired.mismatched_keys and takes_arguments(model):
-        repairs.append(Advice("arguments", sides=sides))
-    if outcome.mismatches() and loaded and suggestion.head is None:
+    repairs += _of_sizes(repaired, model, sides)
+    answered = all_answered(suited(repaired.outcome), repaired.outcome)
+    if outcome.mismatches() and loaded and suggestion.head is None and not answered:
         repairs.append(Advice("filter", facts={"tensors": loaded}))
     return Found(tuple(repairs), left_of(suggestion.renames, repaired))
+
+
+def _of_sizes(repaired: Report, model: GivenModel, sides: tuple[str, str]) -> Iterator[Advice]:
+    """What answers the sizes that differ once everything is renamed."""
+    yield from advised(suited(repaired.outcome))
+    if repaired.mismatched_keys and takes_arguments(model):
+        yield Advice("arguments", sides=sides)
 
 
 def _renames(suggestion: Suggestion, repaired: Report, sides: tuple[str, str]) -> Iterator[Advice]:

@@ -11,13 +11,16 @@ from ckptdiff.errors import CheckpointError
 from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, WriteOptions, renames_of
+from ckptdiff.suggesting.suggestion import Head, Suggestion
 from ckptdiff.verbs.filter import FitOptions, filtered, fitted
-from ckptdiff.verbs.suggest import heads_of, proposed_for, resized, rules_after
+from ckptdiff.verbs.suggest import heads_of, proposed_for, resized, rules_after, rules_between
+from ckptdiff.writing.adaptations import Adaptation, steps_for
 from ckptdiff.writing.execute import Progress
 from ckptdiff.writing.fixed import Fixed
 from ckptdiff.writing.rewriting import applied
 
 if TYPE_CHECKING:
+    from ckptdiff.checkpoint.checkpoint import Checkpoint
     from ckptdiff.requests import File, Model
 
 
@@ -103,7 +106,11 @@ def fixed(
     why = "" if suggestion.complete else beyond_repair(ask(given, applied(file, suggestion.repair)[0]))
     if not suggestion.complete and not why:
         other, _ = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
-        suggestion = replace(suggestion, arguments=other.arguments)  # said, for what is written is for this model
+        # Said, for what is written is for this model, adapted as it was asked.
+        adaptations = () if fit.adaptations else other.adaptations
+        suggestion = replace(suggestion, arguments=other.arguments, adaptations=adaptations)
+    if fit.adaptations and suggestion.head is None:
+        suggestion = replace(suggestion, head=_head_beside(fit.adaptations, suggestion, file, wanted))
     try:
         done = fitted(given, file, suggestion.repair, fit, options, progress)
     except CheckpointError as error:
@@ -113,3 +120,15 @@ def fixed(
             raise
         raise CheckpointError(error.message, f"It loads with {' or '.join(suggestion.arguments.said)}.") from None
     return Fixed(suggestion, done, why=why)
+
+
+def _head_beside(
+    adaptations: tuple[Adaptation, ...], suggestion: Suggestion, file: Checkpoint, wanted: Mapping[str, tuple[int, ...]]
+) -> Head | None:
+    """The head of another size that there is beside what is adapted."""
+    shapes = applied(file, suggestion.repair)[0].shapes()
+    adapted = {
+        key: wanted[key] if key in wanted and steps_for(adaptations, key, shape, wanted[key]) else shape
+        for key, shape in shapes.items()
+    }
+    return rules_between(adapted, wanted).head

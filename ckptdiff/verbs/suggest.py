@@ -29,6 +29,7 @@ from ckptdiff.suggesting.finder import suggest_rules
 from ckptdiff.suggesting.suggestion import Suggestion
 from ckptdiff.verbs.rewrite import carried_out, planned
 from ckptdiff.writing.rewriting import applied
+from ckptdiff.writing.suited import advised, all_answered, suited
 
 if TYPE_CHECKING:
     from ckptdiff.loaders.outcome import Outcome
@@ -104,18 +105,23 @@ def resized(
     heads: tuple[int, int] | None = None,
 ) -> tuple[Suggestion, ModelRequest]:
     """What is suggested for the model with other arguments, and that model, where the checkpoint loads with them; for
-    the model that was given, the arguments named, where nothing says which of several are meant or it is a mere head
-    that has another size, which may be meant to be new."""
+    the model that was given, the arguments named, where nothing says which of several are meant, or where its sizes may
+    be meant to be others: of a new head, or of what adaptations answer."""
 
     def loads(other: ModelRequest) -> bool:
         asked = suggestion.asked
         return proposed(other.describe(), file, asked, include_likely=include_likely, heads=heads)[1].fits
 
     repaired, _ = applied(file, suggestion.repair)
-    if beyond_repair(ask(given, repaired)):
+    outcome = ask(given, repaired)
+    if beyond_repair(outcome):
         return suggestion, model
+    suggestion = replace(suggestion, adaptations=suited(outcome))
     arguments = arguments_for(model, given, file, suggestion.repair, loads)
-    if arguments is not None and arguments.decided and suggestion.head is None:
+    as_named = suggestion.head is not None or all_answered(suggestion.adaptations, outcome)
+    if arguments is not None and not as_named:
+        suggestion = replace(suggestion, adaptations=())
+    if arguments is not None and arguments.decided and not as_named:
         model = with_arguments(model, arguments.values)
         shapes = model.describe().tree.shapes()
         suggestion = rules_after(suggestion.asked, file, shapes, include_likely=include_likely, heads=heads)
@@ -188,7 +194,7 @@ def proposed_as_asked(
         if other is not model:
             model, given = other, other.describe()
             report = judge(ask(given, applied(file, suggestion.repair)[0]))
-    suggested = Found(left=left_of(suggestion.renames, report))
+    suggested = Found(advised(suggestion.adaptations), left_of(suggestion.renames, report))
     return suggestion, replace(report, question=question_of(model, checkpoint, file, given.built), found=suggested)
 
 
