@@ -70,7 +70,7 @@ test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture
 	.venv-zoo/bin/python -m tests.zoo.conformance --all
 	HF_HUB_OFFLINE=1 .venv-zoo/bin/python -m tests.zoo.pretrained --all
-	.venv-zoo/bin/python -m pytest -m "zoo and slow" tests/model tests/loaders tests/zoo
+	.venv-zoo/bin/python -m pytest -m "zoo and (slow or long)" tests/model tests/loaders tests/zoo
 	.venv-zoo/bin/python -m pytest -n 2 -m "not slow" $(WAYS)
 
 witness: .venv-zoo/.installed ## the walk and the engine on every architecture, each the other's witness: hours

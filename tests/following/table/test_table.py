@@ -23,6 +23,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.zoo
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_it_is_followed_as_it_acts(row):

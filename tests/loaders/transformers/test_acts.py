@@ -55,6 +55,7 @@ def test_what_cannot_be_converted(mixtral, tmp_path):
     assert "conversion-error" in {finding.rule for finding in report.findings}
 
 
+@pytest.mark.slow
 def test_the_values_that_it_leaves(mixtral, tmp_path):
     model, folder = mixtral
     live = transformers.MixtralForCausalLM(model.config)
@@ -121,6 +122,7 @@ def test_a_library_that_is_absent(llama, monkeypatch):
     assert "pip install 'ckptdiff[transformers]'" in error.value.hint
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("place", ["transformers.modeling_utils.log_state_dict_report", "lists"])
 def test_a_release_that_has_it_elsewhere(place, llama, monkeypatch):
     """Fails loudly where transformers moves the place at which its lists are taken."""

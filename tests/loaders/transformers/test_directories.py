@@ -40,6 +40,7 @@ def raised(owner, folder, **options):
     return f"{error.type.__name__}: {error.value}"
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors"])
 def test_a_library_of_quantisation_that_is_absent_is_its_own_sentence(method, copied):
     settings = {"quant_method": method, "bits": 4, "group_size": 16, "load_in_8bit": True, "config_groups": {}}
@@ -68,6 +69,7 @@ def test_an_architecture_that_there_is_not(copied):
         ckptdiff.compare(f"hf:{copied(architectures=['LlamaForNothing'])}")
 
 
+@pytest.mark.slow
 def test_files_that_it_does_not_find(copied):
     folder = copied()
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
@@ -89,6 +91,7 @@ def test_variants_and_subfolders(copied, llama, tmp_path):
     assert len(report.outcome.checkpoint.entries) == len(report.outcome.filled)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_pickle_of_another_name_is_handed_over(nested, llama, tmp_path):
     state = load_file(llama / "model.safetensors")
@@ -130,6 +133,7 @@ def test_code_beside_the_weights_runs_only_where_it_is_trusted(copied, tmp_path,
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_there_and_one_of_the_users(llama, tmp_path):
     model = transformers.LlamaForCausalLM.from_pretrained(llama)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -153,6 +157,7 @@ def test_a_model_that_is_there_and_one_of_the_users(llama, tmp_path):
         ckptdiff.compare(torch.nn.Linear(2, 2), tmp_path / "w.pth", loader="transformers")
 
 
+@pytest.mark.slow
 def test_arguments_that_nobody_takes(llama):
     with pytest.raises(CkptdiffError, match="unexpected keyword argument 'strict'"):
         ckptdiff.compare(f"hf:{llama}", loader_args={"strict": True})

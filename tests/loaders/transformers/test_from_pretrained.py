@@ -75,6 +75,7 @@ def test_the_lists_are_those_of_the_library(changed, bert):
     assert not report.complete
 
 
+@pytest.mark.slow
 def test_another_shape_raises_unless_it_is_ignored(changed):
     def change(state):
         state["bert.embeddings.word_embeddings.weight"] = torch.zeros(40, 16)
