@@ -42,6 +42,10 @@ def choose(opened: Opened, key: str | None = None) -> Checkpoint:
         from ckptdiff.checkpoint.from_shards import union
 
         return union(opened, partial(choose, key=key))
+    if content == "tensor-parallel":
+        from ckptdiff.checkpoint import from_tensor_parallel
+
+        return from_tensor_parallel.merged(opened, partial(choose, key=key))
     from ckptdiff.checkpoint.from_rank_parts import merged
 
     return merged(opened, partial(choose, key=key))

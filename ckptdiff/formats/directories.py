@@ -26,7 +26,7 @@ _ORBAX = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "_sha
 
 def read(folder: Place, key: str | None) -> Opened:
     """The checkpoint that a folder is, or that it holds. Raises CheckpointError, listing the choice, if none."""
-    from ckptdiff.formats import hf_shards, opening
+    from ckptdiff.formats import hf_shards, opening, tensor_parallel
 
     names = folder.list()
     if ".metadata" in names:
@@ -36,6 +36,9 @@ def read(folder: Place, key: str | None) -> Opened:
     parts = hf_shards.files_in(names)
     if parts:
         return hf_shards.read(folder, parts)
+    ranks = tensor_parallel.files_in(folder, names)
+    if ranks:
+        return tensor_parallel.read(folder, ranks)
     return opening.open_checkpoint(folder.within(choose(folder.name, names)), key)
 
 

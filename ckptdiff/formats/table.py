@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Read = Callable[["ByteSource", "str | None"], "Opened"]
 """Reads a file; of several files in one, where a key is given, only the one that it leads to."""
-Content = Literal["object", "tensors", "shards", "rank parts", "members", "none"]
+Content = Literal["object", "tensors", "shards", "rank parts", "tensor-parallel", "members", "none"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +94,7 @@ FORMATS: tuple[Format, ...] = (
     Format("sharded", content="shards"),
     Format("torch-distributed", values="in pieces"),
     Format("torch-distributed safetensors", content="rank parts"),
+    Format("tensor-parallel", content="tensor-parallel"),
     # No files of tensors at all.
     Format("snapshot", content="none", values="none", predicted=True),
     Format("state dict in memory", content="none"),

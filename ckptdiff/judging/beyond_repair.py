@@ -106,7 +106,7 @@ def _shard(outcome: Outcome) -> str:
     (number,) = times
     return (
         f"Every size that differs is 1/{number} of the model's, in one dimension: the file is one of {number} shards "
-        "of a tensor-parallel set, and the rest of the values is in the others. Merge them first."
+        "of a tensor-parallel set, and the rest of the values is in the others. Give the folder that holds them all."
     )
 
 

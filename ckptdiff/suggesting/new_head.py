@@ -42,7 +42,7 @@ def new_head(
     if gone and not (all(map(_of_a_head, gone)) and not _left_over(gone, free_there, free_here, mismatched)):
         return None
     by_name = gone or all(_of_a_head(new) for new, _, _ in mismatched.values())
-    if not by_name and not all(_other_classes(here, there) for _, here, there in mismatched.values()):
+    if not by_name and not _of_classes(mismatched):
         return None
     return Head(
         mismatched=mismatched,
@@ -73,9 +73,16 @@ def _left_over(
     return any(there[key] in left for key in gone)
 
 
-def _other_classes(here: Shape, there: Shape) -> bool:
-    """Whether the first size alone differs."""
-    return here[:1] != there[:1] and here[1:] == there[1:]
+def _of_classes(mismatched: Mapping[str, tuple[str, Shape, Shape]]) -> bool:
+    """Whether the first size alone differs, of matrices and their biases: no norm's, and no table's of words."""
+    matrices = {new.rpartition(".")[0] for new, _, there in mismatched.values() if len(there) > 1}
+    return all(
+        here[:1] != there[:1]
+        and here[1:] == there[1:]
+        and new.rpartition(".")[0] in matrices
+        and not any("embed" in words(component) for component in new.split("."))
+        for new, here, there in mismatched.values()
+    )
 
 
 def _sentence(mismatched: Mapping[str, tuple[str, Shape, Shape]], gone: Iterable[str]) -> str:

@@ -272,7 +272,8 @@ def _files(checkpoint: Checkpoint) -> list[str]:
     """The files that hold the checkpoint's tensors."""
     if checkpoint.live is not None:
         return []
-    return sorted({info.storage.file for info in checkpoint.tensors.values() if info.storage is not None})
+    stored = (part for info in checkpoint.tensors.values() for part in (info, *(piece.tensor for piece in info.pieces)))
+    return sorted({info.storage.file for info in stored if info.storage is not None})
 
 
 def _inputs(checkpoint: Checkpoint) -> list[str]:

@@ -15,7 +15,7 @@ from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.spelling import option
 from ckptdiff.tensors import DTYPES, TensorInfo
 from ckptdiff.writing.plan import FilterPlan, Keep
-from ckptdiff.writing.steps import JOINS, Shape, Step, view
+from ckptdiff.writing.steps import JOINS, Shape, Step, along, of_pieces, view
 
 Shared = Literal["drop", "copy"]
 
@@ -181,10 +181,20 @@ def _recipe(plan: FilterPlan, item: Keep) -> Recipe:
         assert isinstance(info, TensorInfo)
         _check_readable(plan, source, info)
         tensors.append(info)
+    if any(info.pieces for info in tensors):
+        return _of_pieces(item, tensors)
     if len(tensors) == 1:
         info, steps = view(tensors[0], item.steps)
         return Recipe(item.dtype, item.shape, (info,), item.sources, steps)
     return Recipe(item.dtype, item.shape, tuple(tensors), item.sources, item.steps)
+
+
+def _of_pieces(item: Keep, tensors: Sequence[TensorInfo]) -> Recipe:
+    """How a block comes about of tensors that are stored in several, one behind the other in some dimension."""
+    taken = [along(info) for info in tensors]
+    parts = tuple(part for _, pieces in taken for part in pieces)
+    keys = tuple(key for key, (_, pieces) in zip(item.sources, taken, strict=True) for _ in pieces)
+    return Recipe(item.dtype, item.shape, parts, keys, of_pieces(item.steps, [(dim, len(own)) for dim, own in taken]))
 
 
 def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
@@ -205,7 +215,7 @@ def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
         what = f"is a {info.type_name}"
     elif DTYPES[info.dtype].kind == "quantized":
         what = f"is quantized ({info.dtype})"
-    elif info.storage is None and info.numel and plan.checkpoint.live is None:
+    elif info.storage is None and info.numel and plan.checkpoint.live is None and along(info)[0] is None:
         what = "has no bytes in the file"
     if what:
         raise CheckpointError(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from ckptdiff.renaming.tensor_rules import ROTARY
@@ -104,6 +105,47 @@ def joined(name: str, dim: int, parts: Sequence[tuple[int, Sequence[Step]]]) -> 
         steps.append(Step("take", (count,)))
         steps.extend(replace(step, numbers=(step.numbers[0], count)) if step.name in JOINS else step for step in part)
     return (*steps, Step(name, (dim, len(parts))))
+
+
+def along(info: TensorInfo) -> tuple[int | None, tuple[TensorInfo, ...]]:
+    """The dimension in which the pieces of a tensor lie one behind the other, and they in this order; None, and the
+    tensor itself, of one that has none, or not so."""
+    for dim in range(len(info.shape)):
+        pieces = sorted(info.pieces, key=lambda piece: piece.at[dim])
+        end = 0
+        for piece in pieces:
+            start = (*(0 for _ in info.shape[:dim]), end, *(0 for _ in info.shape[dim + 1 :]))
+            others = (*info.shape[:dim], piece.tensor.shape[dim], *info.shape[dim + 1 :])
+            if piece.at != start or piece.tensor.shape != others:
+                break
+            end += piece.tensor.shape[dim]
+        else:
+            if pieces and end == info.shape[dim]:
+                return dim, tuple(piece.tensor for piece in pieces)
+    return None, (info,)
+
+
+def of_pieces(steps: Sequence[Step], sources: Sequence[tuple[int | None, int]]) -> tuple[Step, ...]:
+    """Steps on tensors that are joined of pieces first: of each, the dimension of these and how many there are."""
+    made: list[Step] = []
+    rest = iter(sources)
+
+    def take(count: int) -> None:
+        for dim, pieces in islice(rest, count):
+            made.append(Step("take", (pieces,)))
+            if dim is not None:
+                made.append(Step("concat", (dim, pieces)))
+
+    if not steps or steps[0].name != "take":
+        take(len(sources))
+    for step in steps:
+        if step.name == "take":
+            take(step.numbers[0])
+        elif step.name in JOINS and len(step.numbers) == 1:
+            made.append(replace(step, numbers=(step.numbers[0], len(sources))))
+        else:
+            made.append(step)
+    return tuple(made)
 
 
 def view(info: TensorInfo, steps: Sequence[Step]) -> tuple[TensorInfo, tuple[Step, ...]]:
