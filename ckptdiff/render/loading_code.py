@@ -14,9 +14,9 @@ from pathlib import PurePath
 
 from ckptdiff.errors import UsageError
 from ckptdiff.judging.beyond_repair import beyond_repair
+from ckptdiff.judging.causes import cause
 from ckptdiff.judging.question import Left, Question
 from ckptdiff.judging.report import Report
-from ckptdiff.judging.rules import RULES
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.places import is_url
 from ckptdiff.renaming.applied import Renames
@@ -47,15 +47,12 @@ def file_words(report: Report) -> str:
     question = report.question
     if question is None or question.loader:
         return ""
-    wrapped = next((finding for finding in report.findings if RULES[finding.rule].kind == "wrapping"), None)
-    if not question.saved.what and wrapped is not None and wrapped.arguments["operation"] == "stripping":
-        if "wrappers" in wrapped.arguments or WRAPPERS.intersection(wrapped.key.split(".")):
-            return "the state dict of a compiled or wrapped model"
-        return "the state dict of a DataParallel or DDP model" if wrapped.key == "module." else ""
+    whose = cause(report.outcome)
     if not question.saved.what:
-        return ""
+        return f"the state dict {whose}" if whose else ""
     whole = "state dict" not in question.saved.what
-    return question.saved.what + (("; its state dict fits" if whole else ", which fits") if report.fits else "")
+    fits = ("; its state dict fits" if whole else ", which fits") if report.fits else ""
+    return f"{question.saved.what}{fits}{f', {whose}' if whose else ''}"
 
 
 def _left(report: Report) -> Left:

@@ -197,7 +197,8 @@ def _idle(report: Report) -> tuple[str, ...]:
 
 def _how(report: Report) -> str:
     """Where to read how it is loaded, for a file that fits and is loaded otherwise than people try first."""
-    return f" ({option('python')} says how to load it)" if report.fits and on_the_command_line() else ""
+    told = report.fits and report.repair.left is None  # `suggest` has the Python itself
+    return f" ({option('python')} says how to load it)" if told and on_the_command_line() else ""
 
 
 def _bare(outcome: Outcome) -> str:

@@ -78,6 +78,9 @@ def test_what_torch_load_would_run_is_loaded_without_it(folder: Path, monkeypatc
     executed(python(report))
 
 
+LIGHTNING = "a Lightning checkpoint with its state dict under 'state_dict'"
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -85,9 +88,9 @@ def test_what_torch_load_would_run_is_loaded_without_it(folder: Path, monkeypatc
         ("legacy.pth", ""),
         ("plain.safetensors", ""),
         ("nested.pth", "a checkpoint with its state dict under 'model', which fits"),
-        ("lightning.ckpt", "a Lightning checkpoint with its state dict under 'state_dict'"),
-        ("ddp.pth", "the state dict of a DataParallel or DDP model"),
-        ("compiled.pth", "the state dict of a compiled or wrapped model"),
+        ("lightning.ckpt", f"{LIGHTNING}, of a LightningModule that has it as `model`"),
+        ("ddp.pth", "the state dict of a model in DataParallel or DDP"),
+        ("compiled.pth", "the state dict of a model in torch.compile"),
         ("whole.pt", "a pickled whole model; its state dict fits"),
         ("nested whole.pt", "a pickled model under 'net'; its state dict fits"),
         ("shards", "2 shards of one state dict, which fits"),
