@@ -13,6 +13,7 @@ from ckptdiff.renaming.prefixes import PrefixChange
 if TYPE_CHECKING:
     from ckptdiff.judging.findings import Finding
     from ckptdiff.judging.report import Report
+    from ckptdiff.loaders.outcome import Outcome
 
 _MOST_ALTERNATIVES = 5
 
@@ -29,6 +30,7 @@ Kind = Literal[
     "other-state-dict",
     "beyond-repair",
     "adapt",
+    "clean",
 ]
 
 
@@ -53,7 +55,13 @@ def advice_on(report: Report) -> Iterator[Advice]:
     what nothing repairs, why."""
     if why := beyond_repair(report.outcome):
         yield Advice("beyond-repair", facts={"text": why})
-        return
+    else:
+        yield from _repairing(report)
+    if refused(report.outcome):
+        yield Advice("clean")
+
+
+def _repairing(report: Report) -> Iterator[Advice]:
     for finding in report.findings:
         if RULES[finding.rule].advises:
             yield _prefix(finding)
@@ -67,6 +75,12 @@ def advice_on(report: Report) -> Iterator[Advice]:
     if report.verdict == "fail":
         for other in report.outcome.checkpoint.alternatives[:_MOST_ALTERNATIVES]:
             yield Advice("other-state-dict", (("key", other.key),), {"tensors": other.tensors})
+
+
+def refused(outcome: Outcome) -> bool:
+    """Whether `torch.load`, with its default, raises on the file, which can be read and written anew all the same."""
+    file = outcome.checkpoint
+    return bool(file.path and (outcome.refused_globals or file.unsafe_globals or file.weights_only))
 
 
 def _prefix(finding: Finding) -> Advice:

@@ -105,5 +105,9 @@ _WORDS: dict[Kind, Callable[[Advice], str]] = {
     "not-strict": _not_strict,
     "other-state-dict": _other_state_dict,
     "adapt": lambda advice: plain(_adapt(advice), 1000),
+    "clean": lambda _: (
+        "torch.load(path) raises since torch 2.6, for what the file holds besides. `ckptdiff rewrite` writes the state "
+        f"dict alone and runs nothing; {option('keep_container')} keeps what is plain beside it."
+    ),
     "beyond-repair": lambda advice: plain(str(advice.facts["text"]), 1000),
 }

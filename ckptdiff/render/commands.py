@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
-from ckptdiff.judging.advice import Advice
+from ckptdiff.judging.advice import Advice, refused
 from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.question import Question
 from ckptdiff.judging.report import Report
@@ -26,12 +26,24 @@ _RANK = {"strip_prefix": 0, "rename": 1, "rules": 1, "reverse": 1, "add_prefix":
 def commands(report: Report) -> tuple[str, ...]:
     """At most three requests, none where nothing is wrong or nothing was asked in words that can be said again."""
     question = report.question
-    if question is None or report.verdict == "pass" or report.empty_side:
+    if question is None or report.empty_side:
         return ()
+    if report.verdict == "pass":
+        return _cleaned(report, question)
     sides = (question.model, question.checkpoint)
     if not all(side.isprintable() for side in sides):  # what would be shown is no name that a file has
         return ()
     return tuple(dict.fromkeys(_chosen(report, question)))[:_MOST]
+
+
+def _cleaned(report: Report, question: Question) -> tuple[str, ...]:
+    """What writes the weights of a file that torch.load refuses, and that fits, so that it takes them."""
+    if question.loader or not refused(report.outcome) or not _can_be_written(question):
+        return ()
+    if not question.checkpoint.isprintable():
+        return ()
+    chosen: dict[str, Value] = {"key": question.key} if question.key else {}
+    return (call("rewrite", question.checkpoint, **chosen, out=out_name(question.checkpoint)),)
 
 
 def _chosen(report: Report, question: Question) -> Iterator[str]:

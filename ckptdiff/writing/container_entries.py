@@ -10,7 +10,7 @@ from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.formats.opening import open_checkpoint
 from ckptdiff.formats.pickles import stand_ins
 from ckptdiff.places import changed, place_of
-from ckptdiff.spelling import given, option
+from ckptdiff.spelling import given, option, options
 
 
 def ensure_plain(checkpoint: Checkpoint, dropped: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ def ensure_plain(checkpoint: Checkpoint, dropped: Sequence[str]) -> None:
         name, held = next(iter(holders.items()))
         rest = [repr(other) for other in holders if other != name]
         more = f", and in {', '.join(rest)}" if rest else ""
-        asked = " ".join(f"{option('drop_entry')} {name}" for name in holders)
+        asked = options(drop_entry=list(holders))
         raise CheckpointError(
             f"{checkpoint.path} has objects of classes that must not be loaded in {name!r} ({held}){more}",
             f"Leave them out with {asked}, or leave {option('keep_container')} out, to write the state dict alone.",
