@@ -212,7 +212,7 @@ class Search:
             return
         seen = {present, self.told.get(name) if element is None else None}
         for value in sizes.for_one(present if isinstance(present, int) else None):
-            if value not in seen:
+            if value >= 0 and value not in seen:
                 seen.add(value)
                 yield value if element is None else _with(whole, element, value)
 

@@ -89,6 +89,7 @@ def _aligned(
     aligner = Aligner(checkpoint, adaptable(checkpoint, model) if is_adapter(checkpoint) else model)
     alignment = aligner.run()
     _refuse_twins(alignment, aligner)
+    _refuse_torn(alignment, aligner)
     same = {key for key, shape in checkpoint.items() if key in model}
     already = {key for key in same if checkpoint[key] == model[key]}
     rules, mapping = _rules(checkpoint, model, same, aligner.templates, alignment)
@@ -135,6 +136,28 @@ def _refuse_twins(alignment: Alignment, aligner: Aligner) -> None:
                 pairs.remove(pair)
                 pair.doubt = f"so would {shown(copies[0].template.path)}, and nothing says which of them is meant"
                 alignment.doubtful.append(pair)
+
+
+def _refuse_torn(alignment: Alignment, aligner: Aligner) -> None:
+    """Doubt the pairs that would tear a module: its weight to one module of the model and its bias to another, though
+    each of these has both. Matrices that lie the other way round have the shapes of their neighbours."""
+    whole = _modules(aligner.targets, "w") & _modules(aligner.targets, "b")
+    homes: dict[str, dict[str, set[str]]] = {}
+    for pair in (*alignment.certain, *alignment.likely):
+        for old, new in pair.keys.items():
+            if pair.source.role in ("w", "b") and (home := new.rpartition(".")[0]) in whole:
+                homes.setdefault(old.rpartition(".")[0], {}).setdefault(pair.source.role, set()).add(home)
+    torn = {module for module, by in homes.items() if len(by) == 2 and by["w"] != by["b"]}
+    for pairs in (alignment.certain, alignment.likely):
+        for pair in list(pairs):
+            if pair.source.role in ("w", "b") and any(key.rpartition(".")[0] in torn for key in pair.keys):
+                pairs.remove(pair)
+                pair.doubt = "the weight and the bias of one module would go to two"
+                alignment.doubtful.append(pair)
+
+
+def _modules(units: Sequence[Unit], role: str) -> set[str]:
+    return {key.rpartition(".")[0] for unit in units if unit.role == role for key in unit.template.keys.values()}
 
 
 def _whole_prefix(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Suggestion | None:

@@ -56,7 +56,9 @@ def _block(module: tuple[str, ...]) -> tuple[str, ...]:
 
 def _normed_without_bias(units: Sequence[Unit]) -> bool:
     """Whether the blocks' norms have a scale alone, beside a gated MLP: what comes with rotary attention."""
-    norms = {unit.module for unit in units if "norm" in unit.last and SLOT in "".join(unit.module)}
+    # The first and the second norm of a block are told apart: `norm 0/2`.
+    normed = [unit for unit in units if any(word.partition(" ")[0] == "norm" for word in unit.last)]
+    norms = {unit.module for unit in normed if SLOT in "".join(unit.module)}
     biased = {unit.module for unit in units if unit.role == "b"}
     return bool(norms) and not norms & biased and any("gate" in unit.last for unit in units)
 
