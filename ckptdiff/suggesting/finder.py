@@ -18,9 +18,10 @@ from ckptdiff.suggesting.key_features import Unit
 from ckptdiff.suggesting.key_patterns import Shape, Template, fold, shown
 from ckptdiff.suggesting.new_head import new_head
 from ckptdiff.suggesting.operation_finder import recognise
-from ckptdiff.suggesting.pairing import Aligner, Alignment, Pair
+from ckptdiff.suggesting.pairing import MOST_TEMPLATES, Aligner, Alignment, Pair
 from ckptdiff.suggesting.parametrized import respelled_norms
 from ckptdiff.suggesting.rotary import REORDERED
+from ckptdiff.suggesting.same_layers import same_layers
 from ckptdiff.suggesting.same_trees import moved_trees
 from ckptdiff.suggesting.suggestion import Ambiguity, Suggestion
 from ckptdiff.suggesting.twins import Twins
@@ -28,6 +29,9 @@ from ckptdiff.suggesting.wrappers import has_another_copy, wrapped
 
 _MOST_LEFT = 0.1
 """The share of a model that may stay open where trees were moved by what is in them alone: the rest speaks for it."""
+
+_MOST_OPEN = 0.25
+"""The same where blocks were told by their layers."""
 
 
 def suggest_rules(
@@ -62,11 +66,40 @@ def _with_known(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape], fin
     moved, where it leaves something open without and that fills nearly all."""
     norms = respelled_norms(checkpoint, model)
     aligned = (after(norms, checkpoint, model, find) if norms else None) or find(checkpoint, model)
-    trees = [] if _settled(aligned) else moved_trees(checkpoint, model)
-    moved = after(trees, checkpoint, model, find) if trees else None
-    if moved is None or moved.unfilled > _MOST_LEFT * len(model):
+    if _settled(aligned):
         return aligned
-    return min(aligned, moved, key=_left)
+    best = aligned
+    for rules, most in ((moved_trees(checkpoint, model), _MOST_LEFT), (_layer_rules(checkpoint, model), _MOST_OPEN)):
+        moved = after(rules, checkpoint, model, find) if rules else None
+        if moved is not None and moved.unfilled <= most * len(model):
+            best = min(best, moved, key=_left)
+    return best
+
+
+def _layer_rules(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> list[RenameRule]:
+    """Rules that put the layers of convolutional blocks where the same ones are, and do nothing else."""
+    wanted = same_layers(checkpoint, model)
+    templates = fold(checkpoint, MOST_TEMPLATES)
+    if not wanted or templates is None:
+        return []
+    same = [key for key, shape in checkpoint.items() if model.get(key) == shape and wanted.get(key, key) == key]
+    pairs = [
+        {key: wanted[key] for key in template.keys.values() if wanted.get(key, key) != key} for template in templates
+    ]
+    learner = Learner(templates, checkpoint, model, same)
+    for exact in (False, True):
+        rules = learner.learn([pair for pair in pairs if pair], {}, exact=exact)
+        renaming = apply_rules(rules, checkpoint, strict=False)
+        fitting = {old: new for old, new in renaming.moved.items() if model.get(new) == checkpoint[old]}
+        if not renaming.collisions and fitting == {old: new for old, new in wanted.items() if old != new}:
+            return [
+                replace(
+                    rule, confidence="certain", keys=count, reason=f"all {count} keys fit, in blocks of the same layers"
+                )
+                for rule, count in zip(rules, renaming.counts, strict=True)
+                if count
+            ]
+    return []
 
 
 def _settled(suggestion: Suggestion) -> bool:
