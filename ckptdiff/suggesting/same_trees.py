@@ -12,6 +12,23 @@ from ckptdiff.suggesting.vocabulary import contradict, words
 _FEWEST = 6
 """The tensors that a tree must have, and of three sizes, so that no other part has the same by chance."""
 
+_APART = frozenset(
+    {
+        "loss",
+        "criterion",
+        "metric",
+        "perceptual",
+        "lpips",
+        "discriminator",
+        "critic",
+        "ema",
+        "teacher",
+        "momentum",
+        "tgt",
+    }
+)
+"""What a network is called that is no part of the one that is trained, or a copy of it: it is not put in its place."""
+
 
 def moved_trees(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> list[RenameRule]:
     """Rules for the largest modules of a checkpoint of which everything lies in one other module of the model.
@@ -26,7 +43,10 @@ def moved_trees(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> 
     }
     rules = []
     for source, (target, content) in pairs.items():
-        if any(parent in pairs for parent in _parents(source)) or contradict(_words(source), _words(target)):
+        spoken = (_words(source), _words(target))
+        if any(parent in pairs for parent in _parents(source)) or contradict(*spoken):
+            continue
+        if spoken[0] & _APART != spoken[1] & _APART:
             continue
         if any(model.get(f"{source}.{name}") == shape for name, shape in content):
             continue
