@@ -312,3 +312,21 @@ def test_names_that_differ_alone_are_no_matter_of_arguments(nets: dict[str, Any]
         {f"x{place}.{key.rpartition('.')[2]}": value for place, (key, value) in enumerate(state.items())}, "w.pth"
     )
     assert ckptdiff.suggest("nets.py:Net", "w.pth").arguments is None
+
+
+HOSTILE = {
+    "path": "../../etc/passwd", "hub": "hf-hub:someone/evil", "command": "rm -rf /", "huge": 10**12,
+    "nan": float("nan"), "infinite": float("inf"), "long": "x" * 1000, "empty": "",
+    "nested": {"code": "__import__('os')"},
+}  # fmt: skip
+
+
+def test_what_a_stranger_says_is_taken_as_sizes_and_choices_alone(tmp_path: Path) -> None:
+    """It goes into a constructor of the user's, which may do anything with a text."""
+    from ckptdiff.checkpoint.from_any import checkpoint_from
+    from ckptdiff.checkpoint.told_arguments import told_by
+
+    plain = {"dim": 64, "act": "gelu", "ratio": 2.5, "layers": [1, 2], "bias": False, "none": None}
+    torch.save({"state_dict": nn.Linear(2, 2).state_dict(), "config": {**plain, **HOSTILE}}, tmp_path / "w.pth")
+    (told,) = told_by(checkpoint_from(tmp_path / "w.pth", None))
+    assert told.values == plain

@@ -30,6 +30,9 @@ _MOST = 10_000
 _LINE = re.compile(r"( *)([A-Za-z_]\w*): *(.*)")
 _ITEM = re.compile(r" *- *(-?[\d.]+)")
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_LARGEST = 1e8
+_WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+"""A name of something. Paths, addresses and programs are left out: the constructor is the user's, the text is not."""
 _INTEGERS = re.compile(r"[iu][1248]|b1")
 
 
@@ -104,9 +107,13 @@ def _items(value: object) -> list[tuple[object, object]]:
 
 
 def _plain(value: object) -> tuple[bool, object]:
-    """Whether it is a value that can be written as an argument, and that."""
-    if value is None or type(value) in (bool, int, float, str):
+    """Whether it is a value that a size, a switch or a choice may have, and that."""
+    if value is None or type(value) is bool:
         return True, value
+    if isinstance(value, (int, float)):
+        return type(value) in (int, float) and abs(value) < _LARGEST, value  # so no NaN and no infinity either
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None, value
     if type(value) in (list, tuple):
         items = [_plain(item) for item in value]  # type: ignore[attr-defined]
         return all(known for known, _ in items), type(value)(item for _, item in items)  # type: ignore[call-arg]
