@@ -12,13 +12,16 @@ from ckptdiff.tensors import TensorInfo
 
 def beyond_repair(outcome: Outcome) -> str:
     """Why nothing here makes the file fit, a sentence; "" where something may."""
+    if not outcome.problems and outcome.raised is None:
+        return ""
     return next((why for kind in _KINDS if (why := kind(outcome))), "")
 
 
 def _placeholders(outcome: Outcome) -> str:
     """What DeepSpeed leaves of a parameter that it has parted, `torch.empty(0)`."""
     tensors = outcome.checkpoint.tensors
-    empty = sum(tensor.shape == (0,) for tensor in tensors.values())
+    fitting = {key for key, slot in outcome.model.keys().items() if slot.tensor.shape == (0,)}
+    empty = sum(tensor.shape == (0,) and key not in fitting for key, tensor in tensors.items())
     wanted = any(given == (0,) and 0 not in wanted for _, given, wanted in outcome.mismatches())
     if not empty or not (wanted or 2 * empty >= len(tensors)):
         return ""

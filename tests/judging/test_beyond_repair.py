@@ -165,3 +165,15 @@ def test_fix_says_it_too(tmp_path: Path) -> None:
     torch.save({key: torch.empty(0) for key in net().state_dict()}, tmp_path / "empty.pth")
     with pytest.raises(ckptdiff.CkptdiffError, match="ZeRO-3"):
         ckptdiff.fix(net(), tmp_path / "empty.pth", tmp_path / "none.pth")
+
+
+def test_what_is_empty_in_the_model_too_is_no_placeholder() -> None:
+    class Empty(nn.Module):
+        def __init__(self, size: int = 0) -> None:
+            super().__init__()
+            self.one, self.two = nn.Parameter(torch.zeros(0)), nn.Parameter(torch.zeros(size))
+
+    assert not ckptdiff.compare(Empty(), Empty().state_dict()).advice
+    state = {**Empty().state_dict(), "more": torch.zeros(3)}
+    assert not beyond_repair(ckptdiff.compare(Empty(), state).outcome)
+    assert beyond_repair(ckptdiff.compare(Empty(3), Empty().state_dict()).outcome)
