@@ -48,6 +48,10 @@ def suggest_rules(
     forbids is in neither. `heads` are those of the attention, of queries and of keys: known, the rows of a rotary one
     are put into the order of the other layout.
     """
+    # No rule says an empty name.
+    checkpoint, model = ({key: shape for key, shape in side.items() if key} for side in (checkpoint, model))
+    if not checkpoint or not model:
+        return Suggestion(unfilled=len(model), unused=len(checkpoint))
     known = _whole_prefix(checkpoint, model) or _adapter(checkpoint, model)
     if known is not None:
         return known

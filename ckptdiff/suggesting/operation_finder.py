@@ -48,7 +48,7 @@ def recognise(
     of queries and of keys, without which no rows are put into another order. With them come the square matrices of
     which it is not known whether they must be transposed, too.
     """
-    search = _Search(dict(here), dict(there), aligner)
+    search = _Search(dict(here), dict(there), aligner, dict(checkpoint))
     renamed = apply_rules(rules, here, strict=False).mapping
     squares, undecided = _squares(renamed, here, there, fitting, checkpoint)
     for old, new in squares.items():
@@ -89,8 +89,10 @@ def _siblings(units: Sequence[Unit]) -> _Homes:
 
 
 class _Search:
-    def __init__(self, here: dict[str, Shape], there: dict[str, Shape], aligner: Aligner) -> None:
-        self.here, self.there, self.aligner = here, there, aligner
+    def __init__(
+        self, here: dict[str, Shape], there: dict[str, Shape], aligner: Aligner, whole: dict[str, Shape]
+    ) -> None:
+        self.here, self.there, self.aligner, self.whole = here, there, aligner, whole
         self.found: list[Recognised] = []
 
     @staticmethod
@@ -98,10 +100,13 @@ class _Search:
         return all(key in keys for key in unit.template.keys.values())
 
     def _take(self, texts: Sequence[str], confidence: str, reason: str) -> bool:
-        """Plan the rules on what is left; keep them if every tensor they finally make is one the model lacks."""
+        """Plan the rules on what is left; keep them if every tensor they finally make is one the model lacks, and they
+        take nothing of what fits."""
         rules = [parse_tensor_rule(text) for text in texts]
         try:
             plan = plan_operations(rules, self.here)
+            if plan != plan_operations(rules, self.whole):
+                return False
         except UsageError:
             return False
         taken = {key for operation in plan for key in operation.sources}
@@ -123,7 +128,7 @@ class _Search:
                 )
             )
         for key in sources:
-            del self.here[key]
+            del self.here[key], self.whole[key]
         for key in final:
             del self.there[key]
         return True

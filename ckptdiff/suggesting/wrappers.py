@@ -73,7 +73,7 @@ class Wrapped:
         )
 
     def _held(self) -> dict[str, Shape]:
-        return {key: shape for key, shape in self.checkpoint.items() if key.startswith(self.here)}
+        return {key: shape for key, shape in self.checkpoint.items() if key.startswith(self.here) and key != self.here}
 
     def _certain(self, inner: Suggestion, old: str, new: str) -> bool:
         """Whether a key is said to be certain inside: it keeps its name there, or is in the mapping."""

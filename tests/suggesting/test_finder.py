@@ -421,3 +421,18 @@ def test_thousands_of_names_without_repetition_are_not_aligned() -> None:
     found = suggest_rules(checkpoint, model)
     assert found.rules == ()
     assert found.unfilled == len(model)
+
+
+def test_an_operation_for_some_of_a_kind_takes_none_that_fit() -> None:
+    """One layer has a size of 1 more than the others, which are as the model's."""
+    model = {f"blocks.{number}.scale": (4,) for number in range(3)} | {"fc.weight": (3, 4)}
+    checkpoint = {**model, "blocks.1.scale": (1, 4)}
+    found = suggest_rules(checkpoint, model)
+    assert [str(finding.rule) for finding in found.operations] == ["squeeze(0): blocks.1.scale -> blocks.1.scale"]
+    assert plan_operations([finding.rule for finding in found.operations], checkpoint)
+
+
+@pytest.mark.parametrize("model", [{}, {"": (4,)}, {"a": (4,)}])
+@pytest.mark.parametrize("checkpoint", [{}, {"": (4,)}, {"module.": (4,)}])
+def test_no_names_are_survived(checkpoint: Shapes, model: Shapes) -> None:
+    assert not suggest_rules(checkpoint, model).rules
