@@ -103,6 +103,7 @@ CASES = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "args"), CASES)
 def test_the_arguments_are_found(name: str, args: dict[str, object], nets: dict[str, Any]) -> None:
     state = nets[name](**args).state_dict()

@@ -79,6 +79,7 @@ FILES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("said", "state"), FILES.items(), ids=FILES)
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
 def test_why_is_said_and_nothing_is_offered(

@@ -43,7 +43,7 @@ def in_family(family: str, width: int, kv: int, layers: int) -> Shapes:
     st.integers(2, 4),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_rows_of_queries_and_keys_pass_between_layouts_only_reordered(
     families: list[str], width: int, groups: int, layers: int, likely: bool
 ) -> None:
@@ -63,7 +63,7 @@ def test_rows_of_queries_and_keys_pass_between_layouts_only_reordered(
 
 
 @given(NAMES, st.lists(st.sampled_from([4, 6, 8]), min_size=3, max_size=5), st.integers(2, 4), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_a_square_matrix_is_never_straight_beside_transposed_ones(
     name: str, widths: list[int], layers: int, renames: bool
 ) -> None:
@@ -110,7 +110,7 @@ def carried_out(found: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.
     st.integers(2, 9),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_a_trained_copy_never_goes_to_its_original(names: list[str], head: str, classes: int, likely: bool) -> None:
     def headed(shapes: Shapes) -> Shapes:
         return {
@@ -145,7 +145,7 @@ def sized(width: int, ratio: int, depth: int, classes: int, bias: bool, heads: i
 
 
 @given(SIZES, SIZES)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_arguments_that_are_found_are_those_of_the_sizes(here: dict[str, Any], there: dict[str, Any]) -> None:
     shapes = sized(**there)
     assert shapes is not None

@@ -30,6 +30,7 @@ BESIDE = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", BESIDE)
 def test_what_is_printed_writes_a_file_that_torch_load_takes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -111,6 +111,7 @@ def rows(state: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]
     return dict.fromkeys(("wte.weight", "lm_head.weight"), torch.cat([table[:number], more]))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_printed_adaptation_does_what_it_says(
     name: str, models: dict[str, Any], capfd: pytest.CaptureFixture[str]
