@@ -40,7 +40,7 @@ def command(
     model: options.Model,
     checkpoint: options.Checkpoint,
     out: Out,
-    loader: options.Loader = None,
+    loader: options.LoaderOrTorch = None,
     loader_arg: options.LoaderArgs = None,
     trust_checkpoint: options.TrustCheckpoint = False,
     trust_remote_code: options.TrustRemoteCode = False,

@@ -83,6 +83,14 @@ Loader = Annotated[
         "model and path or of the path alone. Without it, who usually does: transformers for hf:DIRECTORY.",
     ),
 ]
+LoaderOrTorch = Annotated[
+    str | None,
+    typer.Option(
+        "--loader",
+        metavar="NAME|FILE.py:FUNC",
+        help="Who loads, as for compare; load_state_dict without it.",
+    ),
+]
 LoaderArgs = Annotated[
     list[str] | None,
     typer.Option("--loader-arg", metavar="NAME=VALUE", help="Argument for a loader of a name; repeatable."),

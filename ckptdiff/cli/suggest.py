@@ -26,7 +26,7 @@ EXAMPLES = """\
 def command(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="As for compare; not where the loader makes it.")],
     checkpoint: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help="As for compare.")] = None,
-    loader: options.Loader = None,
+    loader: options.LoaderOrTorch = None,
     loader_arg: options.LoaderArgs = None,
     key: options.Key = None,
     arg: options.Args = None,
