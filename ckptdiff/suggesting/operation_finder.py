@@ -8,7 +8,7 @@ from math import prod
 
 from ckptdiff.errors import UsageError
 from ckptdiff.keys import block_of
-from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
+from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape, parse_parts
 from ckptdiff.renaming.tensor_rules import TensorOp, TensorRule, parse_tensor_rule, plan_operations
 from ckptdiff.suggesting.key_features import Unit
 from ckptdiff.suggesting.key_patterns import SLOT, Path, Shape, slots
@@ -93,6 +93,10 @@ class _Search:
         self, here: dict[str, Shape], there: dict[str, Shape], aligner: Aligner, whole: dict[str, Shape]
     ) -> None:
         self.here, self.there, self.aligner, self.whole = here, there, aligner, whole
+        self._by_name: dict[str, list[str]] = {}
+        """All keys by their last component, in their order."""
+        for key in whole:
+            self._by_name.setdefault(key.rpartition(".")[2], []).append(key)
         self.found: list[Recognised] = []
 
     @staticmethod
@@ -104,8 +108,8 @@ class _Search:
         take nothing of what fits."""
         rules = [parse_tensor_rule(text) for text in texts]
         try:
-            plan = plan_operations(rules, self.here)
-            if plan != plan_operations(rules, self.whole):
+            plan, whole = (plan_operations(rules, self._named_so(rules, keys)) for keys in (self.here, self.whole))
+            if plan != whole:
                 return False
         except UsageError:
             return False
@@ -132,6 +136,13 @@ class _Search:
         for key in final:
             del self.there[key]
         return True
+
+    def _named_so(self, rules: Sequence[TensorRule], keys: Mapping[str, Shape]) -> Mapping[str, Shape]:
+        """The keys of which rules could take some, by the last components that they name."""
+        last = {parse_parts(source, source)[-1] for rule in rules for source in rule.sources}
+        if any(part.name for part in last):
+            return keys
+        return {key: keys[key] for part in last for key in self._by_name.get(part.text, ()) if key in keys}
 
     def same_name(self, renamed: Mapping[str, str], squares: Mapping[str, str]) -> None:
         """Transposed, squeezed or reshaped under the name renaming gives."""
