@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 from ckptdiff.keys import fold
 from ckptdiff.loaders.torch.answer import loads
@@ -14,6 +16,7 @@ from ckptdiff.render.text import answer as as_text
 from ckptdiff.render.view import DEFAULT
 from ckptdiff.spelling import option, options
 from ckptdiff.writing.execute import Job, Written
+from ckptdiff.writing.plan import FilterPlan
 
 _MOST = 20
 
@@ -65,7 +68,7 @@ def answer(done: Job | Written, *, show_all: bool) -> Answer:
         blocks += _section(f"dropped ({number}): {plain(why, 400)}", rows, most)
     entries = [plain(name) for name in job.dropped_entries]
     blocks += _section(f"left out of what is around it ({len(entries)})", entries, most)
-    blocks += _section(f"renamed ({len(plan.renamed)})", _renames(plan.renamed), most)
+    blocks += _section(f"renamed ({len(plan.renamed)})", _renames(plan), most)
     blocks += _section(
         f"adapted ({len(plan.adapted)})", [f"{plain(key)}: {plain(how, 400)}" for key, how in plan.adapted], most
     )
@@ -138,7 +141,22 @@ def _folded(keys: Iterable[str]) -> list[str]:
     return [plain(item.pattern) for item in fold(keys)]
 
 
-def _renames(pairs: Iterable[tuple[str, str]]) -> list[str]:
+def _renames(plan: FilterPlan) -> list[str]:
+    """One row for all the keys that one rule renamed, and of the others for all that changed in the same way."""
+    pairs, rules = plan.renamed, () if plan.renames is None else plan.renames.rules
+    if plan.renames is None or not rules or plan.renames.add_prefix:
+        return _alike(pairs)
+    from ckptdiff.renaming.prefixes import strip_prefix
+    from ckptdiff.renaming.rename_rules import apply_rules
+
+    stripped = {old: reduce(strip_prefix, plan.renames.strip_prefix, old) for old, _ in pairs}
+    by_rule = apply_rules(rules, stripped.values(), strict=False)
+    counts = Counter(by_rule.by[name] for name in stripped.values() if name in by_rule.by)
+    rows = [f"{plain(str(rules[number]))} ({count(keys, 'key')})" for number, keys in sorted(counts.items())]
+    return [*rows, *_alike([(old, new) for old, new in pairs if stripped[old] not in by_rule.by])]
+
+
+def _alike(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """One row for all the keys of which the same leading components became the same others."""
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for old, new in pairs:

@@ -12,6 +12,7 @@ from ckptdiff.writing.steps import Shape, Step
 
 if TYPE_CHECKING:
     from ckptdiff.model.tree import ModuleTree
+    from ckptdiff.renaming.applied import Renames
 
 Format = Literal["safetensors", "torch"]
 
@@ -80,6 +81,8 @@ class FilterPlan:
     fill_missing: bool = False
     uncertain: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    renames: Renames | None = None
+    """What the keys were renamed by, where rules were."""
 
     @property
     def tensors(self) -> tuple[Keep, ...]:

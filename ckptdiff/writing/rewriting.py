@@ -51,7 +51,7 @@ def plan_renamed(
         dtype=dtype,
     )
     idle += tuple(f"The rule {rule} finds no set of tensors." for rule in operations if rule not in busy)
-    return replace(plan, notes=(*idle, *plan.notes))
+    return replace(plan, notes=(*idle, *plan.notes), renames=renames)
 
 
 def applied(checkpoint: Checkpoint, renames: Renames) -> tuple[Checkpoint, tuple[str, ...]]:

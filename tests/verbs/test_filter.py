@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import ckptdiff
+from ckptdiff.render.written import text
 from ckptdiff.writing.execute import Job, Written
 
 
@@ -60,3 +61,20 @@ def test_a_wish_that_cannot_be_runs_no_code(tmp_path: Path, out: str, options: d
         ckptdiff.filter(f"{tmp_path / 'net.py'}:Net", tmp_path / "gone.pth", tmp_path / out, **options)
     assert "the code ran" not in str(caught.value) + caught.value.detail
     assert "does not exist" not in caught.value.message
+
+
+def test_the_rule_that_is_reported_is_the_one_that_was_used(tmp_path: Path) -> None:
+    state = {
+        f"module.{key}": value for key, value in nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)).state_dict().items()
+    }
+    torch.save(state, tmp_path / "old.pth")
+    rules = {"rename": ["module.{i}.weight -> {i}.weight", "{*}.0.bias -> 0.bias"]}
+    done = ckptdiff.filter(
+        nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), tmp_path / "old.pth", tmp_path / "a.pth", **rules
+    )
+    assert "  module.{i}.weight -> {i}.weight (2 keys)\n  {*}.0.bias -> 0.bias (1 key)\n" in text(done, show_all=True)
+    both = {"strip_prefix": "module.", "rename": "0.{*} -> 0.{*}"}
+    done = ckptdiff.filter(
+        nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), tmp_path / "old.pth", tmp_path / "b.pth", **both
+    )
+    assert "  0.{*} -> 0.{*} (2 keys)\n  module.{*} -> {*} (2 keys)\n" in text(done, show_all=True)
