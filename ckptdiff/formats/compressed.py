@@ -63,25 +63,25 @@ def _beginning(opener: Callable[[], Any] | None, data: bytes) -> bytes:
     return content
 
 
-def _zlib() -> Any:
+def _zlib() -> object:
     import zlib
 
     return zlib.decompressobj()
 
 
-def _gzip() -> Any:
+def _gzip() -> object:
     import zlib
 
     return zlib.decompressobj(31)
 
 
-def _bz2() -> Any:
+def _bz2() -> object:
     import bz2
 
     return bz2.BZ2Decompressor()
 
 
-def _lzma() -> Any:
+def _lzma() -> object:
     import lzma
 
     return lzma.LZMADecompressor(memlimit=128 << 20)
@@ -92,7 +92,7 @@ def _is_zlib(data: bytes) -> bool:
 
 
 # Its name, the tool that unpacks it, how it begins, and what unpacks its beginning here.
-_METHODS: tuple[tuple[str, str, Callable[[bytes], bool], Callable[[], Any] | None], ...] = (
+_METHODS: tuple[tuple[str, str, Callable[[bytes], bool], Callable[[], object] | None], ...] = (
     ("gzip", "gunzip", lambda data: data.startswith(b"\x1f\x8b"), _gzip),
     ("bzip2", "bunzip2", lambda data: data.startswith(b"BZh"), _bz2),
     ("xz", "unxz", lambda data: data.startswith(b"\xfd7zXZ\0"), _lzma),

@@ -76,21 +76,21 @@ def _locate(_: StorageRef) -> Storage:
     raise AssertionError("tensors of a distributed checkpoint have no storage")
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def _fields(value: object) -> dict[str, Any]:
     if type(value) is not Instance or not isinstance(value.state, dict):
         raise TypeError("not a dataclass")
     return value.state
 
 
-def _class_name(value: Any) -> str:
+def _class_name(value: object) -> str:
     return value.cls.name if type(value) is Instance and type(value.cls) is Global else ""
 
 
-_Placed = dict[str, list[tuple[Any, Storage]]]
+_Placed = dict[str, list[tuple[object, Storage]]]
 """Key → the offsets of a chunk in its tensor, and where in which file it is."""
 
 
-def _tensor(value: Any, placed: list[tuple[Any, Storage]]) -> Tensor:
+def _tensor(value: object, placed: list[tuple[object, Storage]]) -> Tensor:
     fields = _fields(value)
     properties = fields["properties"].state
     if type(properties) is tuple and (
@@ -126,7 +126,7 @@ def _elements(sizes: tuple[int, ...]) -> int:
     return prod(sizes)
 
 
-def _nested(name: str, keys: dict[Any, Any], paths: dict[Any, Any], placed: _Placed) -> Mapping:
+def _nested(name: str, keys: dict[Any, object], paths: dict[object, object], placed: _Placed) -> Mapping:
     """The saved object: each flat key at the path it came from. Indices of lists become names."""
     root = _mapping()
     for key, value in keys.items():
@@ -159,7 +159,7 @@ def _mapping() -> Mapping:
     return mapping
 
 
-def _check_files(metadata: Place, keys: dict[Any, Any], storage: Any) -> tuple[int, _Placed]:
+def _check_files(metadata: Place, keys: dict[object, object], storage: Any) -> tuple[int, _Placed]:
     """Bytes of all files, and where the chunks lie: every one in its file, those of a tensor as many elements as it."""
     name = metadata.name
     sizes: dict[str, int] = {}

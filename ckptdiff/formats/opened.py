@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ class Opened:
     nbytes: int = 0
     locate: Locate | None = None
     """Finds the bytes of a storage that the content names."""
-    globals: Mapping[Any, Global] = field(default_factory=dict)
+    globals: Mapping[tuple[str, str], Global] = field(default_factory=dict)
     """What the pickles name, in order."""
     weights_only: str = ""
     """Why `torch.load(weights_only=True)` refuses it for another reason than a global, in torch's own words."""
@@ -96,7 +96,7 @@ class Opened:
         """The parts that could be read."""
         return {name: part for name, part in self.parts.items() if isinstance(part, Opened)}
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return nothing, ()
 
 

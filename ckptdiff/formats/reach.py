@@ -64,7 +64,7 @@ def inner(value: object) -> Iterator[tuple[str, object]]:
         yield from ((name, item) for name, item in beside_modules(value) if type(item) in CONTAINERS)
 
 
-def _items(pairs: dict[Any, Any]) -> Iterator[tuple[str, object]]:
+def _items(pairs: dict[object, object]) -> Iterator[tuple[str, object]]:
     for key, item in pairs.items():
         if type(key) is str:
             yield key, item

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ckptdiff import bounded_json as bounded
 from ckptdiff.errors import CheckpointError
@@ -77,7 +76,7 @@ def _parse(place: Place) -> ShardIndex:
     weight_map = content.get("weight_map") if type(content) is dict else None
     if type(weight_map) is not dict or not weight_map or any(type(file) is not str for file in weight_map.values()):
         raise CheckpointError(f"{index} is no index of shards: it has no weight_map", "Give a *.index.json file.")
-    metadata: Any = content.get("metadata")
+    metadata: object = content.get("metadata")
     check_count(index, len(weight_map))
     total = metadata.get("total_size") if type(metadata) is dict else None
     return ShardIndex(weight_map, total if type(total) is int else None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from ckptdiff import bounded_json as bounded
 from ckptdiff.formats.pickles.entries import shown
@@ -23,7 +22,7 @@ class DuplicateError(ValueError):
     """An object has a key twice: the message says which."""
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes) -> object:
     """The value. Raises ValueError for what the library refuses (NaN, numbers beyond a double, lone surrogates, bytes
     that are no UTF-8) and DuplicateError for a key that is there twice."""
     bounded.check(data)
@@ -72,7 +71,7 @@ def _integer(text: str) -> int | float:
     return -0.0 if text == "-0" else int(text)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     items = dict(pairs)
     if len(items) != len(pairs):
         seen: set[str] = set()

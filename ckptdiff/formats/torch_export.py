@@ -65,7 +65,7 @@ def read(source: ByteSource, archive: ZipArchive, key: str | None) -> Opened:
             f"{source.name} holds compiled code of torch.export, and no program with weights", "Give the weights."
         )
     programs = {model: _program(reader, model) for model in models}
-    content: Any = programs[models[0]] if len(models) == 1 else _mapping(programs)
+    content: object = programs[models[0]] if len(models) == 1 else _mapping(programs)
     devices = tuple(SavedOn(device, "export") for device in reader.devices)
     return Opened(source.name, FORMAT, content, source.size, reader.locate, saved_on=devices)
 
@@ -162,7 +162,7 @@ class _Reader:
         return self._places[ref.key]
 
 
-def _integers(values: Any) -> tuple[int, ...]:
+def _integers(values: object) -> tuple[int, ...]:
     if type(values) is not list or len(values) > MAX_SIZES:
         raise TypeError("sizes that are no list")
     return tuple(map(_integer, values))

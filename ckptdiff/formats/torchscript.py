@@ -99,7 +99,7 @@ def state_dict(archive: ZipArchive, root_folder: str, root: object) -> Mapping:
 
 
 def remarks(
-    archive: ZipArchive, root_folder: str, entries: Mapping, persistent: Callable[[Any], object]
+    archive: ZipArchive, root_folder: str, entries: Mapping, persistent: Callable[[object], object]
 ) -> tuple[str, ...]:
     """How much lies in constants, where that is no less than a tenth of what the state dict holds.
 

@@ -89,17 +89,17 @@ def _with_model(load: Any, model: nn.Module) -> Any:
     return lambda seen: load(seen, model)
 
 
-def _read(seen: Seen, model: nn.Module, path: str, key: str | None, *, partial: bool) -> Mapping[str, Any]:
+def _read(seen: Seen, model: nn.Module, path: str, key: str | None, *, partial: bool) -> Mapping[str, object]:
     dcp: Any = import_module("torch.distributed.checkpoint")
     state_dict = model.state_dict()
-    wanted: dict[str, Any] = state_dict if key is None else {key: state_dict}
+    wanted: dict[str, object] = state_dict if key is None else {key: state_dict}
     _tell(seen, dcp.FileSystemReader(path), state_dict, "" if key is None else f"{key}.")
     planner = dcp.DefaultLoadPlanner(allow_partial_load=True) if partial else None
     dcp.load(wanted, checkpoint_id=path, planner=planner)
     return state_dict
 
 
-def _tell(seen: Seen, reader: Any, state_dict: Mapping[str, Any], prefix: str) -> None:
+def _tell(seen: Seen, reader: Any, state_dict: Mapping[str, object], prefix: str) -> None:
     """The lists that `dcp.load` could have: it ends at the first key, and has no word for those it passes over."""
     try:
         saved = reader.read_metadata().state_dict_metadata
@@ -118,7 +118,7 @@ def _tell(seen: Seen, reader: Any, state_dict: Mapping[str, Any], prefix: str) -
     )
 
 
-def _set(seen: Seen, model: nn.Module, state_dict: Mapping[str, Any], settings: Mapping[str, object]) -> None:
+def _set(seen: Seen, model: nn.Module, state_dict: Mapping[str, object], settings: Mapping[str, object]) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     with told_by_state_loads(seen):

@@ -96,7 +96,7 @@ def _call_of(asked: Asked) -> Call:
         if asked.trust_remote_code:
             arguments = {**arguments, "trust_remote_code": True}
 
-        def load() -> Any:
+        def load() -> object:
             return diffusers.DiffusionPipeline.from_pretrained(str(path), **arguments)
 
         remote = ", trust_remote_code=True" if asked.trust_remote_code else ""
@@ -136,7 +136,7 @@ def _lines(library: str, name: str, call: str) -> tuple[str, ...]:
     return f"from {library} import {name}", call
 
 
-def _written(options: dict[str, Any]) -> str:
+def _written(options: dict[str, object]) -> str:
     """Options as they stand in a call, a dtype as torch's own."""
     typed = _typed(options)
     return "".join(f", {name}={str(value) if name == _DTYPE else repr(value)}" for name, value in typed.items())
@@ -145,7 +145,7 @@ def _written(options: dict[str, Any]) -> str:
 _DTYPE = "torch_dtype"
 
 
-def _of_component(path: Path, name: str, options: dict[str, Any]) -> Call:
+def _of_component(path: Path, name: str, options: dict[str, object]) -> Call:
     """The call for one component: of diffusers' own, or of another library's."""
     import importlib
 
@@ -161,10 +161,10 @@ def _of_component(path: Path, name: str, options: dict[str, Any]) -> Call:
             f"It has {', '.join(names)}.",
         )
     library, class_name = map(str, entry)
-    owner: Any = diffusers
+    owner: object = diffusers
     if not hasattr(diffusers, class_name) and library == "transformers":
         owner = importlib.import_module(library)
-    cls: Any = getattr(owner, class_name, None)
+    cls: object = getattr(owner, class_name, None)
     if not isinstance(cls, type) or not hasattr(cls, "from_pretrained") or not hasattr(cls, "state_dict"):
         raise UsageError(f"{name} is a {class_name} of {library}, and no model.", "Leave it out.")
     arguments = _typed(options)
@@ -178,7 +178,7 @@ def _of_component(path: Path, name: str, options: dict[str, Any]) -> Call:
     )
 
 
-def _refuse(options: dict[str, Any], known: tuple[str, ...]) -> None:
+def _refuse(options: dict[str, object], known: tuple[str, ...]) -> None:
     for name in options:
         if name not in known:
             raise UsageError(
@@ -186,7 +186,7 @@ def _refuse(options: dict[str, Any], known: tuple[str, ...]) -> None:
             )
 
 
-def _typed(options: dict[str, Any]) -> dict[str, Any]:
+def _typed(options: dict[str, object]) -> dict[str, object]:
     """The options with a dtype for its name."""
     import torch
 
@@ -201,7 +201,7 @@ def _typed(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "torch_dtype": dtype}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, object]:
     try:
         read = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -235,7 +235,7 @@ def _class_for(asked: Asked, named: object, chosen: str) -> Any:
             )
         return cls
     name = str(named or chosen)
-    found_class: Any = getattr(diffusers, name, None) if name.isidentifier() else None
+    found_class: object = getattr(diffusers, name, None) if name.isidentifier() else None
     if not isinstance(found_class, type):
         if not name:
             raise UsageError(
@@ -246,7 +246,7 @@ def _class_for(asked: Asked, named: object, chosen: str) -> Any:
     return found_class
 
 
-def _ensure_configured(asked: Asked, options: dict[str, Any]) -> None:
+def _ensure_configured(asked: Asked, options: dict[str, object]) -> None:
     """A single file holds no configuration: without one at hand diffusers fetches it. Raises for a LoRA, too."""
     from ckptdiff.checkpoint.reading import read
 
@@ -288,7 +288,7 @@ class Part:
     told: Told = field(default_factory=Told)
 
 
-def _load(seen: Seen, load: Callable[[], Any], *, single: bool = True) -> None:
+def _load(seen: Seen, load: Callable[[], object], *, single: bool = True) -> None:
     """Make the call; what it leaves is one module, or one of all components of a pipeline."""
     parts: list[Part] = []
     made: Any = None
@@ -344,7 +344,7 @@ def _watched(parts: list[Part]) -> Iterator[None]:
     signature = inspect.signature(loads)
     inside: list[Part] = []
 
-    def load_pretrained_model(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_pretrained_model(cls: object, *args: Any, **kwargs: Any) -> object:
         given = signature.bind(cls, *args, **kwargs).arguments
         part = Part(_last(given.get("pretrained_model_name_or_path")), given["model"])
         parts.append(part)
@@ -362,7 +362,7 @@ def _watched(parts: list[Part]) -> Iterator[None]:
         part.told = Told(sorted(missing), sorted(unexpected), sorted(shapes), ignored=True)
         return made
 
-    def load_one_file(model: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_one_file(model: Any, state_dict: Any, *args: object, **kwargs: object) -> object:
         if inside:
             return loads_one_file(model, state_dict, *args, **kwargs)
         told = _compared(model.state_dict(), state_dict, list(state_dict))
@@ -415,7 +415,7 @@ def _of_transformers(parts: list[Part]) -> Iterator[None]:
 
     original = PreTrainedModel.from_pretrained.__func__
 
-    def from_pretrained(cls: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: object, path: object, *args: Any, **kwargs: Any) -> object:
         part = Part(_last(path))
         parts.append(part)
         with reported() as said:

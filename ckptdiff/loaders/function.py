@@ -25,7 +25,7 @@ from ckptdiff.model.kernels import Kernels
 from ckptdiff.model.reference import parse_reference
 from ckptdiff.model.sandbox import contained
 
-Load = Callable[..., Any]
+Load = Callable[..., object]
 
 
 def ask(
@@ -142,7 +142,7 @@ def _takes_one(load: Load) -> bool:
 _MODELS = frozenset(("model", "module", "net", "network", "m"))
 
 
-def _model_of(result: Any) -> nn.Module | None:
+def _model_of(result: object) -> nn.Module | None:
     """The module that a loader returned, alone or first among other things."""
     if isinstance(result, nn.Module):
         return result
@@ -151,7 +151,7 @@ def _model_of(result: Any) -> nn.Module | None:
     return None
 
 
-def _bound(result: Any, left: nn.Module) -> str:
+def _bound(result: object, left: nn.Module) -> str:
     """What takes the model out of what a loader returned, in front of its call."""
     if result is left:
         return "model = "
@@ -163,7 +163,7 @@ def _name(load: Load) -> str:
     return getattr(load, "__name__", None) or type(load).__name__
 
 
-def _lists(result: Any) -> tuple[list[str] | None, list[str] | None]:
+def _lists(result: object) -> tuple[list[str] | None, list[str] | None]:
     """The missing and unexpected keys that a loader returned, as `load_state_dict` and `from_pretrained` do."""
     for item in (result, *(result if isinstance(result, (tuple, list)) else ())):
         lists = item if isinstance(item, dict) else {name: getattr(item, name, None) for name in _LISTS}

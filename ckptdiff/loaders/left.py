@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -74,7 +74,7 @@ def left_in(
     followed: Followed,
     loader: Loader,
     told: Told,
-    path: Any,
+    path: object,
     *,
     reference: str = "",
     machine: Machine | None = None,
@@ -130,7 +130,7 @@ def left_nothing(
     followed: Followed,
     loader: Loader,
     told: Told,
-    path: Any,
+    path: object,
     *,
     tree: ModuleTree | None = None,
     machine: Machine | None = None,
@@ -239,7 +239,7 @@ def _problems(fills: Mapping[str, Fill], told: Told) -> Iterator[Problem]:
             yield Problem("part", key, f"{count:,} of {fill.numel:,} elements are filled")
 
 
-def _checkpoint(path: Any) -> Checkpoint:
+def _checkpoint(path: object) -> Checkpoint:
     from ckptdiff.checkpoint.reading import read
 
     if isinstance(path, Checkpoint):

@@ -149,7 +149,7 @@ def state_loads() -> Iterator[list[StateLoad]]:
     original = nn.Module.load_state_dict
 
     @functools.wraps(original)
-    def load_state_dict(self: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> object:
         nonlocal depth
         if depth:
             return original(self, state_dict, *args, **kwargs)
@@ -211,6 +211,6 @@ def told_by_state_loads(seen: Seen, kind: type = nn.Module) -> Iterator[list[Sta
                 break
 
 
-def spelled(options: Any) -> str:
+def spelled(options: object) -> str:
     """Options as they stand in a call, each after a comma."""
     return "".join(f", {name}={value!r}" for name, value in cast("dict[str, object]", options).items())

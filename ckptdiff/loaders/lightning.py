@@ -67,7 +67,7 @@ def _class_of(asked: Asked) -> Iterator[Any]:
         yield own[0]
 
 
-def _checked(loaded: Any, name: str) -> Any:
+def _checked(loaded: object, name: str) -> object:
     if not _is_lightning(loaded):
         raise UsageError(
             f"{name} is no LightningModule's class, and only that has load_from_checkpoint.",

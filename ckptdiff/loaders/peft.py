@@ -197,7 +197,7 @@ def _load(seen: Seen, model: nn.Module, asked: Asked) -> None:
     adapted: Any = None
     original = PeftModel.load_adapter
 
-    def load_adapter(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_adapter(self: object, *args: object, **kwargs: object) -> object:
         nonlocal adapted
         adapted = self
         result = original(self, *args, **kwargs)
@@ -261,7 +261,7 @@ def _as_adapter(outcome: Outcome, module: nn.Module, asked: Asked) -> Outcome:
     return replace(outcome, filled=filled, problems=problems, remarks=remarks)
 
 
-def _adapter_keys(module: Any, name: str, filled: set[str]) -> set[str]:
+def _adapter_keys(module: nn.Module, name: str, filled: set[str]) -> set[str]:
     """The keys of a model that are an adapter's: those that PEFT would save of it, of prompts those that it fills."""
     configs = getattr(module, "peft_config", None)
     if not isinstance(configs, dict) or name not in configs:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from torch import nn
 
 
-def load_state_dict(model: nn.Module, path: str | os.PathLike[str]) -> Any:
+def load_state_dict(model: nn.Module, path: str | os.PathLike[str]) -> object:
     """`model.load_state_dict(torch.load(path))`, of a .safetensors `load_file(path)`."""
     if os.fspath(path).endswith(".safetensors"):
         from safetensors.torch import load_file

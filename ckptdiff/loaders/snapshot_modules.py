@@ -6,8 +6,6 @@ code which looks for a Linear finds one; all others are bare ones that have the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -16,7 +14,7 @@ from ckptdiff.torch_private import own_buffers, own_parameters
 
 _LINEAR = {kind.__name__: kind for kind in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)}
 _CONTAINERS = {kind.__name__: kind for kind in (nn.ModuleList, nn.ModuleDict, nn.Sequential)}
-_CONVOLUTIONS: dict[str, Any] = {kind.__name__: kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+_CONVOLUTIONS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 
 
 class _Outline(nn.Module):
@@ -80,5 +78,5 @@ def _tensor(slot: Slot) -> torch.Tensor:
     return nn.Parameter(tensor, requires_grad=tensor.is_floating_point() or tensor.is_complex())
 
 
-def _dtype(name: str) -> Any:
+def _dtype(name: str) -> torch.dtype | None:
     return getattr(torch, name, torch.float32)

@@ -79,7 +79,7 @@ def _created_lines(asked: Asked) -> tuple[str, ...]:
     return "import timm", f"model = timm.create_model({asked.model.target!r}, {given})"
 
 
-def _with_filter(lines: list[str], function: Any) -> list[str]:
+def _with_filter(lines: list[str], function: object) -> list[str]:
     """With the import of a filter function; nothing where it has no name of its own."""
     if function is None:
         return [line.replace("checkpoint_filter_fn", "None") for line in lines]
@@ -114,7 +114,7 @@ def _created(seen: Seen, asked: Asked, model: nn.Module | None) -> None:
             seen.module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
 
 
-def _made_by(model: nn.Module) -> tuple[str, dict[str, Any]]:
+def _made_by(model: nn.Module) -> tuple[str, dict[str, object]]:
     """The architecture's name and the arguments by which timm makes a model once more. Raises UsageError."""
     config = getattr(model, "pretrained_cfg", None)
     arguments = getattr(model, "_model_args", None)
@@ -134,7 +134,7 @@ class _Found(Exception):  # noqa: N818 - a way out, not an error
         self.keywords = keywords
 
 
-def filter_of(model: nn.Module) -> Callable[..., Any] | None:
+def filter_of(model: nn.Module) -> Callable[..., object] | None:
     """The filter function of a model's architecture. Raises UsageError for a model that is none of timm's."""
     config = getattr(model, "pretrained_cfg", None)
     name = config.get("architecture") if isinstance(config, dict) else None
@@ -143,7 +143,7 @@ def filter_of(model: nn.Module) -> Callable[..., Any] | None:
     return filter_of_architecture(name)
 
 
-def filter_of_architecture(name: str) -> Callable[..., Any] | None:
+def filter_of_architecture(name: str) -> Callable[..., object] | None:
     """The filter function that timm gives pretrained weights of an architecture to, None where there is none.
 
     Each architecture hands its own to one function, which is stopped before it builds anything.
@@ -155,7 +155,7 @@ def filter_of_architecture(name: str) -> Callable[..., Any] | None:
     except ImportError:
         raise _not_found(name) from None
 
-    def found(*_: Any, **keywords: Any) -> Any:
+    def found(*_: object, **keywords: object) -> object:
         raise _Found(keywords)
 
     with patches() as patched:

@@ -33,7 +33,7 @@ def child_processes(scene: Scene) -> None:
     """`mp.spawn` and processes of the program's own functions: the first is run here. Programs: told."""
     import torch.multiprocessing as multiprocessing
 
-    def spawn(fn: Any, args: Any = (), nprocs: int = 1, *_: Any, **__: Any) -> Any:
+    def spawn(fn: Any, args: Any = (), nprocs: int = 1, *_: object, **__: object) -> Any:
         scene.tell(f"torch.multiprocessing.spawn ran its function here, as process 0 of {nprocs}.")
         fn(0, *args)
 
@@ -45,7 +45,7 @@ def child_processes(scene: Scene) -> None:
 def _processes(scene: Scene) -> None:
     """`Process(target=...).start()`: the first of a function runs in a thread of this process."""
     here: dict[str, threading.Thread] = {}
-    done: dict[int, tuple[Any, threading.Thread | None]] = {}
+    done: dict[int, tuple[object, threading.Thread | None]] = {}
 
     def start(self: Any) -> None:
         target = getattr(self, "_target", None)
@@ -63,13 +63,13 @@ def _processes(scene: Scene) -> None:
             done[id(self)] = self, here[name]
             here[name].start()
 
-    def join(self: Any, timeout: float | None = None) -> None:
+    def join(self: object, timeout: float | None = None) -> None:
         if id(self) not in done:
             joined(self, timeout)
         elif (thread := done[id(self)][1]) is not None:
             thread.join(timeout)
 
-    def is_alive(self: Any) -> bool:
+    def is_alive(self: object) -> bool:
         if id(self) not in done:
             return bool(alive(self))
         thread = done[id(self)][1]
@@ -81,18 +81,18 @@ def _processes(scene: Scene) -> None:
     alive = scene.patched.function(process.is_alive, is_alive)
     for name in ("terminate", "kill", "close"):
         _of_done(scene, getattr(process, name), done)
-    code: Any = process.exitcode
+    code = process.exitcode
     scene.patched.attribute(process, "exitcode", property(lambda self: 0 if id(self) in done else code.__get__(self)))
 
 
-def _of_done(scene: Scene, function: Any, done: Mapping[int, Any]) -> None:
-    def asked(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _of_done(scene: Scene, function: object, done: Mapping[int, object]) -> None:
+    def asked(self: object, *args: object, **kwargs: object) -> object:
         return None if id(self) in done else original(self, *args, **kwargs)
 
     original = scene.patched.function(function, asked)
 
 
-def _is_programs_own(process: Any, target: Any) -> bool:
+def _is_programs_own(process: Any, target: object) -> bool:
     """Whether it is work of the program, rather than a worker of a library: a loader of data, a pool."""
     function = target if target is not None else type(process).run
     code = getattr(getattr(function, "__func__", function), "__code__", None)
@@ -113,7 +113,7 @@ def _programs(scene: Scene) -> None:
     for function in (os.execv, os.execve):
         kept = Kept(function)
 
-        def execute(path: Any, args: Any, *_: Any) -> Any:  # noqa: ARG001 - as the real one
+        def execute(path: object, args: Any, *_: object) -> object:  # noqa: ARG001 - as the real one
             line = _line(args)[:_LONGEST]
             scene.watch.children[line] = None
             raise Replaced(line)

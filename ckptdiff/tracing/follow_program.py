@@ -158,7 +158,7 @@ class Tracing:
             return
         call = nn.Module.__call__
 
-        def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def called(module: nn.Module, *args: object, **kwargs: object) -> object:
             self._look(module)
             return call(module, *args, **kwargs)
 
@@ -213,11 +213,11 @@ class Tracing:
                     return
             frame = frame.f_back
 
-    def _tracing(self, frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG002 - as sys.settrace calls it
+    def _tracing(self, frame: FrameType, event: str, argument: object) -> Any:  # noqa: ARG002 - as sys.settrace calls it
         assert self._place is not None
         return self._tracing_line if os.path.realpath(frame.f_code.co_filename) == self._place[0] else None
 
-    def _tracing_line(self, frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG002
+    def _tracing_line(self, frame: FrameType, event: str, argument: object) -> object:  # noqa: ARG002
         assert self._place is not None
         if event == "line" and self.is_here and frame.f_lineno == self._place[1]:
             self._end(f"{shown(frame.f_code.co_filename)}:{frame.f_lineno}")
@@ -384,7 +384,7 @@ class _Forward(DispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         if func.overloadpacket.__name__ in _COMPUTES:
             self._tracing.computing()
         return func(*args, **(kwargs or {}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ckptdiff.errors import UsageError
 from ckptdiff.small_files import json_of, text_of
@@ -26,7 +25,7 @@ def read_good_run(path: str) -> Good:
     return {model["class"]: frozenset((*model["initial"], *model["overwritten"])) for model in models if model["asked"]}
 
 
-def _is_model(model: Any) -> bool:
+def _is_model(model: object) -> bool:
     return (
         isinstance(model, dict)
         and isinstance(model.get("class"), str)

@@ -55,7 +55,7 @@ class Overlay:
 
     # What the program finds
 
-    def mapped(self, path: Any) -> Any:
+    def mapped(self, path: object) -> Any:
         """A path under its name here; anything else as it is."""
         if not self._maps or not isinstance(path, (str, os.PathLike)):
             return path
@@ -67,7 +67,7 @@ class Overlay:
                     return new + text[len(start) :]
         return path
 
-    def here(self, path: Any, folder: int | None = None) -> Any:
+    def here(self, path: object, folder: int | None = None) -> Any:
         """Where what a path names lies. Raises FileNotFoundError for what the program has removed."""
         path = self.mapped(path)
         if not (self._added or self._gone) or not isinstance(path, (str, os.PathLike)):
@@ -81,12 +81,12 @@ class Overlay:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
         return path
 
-    def named(self, aside: Any) -> str | None:
+    def named(self, aside: object) -> str | None:
         """The path that the program means by a file that was kept aside."""
         text = os.fspath(aside) if isinstance(aside, (str, os.PathLike)) else aside
         return next((self._said.get(place, path) for path, place in self._added.items() if place == text), None)
 
-    def inside(self, folder: Any) -> tuple[dict[str, str], set[str]]:
+    def inside(self, folder: object) -> tuple[dict[str, str], set[str]]:
         """The names in a folder that the program has added, each with where it lies, and those it has removed."""
         at = _path_of(folder) if isinstance(folder, int) else folder
         whole = self._absolute(at) if at is not None else None
@@ -117,12 +117,12 @@ class Overlay:
         self.writes(whole)
         return place
 
-    def own(self, path: Any) -> None:
+    def own(self, path: object) -> None:
         """Note that a file now holds the program's own objects."""
         with contextlib.suppress(OSError, TypeError):
             self._own.add(os.fspath(self.here(path)))
 
-    def is_own(self, file: Any) -> bool:
+    def is_own(self, file: object) -> bool:
         """Whether a file, or an open one, holds what the program has put there itself."""
         if not self._own:
             return False
@@ -149,7 +149,7 @@ class Overlay:
             self._tell(f"{os.fspath(path)!s} was not removed.")
         return True
 
-    def move(self, source: Any, target: Any, *, keeping: bool = False) -> bool:
+    def move(self, source: object, target: object, *, keeping: bool = False) -> bool:
         """Have a file be under another path, with `keeping` under both. False where it is for the system to do it."""
         old, new = self._absolute(source), self._absolute(target)
         if old is None or new is None:
@@ -184,7 +184,7 @@ class Overlay:
         self._gone.add(whole)
         return True
 
-    def make_folder(self, path: Any) -> bool:
+    def make_folder(self, path: object) -> bool:
         """Have a folder be there again that is only gone for the program."""
         whole = self._absolute(self.mapped(path))
         if whole is None or whole not in self._gone:
@@ -242,23 +242,23 @@ class Entries:
         self._real, self._gone, self._added, self._folder = real, gone, added, folder
         self._items = self._all()
 
-    def _all(self) -> Iterator[Any]:
+    def _all(self) -> Iterator[object]:
         for entry in self._real:
             if entry.name not in self._gone and entry.name not in self._added:
                 yield entry
         for name, place in self._added.items():
             yield _Entry(name, os.path.join(self._folder, name), place)  # noqa: PTH118
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> object:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         return next(self._items)
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -44,13 +44,13 @@ def other_paths(scene: Scene) -> None:
     _readers_in_c(scene)
 
 
-def _instead(scene: Scene, function: Any, make: Callable[[Kept, Overlay], Callable[..., Any]]) -> None:
+def _instead(scene: Scene, function: object, make: Callable[[Kept, Overlay], Callable[..., object]]) -> None:
     kept = Kept(function)
     scene.patched.everywhere(kept, make(kept, scene.overlay))
 
 
-def _finding(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def finding(path: Any, *args: Any, **kwargs: Any) -> Any:
+def _finding(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def finding(path: object, *args: object, **kwargs: Any) -> object:
         if overlay.idle:
             return function.value(path, *args, **kwargs)
         place = overlay.here(path, kwargs.get("dir_fd"))
@@ -61,8 +61,8 @@ def _finding(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return finding
 
 
-def _opening(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def opening(path: Any, flags: int, *args: Any, **kwargs: Any) -> Any:
+def _opening(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def opening(path: Any, flags: int, *args: object, **kwargs: object) -> object:
         place, folder = overlay.mapped(path), kwargs.get("dir_fd")
         if flags & _WRITES and folder is None and _names_weights(place) and _has_folder(place):
             there = _is_there(place)
@@ -75,8 +75,8 @@ def _opening(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return opening
 
 
-def _opening_file(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def opening(file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> Any:
+def _opening_file(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def opening(file: Any, mode: Any = "r", *args: object, **kwargs: object) -> object:
         path = overlay.mapped(file)
         writes = isinstance(mode, str) and any(letter in mode for letter in "wax+")
         if writes and _names_weights(path) and _has_folder(path) and not kwargs.get("opener"):
@@ -93,8 +93,8 @@ def _opening_file(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return opening
 
 
-def _listing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def listing(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
+def _listing(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def listing(path: object = ".", *args: object, **kwargs: object) -> object:
         if overlay.idle or isinstance(path, bytes):
             return function.value(path, *args, **kwargs)
         place = overlay.here("." if path is None else path)
@@ -107,8 +107,8 @@ def _listing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return listing
 
 
-def _scanning(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def scanning(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
+def _scanning(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def scanning(path: object = ".", *args: object, **kwargs: object) -> object:
         if overlay.idle or isinstance(path, bytes):
             return function.value(path, *args, **kwargs)
         place = overlay.here("." if path is None else path)
@@ -119,8 +119,8 @@ def _scanning(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return scanning
 
 
-def _making(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def making(path: Any, *args: Any, **kwargs: Any) -> Any:
+def _making(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def making(path: object, *args: object, **kwargs: object) -> object:
         if overlay.idle:
             return function.value(path, *args, **kwargs)
         return None if overlay.make_folder(path) else function.value(overlay.mapped(path), *args, **kwargs)
@@ -128,8 +128,8 @@ def _making(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return making
 
 
-def _removing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def removing(path: Any, *args: Any, **kwargs: Any) -> Any:
+def _removing(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def removing(path: object, *args: object, **kwargs: Any) -> None:
         place = overlay.mapped(path)
         if not overlay.remove(place, kwargs.get("dir_fd")):
             function.value(place, *args, **kwargs)
@@ -137,8 +137,8 @@ def _removing(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return removing
 
 
-def _removing_folder(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def removing(path: Any, *args: Any, **kwargs: Any) -> Any:
+def _removing_folder(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def removing(path: object, *args: object, **kwargs: Any) -> None:
         place = overlay.mapped(path)
         if overlay.idle or not overlay.remove_folder(place, kwargs.get("dir_fd")):
             function.value(place, *args, **kwargs)
@@ -146,8 +146,8 @@ def _removing_folder(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return removing
 
 
-def _moving(function: Kept, overlay: Overlay) -> Callable[..., Any]:
-    def moving(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+def _moving(function: Kept, overlay: Overlay) -> Callable[..., object]:
+    def moving(source: object, target: object, *args: object, **kwargs: object) -> None:
         old, new = overlay.mapped(source), overlay.mapped(target)
         plain = all(kwargs.get(name) is None for name in ("src_dir_fd", "dst_dir_fd"))
         if not (plain and overlay.move(old, new)):
@@ -156,8 +156,8 @@ def _moving(function: Kept, overlay: Overlay) -> Callable[..., Any]:
     return moving
 
 
-def _linking(function: Kept, overlay: Overlay, *, symbolic: bool = False) -> Callable[..., Any]:
-    def linking(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+def _linking(function: Kept, overlay: Overlay, *, symbolic: bool = False) -> Callable[..., object]:
+    def linking(source: object, target: object, *args: object, **kwargs: object) -> None:
         old, new = overlay.mapped(source), overlay.mapped(target)
         start = old
         if symbolic and isinstance(new, (str, os.PathLike)):  # what it says is meant from where it lies
@@ -173,7 +173,7 @@ def _readers_in_c(scene: Scene) -> None:
     """What opens a file by its path past Python."""
     overlay = scene.overlay
 
-    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+    def load(f: object, *args: object, **kwargs: object) -> object:
         if not overlay.is_own(f):
             return torch_load(overlay.mapped(f), *args, **kwargs)
         before, torch.serialization.pickle = torch.serialization.pickle, pickle  # type: ignore[attr-defined]
@@ -195,7 +195,7 @@ def _readers_in_c(scene: Scene) -> None:
     overlay.moved = moved
     overlay.writes = lambda path: files.opened.note(path, writes=True)
 
-    def copyfile(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
+    def copyfile(src: object, dst: object, *args: object, **kwargs: object) -> object:
         source, target = overlay.mapped(src), overlay.mapped(dst)
         if _names_weights(source) and _names_weights(target) and overlay.move(source, target, keeping=True):
             return dst
@@ -204,18 +204,18 @@ def _readers_in_c(scene: Scene) -> None:
     copied = scene.patched.function(shutil.copyfile, copyfile)
 
 
-def _names_weights(path: Any) -> bool:
+def _names_weights(path: object) -> bool:
     if not isinstance(path, (str, os.PathLike)):
         return False
     text = os.fspath(path)
     return isinstance(text, str) and is_weights(text)
 
 
-def _has_folder(path: Any) -> bool:
+def _has_folder(path: str | os.PathLike[str]) -> bool:
     return os.path.isdir(os.path.dirname(os.fspath(path)) or ".")  # noqa: PTH112, PTH120
 
 
-def _is_there(path: Any) -> bool:
+def _is_there(path: str | os.PathLike[str]) -> bool:
     try:
         os.stat(path)  # noqa: PTH116 - as the program sees it
     except OSError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 _LONGEST = 1000
 
@@ -34,8 +33,8 @@ class Said:
                 with contextlib.suppress(AttributeError):
                     del stream.write
 
-    def _heard(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
-        def heard(text: str) -> Any:
+    def _heard(self, write: Callable[[str], object]) -> Callable[[str], object]:
+        def heard(text: str) -> object:
             if isinstance(text, str):
                 kept = self._text[-_LONGEST:] + text[-_LONGEST:]
                 self._text = kept if kept.strip() else ""

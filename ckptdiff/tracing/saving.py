@@ -18,7 +18,7 @@ from ckptdiff.tracing.scene import Scene
 def saved_aside(scene: Scene) -> None:
     """`torch.save`, safetensors' `save_file`, and what saves TorchScript and exported programs."""
 
-    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+    def save(obj: object, f: object, *args: object, **kwargs: object) -> None:
         _write(scene, f, dict(named_tensors(obj)), lambda place: original(obj, place, *args, **kwargs))
         _own(scene, f)
 
@@ -29,7 +29,7 @@ def saved_aside(scene: Scene) -> None:
     except ImportError:
         return
 
-    def save_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
+    def save_file(tensors: object, filename: object, *args: object, **kwargs: object) -> None:
         saved = dict(tensors) if isinstance(tensors, Mapping) else {}
         _write(scene, filename, saved, lambda place: save_named(tensors, place, *args, **kwargs))
 
@@ -37,7 +37,7 @@ def saved_aside(scene: Scene) -> None:
 
 
 def _scripted(scene: Scene) -> None:
-    def save_script(self: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_script(self: Any, f: object, *args: object, **kwargs: object) -> None:
         tensors = dict(self.state_dict())
         scene.watch.followed.engine.put_away(tensors.values())
         _write(scene, str(f), tensors, lambda place: save_module(self, place, *args, **kwargs))
@@ -45,7 +45,7 @@ def _scripted(scene: Scene) -> None:
     save_module = scene.patched.function(torch.jit.RecursiveScriptModule.save, save_script)  # type: ignore[attr-defined]
 
     def patch(module: Any) -> None:
-        def save(ep: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+        def save(ep: Any, f: object, *args: object, **kwargs: object) -> None:
             tensors = dict(ep.state_dict)
             scene.watch.followed.engine.put_away(tensors.values())
             _write(scene, f, tensors, lambda place: original(ep, place, *args, **kwargs))
@@ -55,7 +55,7 @@ def _scripted(scene: Scene) -> None:
     scene.patched.imports.once("torch.export", patch)
 
 
-def _write(scene: Scene, f: Any, tensors: Mapping[str, torch.Tensor], write: Callable[[Any], Any]) -> None:
+def _write(scene: Scene, f: object, tensors: Mapping[str, torch.Tensor], write: Callable[[object], object]) -> None:
     """Note what is saved, and have it saved aside, where what it raises is raised. A stream is the program's own."""
     path = os.fspath(f) if isinstance(f, (str, os.PathLike)) else None
     if path is None:
@@ -88,6 +88,6 @@ def _stored(tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     return [tensor for tensor in tensors.values() if tensor.layout is torch.strided and not tensor.is_meta]
 
 
-def _own(scene: Scene, f: Any) -> None:
+def _own(scene: Scene, f: object) -> None:
     """What the program's objects became, it makes of them again: these are no strangers'."""
     scene.overlay.own(f if isinstance(f, (str, os.PathLike)) else getattr(f, "name", None))

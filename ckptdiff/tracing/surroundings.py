@@ -34,7 +34,7 @@ def group_of_one(scene: Scene) -> None:
 
     asked: list[str] = []
 
-    def init_process_group(backend: Any = None, *_: Any, **__: Any) -> None:
+    def init_process_group(backend: object = None, *_: object, **__: object) -> None:
         if not dist.is_initialized():
             scene.tell(f"A process group ({backend or 'by default'}) was made of this process alone, as rank 0 of 1.")
         asked.append(str(backend or "gloo"))
@@ -64,7 +64,7 @@ def uncompiled(scene: Scene) -> None:
     """`torch.compile` gives back what it is given, a module in the wrapper that its keys are named after."""
     said: list[bool] = []
 
-    def compile(model: Any = None, *_: Any, **__: Any) -> Any:  # noqa: A001 - torch's name
+    def compile(model: object = None, *_: object, **__: object) -> object:  # noqa: A001 - torch's name
         if model is None:
             return lambda function: compile(function)
         if not said:
@@ -88,7 +88,7 @@ class OptimizedModule(nn.Module):
             return self._modules[name]
         return getattr(self._modules["_orig_mod"], name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """What the module does."""
         return self._orig_mod(*args, **kwargs)
 
@@ -96,7 +96,7 @@ class OptimizedModule(nn.Module):
 def extensions(scene: Scene) -> None:
     """C++ and CUDA that a program would compile before it starts."""
 
-    def load(name: Any = "", *_: Any, **__: Any) -> Any:
+    def load(name: object = "", *_: object, **__: object) -> object:
         scene.tell(f"The extension {name} was not compiled; what the program takes from it is nothing.")
         return Nothing()
 
@@ -111,7 +111,7 @@ def downloads(scene: Scene) -> None:
     """Weights that would be downloaded: those of the cache, else what the model has, told to be from there."""
     from torch import hub
 
-    def load_state_dict_from_url(url: Any, model_dir: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict_from_url(url: object, model_dir: Any = None, *args: object, **kwargs: Any) -> object:
         folder = model_dir or os.path.join(hub.get_dir(), "checkpoints")  # noqa: PTH118 - as torch writes it
         name = kwargs.get("file_name") or os.path.basename(str(url).partition("?")[0])  # noqa: PTH119
         if os.path.exists(os.path.join(folder, name)):  # noqa: PTH110, PTH118
@@ -121,7 +121,7 @@ def downloads(scene: Scene) -> None:
 
     original = scene.patched.function(hub.load_state_dict_from_url, load_state_dict_from_url)
 
-    def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(module: nn.Module, state_dict: object, *args: object, **kwargs: object) -> object:
         if not isinstance(state_dict, NotDownloaded):
             return loading(module, state_dict, *args, **kwargs)
         for key, value in module.state_dict(keep_vars=True).items():
@@ -148,7 +148,7 @@ def no_network(scene: Scene) -> None:
 
     said: list[str] = []
 
-    def refused(address: Any) -> None:
+    def refused(address: object) -> None:
         host = str(address[0]) if isinstance(address, tuple) and address else ""
         if not host or host in ("localhost", "::1", "0.0.0.0") or host.startswith("127."):  # noqa: S104 - compared
             return
@@ -159,11 +159,11 @@ def no_network(scene: Scene) -> None:
 
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
 
-    def connecting(self: Any, address: Any) -> Any:
+    def connecting(self: Any, address: Any) -> object:
         refused(address)
         return connect(self, address)
 
-    def connecting_ex(self: Any, address: Any) -> Any:
+    def connecting_ex(self: Any, address: Any) -> object:
         refused(address)
         return connect_ex(self, address)
 
@@ -171,7 +171,7 @@ def no_network(scene: Scene) -> None:
     scene.patched.attribute(socket.socket, "connect_ex", connecting_ex)
     resolve = socket.getaddrinfo
 
-    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> object:
         try:
             name = host.decode() if isinstance(host, bytes) else host
             refused((name or "localhost",))

@@ -25,44 +25,44 @@ UNNEEDED = (*KERNELS, "mpi4py")
 class Nothing:
     """Whatever is asked of it is nothing, and says so by being false."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         return Nothing()
 
-    def __call__(self, *args: Any, **_: Any) -> Any:
+    def __call__(self, *args: object, **_: object) -> object:
         # A decorator gives back what it is put before.
         return args[0] if len(args) == 1 and callable(args[0]) else Nothing()
 
     def __bool__(self) -> bool:
         return False
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return iter(())
 
     def __len__(self) -> int:
         return 0
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing was entered."""
 
-    def __getitem__(self, _: Any) -> Any:
+    def __getitem__(self, _: object) -> object:
         return Nothing()
 
-    def __setitem__(self, _: Any, __: Any) -> None:
+    def __setitem__(self, _: object, __: object) -> None:
         """Nothing is kept."""
 
-    def __mro_entries__(self, _: Any) -> tuple[type, ...]:
+    def __mro_entries__(self, _: object) -> tuple[type, ...]:
         return (object,)
 
 
 class _Absent(ModuleType):
     """A module that is not installed and that nobody needs before the weights."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         return Nothing()
@@ -79,17 +79,17 @@ class _Communicator(Nothing):
     def Get_size(self) -> int:  # noqa: N802
         return 1
 
-    def bcast(self, value: Any = None, root: int = 0) -> Any:  # noqa: ARG002
+    def bcast(self, value: object = None, root: int = 0) -> object:  # noqa: ARG002
         return value
 
     reduce = allreduce = bcast
 
-    def gather(self, value: Any = None, root: int = 0) -> list[Any]:  # noqa: ARG002
+    def gather(self, value: object = None, root: int = 0) -> list[object]:  # noqa: ARG002
         return [value]
 
     allgather = gather
 
-    def scatter(self, values: Any, root: int = 0) -> Any:  # noqa: ARG002
+    def scatter(self, values: Any, root: int = 0) -> object:  # noqa: ARG002
         return values[0]
 
 
@@ -97,7 +97,7 @@ class _MPI(Nothing):
     COMM_WORLD = COMM_SELF = _Communicator()
 
 
-_KNOWN: Mapping[str, Mapping[str, Any]] = {
+_KNOWN: Mapping[str, Mapping[str, object]] = {
     "mpi4py": {"MPI": _MPI()},
     "mpi4py.MPI": {"COMM_WORLD": _MPI.COMM_WORLD, "COMM_SELF": _MPI.COMM_WORLD},
     "torch._six": {

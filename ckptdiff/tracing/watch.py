@@ -93,7 +93,7 @@ class Watch:
         initialise = nn.Module.__init__
 
         @functools.wraps(initialise)
-        def __init__(self: nn.Module, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        def __init__(self: nn.Module, *args: object, **kwargs: object) -> None:  # noqa: N807
             made.append(weakref.ref(self))
             lines[id(self)] = line_of_program(past=self)
             initialise(self, *args, **kwargs)
@@ -101,7 +101,7 @@ class Watch:
         patched.attribute(nn.Module, "__init__", __init__)
 
     def _loading(self, patched: Patches) -> None:
-        def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        def load_state_dict(module: nn.Module, state_dict: object, *args: object, **kwargs: object) -> object:
             if self._is_of_file(state_dict):
                 self.asked[id(module)] = module
                 self.keys[id(module)] = frozenset(names_of(module))
@@ -110,8 +110,8 @@ class Watch:
 
         original = patched.function(nn.Module.load_state_dict, load_state_dict)
 
-        def reading(function: Callable[..., Any]) -> None:
-            def read(f: Any, *args: Any, **kwargs: Any) -> Any:
+        def reading(function: Callable[..., object]) -> None:
+            def read(f: object, *args: object, **kwargs: object) -> object:
                 with self.trying(os.path.realpath(f) if isinstance(f, (str, os.PathLike)) else id(f)):
                     return kept(f, *args, **kwargs)
 
@@ -120,7 +120,7 @@ class Watch:
         for function in (torch.load, torch.jit.load):
             reading(function)
 
-    def _is_of_file(self, state_dict: Any) -> bool:
+    def _is_of_file(self, state_dict: object) -> bool:
         """Whether a state dict holds something of a file, or is what is left of one, which is nothing."""
         if not isinstance(state_dict, Mapping) or not self.followed.files.order:
             return False
@@ -132,8 +132,8 @@ class Watch:
         for owner in owners:
             self._state_loader(patched, owner.load_state_dict)
 
-    def _state_loader(self, patched: Patches, function: Callable[..., Any]) -> None:
-        def load_state_dict(holder: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def _state_loader(self, patched: Patches, function: Callable[..., object]) -> None:
+        def load_state_dict(holder: object, state_dict: object, *args: object, **kwargs: object) -> object:
             kind, line, place = type(holder).__name__, line_of_program(), len(self.restored)
             with self.trying(id(holder)):
                 try:
@@ -147,7 +147,7 @@ class Watch:
 
         original = patched.function(function, load_state_dict)
 
-    def _counted(self, holder: Any, state_dict: Any) -> tuple[int, int, tuple[str, ...]]:
+    def _counted(self, holder: object, state_dict: object) -> tuple[int, int, tuple[str, ...]]:
         """How many of a holder's entries were restored, of how many, and the files that their tensors come from."""
         if isinstance(holder, torch.optim.Optimizer):
             parameters = [parameter for group in holder.param_groups for parameter in group["params"]]

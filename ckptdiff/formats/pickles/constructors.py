@@ -80,11 +80,15 @@ def dtype_name(value: object) -> str:
     raise ValueError("not a torch dtype")
 
 
+Args = tuple[object, ...]
+"""Of a call that a pickle makes: anything."""
+
+
 class UnknowableError(Exception):
     """What the pickle does to a tensor has an outcome that is not followed here: the message says what."""
 
 
-def sizes(value: Any) -> Any:
+def sizes(value: object) -> Any:
     """Sizes or strides: torch takes a list as well, as it is at this moment."""
     return tuple(value) if type(value) is Size or (type(value) is list and len(value) <= MAX_SIZES) else value
 
@@ -100,7 +104,7 @@ _OWN = frozenset(
 )  # fmt: skip
 
 
-def _check_state(state: Any) -> None:
+def _check_state(state: object) -> None:
     """`_set_obj_state` gives a tensor attributes, which here are left out: none may be one that makes it another."""
     if state is None:
         return
@@ -125,7 +129,7 @@ def _layout_name(value: object) -> str:
     return name[len("torch.") :]
 
 
-def _tensor(args: Any) -> Any:
+def _tensor(args: Args) -> object:
     """`_rebuild_tensor(storage, offset, size, stride)` and `_v2`, which only adds what does not concern us."""
     storage = args[0]
     if type(storage) is not StorageRef:
@@ -140,12 +144,12 @@ def _tensor(args: Any) -> Any:
     return Tensor(storage, storage.dtype, size, stride, offset)
 
 
-def _tensor_v2(args: Any) -> Any:
+def _tensor_v2(args: Args) -> object:
     """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])`."""
     return _lazy(_tensor(args), args[6] if len(args) > 6 else None)
 
 
-def _lazy(tensor: Any, metadata: Any) -> Any:
+def _lazy(tensor: object, metadata: object) -> object:
     """The metadata says whether the values are still to be conjugated or negated: then they are not in the file as
     such."""
     if not metadata:
@@ -157,7 +161,7 @@ def _lazy(tensor: Any, metadata: Any) -> Any:
     return tensor
 
 
-def _tensor_v3(args: Any) -> Any:
+def _tensor_v3(args: Args) -> object:
     """`_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype)` over an untyped storage."""
     tensor = _tensor(args)
     if type(tensor) is Tensor:
@@ -165,13 +169,13 @@ def _tensor_v3(args: Any) -> Any:
     return _lazy(tensor, args[7] if len(args) > 7 else None)
 
 
-def _parameter(args: Any) -> object:
+def _parameter(args: Args) -> object:
     if type(args[0]) is not Tensor and type(args[0]) is not Instance:
         raise TypeError("a parameter of no tensor")
     return _retyped(args[0], "torch.nn.parameter.Parameter")
 
 
-def _parameter_with_state(args: Any) -> object:
+def _parameter_with_state(args: Args) -> object:
     _check_state(args[3])
     return _parameter(args)
 
@@ -194,7 +198,7 @@ def _retyped(value: object, type_name: str) -> object:
     )
 
 
-def _from_type_v2(args: Any) -> object:
+def _from_type_v2(args: tuple[Any, ...]) -> object:
     """`_rebuild_from_type_v2(func, new_type, args, state)`: a subclass of Tensor, or one with attributes."""
     function, new_type = args[0], args[1]
     build = function.build if type(function) is Global else None
@@ -207,7 +211,7 @@ def _from_type_v2(args: Any) -> object:
     return _retyped(value, new_type.path)
 
 
-def _sparse(args: Any) -> Tensor:
+def _sparse(args: tuple[Any, ...]) -> Tensor:
     """`_rebuild_sparse_tensor(layout, data)`; coo: (indices, values, size[, coalesced]), else (compressed, plain,
     values, size)."""
     layout = _layout_name(args[0])
@@ -225,12 +229,12 @@ def _sparse(args: Any) -> Tensor:
     return Tensor(None, parts[-1].dtype, size, layout=layout, parts=tuple(parts), device=_device(parts[-1]))
 
 
-def _is_dense(value: Any) -> bool:
+def _is_dense(value: object) -> bool:
     """Whether a value is a tensor that is made of no others."""
     return type(value) is Tensor and value.layout == "strided" and not value.parts
 
 
-def _quantized(args: Any) -> Any:
+def _quantized(args: tuple[Any, ...]) -> object:
     """`_rebuild_qtensor(storage, offset, size, stride, quantizer, requires_grad, hooks)`; the quantizer is (scheme,
     scale, zero point) or (scheme, scales, zero points, axis), in old files with lists for tensors."""
     tensor = _tensor(args)
@@ -250,7 +254,7 @@ def _quantized(args: Any) -> Any:
 _PER_CHANNEL = ("per_channel_affine", "per_channel_affine_float_qparams")
 
 
-def _nested(args: Any) -> Tensor:
+def _nested(args: tuple[Any, ...]) -> Tensor:
     """`_rebuild_nested_tensor(buffer, sizes, strides, offsets)`, with a row of sizes for each component. It has no
     shape but a number of dimensions."""
     buffer, sizes = args[0], args[1]
@@ -261,7 +265,7 @@ def _nested(args: Any) -> Tensor:
     return Tensor(None, buffer.dtype, (-1,) * (1 + sizes.shape[1]), layout="nested", device=_device(buffer))
 
 
-def _jagged(args: Any) -> Tensor:
+def _jagged(args: tuple[Any, ...]) -> Tensor:
     """`_rebuild_njt({"values": …, "offsets": …})`: the components one after the other in one tensor."""
     values = args[0]["values"]
     if not _is_dense(values) or type(values.shape) is not tuple:
@@ -274,18 +278,18 @@ def _device(tensor: Any) -> str:
     return device
 
 
-def _meta(args: Any) -> Tensor:
+def _meta(args: Args) -> Tensor:
     return Tensor(None, dtype_name(args[0]), sizes(args[1]), sizes(args[2]), device="meta")
 
 
-def _wrapper_subclass(args: Any) -> Tensor:
+def _wrapper_subclass(args: Args) -> Tensor:
     layout = _layout_name(args[5])
     name = args[0].path if type(args[0]) is Global else "torch.Tensor"
     size, stride = sizes(args[2]), sizes(args[3])
     return Tensor(None, dtype_name(args[1]), size, stride, args[4], layout, name, device=location_name(args[6]))
 
 
-def _from_cpu_tensor(args: Any) -> object:
+def _from_cpu_tensor(args: Args) -> object:
     """`_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)`."""
     data = args[0]
     if type(data) is not Tensor:
@@ -302,7 +306,7 @@ def _with_dtype(data: Tensor, dtype: str, device: str) -> Tensor:
     return Tensor(None, dtype, data.shape, device=device)
 
 
-def _from_numpy(args: Any) -> Tensor:
+def _from_numpy(args: Args) -> Tensor:
     """`_rebuild_device_tensor_from_numpy(array, dtype, device, requires_grad)`."""
     array = array_shape_and_dtype(args[0])
     if array is None:
@@ -310,10 +314,10 @@ def _from_numpy(args: Any) -> Tensor:
     return Tensor(None, dtype_name(args[1]), array[0], device=location_name(args[2]))
 
 
-def _mapping(type_name: str, first: int = 0) -> Callable[[Any], Mapping]:
+def _mapping(type_name: str, first: int = 0) -> Callable[[Args], Mapping]:
     """A dict subclass whose argument number `first` may be a mapping or an iterable of pairs."""
 
-    def build(args: Any) -> Mapping:
+    def build(args: Args) -> Mapping:
         mapping = Mapping()
         mapping.type_name = type_name
         mapping.attributes = None
@@ -333,21 +337,21 @@ def _mapping(type_name: str, first: int = 0) -> Callable[[Any], Mapping]:
     return build
 
 
-def _size(args: Any) -> object:
+def _size(args: tuple[Any, ...]) -> object:
     """`torch.Size(sizes)`, which is always pickled with a tuple."""
     plain = args and type(args[0]) is tuple and all(type(size) is int for size in args[0])
     return Size(args[0]) if plain else Instance(_SIZE, args)
 
 
-def _collection(type_name: str) -> Callable[[Any], Collection]:
-    def build(args: Any) -> Collection:
+def _collection(type_name: str) -> Callable[[Args], Collection]:
+    def build(args: Args) -> Collection:
         items = args[0] if args and type(args[0]) is list else []
         return Collection(type_name, items)
 
     return build
 
 
-def _encode(args: Any) -> object:
+def _encode(args: Args) -> object:
     """`_codecs.encode(text, 'latin1')`: how protocol 2 writes bytes."""
     if type(args[0]) is Blob:
         return Blob("bytes", args[0].length)
@@ -358,24 +362,24 @@ def _encode(args: Any) -> object:
     return args[0].encode("latin1") if len(args[0]) <= MAX_BYTES else Blob("bytes", len(args[0]))
 
 
-def _bytes(args: Any) -> object:
+def _bytes(args: Args) -> object:
     return b"" if not args else args[0]
 
 
-def _list(args: Any) -> object:
+def _list(args: Args) -> object:
     return args[0] if args and type(args[0]) is list else []
 
 
-def _first(args: Any) -> object:
+def _first(args: Args) -> object:
     return args[0]
 
 
 def _taking(
-    build: Callable[[Any], object], least: int, most: int, gradient: int | None = None
-) -> Callable[[Any], object]:
+    build: Callable[[Args], object], least: int, most: int, gradient: int | None = None
+) -> Callable[[Args], object]:
     """The builder, which takes so many arguments; that at `gradient` says whether a gradient is required."""
 
-    def checked(args: Any) -> object:
+    def checked(args: Args) -> object:
         if not least <= len(args) <= most:
             raise TypeError("another number of arguments")
         built = build(args)
@@ -394,13 +398,13 @@ _LAYOUTS = ("torch.strided", "torch.sparse_coo", "torch.sparse_csr", "torch.spar
             "torch.sparse_bsc", "torch._mkldnn", "torch.jagged")  # fmt: skip
 
 
-def _get_layout(args: Any) -> object:
+def _get_layout(args: Args) -> object:
     if len(args) != 1 or args[0] not in _LAYOUTS:
         raise ValueError("an unknown layout")
     return args[0]
 
 
-BUILDERS: dict[str, Callable[[Any], object]] = {
+BUILDERS: dict[str, Callable[[Args], object]] = {
     "torch._utils._rebuild_tensor": _taking(_tensor, 4, 4),
     "torch._utils._rebuild_tensor_v2": _taking(_tensor_v2, 6, 7, 4),
     "torch._utils._rebuild_tensor_v3": _taking(_tensor_v3, 7, 8, 4),

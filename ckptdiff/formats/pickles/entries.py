@@ -53,7 +53,7 @@ def entry(name: str, key: object, value: object, locate: Locate) -> Entry:
     return info
 
 
-def _content(value: Any, tensor: Callable[[object], Entry], left: list[int], depth: int) -> Any:
+def _content(value: Any, tensor: Callable[[object], Entry], left: list[int], depth: int) -> object:
     """What a value holds, with plain values for what it is made of; None where there is more, or anything else."""
     left[0] -= 1
     if left[0] < 0 or depth > MAX_DEPTH:
@@ -69,7 +69,7 @@ def _content(value: Any, tensor: Callable[[object], Entry], left: list[int], dep
     keys = value if type(value) is dict else ()
     if any(type(key) not in (bool, int, float, str, type(None)) for key in keys):
         return None
-    items: list[Any] = []
+    items: list[object] = []
     for item in value.values() if keys else value:
         items.append(None if item is None else _content(item, tensor, left, depth + 1))
         if items[-1] is None and item is not None:

@@ -77,10 +77,10 @@ class Unpickler(Steps):
             raise self._truncated()
         return value, after
 
-    def _run(self, data: bytes | mmap.mmap, position: int, end: int, phrases: bool) -> tuple[Any, int]:
-        stack: list[Any] = []
-        marks: list[list[Any]] = []
-        memo: dict[int, Any] = {}
+    def _run(self, data: bytes | mmap.mmap, position: int, end: int, phrases: bool) -> tuple[object, int]:
+        stack: list[object] = []
+        marks: list[list[object]] = []
+        memo: dict[int, object] = {}
         persistent = self._persistent
         u32 = _U32.unpack_from
         # What is made is counted in objects of about 64 bytes, and weighed together with the stack and the memo from

@@ -29,7 +29,7 @@ def is_module(value: object) -> bool:
 _GRAPHS = frozenset(f"torch.fx.graph_module.reduce_{kind}graph_module" for kind in ("", "deploy_"))
 
 
-def module_parts(value: Instance) -> dict[Any, Any]:
+def module_parts(value: Instance) -> dict[object, Any]:
     """The `__dict__` of a stand-in that is a module."""
     state = _module_state(value)
     if state is None:
@@ -37,7 +37,7 @@ def module_parts(value: Instance) -> dict[Any, Any]:
     return state
 
 
-def _module_state(value: Instance) -> dict[Any, Any] | None:
+def _module_state(value: Instance) -> dict[object, Any] | None:
     state = value.state
     if type(value.cls) is Global and value.cls.path in _GRAPHS and type(value.args) is tuple and value.args:
         state = value.args[0]
@@ -54,7 +54,7 @@ def _module_state(value: Instance) -> dict[Any, Any] | None:
 def count_tensors(root: Instance, limit: int) -> tuple[int, int]:
     """How many tensors a module's state dict has, and how many steps it took to count them, which `limit` bounds."""
     tensors = steps = 0
-    stack: list[Any] = [root]
+    stack: list[object] = [root]
     while stack and steps < limit:
         module = stack.pop()
         state = _module_state(module) if type(module) is Instance else None
@@ -69,7 +69,7 @@ def count_tensors(root: Instance, limit: int) -> tuple[int, int]:
     return tensors, steps
 
 
-def _hidden(state: dict[Any, Any]) -> set[str]:
+def _hidden(state: dict[object, object]) -> set[str]:
     """The names of the buffers that are not persistent."""
     not_saved = state.get("_non_persistent_buffers_set")
     return {name for name in not_saved.items if type(name) is str} if type(not_saved) is Collection else set()

@@ -6,7 +6,6 @@ import codecs
 import mmap
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.pickles.constructors import BUILDERS, MAX_BYTES, STORAGE_DTYPES, UnknowableError, sizes
@@ -57,7 +56,7 @@ class Steps:
     def __init__(
         self,
         name: str,
-        persistent: Callable[[Any], object] | None = None,
+        persistent: Callable[[object], object] | None = None,
         size: int = 0,
         more: Callable[[], int] = int,
     ) -> None:
@@ -125,7 +124,7 @@ class Steps:
             raise TypeError("an unhashable key")
         return OddKey(key)
 
-    def _set_items(self, target: Any, items: list[Any]) -> None:
+    def _set_items(self, target: object, items: list[object]) -> None:
         if isinstance(target, dict):
             if type(target) is Mapping and target.type_name == "collections.defaultdict":
                 self.refused = (
@@ -142,7 +141,7 @@ class Steps:
             key = items[index]
             pairs[key if type(key) is str else self._key(key)] = items[index + 1]
 
-    def _append(self, target: Any, items: list[Any]) -> None:
+    def _append(self, target: object, items: list[object]) -> None:
         if type(target) is list:
             target.extend(items)
             return
@@ -156,12 +155,12 @@ class Steps:
         else:
             raise ValueError("items appended to what takes none")
 
-    def _call(self, function: Any, args: Any) -> object:
+    def _call(self, function: object, args: object) -> object:
         if type(function) is Global and function.build is not None and type(args) is tuple:
             return function.build(args)
         return self._called(function, args)
 
-    def _called(self, function: Any, args: Any) -> Instance:
+    def _called(self, function: object, args: object) -> Instance:
         if type(function) is not Global:
             if type(function) is not Instance:
                 raise TypeError("a call of what cannot be called")
@@ -170,7 +169,7 @@ class Steps:
             raise TypeError("a storage cannot be called")
         return Instance(function, args)
 
-    def _build(self, target: Any, state: Any) -> int:
+    def _build(self, target: object, state: object) -> int:
         """Sets the state of an object. Returns the cost of what that copies."""
         if type(target) is Instance:
             if target.state is not None:
@@ -197,7 +196,7 @@ class Steps:
             self.refused = self.refused or "Can only build Tensor, Parameter, OrderedDict or types allowlisted"
         return 0
 
-    def _build_tensor(self, target: Tensor, state: Any) -> None:
+    def _build_tensor(self, target: Tensor, state: object) -> None:
         """torch/_tensor.py, __setstate__: four values are a legacy tensor's, five a legacy Variable's, three change
         nothing. weights_only=True goes another way for a plain tensor, which agrees for four."""
         plain = target.type_name == "torch.Tensor"
@@ -250,7 +249,7 @@ class Steps:
             raise self._truncated()
         return int.from_bytes(data[position : position + length], "little", signed=True)
 
-    def _native(self, value: Any) -> object:
+    def _native(self, value: object) -> object:
         """A Python 2 `str`, as torch.load(encoding="utf-8") reads it; bytes where it is no text."""
         if type(value) is not bytes:
             return value
@@ -271,11 +270,11 @@ class Steps:
         data: bytes | mmap.mmap,
         position: int,
         end: int,
-        stack: list[Any],
-        marks: list[list[Any]],
-        memo: dict[int, Any],
+        stack: list[object],
+        marks: list[list[object]],
+        memo: dict[int, object],
         protocol: int,
-    ) -> tuple[list[Any], int, int, int]:
+    ) -> tuple[list[object], int, int, int]:
         """One step of the opcodes that checkpoints seldom use. Returns the stack, which a mark may have changed, the
         position, the cost of what was made, and how many bytes of it are no instructions."""
         if op not in (0x8F, 0x55):  # EMPTY_SET, SHORT_BINSTRING
@@ -294,11 +293,11 @@ class Steps:
         data: bytes | mmap.mmap,
         position: int,
         end: int,
-        stack: list[Any],
-        marks: list[list[Any]],
-        memo: dict[int, Any],
+        stack: list[object],
+        marks: list[list[object]],
+        memo: dict[int, object],
         protocol: int,
-    ) -> tuple[list[Any], int]:
+    ) -> tuple[list[object], int]:
         if op in _TO_MARK:
             return self._to_mark(op, data, position, end, stack, marks.pop(), protocol)
         if op in _LENGTHS:
@@ -342,15 +341,15 @@ class Steps:
         data: bytes | mmap.mmap,
         position: int,
         end: int,
-        items: list[Any],
-        stack: list[Any],
+        items: list[object],
+        stack: list[object],
         protocol: int,
-    ) -> tuple[list[Any], int]:
+    ) -> tuple[list[object], int]:
         """What is made of all items above a mark; `stack` is what lies below it."""
         if op == 0x6C:  # LIST
             stack.append(items)
         elif op == 0x64:  # DICT
-            pairs: dict[Any, Any] = {}
+            pairs: dict[object, object] = {}
             self._set_items(pairs, items)
             stack.append(pairs)
         elif op == 0x90:  # ADDITEMS
@@ -366,7 +365,7 @@ class Steps:
             stack.append(self._call(cls, tuple(items)))
         return stack, position  # POP_MARK makes nothing
 
-    def _take_line(self, op: int, line: bytes, stack: list[Any], memo: dict[int, Any]) -> None:
+    def _take_line(self, op: int, line: bytes, stack: list[object], memo: dict[int, object]) -> None:
         """The opcodes of protocol 0, whose argument is a line of text."""
         if op == 0x70:  # PUT
             memo[_small(line)] = stack[-1]

@@ -75,7 +75,7 @@ def plain(value: object) -> object:
         return object_info(value)
 
 
-def opaque(prefix: str, metadata: Any) -> list[str]:
+def opaque(prefix: str, metadata: object) -> list[str]:
     """What cannot be known of a module that looks at its own metadata, where some of it is no plain data."""
     return [
         f"{prefix[:-1] or 'the model itself'}: {printable(field)} in its metadata is {value.type_name}, which is not "
@@ -89,7 +89,7 @@ class _OpaqueError(Exception):
     pass
 
 
-def _refuse_shadowed(name: str, what: str, mapping: dict[Any, Any]) -> None:
+def _refuse_shadowed(name: str, what: str, mapping: dict[object, object]) -> None:
     """A pickle may give an OrderedDict attributes that hide its own methods."""
     attributes = mapping.attributes if type(mapping) is Mapping else None
     hidden = sorted(_SHADOWED.intersection(key for key in attributes or () if type(key) is str))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ckptdiff.formats.pickles.stand_ins import Collection, Global, Instance, Tensor
 from ckptdiff.tensors import SavedOn
@@ -26,7 +25,7 @@ def saved_on(storages: Iterable[str], content: object, named: Iterable[Global]) 
 
 def _moved(content: object) -> Iterable[str]:
     seen: set[int] = set()
-    rest: list[Any] = [content]
+    rest: list[object] = [content]
     while rest:
         value = rest.pop()
         if id(value) in seen:

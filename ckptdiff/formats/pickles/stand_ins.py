@@ -7,7 +7,10 @@ of the classes below. No stand-in defines `__eq__` or `__hash__`, so none ever w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckptdiff.tensors import Part, Quantizer, Storage
 
 
 class Global:
@@ -19,7 +22,7 @@ class Global:
         self.module = module
         self.name = name
         self.path = f"{module}.{name}"
-        self.build: Callable[[Any], object] | None = None
+        self.build: Callable[[tuple[object, ...]], object] | None = None
 
 
 class Instance:
@@ -33,17 +36,17 @@ class Instance:
         self.state: Any = None
         self.items: list[object] | None = None
         """What APPENDS added: the elements of a list subclass."""
-        self.pairs: dict[Any, object] | None = None
+        self.pairs: dict[object, object] | None = None
         """What SETITEMS added: the items of a dict subclass."""
 
 
-class Mapping(dict[Any, Any]):
+class Mapping(dict[object, object]):
     """An OrderedDict, defaultdict or other known subclass of dict, with its attributes (`_metadata`)."""
 
     __slots__ = ("attributes", "type_name")
 
     type_name: str
-    attributes: dict[Any, Any] | None
+    attributes: dict[object, object] | None
     __hash__ = None
 
 
@@ -92,7 +95,7 @@ class StorageRef:
         self.location = location
         self.shift = shift
         """Bytes to add to every offset: only a legacy storage that views another has one."""
-        self.info: Any = None
+        self.info: Storage | None = None
         """The `ckptdiff.tensors.Storage`, once the format knows where the bytes are."""
 
 
@@ -109,14 +112,14 @@ class Tensor:
         storage: StorageRef | None,
         dtype: str,
         shape: Any,
-        stride: Any = None,
-        offset: Any = 0,
+        stride: object = None,
+        offset: object = 0,
         layout: str = "strided",
         type_name: str = "torch.Tensor",
         parts: tuple[Tensor, ...] = (),
         device: str = "cpu",
-        quantizer: Any = None,
-        pieces: Any = (),
+        quantizer: Quantizer | None = None,
+        pieces: tuple[Part, ...] = (),
     ) -> None:
         self.storage = storage
         self.dtype = dtype

@@ -16,7 +16,6 @@ import mmap
 import re
 from collections.abc import Callable
 from struct import Struct
-from typing import Any
 
 from ckptdiff.formats.pickles.constructors import BUILDERS
 from ckptdiff.formats.pickles.stand_ins import Global, StorageRef, Tensor
@@ -74,13 +73,13 @@ _ORDERED_DICT = BUILDERS["collections.OrderedDict"]
 class Phrases:
     """Takes the whole phrase that makes a tensor, where there is one."""
 
-    def __init__(self, persistent: Callable[[Any], object]) -> None:
+    def __init__(self, persistent: Callable[[object], object]) -> None:
         self._match = matcher()
         self._persistent = persistent
         self._tuples: dict[bytes, tuple[int, ...]] = {}
 
     def take(
-        self, data: bytes | mmap.mmap, position: int, function: Global, memo: dict[int, Any], highest: int
+        self, data: bytes | mmap.mmap, position: int, function: Global, memo: dict[int, object], highest: int
     ) -> tuple[object, int, int] | None:
         """The tensor, the position after it and its memo index; None where the phrase is not the usual one."""
         if function.build is not _REBUILD or function.name != "_rebuild_tensor_v2":

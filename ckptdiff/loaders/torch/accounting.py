@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint, Source
 from ckptdiff.loaders.outcome import Filled, KeyChange, Problem, first_keys, loaded
@@ -79,7 +78,7 @@ def completed(
 
 
 def without_values(
-    tree: ModuleTree, filled: dict[str, Filled], valueless: frozenset[Any], *, assign: bool, whole: bool
+    tree: ModuleTree, filled: dict[str, Filled], valueless: frozenset[object], *, assign: bool, whole: bool
 ) -> dict[str, Filled]:
     """`filled`, saying which keys have no value in the end: their tensors are on the meta device, not only as we build
     them. `valueless` are the keys of the checkpoint whose tensors are.

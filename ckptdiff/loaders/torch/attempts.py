@@ -124,10 +124,10 @@ class _Signal:
     why: str = ""
 
 
-_Way = Callable[[Callable[[], Any]], Any]
+_Way = Callable[[Callable[[], object]], Any]
 
 
-def _here(attempt: Callable[[], Any]) -> Any:
+def _here(attempt: Callable[[], object]) -> object:
     return attempt()
 
 
@@ -155,7 +155,7 @@ class _Attempts:
             literal = literal or answer.literal
             real = real or not answer.literal
 
-    def _one(self, *, whole: bool, code: bool, real: bool, literal: bool) -> _Signal | Outcome | dict[str, Any]:
+    def _one(self, *, whole: bool, code: bool, real: bool, literal: bool) -> _Signal | Outcome | dict[str, object]:
         runner = Runner(self.tree, self.checkpoint, real=real, literal=literal) if code else None
         try:
             outcome = Walk(self.tree, self.checkpoint, runner, self.assign, literal=literal).run()
@@ -165,7 +165,7 @@ class _Attempts:
             return _Signal(literal=False, why=str(failed))
         return outcome if whole else self._parts(outcome)
 
-    def _parts(self, outcome: Outcome) -> dict[str, Any]:
+    def _parts(self, outcome: Outcome) -> dict[str, object]:
         """An outcome without the model and the checkpoint, which are known where it goes to."""
         parts = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
         return {name: value for name, value in parts.items() if name not in ("model", "checkpoint")}

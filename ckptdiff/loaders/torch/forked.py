@@ -97,7 +97,7 @@ def run(work: Callable[[], T], seconds: float, *, silent: bool = False) -> T:
     return value  # type: ignore[no-any-return]
 
 
-def _work(work: Callable[[], Any], writing: int, state: Any, *, silent: bool) -> None:
+def _work(work: Callable[[], object], writing: int, state: Any, *, silent: bool) -> None:
     """The life of the other process, which ends here whatever happens."""
     global _inside
     try:
@@ -110,7 +110,7 @@ def _work(work: Callable[[], Any], writing: int, state: Any, *, silent: bool) ->
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
-        answer: tuple[bool, Any]
+        answer: tuple[bool, object]
         try:
             answer = (True, work())
         except Exception as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,20 +31,20 @@ class Values:
     def __init__(self, checkpoint: Checkpoint, *, real: bool) -> None:
         self._checkpoint = checkpoint
         self._real = real
-        self._made: dict[int, Any] = {}
+        self._made: dict[int, object] = {}
         files = Files(checkpoint.identities)
         # Code of the model may hold its tensors as long as it likes; they need no open file.
         weakref.finalize(self, files.close)
         self._stored = StoredTensors(checkpoint, files, together=True)
         self._own_classes = OwnClasses(checkpoint, files)
-        self.unknown: dict[Any, str] = {}
+        self.unknown: dict[object, str] = {}
 
     def has(self, entry: ObjectInfo) -> bool:
         """Whether an entry that is no tensor has a value that is known: the caller's own, or plain data."""
         known = entry.value is not None or entry.content is not None or entry.type_name == "NoneType"
         return known or self._checkpoint.live is not None
 
-    def of(self, key: Any, entry: Entry) -> Any:
+    def of(self, key: object, entry: Entry) -> object:
         """The value of a key: never the caller's own object, and never one that a file's class would have made."""
         # By entry, since a key may be of a class that compares as it likes.
         made = self._made.get(id(entry), self)
@@ -55,7 +54,7 @@ class Values:
             self._made[id(entry)] = made
         return made
 
-    def _from_file(self, key: Any, entry: Entry) -> Any:
+    def _from_file(self, key: object, entry: Entry) -> object:
         if isinstance(entry, TensorInfo):
             return self._tensor(key, entry)
         if not self.has(entry):
@@ -63,7 +62,7 @@ class Values:
             return _opaque(entry.type_name)
         return entry.value if entry.content is None else self._content(key, entry.content)
 
-    def _content(self, key: Any, content: Any) -> Any:
+    def _content(self, key: object, content: object) -> object:
         if isinstance(content, TensorInfo):
             return self._tensor(key, content)
         if isinstance(content, DType):
@@ -76,7 +75,7 @@ class Values:
             return type(content)(self._content(key, item) for item in content)
         return content
 
-    def _tensor(self, key: Any, entry: TensorInfo) -> torch.Tensor:
+    def _tensor(self, key: object, entry: TensorInfo) -> torch.Tensor:
         dtype = self._dtype(entry.dtype)
         usual = entry.layout == "strided" and DTYPES[entry.dtype].kind != "quantized"
         value = None
@@ -91,7 +90,7 @@ class Values:
             value = _empty(key, entry, dtype)
         return nn.Parameter(value, requires_grad=False) if entry.type_name.endswith(".Parameter") else value
 
-    def to_try(self, key: Any, entry: TensorInfo) -> torch.Tensor | None:
+    def to_try(self, key: object, entry: TensorInfo) -> torch.Tensor | None:
         """The value by which is tried how a tensor is copied; None where its shape and dtype tell, or it has none."""
         if entry.type_name not in PLAIN_NAMES:
             return self._own_classes.tensor(key, entry)
@@ -123,7 +122,7 @@ class Values:
         return dtype
 
 
-def copied(value: Any, *, real: bool) -> Any:
+def copied(value: object, *, real: bool) -> object:
     """A value of the caller's in memory of its own, or the value itself where its class resists.
 
     Plain tensors are on the meta device unless `real`.
@@ -177,7 +176,7 @@ def _sparse(entry: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.sparse_compressed_tensor(compressed, plain, values, entry.shape, layout=layout, check_invariants=True)
 
 
-def _empty(key: Any, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
+def _empty(key: object, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
     shape = tuple(max(size, 0) for size in entry.shape)
     stride = entry.stride or contiguous_stride(shape)
     try:
@@ -190,7 +189,7 @@ def _empty(key: Any, entry: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
         ) from error
 
 
-def _opaque(type_name: str) -> Any:
+def _opaque(type_name: str) -> object:
     """An object without content that calls itself what the file does."""
     module, _, name = type_name.rpartition(".")
     return type(name, (), {"__module__": module or "builtins", "__qualname__": name})()

@@ -40,7 +40,7 @@ class Copies:
         self,
         module: Callable[[nn.Module], nn.Module],
         tensor: Callable[[torch.Tensor], torch.Tensor],
-        known: Callable[[], Mapping[int, Any]],
+        known: Callable[[], Mapping[int, object]],
     ) -> None:
         """`module` and `tensor` give what stands in for one of these; `known` maps the ids of those that classes with
         a `__deepcopy__` or `__reduce__` of their own may come across."""
@@ -48,9 +48,9 @@ class Copies:
         self._tensor = tensor
         self._known = known
         self._made: dict[int, Any] = {}
-        self._originals: list[Any] = []  # an id stays its object's own only while that lives
+        self._originals: list[object] = []  # an id stays its object's own only while that lives
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: object) -> Any:
         """The copy of a value, or the value itself if it is immutable or resists."""
         kind = type(value)
         if kind in _ATOMIC or isinstance(value, (type, enum.Enum)):
@@ -75,12 +75,12 @@ class Copies:
             del self._originals[before:]
             return self._remember(value, value)
 
-    def _remember(self, original: Any, made: Any) -> Any:
+    def _remember(self, original: object, made: object) -> Any:
         self._made[id(original)] = made
         self._originals.append(original)
         return made
 
-    def _copied(self, value: Any, kind: type) -> Any:
+    def _copied(self, value: Any, kind: type) -> object:
         if kind is list:
             made = self._remember(value, [])
             made.extend(map(self.of, value))
@@ -117,7 +117,7 @@ class Copies:
             made = self._remember(value, copy.deepcopy(value, _Memo(self._counterpart)))
         return made
 
-    def _function(self, function: types.FunctionType) -> Any:
+    def _function(self, function: types.FunctionType) -> object:
         if not (function.__closure__ or function.__defaults__ or function.__kwdefaults__ or vars(function)):
             return function
         fresh = [cell for cell in function.__closure__ or () if id(cell) not in self._made]
@@ -136,7 +136,7 @@ class Copies:
         made.__qualname__, made.__module__ = function.__qualname__, function.__module__
         return made
 
-    def _counterpart(self, identity: int) -> Any:
+    def _counterpart(self, identity: int) -> object:
         if identity in self._made:
             return self._made[identity]
         known = self._known().get(identity)
@@ -156,14 +156,14 @@ def _is_simple(kind: Any) -> bool:
     )
 
 
-class _Memo(dict[int, Any]):
+class _Memo(dict[int, object]):
     """A memo for `copy.deepcopy` that knows the counterparts of modules and tensors without being filled with them."""
 
-    def __init__(self, counterpart: Callable[[int], Any]) -> None:
+    def __init__(self, counterpart: Callable[[int], object]) -> None:
         super().__init__()
         self._counterpart = counterpart
 
-    def get(self, identity: int, default: Any = None) -> Any:
+    def get(self, identity: int, default: object = None) -> object:
         if identity in self:
             return self[identity]
         counterpart = self._counterpart(identity)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
@@ -25,7 +24,7 @@ def ensure_accepted(outcome: Outcome, *, ignore_mismatched: bool, strict: bool) 
         )
 
 
-def load_state(module: nn.Module, state_dict: Mapping[str, Any], checkpoint: Checkpoint, *, assign: bool) -> None:
+def load_state(module: nn.Module, state_dict: Mapping[str, object], checkpoint: Checkpoint, *, assign: bool) -> None:
     """Load a state dict, of which tensors are memory maps of the checkpoint's files, read as they are copied.
 
     Raises CheckpointError where a file was written to meanwhile: the maps show whatever it holds.

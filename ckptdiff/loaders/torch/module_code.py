@@ -59,7 +59,7 @@ class Runner:
         self._tree = tree
         self._literal = literal
         self._shared: set[int] | None = None
-        self._waiting: dict[int, list[tuple[str, Any, bool]]] = {}
+        self._waiting: dict[int, list[tuple[str, object, bool]]] = {}
         if literal:
             self._shadows.of(tree.root.live)
 
@@ -68,9 +68,9 @@ class Runner:
         prefix: str,
         node: ModuleNode,
         scope: Scope | LiteralScope,
-        metadata: Any,
-        all_metadata: Any,
-        lists: tuple[list[Any], list[Any], list[Any]],
+        metadata: object,
+        all_metadata: object,
+        lists: tuple[list[str], list[str], list[str]],
         *,
         whole: bool,
     ) -> tuple[ModuleNode, Scope | LiteralScope, list[KeyChange]]:
@@ -82,7 +82,7 @@ class Runner:
         given = {key: self._value(key, scope) for key in scope.below(prefix)}
         if whole:
             self._mind_unusual(prefix, node, given)
-        state_dict: dict[Any, Any] = dict(given) if prefix else OrderedDict(given)
+        state_dict: dict[object, object] = dict(given) if prefix else OrderedDict(given)
         if not prefix and all_metadata is not None:
             set_metadata(state_dict, all_metadata)
         known = len(lists[2])
@@ -110,8 +110,8 @@ class Runner:
         changes = _changes(prefix, given, state_dict)
         if whole:  # its own keys it may well have taken out after having used them
             changes = [change for change in changes if change.kind != "dropped" or "." in change.key[len(prefix) :]]
-        entries: dict[Any, Entry] = {}
-        objects: dict[Any, Any] = {}
+        entries: dict[object, Entry] = {}
+        objects: dict[object, object] = {}
         for key, value in state_dict.items():
             if given.get(key, self) is value and _is_as_described(value, scope.entries[key]):
                 entries[key] = scope.entries[key]
@@ -145,7 +145,7 @@ class Runner:
         self._run(key, node, self._shadows.of(node.live).set_extra_state, self._value(key, scope))
         return True
 
-    def run_post_hooks(self, prefix: str, node: ModuleNode, missing: list[Any], unexpected: list[Any]) -> None:
+    def run_post_hooks(self, prefix: str, node: ModuleNode, missing: list[str], unexpected: list[str]) -> None:
         """Run a module's post-hooks, which may change both lists in place."""
         shadow = self._shadows.of(node.live)
         for hook in load_post_hooks(shadow).values():
@@ -153,7 +153,7 @@ class Runner:
             if result is not None:
                 raise Raised(f"AssertionError: {post_hook_error()}")
 
-    def loaded(self, node: ModuleNode, name: str, key: Any, scope: Scope | LiteralScope, *, assign: bool) -> None:
+    def loaded(self, node: ModuleNode, name: str, key: object, scope: Scope | LiteralScope, *, assign: bool) -> None:
         """Load one value into the shadow of a module, since code that runs later may look at it there."""
         if not (self.real or assign) or node.live is None:
             return
@@ -171,7 +171,7 @@ class Runner:
         else:
             self._waiting.setdefault(id(node.live), []).append(item)
 
-    def children(self, node: ModuleNode) -> Mapping[str, Any]:
+    def children(self, node: ModuleNode) -> Mapping[str, ModuleNode | nn.Module | None]:
         """The children of a module as they are now, by name: modules, ModuleNodes or None."""
         if node.live is None or not self._shadows.exists(node.live):
             return node.children
@@ -188,7 +188,7 @@ class Runner:
             return node
         return extract(self._shadows.of(node.live)).root
 
-    def true_value(self, value: Any) -> Any:
+    def true_value(self, value: object) -> object:
         """A value that a hook made, or None where it stands for one that is not known on the meta device."""
         if self.real:
             return value
@@ -212,10 +212,10 @@ class Runner:
         """Load into a new shadow what was loaded into its module before there was one."""
         _load(shadow, self._waiting.pop(id(module), []))
 
-    def _value(self, key: Any, scope: Scope | LiteralScope) -> Any:
+    def _value(self, key: object, scope: Scope | LiteralScope) -> object:
         return scope.objects[key] if key in scope.objects else self._values.of(key, scope.entries[key])
 
-    def _mind_unusual(self, prefix: str, node: ModuleNode, given: dict[Any, Any]) -> None:
+    def _mind_unusual(self, prefix: str, node: ModuleNode, given: dict[object, Any]) -> None:
         """Unusual tensors are copied like others on the meta device, and may not be in truth."""
         if self.real and not self._valueless:
             return
@@ -240,7 +240,7 @@ class Runner:
         if self._shared and any(id(self.original(module)) in self._shared for module in changed.modules()):
             raise TakeLiterally
 
-    def _run(self, place: str, node: ModuleNode, code: Callable[..., Any], *arguments: Any) -> Any:
+    def _run(self, place: str, node: ModuleNode, code: Callable[..., object], *arguments: object) -> object:
         if self.real and not self._valueless:
             try:
                 return code(*arguments)
@@ -281,7 +281,7 @@ def _sets_attributes(node: ModuleNode) -> bool:
     )
 
 
-def _is_as_described(value: Any, entry: Entry) -> bool:
+def _is_as_described(value: object, entry: Entry) -> bool:
     """Whether a tensor that was handed out still has its shape."""
     return type(value) is not torch.Tensor or isinstance(entry, ObjectInfo) or value.shape == entry.shape
 
@@ -304,7 +304,7 @@ def _load(shadow: nn.Module, items: list[tuple[str, Any, bool]]) -> None:
                 own_buffers(shadow)[name] = value
 
 
-def _changes(prefix: str, before: dict[Any, Any], after: dict[Any, Any]) -> list[KeyChange]:
+def _changes(prefix: str, before: dict[Any, object], after: dict[Any, object]) -> list[KeyChange]:
     """What became of the keys. A value that is the same object under another key was renamed."""
     module = prefix[:-1]
     gone = {id(value): key for key, value in before.items() if key not in after}

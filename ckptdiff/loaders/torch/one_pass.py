@@ -35,7 +35,7 @@ class Matched(NamedTuple):
     """The keys for a child registered as None."""
 
 
-def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[Any], room: int) -> Matched | None:
+def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[object], room: int) -> Matched | None:
     """What torch would do with the keys of both sides, None where that takes more than a look at them.
 
     `valueless` are the keys whose tensors have no values; `room` is how many modules may be nested.
@@ -43,7 +43,7 @@ def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[Any]
     versions = versions_of(checkpoint.metadata)
     if versions is None or not {str}.issuperset(map(type, checkpoint.entries)):
         return None
-    given: Mapping[Any, Any] | None = None
+    given: Mapping[object, Any] | None = None
     if tree.root.live is not None and checkpoint.live is not None:
         from ckptdiff.loaders.torch.tensor_trial import overlap
         from ckptdiff.model.extract import registered
@@ -116,7 +116,7 @@ def one_pass(tree: ModuleTree, checkpoint: Checkpoint, valueless: frozenset[Any]
     return Matched(filled, missing, problems, unexpected, ignored)
 
 
-def _rule_applies(prefix: str, node: ModuleNode, version: int | None, entries: Mapping[str, Any]) -> bool:
+def _rule_applies(prefix: str, node: ModuleNode, version: int | None, entries: Mapping[str, object]) -> bool:
     """Whether a norm would take or give other keys than its own, since the file is an old one."""
     if node.loader not in ("batchnorm", "instancenorm"):
         return True

@@ -8,7 +8,6 @@ Where it has not, or the file names anything else beyond the ordinary, nothing i
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 
@@ -26,9 +25,9 @@ class OwnClasses:
     def __init__(self, checkpoint: Checkpoint, files: Files) -> None:
         self._checkpoint = checkpoint
         self._files = files
-        self._loaded: Any = self
+        self._loaded: object = self
 
-    def tensor(self, key: Any, entry: TensorInfo) -> torch.Tensor | None:
+    def tensor(self, key: object, entry: TensorInfo) -> torch.Tensor | None:
         """The value of a key, mapped from the file; None where torch refuses it, or gives another than was read."""
         origin = self._checkpoint.origin(key)
         if len(origin.sources) != 1 or origin.steps or not self._alone(entry.type_name):
@@ -47,7 +46,7 @@ class OwnClasses:
         allowed = {name.partition(".")[0], "torch"}
         return all(named.partition(".")[0] in allowed for named in self._checkpoint.unsafe_globals)
 
-    def _load(self) -> Any:
+    def _load(self) -> object:
         path = self._checkpoint.path
         if self._checkpoint.format != "torch-zip" or is_url(path):
             return None

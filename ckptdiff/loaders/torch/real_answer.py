@@ -85,7 +85,7 @@ def _state_dict(checkpoint: Checkpoint) -> Any:
         raise Lost("a snapshot has no values")
     values = Values(checkpoint, real=True)
     live = checkpoint.live
-    state_dict: Any = OrderedDict(
+    state_dict: object = OrderedDict(
         (key, values.of(key, entry) if live is None else live[key]) for key, entry in checkpoint.entries.items()
     )
     if values.unknown:

@@ -51,7 +51,7 @@ def disagreement(checkpoint: Checkpoint) -> str | None:
     return ""
 
 
-def _theirs(ours: Checkpoint) -> tuple[Facts, Any] | None:
+def _theirs(ours: Checkpoint) -> tuple[Facts, object] | None:
     """What the libraries say of the file or files that were read."""
     if ours.format == "torch-distributed":
         return _distributed(ours)
@@ -68,17 +68,17 @@ def _theirs(ours: Checkpoint) -> tuple[Facts, Any] | None:
     return facts, None
 
 
-def _of_file(form: str, path: str, tensors: dict[str, TensorInfo], key: str) -> tuple[Facts, Any] | None:
+def _of_file(form: str, path: str, tensors: dict[str, TensorInfo], key: str) -> tuple[Facts, object] | None:
     if form in ("torch-zip", "torch-legacy"):
         return _torch_load(path, key)
     return _safetensors(path, tensors) if form == "safetensors" else None
 
 
-def _torch_load(path: str, key: str) -> tuple[Facts, Any] | None:
+def _torch_load(path: str, key: str) -> tuple[Facts, object] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            value: Any = torch.load(path, map_location="meta", weights_only=True)
+            value: object = torch.load(path, map_location="meta", weights_only=True)
         except Exception:  # the file does not allow it
             return None
     value = at(value, key)
@@ -87,7 +87,7 @@ def _torch_load(path: str, key: str) -> tuple[Facts, Any] | None:
     return {key: _facts(item) for key, item in value.items()}, copy.deepcopy(getattr(value, "_metadata", None))
 
 
-def _distributed(ours: Checkpoint) -> tuple[Facts, Any] | None:
+def _distributed(ours: Checkpoint) -> tuple[Facts, object] | None:
     """What Python makes of `.metadata`, which torch would load unguarded: here with torch's classes for it alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -108,11 +108,11 @@ def _distributed(ours: Checkpoint) -> tuple[Facts, Any] | None:
 
 
 class _Metadata(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         return distributed_classes()[module, name]
 
 
-def _safetensors(path: str, tensors: dict[str, TensorInfo]) -> tuple[Facts, Any] | None:
+def _safetensors(path: str, tensors: dict[str, TensorInfo]) -> tuple[Facts, object] | None:
     try:
         from safetensors import safe_open
     except ImportError:
@@ -131,11 +131,11 @@ def _safetensors(path: str, tensors: dict[str, TensorInfo]) -> tuple[Facts, Any]
     }, None
 
 
-def _facts(item: Any) -> tuple[str, tuple[int, ...]] | None:
+def _facts(item: object) -> tuple[str, tuple[int, ...]] | None:
     return (str(item.dtype).removeprefix("torch."), tuple(item.shape)) if isinstance(item, torch.Tensor) else None
 
 
-def at(value: Any, key: str) -> Any:
+def at(value: Any, key: str) -> object:
     """What lies at a dotted path; names may hold dots themselves, so the longest that fits is taken."""
     while key:
         if isinstance(value, (list, tuple)):
@@ -149,6 +149,6 @@ def at(value: Any, key: str) -> Any:
     return value
 
 
-def _versions(metadata: Any) -> Any:
+def _versions(metadata: Any) -> object:
     """The part of it that is plain: what else there is has a description on our side alone."""
     return {module: local.get("version") for module, local in metadata.items() if isinstance(local, dict)}

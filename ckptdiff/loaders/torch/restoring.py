@@ -72,16 +72,16 @@ _storage: Any = torch.UntypedStorage
 class _Storage(torch.UntypedStorage):
     """A storage that is moved nowhere: what is asked is whether torch would try."""
 
-    def to(self, *_: Any, **__: Any) -> Any:
+    def to(self, *_: object, **__: object) -> _Storage:
         return self
 
     cuda = hpu = to
 
-    def mps(self) -> Any:
+    def mps(self) -> object:
         return self if torch.backends.mps.is_available() else _storage(0).mps()
 
 
-_nowhere: Any = _Storage
+_nowhere: type[torch.UntypedStorage] = _Storage
 # By which torch calls it; torch 2.4 by the shorter one.
 _Storage.__module__, _Storage.__qualname__, _Storage.__name__ = "torch.storage", "UntypedStorage", "UntypedStorage"
 

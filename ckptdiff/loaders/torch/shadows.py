@@ -56,7 +56,7 @@ class Shadows:
         self._own: dict[int, nn.Module] = {}
         self._tensors: dict[int, torch.Tensor] = {}
         self._kept: list[torch.Tensor] = []  # an id stays its tensor's own only while that lives
-        self._known: dict[int, Any] | None = None
+        self._known: dict[int, object] | None = None
         self._copies = Copies(self.of, self._tensor, self._all_known)
         self._noted: dict[int, _Structure] = {}
 
@@ -68,7 +68,7 @@ class Shadows:
             self._make(module)
         return self._shadows[id(module)]
 
-    def pre_hooks(self, module: nn.Module) -> Iterable[Callable[..., Any]]:
+    def pre_hooks(self, module: nn.Module) -> Iterable[Callable[..., object]]:
         """The pre-hooks of a module's shadow. It is not made where there is none as yet and they hold on to none."""
         hooks = load_pre_hooks(module)
         if not self._shadows and not isinstance(module, torch.jit.ScriptModule):
@@ -110,7 +110,7 @@ class Shadows:
         """Whether every shadow has the structure noted last."""
         return all(structure.is_of(structure.module) for structure in self._noted.values())
 
-    def _all_known(self) -> Mapping[int, Any]:
+    def _all_known(self) -> Mapping[int, object]:
         if self._known is None:
             self._known = {}
             for node in self._tree.modules():
@@ -216,7 +216,7 @@ class _Structure:
         )
 
 
-def _same(members: Mapping[Any, Any], names: list[Any], values: list[Any]) -> bool:
+def _same(members: Mapping[object, object], names: list[object], values: list[object]) -> bool:
     """Whether these are the same names, in their order, of the same objects."""
     if len(members) != len(names) or not all(map(operator.is_, members.values(), values)):
         return False
@@ -227,7 +227,7 @@ def _same(members: Mapping[Any, Any], names: list[Any], values: list[Any]) -> bo
     )
 
 
-def _registered(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
+def _registered(module: nn.Module) -> tuple[Mapping[Any, object], ...]:
     return (
         own_parameters(module),
         own_buffers(module),
@@ -237,16 +237,16 @@ def _registered(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
     )
 
 
-def _shapes(registered: tuple[Mapping[Any, Any], ...]) -> list[Any]:
+def _shapes(registered: tuple[Mapping[object, object], ...]) -> list[object]:
     return [_shape(tensor) for members in registered[:2] if members for tensor in members.values()]
 
 
-def _rest(module: nn.Module) -> tuple[Any, ...]:
+def _rest(module: nn.Module) -> tuple[object, ...]:
     attributes = vars(module)
     return tuple(non_persistent_buffers(module)), LOAD_METHOD in attributes, attributes.get("track_running_stats")
 
 
-def _shape(tensor: Any) -> Any:
+def _shape(tensor: object) -> object:
     if not isinstance(tensor, torch.Tensor):
         return None
     return (type(tensor), tensor.dtype) if is_lazy(tensor) else (tensor.shape, tensor.dtype)

@@ -27,7 +27,9 @@ class Scope:
 
     __slots__ = ("_ignored", "_positions", "_sorted", "_turned_away", "entries", "objects", "prefix")
 
-    def __init__(self, prefix: str, root: ModuleNode, entries: Mapping[Any, Entry], objects: dict[Any, Any]) -> None:
+    def __init__(
+        self, prefix: str, root: ModuleNode, entries: Mapping[Any, Entry], objects: dict[object, object]
+    ) -> None:
         self.prefix = prefix
         self.entries = entries
         self.objects = objects
@@ -49,7 +51,7 @@ class Scope:
             end += 1
         return sorted(self._sorted[start:end], key=self._positions.__getitem__)
 
-    def unexpected(self, prefix: str, node: ModuleNode, children: Mapping[str, Any]) -> Iterable[str]:  # noqa: ARG002
+    def unexpected(self, prefix: str, node: ModuleNode, children: Mapping[str, object]) -> Iterable[str]:  # noqa: ARG002
         """The keys `node` calls unexpected, in torch's order: its extra state first, then in the state dict's order."""
         return self._turned_away.get(prefix, ())
 
@@ -117,16 +119,16 @@ class LiteralScope:
 
     __slots__ = ("_ignored", "entries", "objects")
 
-    def __init__(self, entries: Mapping[Any, Entry], objects: dict[Any, Any]) -> None:
+    def __init__(self, entries: Mapping[Any, Entry], objects: dict[object, object]) -> None:
         self.entries = entries
         self.objects = objects
-        self._ignored: list[Any] = []
+        self._ignored: list[str] = []
 
-    def below(self, prefix: str) -> Iterable[Any]:  # noqa: ARG002
+    def below(self, prefix: str) -> Iterable[object]:  # noqa: ARG002
         """All keys: there are no others."""
         return self.entries
 
-    def unexpected(self, prefix: str, node: ModuleNode, children: Mapping[str, Any]) -> Iterator[Any]:
+    def unexpected(self, prefix: str, node: ModuleNode, children: Mapping[str, object]) -> Iterator[str]:
         """The keys `node` calls unexpected, in torch's order. Raises Raised where torch trips over a key."""
         extra_state = prefix + EXTRA_STATE_KEY
         if extra_state in self.entries and EXTRA_STATE not in node.custom:
@@ -145,7 +147,7 @@ class LiteralScope:
             elif passed_on and children[name[0]] is None:
                 self._ignored.append(key)
 
-    def ignored(self, prefix: str) -> Iterable[Any]:  # noqa: ARG002
+    def ignored(self, prefix: str) -> Iterable[str]:  # noqa: ARG002
         """The keys for a child registered as None, once all `unexpected` ones are known."""
         return self._ignored
 

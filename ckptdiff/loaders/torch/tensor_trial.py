@@ -81,7 +81,7 @@ def try_loading(
 def _tried(
     prefix: str,
     name: str,
-    source: Any,
+    source: object,
     target: torch.Tensor,
     slot: Slot,
     assign: bool,
@@ -117,7 +117,7 @@ def _copied_target(target: torch.Tensor) -> torch.Tensor:
         raise Unknown(f"a {class_name(type(target))} cannot be copied to try it: {error}") from error
 
 
-def _aliased(source: Any, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _aliased(source: object, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Copies of two plain tensors in one memory, if that is how they are: torch refuses to copy where they overlap."""
     if not (isinstance(source, torch.Tensor) and is_plain(source) and is_plain(target)):
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.loaders.outcome import Problem
@@ -40,7 +39,7 @@ class Texts:
         self._said = said
         self._names: set[str] = set()
 
-    def problems(self, missing: Iterable[Any], unexpected: Iterable[Any], errors: Iterable[Any]) -> tuple[Problem, ...]:
+    def problems(self, missing: Iterable[str], unexpected: Iterable[str], errors: Iterable[str]) -> tuple[Problem, ...]:
         """torch's three lists as one, each in its order."""
         return (
             *(Problem("missing", key) for key in missing),

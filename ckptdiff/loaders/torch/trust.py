@@ -117,7 +117,7 @@ def replaced_loader() -> str:
     return "" if is_torchs(current) else str(getattr(current, "__qualname__", type(current).__name__))
 
 
-_PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {
+_PARTS: dict[type, Callable[[Any], Iterable[object]]] = {
     **dict.fromkeys((list, tuple, set, frozenset), iter),
     **dict.fromkeys((dict, collections.OrderedDict), lambda mapping: mapping.items()),
     **dict.fromkeys((staticmethod, classmethod), lambda method: (method.__func__,)),
@@ -140,12 +140,12 @@ class _Scan:
         self.distributed = False
         self._tree = tree
         self._seen: set[int] = set()
-        self._kept: list[Any] = []  # an id stays its object's own only while that lives
+        self._kept: list[object] = []  # an id stays its object's own only while that lives
         self._accessed: set[type] = set()
         self._todo: list[types.FunctionType] = []
         self._count = 0
-        self._parts: dict[int, Any] | None = None
-        self._defined: dict[str, list[Any]] | None = None
+        self._parts: dict[int, object] | None = None
+        self._defined: dict[str, list[object]] | None = None
 
     # Where code comes from
 
@@ -309,7 +309,7 @@ class _Scan:
             self._doubt("sets a module global or defines a class")
         if facts.identity:
             self._doubt("compares identities")
-        known: dict[str, Any] = {}
+        known: dict[str, object] = {}
         for name in facts.imports:
             self._module(name, known)
         space = function.__globals__
@@ -331,7 +331,7 @@ class _Scan:
         if any(name in OF_MEMORY or RANDOM.fullmatch(name) for name in facts.texts & TELLING_TEXTS):
             self._doubt("asks for what copies have not in common")
 
-    def _global(self, name: str, value: Any, known: dict[str, Any]) -> None:
+    def _global(self, name: str, value: object, known: dict[str, object]) -> None:
         if isinstance(value, types.ModuleType):
             self._module(value.__name__, known)
         elif isinstance(value, (list, dict, set, collections.deque)):
@@ -348,12 +348,12 @@ class _Scan:
             if not is_trusted(type(value).__module__) or isinstance(value, (nn.Module, torch.Tensor)):
                 self._doubt(f"uses the module global {name}")
 
-    def _leaks(self, name: str, value: Any) -> None:
+    def _leaks(self, name: str, value: object) -> None:
         """Note a module global by which code may reach a part of the model itself."""
         if reaches(value, self._model_parts()):
             self.telling[f"reaches the model itself by the module global {name}"] = None
 
-    def _model_parts(self) -> dict[int, Any]:
+    def _model_parts(self) -> dict[int, object]:
         if self._parts is None:
             self._parts = {}
             for node in self._tree.modules():
@@ -362,7 +362,7 @@ class _Scan:
                     self._parts.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
         return self._parts
 
-    def _module(self, name: str, known: dict[str, Any]) -> None:
+    def _module(self, name: str, known: dict[str, object]) -> None:
         if name in PAST_COPIES or root(name) in ("concurrent", "multiprocessing"):
             self.telling[f"uses {name}"] = None
         elif root(name) in PLAIN_MODULES or is_trusted(name):
@@ -406,7 +406,7 @@ class _Scan:
         if not known:
             self._wonder(f"uses {name}")
 
-    def _definitions(self) -> dict[str, list[Any]]:
+    def _definitions(self) -> dict[str, list[object]]:
         """What the classes of the model's modules define, but for those whose code is trusted."""
         if self._defined is None:
             self._defined = {}

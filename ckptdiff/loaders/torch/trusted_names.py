@@ -99,7 +99,7 @@ def harmless() -> frozenset[str]:
     return frozenset(names - OF_MEMORY)
 
 
-def reaches(value: Any, parts: dict[int, Any]) -> bool:
+def reaches(value: object, parts: dict[int, object]) -> bool:
     """Whether a value is, holds or refers to one of some objects, as far as can be seen within bounds."""
     seen: set[int] = set()
     todo = [value]
@@ -125,7 +125,7 @@ def reaches(value: Any, parts: dict[int, Any]) -> bool:
     return False
 
 
-def content(cell: types.CellType) -> Iterator[Any]:
+def content(cell: types.CellType) -> Iterator[object]:
     """What a variable of a closure holds, if anything as yet."""
     try:
         yield cell.cell_contents
@@ -176,7 +176,7 @@ MADE_BY_PYTHON = ("<frozen ",)
 TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
-def is_torchs(value: Any) -> bool:
+def is_torchs(value: object) -> bool:
     """Whether a function or class is torch's own, and not something put in its place."""
     value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
     code = getattr(value, "__code__", None)

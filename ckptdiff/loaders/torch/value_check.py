@@ -7,7 +7,6 @@ a whole; the others are counted a piece at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -136,7 +135,7 @@ class _Values:
         if not _is_stored(loaded):
             raise _UnreadError(_MADE)
         if self._checkpoint.live is not None:
-            value: Any = self._checkpoint.live[loaded.sources[0][1]]
+            value: object = self._checkpoint.live[loaded.sources[0][1]]
             if not isinstance(value, torch.Tensor) or not is_plain(value) or value.is_meta:
                 raise _UnreadError(_UNUSUAL)
             return flat(value.detach(), counting.CHUNK)
@@ -158,7 +157,7 @@ def _tensor_of(loaded: Filled) -> TensorInfo:
     return loaded.entry
 
 
-def _address(value: Any) -> object:
+def _address(value: object) -> object:
     if not isinstance(value, torch.Tensor) or not is_plain(value) or value.is_meta:
         return id(value)
     return value.device, value.data_ptr(), value.shape, value.stride(), value.dtype

@@ -68,7 +68,7 @@ class Walk:
         self.literal = literal
         self.live = checkpoint.live
         # Keys whose values torch has to be asked about; and whether it has to be asked about all.
-        self.unusual: frozenset[Any] = frozenset()
+        self.unusual: frozenset[object] = frozenset()
         self.valueless = checkpoint.without_values()
         self.swaps = False
         if tree.root.live is not None:
@@ -211,7 +211,7 @@ class Walk:
             f"({', '.join(node.custom)}), which could not be run here."
         )
 
-    def _local_metadata(self, prefix: str) -> Any:
+    def _local_metadata(self, prefix: str) -> object:
         if self.metadata is None:
             return {"assign_to_params_buffers": True} if self.assign else {}
         try:

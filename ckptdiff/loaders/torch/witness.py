@@ -10,7 +10,6 @@ import copy
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -44,8 +43,8 @@ class _Answer:
     """`missing` and `unexpected` are None where torch raised and returned nothing."""
 
     error: str | None
-    missing: tuple[Any, ...] | None = None
-    unexpected: tuple[Any, ...] | None = None
+    missing: tuple[object, ...] | None = None
+    unexpected: tuple[object, ...] | None = None
 
     def __str__(self) -> str:
         lists = (
@@ -115,7 +114,7 @@ def _load(outcome: Outcome, strict: bool, *, real_values: bool, real_model: bool
     tree, checkpoint = outcome.model, outcome.checkpoint
     model = Shadows(tree, lambda *_: None, real=real_model).of(tree.root.live)
     values = Values(checkpoint, real=real_values)
-    state_dict: Any = OrderedDict((key, values.of(key, entry)) for key, entry in checkpoint.entries.items())
+    state_dict = OrderedDict((key, values.of(key, entry)) for key, entry in checkpoint.entries.items())
     if checkpoint.metadata is not None:
         set_metadata(state_dict, copy.deepcopy(checkpoint.metadata))
     try:

@@ -32,7 +32,7 @@ class Call:
 
     owner: Any
     path: str | None
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     file: str = ""
     """The file that the state dict is to be read from."""
     config: str = ""
@@ -98,7 +98,7 @@ def _refuse_reserved(options: Mapping[str, object]) -> None:
             raise UsageError(f"{given('loader_args', name)} is not for you to give here.", "Leave it out.")
 
 
-def _class_in(transformers: Any, folder: Path, asked: Asked) -> Any:
+def _class_in(transformers: Any, folder: Path, asked: Asked) -> object:
     """The class that loads a directory: the one that is named, else the one of its configuration."""
     values = libraries.read_config(folder, str(folder))
     chosen = asked.options.get("auto_class")
@@ -125,7 +125,7 @@ def _class_in(transformers: Any, folder: Path, asked: Asked) -> Any:
     return libraries.architecture_of(transformers, values, str(folder))
 
 
-def _remote(transformers: Any, values: Mapping[str, Any], remote: Mapping[str, Any]) -> Any:
+def _remote(transformers: object, values: Mapping[str, Any], remote: Mapping[str, object]) -> object:
     """The Auto class under which a directory offers code of its own for its architecture."""
     names = values.get("architectures") or []
     for auto, target in remote.items():
@@ -135,7 +135,7 @@ def _remote(transformers: Any, values: Mapping[str, Any], remote: Mapping[str, A
     return getattr(transformers, auto_class or "AutoModel")
 
 
-def _named(owner: Any, home: Path, path: Path, asked: Asked) -> Call:
+def _named(owner: object, home: Path, path: Path, asked: Asked) -> Call:
     """A directory's own class, on that directory, on another one, or on a file."""
     options = {name: value for name, value in asked.options.items() if name not in _OURS}
     if asked.trust_remote_code:
@@ -154,18 +154,18 @@ def _named(owner: Any, home: Path, path: Path, asked: Asked) -> Call:
     return Call(_class_for(owner, config), None, {"config": config, **options}, str(path), made)
 
 
-def _class_for(owner: Any, config: Any) -> Any:
+def _class_for(owner: object, config: object) -> object:
     """The model's class itself: an Auto class takes no state dict without a name."""
     mapping = getattr(owner, "_model_mapping", None)
     return owner if mapping is None else mapping[type(config)]
 
 
-def _usual_file(path: Path, home: Path) -> dict[str, Any] | None:
+def _usual_file(path: Path, home: Path) -> dict[str, object] | None:
     """The arguments under which `from_pretrained(home)` takes this very file of it, None where it does not."""
     matched = _WEIGHTS.fullmatch(path.name)
     if matched is None or not home.is_dir() or not path.is_file() or not path.parent.samefile(home):
         return None
-    usual: dict[str, Any] = {"variant": matched["variant"]} if matched["variant"] else {}
+    usual: dict[str, object] = {"variant": matched["variant"]} if matched["variant"] else {}
     return usual if matched["format"] == "safetensors" else {**usual, "use_safetensors": False}
 
 
@@ -180,7 +180,7 @@ def _ensure_known(args: Mapping[str, object], config: Any) -> None:
             )
 
 
-def _config(home: Path, asked: Asked, args: Mapping[str, object]) -> Any:
+def _config(home: Path, asked: Asked, args: Mapping[str, object]) -> object:
     from transformers import AutoConfig
 
     extra = {"trust_remote_code": True} if asked.trust_remote_code else {}

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -65,7 +64,7 @@ def _called(followed: Followed, call: Call) -> nn.Module | None:
         options = dict(call.options)
         if call.file:
             options["state_dict"] = _read(call.file)
-        made: Any = call.owner.from_pretrained(call.path, **options)
+        made: object = call.owner.from_pretrained(call.path, **options)
         followed.result = made
     except (Refused, CkptdiffError):
         raise
@@ -79,7 +78,7 @@ def _called(followed: Followed, call: Call) -> nn.Module | None:
     return made if isinstance(made, nn.Module) else None
 
 
-def _read(path: str) -> Any:
+def _read(path: str) -> object:
     """A state dict as one reads it to hand it over: the one of a file, wherever in it that is."""
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file

@@ -30,7 +30,7 @@ class Reported:
     failed: dict[str, str] = field(default_factory=dict)
     times: int = 0
 
-    def add(self, model: Any, info: Any) -> None:
+    def add(self, model: object, info: Any) -> None:
         """Take the lists over, as they stand. Raises CkptdiffError where they are not what they were."""
         if any(not hasattr(info, name) for name in _LISTS):
             raise moved()
@@ -64,8 +64,8 @@ def reported() -> Iterator[Reported]:
         raise moved()
     kept = [(module, getattr(module, _REPORT)) for module in modules if hasattr(module, _REPORT)]
 
-    def watching(original: Any) -> Any:
-        def log_state_dict_report(*args: Any, **kwargs: Any) -> Any:
+    def watching(original: Any) -> object:
+        def log_state_dict_report(*args: object, **kwargs: object) -> object:
             info = kwargs.get("loading_info", args[3] if len(args) > 3 else None)
             said.add(kwargs.get("model", args[0] if args else None), info)
             return original(*args, **kwargs)
@@ -91,9 +91,9 @@ def converters_reused() -> Iterator[None]:
     if module is None or getattr(module, "deepcopy", None) is not copy.deepcopy:
         yield
         return
-    spare: dict[int, tuple[Any, Any]] = {}
+    spare: dict[int, tuple[object, object]] = {}
 
-    def deepcopy(value: Any) -> Any:
+    def deepcopy(value: object) -> object:
         held = spare.get(id(value))
         if held is None or held[0] is not value or getattr(held[1], "collected_tensors", True):
             held = spare[id(value)] = value, copy.deepcopy(value)
