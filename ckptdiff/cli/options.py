@@ -121,7 +121,7 @@ Adapt = Annotated[
     typer.Option(
         "--adapt",
         metavar="GLOB=HOW",
-        help="Fit shapes: slice, pad, repeat-channels, interpolate, squeeze, transpose; repeatable.",
+        help="Fit shapes: slice, pad, repeat-channels, interpolate, squeeze, transpose, dequantize; repeatable.",
     ),
 ]
 FillMissing = Annotated[bool, typer.Option("--fill-missing", help="Complete it with the model's own initial values.")]

@@ -69,7 +69,9 @@ def _arguments(advice: Advice) -> str:
 
 def _adapt(advice: Advice) -> str:
     keys = int(advice.facts["keys"])
-    mismatches = count(keys, "size mismatch", "size mismatches")
+    quantized = dict(advice.options)["adapt"].endswith("=dequantize")
+    what = ("quantized tensor", "quantized tensors") if quantized else ("size mismatch", "size mismatches")
+    mismatches = count(keys, *what)
     return f"`ckptdiff fix` answers {mismatches} with {options(*advice.options)}: {advice.facts['text']}."
 
 

@@ -40,17 +40,18 @@ def parse_adaptation(text: str) -> Adaptation:
 
 
 def steps_for(
-    adaptations: Sequence[Adaptation], key: str, given: Shape, wanted: Shape
+    adaptations: Sequence[Adaptation], key: str, given: Shape, wanted: Shape, *, quantized: bool = False
 ) -> tuple[tuple[Step, ...], str] | None:
     """The steps for one key and what they do, in words; None where nothing is asked or nothing to do.
 
     The first adaptation whose glob matches counts. A transposition is done to square matrices as well: their shape
-    does not say that they lie the other way. Raises UsageError where the shapes do not allow it.
+    does not say that they lie the other way; of quantized tensors alone is asked that they be dequantized. Raises
+    UsageError where the shapes do not allow it.
     """
     for adaptation in adaptations:
         if not glob(adaptation.pattern)(key):
             continue
-        if given == wanted and adaptation.how != "transpose":
+        if (given == wanted and adaptation.how not in _SAME_SHAPE) or (adaptation.how == DEQUANTIZE and not quantized):
             return None
         try:
             return HOWS[adaptation.how](given, wanted)
@@ -160,6 +161,15 @@ def _transpose(given: Shape, wanted: Shape) -> tuple[tuple[Step, ...], str]:
     return (Step("transpose", (len(given) - 2, len(given) - 1)),), f"transposed from {list(given)}"
 
 
+def _dequantize(given: Shape, wanted: Shape) -> tuple[tuple[Step, ...], str]:
+    """The numbers that torch's quantized tensors stand for, as `Tensor.dequantize` gives them."""
+    if given != wanted:
+        raise Impossible("dequantizing changes no size")
+    return (Step(DEQUANTIZE, ()),), "dequantized to the numbers that it stands for"
+
+
+DEQUANTIZE = "dequantize"
+_SAME_SHAPE = frozenset({"transpose", DEQUANTIZE})
 HOWS: dict[str, Callable[[Shape, Shape], tuple[tuple[Step, ...], str]]] = {
     "slice": _slice,
     "pad": _pad,
@@ -167,4 +177,5 @@ HOWS: dict[str, Callable[[Shape, Shape], tuple[tuple[Step, ...], str]]] = {
     "interpolate": _interpolate,
     "squeeze": _squeeze,
     "transpose": _transpose,
+    DEQUANTIZE: _dequantize,
 }

@@ -19,6 +19,7 @@ from ckptdiff.contents.files import Files
 from ckptdiff.contents.torch_tensors import StoredTensors, parts, torch_dtype
 from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import TensorInfo
+from ckptdiff.writing.adaptations import DEQUANTIZE
 from ckptdiff.writing.layout import Recipe
 from ckptdiff.writing.steps import JOINS, Step
 
@@ -38,6 +39,7 @@ class Computer:
     ) -> None:
         self._checksums = checksums
         self._stored = StoredTensors(checkpoint, files)
+        self._checkpoint = checkpoint
         self._live: Mapping[Any, Any] | None = checkpoint.live
         self._initial = initial
         self.overflowed: dict[str, int] = {}
@@ -103,13 +105,28 @@ class Computer:
     def _tensor(self, key: str, info: TensorInfo) -> torch.Tensor:
         if self._live is not None:
             value: torch.Tensor = self._live[key].detach().to("cpu")
+            if value.is_quantized:
+                return value
             return value.as_strided(info.shape, info.strides, value.storage_offset() + info.offset)
         dtype = dtype_of(info.dtype)
+        if info.quantizer is not None:
+            return self._quantized(key, info)
         if info.storage is None or not info.numel:
             return torch.empty(info.shape, dtype=dtype)
         if info.storage.start is not None:
             self._checksums.use(info.storage.file, info.storage.start)
         return self._stored.tensor(info, dtype)
+
+    def _quantized(self, key: str, info: TensorInfo) -> torch.Tensor:
+        from ckptdiff.loaders.torch.given_values import Values
+
+        for part in (info, *info.parts):
+            if part.storage is not None and part.storage.start is not None:
+                self._checksums.use(part.storage.file, part.storage.start)
+        value = Values(self._checkpoint, real=True).whole(info)
+        if value is None:
+            raise CheckpointError(f"{self._checkpoint.path}: the values of the tensor {key!r} are not at hand", "")
+        return value
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -141,6 +158,8 @@ def carry_out(step: Step, value: torch.Tensor) -> torch.Tensor:
         return value.transpose(*numbers)
     if step.name == "reshape":
         return value.reshape(numbers)
+    if step.name == DEQUANTIZE:
+        return value.dequantize()
     if step.name == "pad":
         padded = torch.zeros(numbers, dtype=value.dtype)
         padded[tuple(slice(size) for size in value.shape)] = value

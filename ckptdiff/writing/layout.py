@@ -14,6 +14,7 @@ from ckptdiff.contents.pieces import Piece, extent, piece
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.spelling import option
 from ckptdiff.tensors import DTYPES, TensorInfo
+from ckptdiff.writing.adaptations import DEQUANTIZE
 from ckptdiff.writing.plan import FilterPlan, Keep
 from ckptdiff.writing.steps import JOINS, Shape, Step, along, of_pieces, view
 
@@ -179,7 +180,7 @@ def _recipe(plan: FilterPlan, item: Keep) -> Recipe:
     for source in item.sources:
         info = plan.checkpoint.entries[source]
         assert isinstance(info, TensorInfo)
-        _check_readable(plan, source, info)
+        _check_readable(plan, source, info, dequantized=bool(item.steps) and item.steps[0].name == DEQUANTIZE)
         tensors.append(info)
     if any(info.pieces for info in tensors):
         return _of_pieces(item, tensors)
@@ -197,7 +198,7 @@ def _of_pieces(item: Keep, tensors: Sequence[TensorInfo]) -> Recipe:
     return Recipe(item.dtype, item.shape, parts, keys, of_pieces(item.steps, [(dim, len(own)) for dim, own in taken]))
 
 
-def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
+def _check_readable(plan: FilterPlan, key: str, info: TensorInfo, *, dequantized: bool) -> None:
     if plan.checkpoint.kind.values == "in pieces":
         raise CheckpointError(
             f"{plan.checkpoint.path} is a distributed checkpoint, whose tensors lie in pieces",
@@ -213,7 +214,7 @@ def _check_readable(plan: FilterPlan, key: str, info: TensorInfo) -> None:
         what = f"has the layout {info.layout}"
     elif info.type_name not in _PLAIN_TYPES:
         what = f"is a {info.type_name}"
-    elif DTYPES[info.dtype].kind == "quantized":
+    elif DTYPES[info.dtype].kind == "quantized" and not dequantized:
         what = f"is quantized ({info.dtype})"
     elif info.storage is None and info.numel and plan.checkpoint.live is None and along(info)[0] is None:
         what = "has no bytes in the file"

@@ -16,7 +16,7 @@ from ckptdiff.keys import block_of, glob
 from ckptdiff.loaders.torch.answer import error_message, loads
 from ckptdiff.renaming.prefixes import has_prefix, moved_metadata, prefix_change
 from ckptdiff.spelling import given, option, options
-from ckptdiff.tensors import TensorInfo
+from ckptdiff.tensors import DTYPES, TensorInfo
 from ckptdiff.writing.adaptations import Adaptation, steps_for
 from ckptdiff.writing.pickling import is_plain
 from ckptdiff.writing.plan import Carry, Drop, FilterPlan, Format, Keep, written_dtype
@@ -357,10 +357,12 @@ def _adapted(plan: FilterPlan, outcome: Outcome, adaptations: Sequence[Adaptatio
         if slot is None or slot.lazy or isinstance(item, Carry):
             kept.append(item)
             continue
-        adapting = steps_for(adaptations, item.key, item.shape, slot.tensor.shape)
+        quantized = DTYPES[item.dtype].kind == "quantized" and not item.steps
+        adapting = steps_for(adaptations, item.key, item.shape, slot.tensor.shape, quantized=quantized)
         if adapting is not None:
             steps, how = adapting
-            item = replace(item, shape=slot.tensor.shape, steps=(*item.steps, *steps), how=how)
+            dtype = written_dtype("float32", plan.dtype) if quantized else item.dtype
+            item = replace(item, dtype=dtype, shape=slot.tensor.shape, steps=(*item.steps, *steps), how=how)
         kept.append(item)
     present = [item.key for item in plan.kept]
     for adaptation in adaptations:

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from ckptdiff.judging.advice import Advice
 from ckptdiff.loaders.outcome import Outcome
 from ckptdiff.suggesting.suggestion import AdaptationFinding
-from ckptdiff.writing.adaptations import HOWS, Impossible
+from ckptdiff.tensors import DTYPES, TensorInfo
+from ckptdiff.writing.adaptations import DEQUANTIZE, HOWS, Impossible
 from ckptdiff.writing.steps import Shape
 
 _CHANNELS = (1, 3)
 """Grey and coloured images; other layers of a convolution have more."""
 _HEAD = 4
 """Tensors of a head, at most."""
+_BY_NAME_OR_SIZE = frozenset({"missing", "unexpected", "mismatched"})
 _SPECIAL = re.compile(r"[\[\]{}*?\\]")
 
 
@@ -108,6 +110,9 @@ def suited(outcome: Outcome) -> tuple[AdaptationFinding, ...]:
                     continue
                 answered.setdefault((kind.how, what, kind.why), []).append(key)
                 break
+    for key in _quantized(outcome):
+        why = "torch copies no quantized tensor into a plain one"
+        answered.setdefault((DEQUANTIZE, "dequantized to the numbers that it stands for", why), []).append(key)
     return tuple(
         AdaptationFinding(f"{glob}={how}", keys, f"{what}: {why}")
         for (how, what, why), same in answered.items()
@@ -115,10 +120,24 @@ def suited(outcome: Outcome) -> tuple[AdaptationFinding, ...]:
     )
 
 
+def _quantized(outcome: Outcome) -> list[str]:
+    """The keys that torch has quantized, of plain floating-point tensors of the model of the same size."""
+    entries = outcome.checkpoint.entries
+    return [
+        key
+        for key, slot in outcome.model.keys().items()
+        if isinstance(entry := entries.get(key), TensorInfo)
+        and (DTYPES[entry.dtype].kind, DTYPES[slot.tensor.dtype].kind) == ("quantized", "float")
+        and entry.shape == slot.tensor.shape
+    ]
+
+
 def all_answered(found: Sequence[AdaptationFinding], outcome: Outcome) -> bool:
     """Whether with them nothing differs but a few tensors in their number of rows, as a new head does."""
     keys = {key for item in found for key in item.keys}
     rest = [(given, wanted) for key, given, wanted in outcome.mismatches() if key not in keys]
+    if any(problem.kind not in _BY_NAME_OR_SIZE and problem.key not in keys for problem in outcome.problems):
+        return False
     return bool(keys) and len(rest) <= _HEAD and all(_rows(given, wanted) for given, wanted in rest)
 
 
