@@ -7,7 +7,7 @@ its own widths). Only slots fold. A model of 50 000 keys has a few hundred templ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import overload
@@ -49,6 +49,12 @@ class Template:
 
     def __str__(self) -> str:
         return shown(self.path)
+
+
+def above(name: str) -> Iterator[str]:
+    """The dotted names of the modules that a module or tensor lies in, the nearest first."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def shown(path: Path) -> str:

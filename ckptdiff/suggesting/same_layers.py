@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ckptdiff.suggesting.key_patterns import Shape
-from ckptdiff.suggesting.vocabulary import PACKED, ROLES, contradict, words
+from ckptdiff.suggesting.key_patterns import Shape, above
+from ckptdiff.suggesting.vocabulary import PACKED, ROLES, contradict, spoken
 
 _ATTENTION = frozenset({"attn", "q", "k", "v", "o", *PACKED})
 _FEWEST = 3
@@ -38,11 +38,7 @@ class _Side:
 
     def attends(self, block: str) -> bool:
         """Whether one of the layers of a block speaks of attention."""
-        return any(_spoken(layer) & _ATTENTION for layer in self.below[block])
-
-
-def _spoken(module: str) -> frozenset[str]:
-    return frozenset(word for component in module.split(".") for word in words(component))
+        return any(spoken(layer) & _ATTENTION for layer in self.below[block])
 
 
 def same_layers(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> dict[str, str]:
@@ -63,7 +59,7 @@ def same_layers(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> 
 
 def _side(shapes: Mapping[str, Shape]) -> _Side:
     side = _Side()
-    containers = {parent for key in shapes for parent in _parents(key.rpartition(".")[0])}
+    containers = {parent for key in shapes for parent in above(key.rpartition(".")[0])}
     for key in shapes:
         module, _, leaf = key.rpartition(".")
         # `gamma` beside submodules is a parameter of the block itself.
@@ -74,14 +70,9 @@ def _side(shapes: Mapping[str, Shape]) -> _Side:
         side.layers[module] = tuple(
             sorted((role, tuple(size for size in shapes[key] if size != 1)) for role, key in keys.items())
         )
-        for parent in _parents(module):
+        for parent in above(module):
             side.below[parent].append(module)
     return side
-
-
-def _parents(module: str) -> Iterator[str]:
-    while module := module.rpartition(".")[0]:
-        yield module
 
 
 def _blocks(here: _Side, there: _Side) -> Iterator[tuple[str, str]]:
@@ -138,5 +129,5 @@ def _inside(here: _Side, there: _Side, old: str, new: str) -> Iterator[tuple[str
         yield from (
             (source, target)
             for source, target in zip(sources, targets, strict=True)
-            if not contradict(_spoken(source), _spoken(target))
+            if not contradict(spoken(source), spoken(target))
         )

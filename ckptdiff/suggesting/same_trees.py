@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from ckptdiff.renaming.rename_rules import RenameRule, escape
-from ckptdiff.suggesting.key_patterns import Shape
-from ckptdiff.suggesting.vocabulary import contradict, words
+from ckptdiff.suggesting.key_patterns import Shape, above
+from ckptdiff.suggesting.vocabulary import contradict, spoken
 
 _FEWEST = 6
 """The tensors that a tree must have, and of three sizes, so that no other part has the same by chance."""
@@ -43,10 +43,10 @@ def moved_trees(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> 
     }
     rules = []
     for source, (target, content) in pairs.items():
-        spoken = (_words(source), _words(target))
-        if any(parent in pairs for parent in _parents(source)) or contradict(*spoken):
+        said = (spoken(source), spoken(target))
+        if any(parent in pairs for parent in above(source)) or contradict(*said):
             continue
-        if spoken[0] & _APART != spoken[1] & _APART:
+        if said[0] & _APART != said[1] & _APART:
             continue
         if any(model.get(f"{source}.{name}") == shape for name, shape in content):
             continue
@@ -63,21 +63,10 @@ def _by_content(keys: Mapping[str, Shape]) -> dict[_Content, list[str]]:
     """The modules of one side, by the names and sizes of all that lies below."""
     held: dict[str, set[tuple[str, Shape]]] = defaultdict(set)
     for key, shape in keys.items():
-        end = key.rfind(".")
-        while end > 0:
-            held[key[:end]].add((key[end + 1 :], shape))
-            end = key.rfind(".", 0, end)
+        for module in above(key):
+            held[module].add((key[len(module) + 1 :], shape))
     modules: dict[_Content, list[str]] = defaultdict(list)
     for module, content in held.items():
         if len(content) >= _FEWEST and len({shape for _, shape in content}) > 2:
             modules[frozenset(content)].append(module)
     return modules
-
-
-def _parents(module: str) -> Iterator[str]:
-    while module := module.rpartition(".")[0]:
-        yield module
-
-
-def _words(module: str) -> frozenset[str]:
-    return frozenset(word for component in module.split(".") for word in words(component))

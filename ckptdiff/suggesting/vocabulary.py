@@ -219,6 +219,11 @@ def words(component: str) -> tuple[str, ...]:
     return tuple(out)
 
 
+def spoken(module: str) -> frozenset[str]:
+    """The words of all components of a dotted name."""
+    return frozenset(word for component in module.split(".") for word in words(component))
+
+
 def contradict(words: frozenset[str], theirs: frozenset[str]) -> bool:
     """Whether one name says `q` where the other says `k`: words that exclude each other, with none in common."""
     return any(

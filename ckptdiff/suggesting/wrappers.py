@@ -16,7 +16,7 @@ from ckptdiff.renaming.rename_rules import RenameRule, apply_rules, escape
 from ckptdiff.renaming.tensor_rules import TensorOp, TensorRule, plan_operations
 from ckptdiff.suggesting.key_patterns import Shape
 from ckptdiff.suggesting.suggestion import Ambiguity, Head, OperationFinding, Suggestion
-from ckptdiff.suggesting.vocabulary import contradict, words
+from ckptdiff.suggesting.vocabulary import contradict, spoken
 
 _MOST = 0.8
 """The share of a file's keys that a wrapper holds; beside them stand a loss, a metric, an averaged count."""
@@ -133,8 +133,7 @@ def wrapped(checkpoint: Mapping[str, Shape], model: Mapping[str, Shape]) -> Wrap
         here, there = here[:-1], there[:-1]
     if not here and not there:
         return None
-    spoken = [frozenset(word for component in side for word in words(component)) for side in (here, there)]
-    if here and there and contradict(*spoken):
+    if here and there and contradict(spoken(".".join(here)), spoken(".".join(there))):
         return None
     around = Wrapped(_dotted(here), _dotted(there), checkpoint, model)
     # What both sides know is no wrapper of one of them.
