@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP_QUIET := --quiet --disable-pip-version-check
-# Hundreds of tests start a Python of their own, which is a third cheaper where modules are compiled once.
-export PYTHONDONTWRITEBYTECODE :=
+# Hundreds of tests start a Python of their own, which is a third cheaper where our modules are compiled, whether Python
+# is told to keep what it compiles or not.
+COMPILE := -m compileall -q ckptdiff tests
 
 .PHONY: quantised releases demo test test-fast test-browser test-gpu test-zoo test-oldest test-typer zoo test-libraries witness loaders long docs lint format fuzz bench package clean
 
@@ -24,6 +25,7 @@ demo: .venv/.runtime ## the main job on the fixtures: one pair that fits and one
 	@BIN=$(BIN) sh fixtures/demo.sh
 
 test: .venv/.dev ## everything but the zoo, the browser and what takes minutes
+	@$(BIN)/python $(COMPILE)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not zoo and not browser and not gpu and not long"
 
 test-browser: .venv/.dev ## the HTML report in Chromium, which must be installed with its driver
@@ -65,6 +67,7 @@ test-libraries: .venv-zoo/.installed ## diffusers, timm and PEFT: every model cl
 	.venv-zoo/bin/python -m tests.zoo.libraries
 
 test-zoo: .venv-zoo/.installed ## a sample of the zoo, and the walk's own tests on its torch
+	@.venv-zoo/bin/python $(COMPILE)
 	.venv-zoo/bin/python -m pytest -n 2 -m "not slow and not long" tests/test_torch_private.py tests/loaders tests/model tests/zoo tests/following/table $(WAYS:%=--ignore=%)
 
 zoo: .venv-zoo/.installed ## the whole zoo: every torchvision, timm and transformers architecture

@@ -52,6 +52,9 @@ CRASHES = REFACTORED + "\nimport os\nos.abort()\n"
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    # An edit within a second that keeps the size is none to Python's own cache.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     git("init", "--quiet")
     return tmp_path
 
