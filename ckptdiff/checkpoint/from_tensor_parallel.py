@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import cache
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.pickles.entries import shown
-from ckptdiff.places import open_again
+from ckptdiff.places import ByteSource, open_again
 from ckptdiff.tensors import DTYPES, Part, TensorInfo
 
 _BLOCK = 1 << 20
@@ -60,9 +62,15 @@ def merged(opened: Opened, choose: Callable[[Opened], Checkpoint]) -> Checkpoint
 
 class _Merger:
     def __init__(self, opened: Opened, ranks: Sequence[Checkpoint]) -> None:
-        self.name, self.identities, self.ranks = opened.name, opened.identities, ranks
+        self.name, self.ranks = opened.name, ranks
         self.keys: Mapping[str, TensorInfo] = ranks[0].tensors
-        self.alike = {key for key in self.keys if self._alike(key)}
+        with ExitStack() as files:
+
+            @cache
+            def source(file: str) -> ByteSource:
+                return files.enter_context(closing(open_again(file, opened.identities.get(file))))
+
+            self.alike = {key for key in self.keys if self._alike(key, source)}
         self.width = self._width()
         """The size of what goes from layer to layer."""
         self.along: Counter[int] = Counter()
@@ -144,30 +152,25 @@ class _Merger:
         back = f"{key[: found.start(1)]}{_MEGATRON_DOWN[found.group(1)]}.weight"
         return back in self.keys and self.keys[key].shape[0] == 2 * self.keys[back].shape[-1]
 
-    def _alike(self, key: str) -> bool:
-        """Whether all ranks hold the same values, read as far as they do."""
+    def _alike(self, key: str, source: Callable[[str], ByteSource]) -> bool:
+        """Whether all ranks hold the same values, read as far as they do; `source` opens a file, once."""
         first = self.keys[key]
         parts = [rank.tensors[key] for rank in self.ranks]
         if any((part.dtype, part.shape, part.strides) != (first.dtype, first.shape, first.strides) for part in parts):
             return False
         if not first.numel:
             return True
-        sources = []
-        try:
-            for part in parts:
-                storage = part.storage
-                if storage is None or storage.start is None or part.stride is not None:
-                    raise self._unknown(key, "its values are not stored plainly")
-                width = DTYPES[part.dtype].bits // 8
-                source = open_again(storage.file, self.identities.get(storage.file))
-                sources.append((source, storage.start + part.offset * width))
-            return all(
-                len({source.read(begin + at, min(size, first.nbytes - at)) for source, begin in sources}) == 1
-                for at, size in _blocks(first.nbytes)
-            )
-        finally:
-            for source, _ in sources:
-                source.close()
+        places = []
+        for part in parts:
+            storage = part.storage
+            if storage is None or storage.start is None or part.stride is not None:
+                raise self._unknown(key, "its values are not stored plainly")
+            width = DTYPES[part.dtype].bits // 8
+            places.append((source(storage.file), storage.start + part.offset * width))
+        return all(
+            len({file.read(begin + at, min(size, first.nbytes - at)) for file, begin in places}) == 1
+            for at, size in _blocks(first.nbytes)
+        )
 
     def _unknown(self, key: str, why: str) -> CheckpointError:
         return CheckpointError(

@@ -17,6 +17,7 @@ _MODULE = "https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html"
 _LOAD = f"{_MODULE}#torch.nn.Module.load_state_dict"
 _SAVING = "https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html"
 _SERIALIZATION = "https://docs.pytorch.org/docs/stable/notes/serialization.html"
+_OPTION = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,6 @@ class Rule:
     def help(self) -> str:
         """`text`, with the options it names in braces as they are called."""
         return _OPTION.sub(lambda named: option(named[1]), self.text)
-
-
-_OPTION = re.compile(r"\{(\w+)\}")
 
 
 _TABLE = (

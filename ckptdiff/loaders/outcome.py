@@ -100,6 +100,11 @@ class Filled(NamedTuple):
     """Where only a part of the key is filled, the stretches of its first dimension that are, start and stop; None for
     the whole."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is the file's, by its own name or that of a tie."""
+        return self.rows is None and self.by in ("file", "tie")
+
 
 Kind = Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "part", "other"]
 

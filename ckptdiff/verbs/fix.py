@@ -103,9 +103,12 @@ def fixed(
     heads = heads or heads_of(checkpoint.checkpoint, model.shown)
     wanted = given.tree.shapes()
     suggestion = rules_after(checkpoint.renames, file, wanted, include_likely=include_likely, heads=heads)
-    why = "" if suggestion.complete else beyond_repair(ask(given, applied(file, suggestion.repair)[0]))
+    why = ""
+    if not suggestion.complete:
+        outcome = ask(given, applied(file, suggestion.repair)[0])
+        why = beyond_repair(outcome)
     if not suggestion.complete and not why:
-        other, _ = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
+        other, _ = resized(model, given, file, suggestion, outcome, include_likely=include_likely, heads=heads)
         # Said, for what is written is for this model, adapted as it was asked.
         adaptations = () if fit.adaptations else other.adaptations
         suggestion = replace(suggestion, arguments=other.arguments, adaptations=adaptations)

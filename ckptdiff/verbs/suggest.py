@@ -92,7 +92,8 @@ def suggest(
     suggestion = between(described.tree.shapes())
     if opened is None or suggestion.complete:
         return suggestion
-    return resized(request, described, opened, suggestion, include_likely=include_likely, heads=heads)[0]
+    outcome = ask(described, applied(opened, suggestion.repair)[0])
+    return resized(request, described, opened, suggestion, outcome, include_likely=include_likely, heads=heads)[0]
 
 
 def resized(
@@ -100,20 +101,19 @@ def resized(
     given: GivenModel,
     file: Checkpoint,
     suggestion: Suggestion,
+    outcome: Outcome,
     *,
     include_likely: bool = False,
     heads: tuple[int, int] | None = None,
 ) -> tuple[Suggestion, ModelRequest]:
     """What is suggested for the model with other arguments, and that model, where the checkpoint loads with them; for
     the model that was given, the arguments named, where nothing says which of several are meant, or where its sizes may
-    be meant to be others: of a new head, or of what adaptations answer."""
+    be meant to be others: of a new head, or of what adaptations answer. `outcome` is that of what is suggested."""
 
     def loads(other: ModelRequest) -> bool:
         asked = suggestion.asked
         return proposed(other.describe(), file, asked, include_likely=include_likely, heads=heads)[1].fits
 
-    repaired, _ = applied(file, suggestion.repair)
-    outcome = ask(given, repaired)
     if beyond_repair(outcome):
         return suggestion, model
     suggestion = replace(suggestion, adaptations=suited(outcome))
@@ -190,7 +190,9 @@ def proposed_as_asked(
     doing("looking for renames")
     suggestion, report = proposed(given, file, checkpoint.renames, include_likely=include_likely, heads=heads)
     if not report.fits:
-        suggestion, other = resized(model, given, file, suggestion, include_likely=include_likely, heads=heads)
+        suggestion, other = resized(
+            model, given, file, suggestion, report.outcome, include_likely=include_likely, heads=heads
+        )
         if other is not model:
             model, given = other, other.describe()
             report = judge(ask(given, applied(file, suggestion.repair)[0]))
@@ -267,7 +269,7 @@ def _read_as(outcome: Outcome) -> tuple[str, str]:
 def taken(outcome: Outcome) -> tuple[set[str], set[str]]:
     """The keys of the file that a loader takes, and those of the model that it fills wholly."""
     used = {source.rpartition("/")[2] for item in outcome.filled.values() for _, source in item.sources}
-    return used, {key for key, item in outcome.filled.items() if item.rows is None and item.by in ("file", "tie")}
+    return used, {key for key, item in outcome.filled.items() if item.whole}
 
 
 def _renamed(file: Checkpoint, path: Path, renames: Renames, folder: Path) -> Path:
