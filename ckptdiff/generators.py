@@ -50,7 +50,7 @@ def _numpy() -> Any:
 
 def _module(kind: str) -> Any:
     """The module of a kind of device whose generators may have been drawn from; None for one that is not started."""
-    module: Any = getattr(torch, kind, None)
+    module: object = getattr(torch, kind, None)
     if kind == "mps":
         return module if torch.backends.mps.is_available() else None
     started = getattr(module, "is_initialized", None)

@@ -39,7 +39,7 @@ class Patches:
         self.imports = Imports()
         self._gathers = False
         self._held: list[tuple[Kept, Any, bool]] = []
-        self._given: list[tuple[Any, Any]] = []
+        self._given: list[tuple[object, Any]] = []
         """What stands for something under a name from which code may take it, and what it stands for."""
 
     def also(self, undo: Callable[[], object]) -> None:
@@ -63,7 +63,7 @@ class Patches:
 
         self._undo.append(undo)
 
-    def item(self, holder: MutableMapping[Any, Any], name: Any, value: Any) -> None:
+    def item(self, holder: MutableMapping[Any, Any], name: Any, value: object) -> None:
         """Set an item of a mapping."""
         before = holder.get(name, _MISSING)
         holder[name] = value
@@ -149,7 +149,7 @@ class Patches:
         if taken:
             _swapped({id(new): (new, old) for new, old in taken}, {id(given), id(taken), *map(id, taken)})
 
-    def _as_in_scripts(self, old: Any, new: Any) -> None:
+    def _as_in_scripts(self, old: Any, new: object) -> None:
         """Have TorchScript take what stands for a function of torch's for that function."""
         if "torch.jit._builtins" not in sys.modules:
             return
@@ -219,20 +219,20 @@ def _swapped(places: _Places, own: set[int], sparing: Collection[int] = ()) -> _
     return undo
 
 
-def _spares(holder: Mapping[Any, Any]) -> bool:
+def _spares(holder: Mapping[Any, object]) -> bool:
     """Whether a dictionary is neither a module's nor a class's, or that of one of numpy's or torch's own."""
     name = holder.get("__name__" if "__spec__" in holder else "__module__")
     return not isinstance(name, str) or name.startswith(("numpy.", "torch.", "ckptdiff."))
 
 
-def _kinds(dictionaries: list[dict[Any, Any]]) -> dict[int, type]:
+def _kinds(dictionaries: list[dict[Any, object]]) -> dict[int, type]:
     """The classes whose attributes some dictionaries hold, by the identities of these."""
     wanted = set(map(id, dictionaries))
     kinds = [holder for holder in gc.get_referrers(*dictionaries) if isinstance(holder, type)] if wanted else []
     return {id(part): kind for kind in kinds for part in gc.get_referents(kind) if id(part) in wanted}
 
 
-def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: Any, kind: type | None = None) -> None:
+def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: object, kind: type | None = None) -> None:
     def put(value: Any) -> None:
         if kind is None:
             holder[name] = value

@@ -96,7 +96,7 @@ LOAD_METHOD = "_load_from_state_dict"
 """`nn.Module`'s method that takes a module's own keys out of the state dict; the one that classes override."""
 BASE_LOADER: Any = nn.Module._load_from_state_dict
 """torch's own, as it was when this was imported."""
-BATCH_NORM_LOADER: Any = BatchNormBase._load_from_state_dict
+BATCH_NORM_LOADER: object = BatchNormBase._load_from_state_dict
 """That of batch norms (torch/nn/modules/batchnorm.py), which adds a counter to state dicts of before version 2."""
 INSTANCE_NORM_LOADER: Any = InstanceNormBase._load_from_state_dict
 """That of instance norms (torch/nn/modules/instancenorm.py), which rejects running statistics of before version 2."""
@@ -155,7 +155,7 @@ def metadata_of(state_dict: object) -> Any:
     return getattr(state_dict, "_metadata", None)
 
 
-def set_metadata(state_dict: Any, metadata: Any) -> None:
+def set_metadata(state_dict: Any, metadata: object) -> None:
     """Give a state dict the versions that `Module.load_state_dict` looks for."""
     state_dict._metadata = metadata
 
@@ -195,7 +195,7 @@ without_torch_dispatch = torch._C._DisableTorchDispatch
 """A context in which no dispatch mode hears of an operator."""
 set_grad_enabled: Any = torch._C._set_grad_enabled
 """Whether operations are noted for gradients from now on; what `torch.no_grad` calls twice, at a tenth of its cost."""
-VERSION_COUNTER: Any = getattr(torch.Tensor, "_version").__get__  # noqa: B009 - so that mypy does not read an attribute
+VERSION_COUNTER: object = getattr(torch.Tensor, "_version").__get__  # noqa: B009 - so that mypy does not read an attribute
 """The getter of the number of times that a tensor was written to."""
 DLPACK_EXPORTERS = (
     (torch, "to_dlpack"), (torch._C, "_to_dlpack"), (torch._C, "_to_dlpack_versioned"),

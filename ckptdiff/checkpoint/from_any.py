@@ -12,7 +12,7 @@ from ckptdiff.spelling import option
 from ckptdiff.suffixes import is_snapshot
 
 
-def checkpoint_from(given: Checkpoint | Mapping[Any, Any] | str | os.PathLike[str], key: str | None) -> Checkpoint:
+def checkpoint_from(given: Checkpoint | Mapping[Any, object] | str | os.PathLike[str], key: str | None) -> Checkpoint:
     """One that is read already stays as it is. Raises UsageError for what is no checkpoint.
 
     `key` is the dotted path of the state dict inside its file.

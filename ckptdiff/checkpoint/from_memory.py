@@ -19,7 +19,7 @@ _QUANTIZED = frozenset(dtype.name for dtype in DTYPES.values() if dtype.kind == 
 _PLAIN_DATA = (bool, int, float, str, bytes, type(None))
 
 
-def checkpoint_of(state_dict: Mapping[Any, Any]) -> Checkpoint:
+def checkpoint_of(state_dict: Mapping[Any, object]) -> Checkpoint:
     """Describe a state dict in memory, which is left as it is and must live as long as the Checkpoint."""
     # As torch does: of a dict subclass, the one asks its methods and the other does not.
     values = OrderedDict(state_dict)

@@ -23,7 +23,7 @@ NOWHERE = torch.device("meta")
 KINDS = ("cuda", "xpu", "mps")
 
 
-def _getters() -> dict[Any, str]:
+def _getters() -> dict[object, str]:
     names = ("device", "is_meta", "is_cpu", *(f"is_{kind}" for kind in KINDS))
     return {getattr(T, name).__get__: name for name in names if hasattr(T, name)}
 
@@ -55,8 +55,12 @@ class Claims(TorchFunctionMode):
         self._makers = tensor_makers()
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = dict(kwargs or {})
         if (name := _GETTERS.get(func)) is not None:
             return self._told(func, name, args)
@@ -104,7 +108,7 @@ class Claims(TorchFunctionMode):
                     claim(tensor, target)
         return result
 
-    def _told(self, func: Any, name: str, args: tuple[Any, ...]) -> Any:
+    def _told(self, func: Any, name: str, args: tuple[object, ...]) -> object:
         device = claim_of(args[0])
         if device is None or (name == "is_meta" and sys._getframe(2).f_globals.get("__name__") == "torch.nn.init"):
             return func(*args)  # that asks whether there is anything to fill
@@ -165,7 +169,7 @@ class Claims(TorchFunctionMode):
             return result
         return self.moved(tensor, target)
 
-    def _kind(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _kind(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:
         """`.cuda()`, `.xpu()`."""
         asked = args[1] if len(args) > 1 else kwargs.get("device")
         kind = func.__name__
@@ -173,10 +177,10 @@ class Claims(TorchFunctionMode):
         target = self.machine.device(named)
         return func(*args, **kwargs) if target is None else self.moved(args[0], target)
 
-    def _cpu(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _cpu(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:
         return func(*args, **kwargs) if claim_of(args[0]) is None else self.moved(args[0], None)
 
-    def _numpy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _numpy(self, func: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         device = claim_of(args[0])
         if device is not None:
             raise TypeError(
@@ -185,20 +189,20 @@ class Claims(TorchFunctionMode):
             )
         return func(*args, **kwargs)
 
-    def _get_device(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _get_device(self, func: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         device = claim_of(args[0])
         return func(*args, **kwargs) if device is None else device.index
 
-    def _pin(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
+    def _pin(self, func: object, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:  # noqa: ARG002
         self.machine.asked.need(self.machine.kind)
         made = T.clone(args[0])
         pin(made)
         return made
 
-    def _is_pinned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
+    def _is_pinned(self, func: object, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:  # noqa: ARG002
         return is_pinned(args[0])
 
-    def _type(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _type(self, func: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         wanted = args[1] if len(args) > 1 else kwargs.get("dtype")
         device = claim_of(args[0])
         if wanted is None:
@@ -214,7 +218,7 @@ class Claims(TorchFunctionMode):
         return self._to(T.to, (args[0], self.machine.kind), {"dtype": legacy})
 
 
-_SPECIAL: dict[str, Callable[..., Any]] = {
+_SPECIAL: dict[str, Callable[..., object]] = {
     "to": Claims._to,
     **dict.fromkeys(KINDS, Claims._kind),
     "cpu": Claims._cpu,
@@ -227,7 +231,7 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
 }
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
+def _cast(value: object, dtype: torch.dtype) -> object:
     if isinstance(value, (list, tuple)):
         return type(value)(_cast(item, dtype) for item in value)
     if not isinstance(value, T) or value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
@@ -240,7 +244,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return made
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+def _tensors(values: Iterable[object]) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, T):
             yield value

@@ -23,7 +23,7 @@ def devices_of(kind: str) -> int:
     with contextlib.suppress(Exception):
         if kind == "mps":
             return int(torch.backends.mps.is_available())
-        module: Any = getattr(torch, kind, None)
+        module: object = getattr(torch, kind, None)
         if kind not in ("cpu", "meta") and hasattr(module, "device_count"):
             return max(0, int(module.device_count()))  # torch 2.4 has -1 MTIA devices
     return 0
@@ -40,7 +40,7 @@ def noting(asked: Asked) -> Iterator[None]:
     patches = Patches()
     try:
         for kind in KINDS:
-            module: Any = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+            module: object = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
             for name in _QUESTIONS:
                 _note(patches, module, name, partial(asked.question, f"torch.{kind}.{name}()"))
             _note(patches, module, "_lazy_init", partial(asked.need, kind))
@@ -62,12 +62,12 @@ def noting(asked: Asked) -> Iterator[None]:
 
 
 def _note(patches: Patches, holder: Any, name: str, note: Callable[[], None]) -> None:
-    function: Any = vars(holder).get(name) if holder is not None else None
+    function: object = vars(holder).get(name) if holder is not None else None
     cached = hasattr(function, "cache_clear")
     if not cached and type(function) is not FunctionType:
         return
 
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def noted(*args: object, **kwargs: object) -> object:
         note()
         return original(*args, **kwargs)
 

@@ -61,7 +61,7 @@ class Machine:
             raise RuntimeError(f"{self.kind.upper()} error: invalid device ordinal")
         return torch.device(self.kind, index)
 
-    def index(self, asked: Any = None) -> int:
+    def index(self, asked: object = None) -> int:
         """The number of a device, of the present one without."""
         if asked is None or (isinstance(asked, int) and asked < 0):
             return self.current
@@ -72,7 +72,7 @@ class Machine:
         """The dtype that autocast is on with, None where it is off."""
         return torch.get_autocast_dtype(self.kind) if torch.is_autocast_enabled(self.kind) else None
 
-    def legacy(self, kind: Any) -> torch.dtype | None:
+    def legacy(self, kind: object) -> torch.dtype | None:
         """The dtype of `torch.cuda.FloatTensor` or its name."""
         text = kind if isinstance(kind, str) else getattr(kind, "claimed_name", "")
         name = text.removeprefix(f"torch.{self.kind}.").removesuffix("Tensor")
@@ -84,8 +84,8 @@ class Machine:
         """The functions of `torch.cuda` and its like, by name."""
         question = self.asked.question
 
-        def asked(name: str, value: Callable[[], Any]) -> Callable[..., Any]:
-            def answer(*_: Any, **__: Any) -> Any:
+        def asked(name: str, value: Callable[[], object]) -> Callable[..., Any]:
+            def answer(*_: object, **__: Any) -> object:
                 question(f"torch.{self.kind}.{name}()")
                 return value()
 
@@ -240,7 +240,7 @@ def _answer(patches: Patches, machine: Machine) -> None:
     patches.attribute(torch.Tensor, "record_stream", _always(None))  # which wants a true stream before a mode is asked
     accelerator = getattr(torch, "accelerator", None)
     present = torch.device(machine.kind) if machine.count else None
-    told_of_any: dict[str, Callable[..., Any]] = {
+    told_of_any: dict[str, Callable[..., object]] = {
         "is_available": answers["is_available"], "device_count": answers["device_count"],
         "current_accelerator": lambda *_, **__: present, "current_device_index": answers["current_device"],
         "current_device_idx": answers["current_device"], "set_device_index": machine._set,
@@ -257,11 +257,11 @@ def _answer(patches: Patches, machine: Machine) -> None:
     load_claimed(patches, machine, claim_storage)
 
 
-def _always(value: Any) -> Callable[..., Any]:
+def _always(value: object) -> Callable[..., object]:
     return lambda *_, **__: value
 
 
-def _utils(module: Any) -> Any:
+def _utils(module: object) -> object:
     return getattr(module, "_utils", None)
 
 

@@ -33,25 +33,25 @@ class Properties(SimpleNamespace):
 class Quiet:
     """What may be called, entered and asked for anything, and does nothing."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         return lambda *_, **__: None
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 
 class Stream(Quiet):
     """A stream, on which nothing waits."""
 
-    def __init__(self, machine: Any = None, *_: Any, **__: Any) -> None:
+    def __init__(self, machine: Any = None, *_: Any, **__: object) -> None:
         self.device = torch.device(machine.kind, machine.current) if hasattr(machine, "kind") else torch.device("cpu")
         self.stream_id = self.device_index = self.cuda_stream = 0
 
@@ -59,7 +59,7 @@ class Stream(Quiet):
         """Whether all is done."""
         return True
 
-    def record_event(self, event: Any = None) -> Any:
+    def record_event(self, event: object = None) -> object:
         """An event."""
         return event or Event()
 
@@ -71,7 +71,7 @@ class Event(Quiet):
         """Whether it has."""
         return True
 
-    def elapsed_time(self, _: Any) -> float:
+    def elapsed_time(self, _: object) -> float:
         """Milliseconds between two."""
         return 0.0
 
@@ -95,7 +95,7 @@ def generator_class(machine: Machine) -> Any:
         def __call__(cls, device: Any = "cpu") -> Any:
             return machine.generator(device)
 
-        def __instancecheck__(cls, value: Any) -> bool:
+        def __instancecheck__(cls, value: object) -> bool:
             return isinstance(value, real)
 
         def __subclasscheck__(cls, other: Any) -> bool:
@@ -108,7 +108,7 @@ def classes(patches: Patches, machine: Machine, module: Any) -> None:
     """Streams, events, graphs and the contexts that choose a device."""
 
     class OwnStream(Stream):
-        def __init__(self, *_: Any, **__: Any) -> None:
+        def __init__(self, *_: object, **__: object) -> None:
             super().__init__(machine)
 
     class Device:
@@ -118,11 +118,11 @@ def classes(patches: Patches, machine: Machine, module: Any) -> None:
         def __enter__(self) -> None:
             self.prev_idx, machine.current = machine.current, self.idx
 
-        def __exit__(self, *_: Any) -> None:
+        def __exit__(self, *_: object) -> None:
             machine.current = self.prev_idx
 
     class DeviceOf(Device):
-        def __init__(self, value: Any) -> None:
+        def __init__(self, value: object) -> None:
             device = claim_of(value)
             super().__init__(machine.current if device is None else device.index)
 
@@ -152,7 +152,7 @@ def legacy_types(patches: Patches, machine: Machine, dtypes: dict[str, torch.dty
         class Legacy(type):
             claimed_dtype = dtype
 
-            def __call__(cls, *args: Any) -> Any:
+            def __call__(cls, *args: object) -> object:
                 return machine.made(cls.claimed_dtype, args)
 
             def __instancecheck__(cls, value: Any) -> bool:

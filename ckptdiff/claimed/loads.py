@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def load_claimed(patches: Patches, machine: Machine, claim: Callable[[Any, Any], None]) -> None:
     """Have it hand every storage out where it lies, claimed for the device that it is put on."""
 
-    def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-        placed: list[tuple[Any, torch.device]] = []
+    def load(f: object, map_location: object = None, *args: object, **kwargs: object) -> object:
+        placed: list[tuple[object, torch.device]] = []
 
-        def place(storage: Any, location: str) -> Any:
+        def place(storage: object, location: str) -> object:
             wanted = map_location
             if isinstance(wanted, dict):
                 wanted = wanted.get(location)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType, FunctionType
-from typing import Any
 
 import torch
 
@@ -71,7 +70,7 @@ def called_by() -> str:
     return "" if frame is None else _module(frame)
 
 
-def hidden_code(func: Callable[..., Any], classes: Iterable[type]) -> str:
+def hidden_code(func: Callable[..., object], classes: Iterable[type]) -> str:
     """What runs others' code where no mode sees it, in a torch function called with such subclasses of Tensor;
     "" if nothing does."""
     if func in _CALLING_BACK:

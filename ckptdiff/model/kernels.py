@@ -73,7 +73,7 @@ class Kernels:
             return None
         return _Module(name, self)
 
-    def call(self, name: str, args: tuple[Any, ...]) -> Any:
+    def call(self, name: str, args: tuple[Any, ...]) -> object:
         """What a call gives: while modules are imported something further that stands in, or the function that was
         decorated."""
         if _constructing():
@@ -116,14 +116,14 @@ class StandIn:
         whole, kernels = self.__dict__["_of"]
         return StandIn(f"{whole}.{name}", kernels)
 
-    def __call__(self, *args: Any, **_: Any) -> Any:
+    def __call__(self, *args: Any, **_: object) -> object:
         name, kernels = self.__dict__["_of"]
         return kernels.call(name, args)
 
-    def __getitem__(self, _: Any) -> Any:
+    def __getitem__(self, _: Any) -> object:
         return self  # `Kernel[grid]`, `Annotation[int]`
 
-    def __or__(self, _: Any) -> Any:
+    def __or__(self, _: Any) -> object:
         return self  # in annotations
 
     __ror__ = __or__
@@ -154,7 +154,7 @@ class Unmade:
 def base_of(name: str, kernels: Kernels) -> type:
     """A class to inherit from, of which nothing can be made."""
 
-    def new(*_: Any, **__: Any) -> Any:
+    def new(*_: Any, **__: object) -> Any:
         kernels.need(name)
 
     return type(name.rpartition(".")[2], (Unmade,), {"__new__": new, "__module__": name.rpartition(".")[0]})
@@ -174,7 +174,7 @@ class _Module(ModuleType):
             raise AttributeError(name)
         return StandIn(f"{self.__name__}.{name}", self._kernels)
 
-    def __call__(self, *args: Any, **_: Any) -> Any:
+    def __call__(self, *args: Any, **_: object) -> object:
         return self._kernels.call(self.__name__, args)
 
 

@@ -169,7 +169,7 @@ def own_directory(target: str) -> Path:
 _FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 
 
-def _with_floats(value: Any) -> Any:
+def _with_floats(value: Any) -> object:
     """A configuration's value with the floats that JSON has no word for, as transformers writes and reads them."""
     if isinstance(value, dict):
         if value.keys() == {"__float__"} and isinstance(value["__float__"], str):
@@ -178,7 +178,7 @@ def _with_floats(value: Any) -> Any:
     return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
-def _architecture(transformers: Any, values: Mapping[str, Any], target: str) -> Callable[..., object]:
+def _architecture(transformers: Any, values: Mapping[str, object], target: str) -> Callable[..., object]:
     """What makes the architecture the configuration names, else AutoModel's for its type."""
     if not values.get("architectures"):
         return partial(transformers.AutoModel.from_config, trust_remote_code=False)
@@ -186,7 +186,7 @@ def _architecture(transformers: Any, values: Mapping[str, Any], target: str) -> 
     return make  # as AutoModel.from_config does: it heeds the dtype
 
 
-def architecture_of(transformers: Any, values: Mapping[str, Any], target: str) -> Any:
+def architecture_of(transformers: Any, values: Mapping[str, object], target: str) -> Any:
     """The class that a configuration names. Raises ModelError where transformers has none of that name."""
     architectures = values["architectures"]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):

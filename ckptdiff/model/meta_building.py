@@ -72,8 +72,12 @@ class MetaWatch(TorchFunctionMode):
         self._outer = chosen_device()
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         makes = func in self._makers
         if _is_meta_device(kwargs.get("device")) or (func is torch.Tensor.to and any(map(_is_meta_device, args[1:]))):
@@ -106,7 +110,7 @@ class MetaWatch(TorchFunctionMode):
         self._note_draws(_name(func), result, args)
         return result
 
-    def _note_draws(self, name: str, result: Any, args: tuple[Any, ...]) -> None:
+    def _note_draws(self, name: str, result: Any, args: tuple[object, ...]) -> None:
         if self._drawn and name in _READING and any(map(_is_real, args)):
             self.doubts.append(f"{name}: random numbers were drawn after others that were not")
         elif name in _RANDOM and _is_real(result):

@@ -46,7 +46,7 @@ class PastModes:
         self._watch = watch
         self._default_device = default_device
         """What a library that is made for it is to hear as the default device."""
-        self._originals: list[tuple[Any, str, Any]] = []
+        self._originals: list[tuple[Any, str, object]] = []
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -84,7 +84,9 @@ class PastModes:
         if self._default_device is not None:
             self._stand_in(torch, "get_default_device", self._telling_device)
 
-    def _stand_in(self, holder: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def _stand_in(
+        self, holder: Any, name: str, around: Callable[[Callable[..., object]], Callable[..., object]]
+    ) -> None:
         original = vars(holder).get(name)
         if original is not None:
             self._originals.append((holder, name, original))
@@ -95,9 +97,9 @@ class PastModes:
             holder, name, original = self._originals.pop()
             setattr(holder, name, original)
 
-    def _leaving(self, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        def around(original: Callable[..., Any]) -> Callable[..., Any]:
-            def stand_in(*args: Any, **kwargs: Any) -> Any:
+    def _leaving(self, what: str) -> Callable[[Callable[..., Any]], Callable[..., object]]:
+        def around(original: Callable[..., Any]) -> Callable[..., object]:
+            def stand_in(*args: Any, **kwargs: object) -> object:
                 if self._originals:
                     self._watch.doubts.append(f"{what}, whose work is not seen")
                 return original(*args, **kwargs)
@@ -106,8 +108,8 @@ class PastModes:
 
         return around
 
-    def _telling_random(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
+    def _telling_random(self, original: Callable[..., Any]) -> Callable[..., object]:
+        def stand_in(*args: Any, **kwargs: object) -> object:
             # torch itself (fork_rng, checkpoint) asks for it only to put it back.
             if self._originals and self._watch.skipped_random and not asker().startswith("torch."):
                 self._watch.doubts.append("get_rng_state: random numbers were not drawn that are drawn plainly")
@@ -115,8 +117,8 @@ class PastModes:
 
         return stand_in
 
-    def _exporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
+    def _exporting(self, original: Callable[..., Any]) -> Callable[..., object]:
+        def stand_in(*args: Any, **kwargs: object) -> object:
             for tensor in args[:1] if self._originals else ():
                 if self._watch.is_unknown(tensor):
                     self._watch.doubts.append("to_dlpack: a value is needed that was left uncomputed")
@@ -126,8 +128,8 @@ class PastModes:
 
         return stand_in
 
-    def _scripting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
+    def _scripting(self, original: Callable[..., Any]) -> Callable[..., object]:
+        def stand_in(*args: Any, **kwargs: object) -> object:
             scripted = original(*args, **kwargs)
             if self._originals and self._default_device is not None:
                 graph = str(getattr(scripted, "inlined_graph", ""))  # a module without forward has none
@@ -137,7 +139,7 @@ class PastModes:
 
         return stand_in
 
-    def _telling_device(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _telling_device(self, original: Callable[..., Any]) -> Callable[..., object]:
         def stand_in() -> torch.device:
             return self._default_device if self._default_device and not asker() else original()
 

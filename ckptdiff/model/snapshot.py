@@ -25,13 +25,13 @@ _KIND = "ckptdiff_snapshot"
 def dumps(tree: ModuleTree) -> str:
     """The snapshot file of a model, ending with a newline. Values and the reference's own path are not in it."""
     modules: list[dict[str, Any]] = []
-    tensors: list[dict[str, Any]] = []
+    tensors: list[dict[str, object]] = []
     first_path: dict[int, str] = {}
     first_key: dict[int, str] = {}
     stack: list[tuple[str, str, str | None, ModuleNode | None]] = [("", "", None, tree.root)]
     while stack:
         path, name, parent, node = stack.pop()
-        row: dict[str, Any] = {"path": path}
+        row: dict[str, object] = {"path": path}
         if "." in name:
             row |= {"parent": parent, "name": name}
         if node is None:
@@ -109,7 +109,7 @@ def _damaged(reference: str, why: object) -> ModelError:
 
 
 def _module_row(node: ModuleNode) -> dict[str, Any]:
-    row: dict[str, Any] = {"class": node.qualified_name}
+    row: dict[str, object] = {"class": node.qualified_name}
     if node.class_name != node.qualified_name.rpartition(".")[2]:
         row["class_name"] = node.class_name
     if node.version != 1:
@@ -126,7 +126,7 @@ def _module_row(node: ModuleNode) -> dict[str, Any]:
 
 
 def _place(path: str, name: str) -> dict[str, Any]:
-    place: dict[str, Any] = {"key": f"{path}.{name}" if path else name}
+    place: dict[str, object] = {"key": f"{path}.{name}" if path else name}
     if "." in name:
         place |= {"parent": path, "name": name}
     return place
@@ -144,7 +144,7 @@ def _tensor_row(path: str, name: str, slot: Slot, first_key: dict[int, str]) -> 
 
 
 def _info_row(info: TensorInfo) -> dict[str, Any]:
-    row: dict[str, Any] = {"dtype": info.dtype, "shape": list(info.shape)}
+    row: dict[str, object] = {"dtype": info.dtype, "shape": list(info.shape)}
     if info.stride is not None:
         row["stride"] = list(info.stride)
     if info.layout != "strided":

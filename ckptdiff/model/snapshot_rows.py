@@ -146,7 +146,7 @@ def _modules(rows: Sequence[object]) -> dict[str, Mapping[str, Any]]:
     return modules
 
 
-def _placed(row: Mapping[str, Any], whole: str, modules: Mapping[str, Mapping[str, Any]], what: str) -> None:
+def _placed(row: Mapping[str, Any], whole: str, modules: Mapping[str, Mapping[str, object]], what: str) -> None:
     """That it lies in a module described before it, and is called what its place says."""
     if ("parent" in row) != ("name" in row):
         raise ValueError(f"{what} has one of 'parent' and 'name'")
@@ -165,7 +165,7 @@ def _described(row: Mapping[str, Any] | None) -> bool:
 
 def _tensors(rows: Sequence[object], modules: Mapping[str, Mapping[str, Any]]) -> None:
     seen: set[tuple[str, str]] = set()
-    first: dict[str, Mapping[str, Any]] = {}
+    first: dict[str, Mapping[str, object]] = {}
     for position, row in enumerate(rows, 1):
         _fields(row, _TENSOR, ("key", "kind", "dtype", "shape"), f"tensor {position}")
         assert isinstance(row, dict)

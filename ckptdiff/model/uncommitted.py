@@ -64,8 +64,8 @@ class _Uncommitted(DispatchMode):  # type: ignore[no-untyped-call]
         return False  # True, torch's default, imports its compiler, for two seconds and 800 modules
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         tensors = [*_tensors(args), *_tensors(kwargs.values())]
         if self.paused or not all(tensor.device.type == "cpu" for tensor in tensors):
@@ -120,7 +120,7 @@ class _Uncommitted(DispatchMode):  # type: ignore[no-untyped-call]
         self.doubts.append(f"{what}: a value is needed that was left uncomputed")
         return ValueNeeded(self.doubts[-1])
 
-    def _makes_large(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _makes_large(self, func: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Whether an operation, of known values, has a large result."""
         try:
             outputs = _run_on_meta(func, args, kwargs)
@@ -128,7 +128,7 @@ class _Uncommitted(DispatchMode):  # type: ignore[no-untyped-call]
             return False
         return any(_nbytes(output) >= _LARGE for output in _tensors([outputs]))
 
-    def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _on_meta(self, func: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         if func.overloadpacket is torch.ops.aten.quantize_per_tensor:  # of which the result on meta is not quantized
             raise self.needed(str(func))
         if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
@@ -167,8 +167,8 @@ class _Readers(TorchFunctionMode):
         self._mode = mode
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if func == _IS_META:
             if called_by() == "torch.nn.init" and self._mode.skip_filling(args[0]):
@@ -230,7 +230,7 @@ def _is_view(func: Any) -> bool:
     return any(result.alias_info is not None and not result.alias_info.is_write for result in schema_of(func).returns)
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+def _written(func: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> list[torch.Tensor]:
     """The tensors an operation writes into (its `self`, its `out`), in the order of its signature."""
     written: list[torch.Tensor] = []
     for position, argument in enumerate(schema_of(func).arguments):
@@ -240,7 +240,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[t
     return written
 
 
-def _run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run_on_meta(func: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     meta_kwargs = {name: _map(value, _twin) for name, value in kwargs.items()}
     for argument in schema_of(func).arguments:
         if argument.name == "device":
@@ -254,7 +254,7 @@ def _twin(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> object:
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, (list, tuple)):
@@ -262,7 +262,7 @@ def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return value
 
 
-def _flat(value: Any) -> Iterator[Any]:
+def _flat(value: Any) -> Iterator[object]:
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from _flat(item)

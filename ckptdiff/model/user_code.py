@@ -122,11 +122,11 @@ def importing(home: Home | None, pause: Pause = contextlib.nullcontext) -> Itera
         sys.modules.update(hidden)
 
 
-def _put_back_finders(finders: list[Any], before: Sequence[Any], ours: MetaPathFinder) -> None:
+def _put_back_finders(finders: list[Any], before: Sequence[object], ours: MetaPathFinder) -> None:
     """Take `ours` out of `sys.meta_path`, which is the list `finders` again. What libraries have added stays, for what
     is imported later; what code has taken away is there again. Entries are told apart by identity: they compare as they
     like."""
-    present: list[Any] = [finder for finder in sys.meta_path if finder is not ours]
+    present: list[object] = [finder for finder in sys.meta_path if finder is not ours]
     known = {id(finder) for finder in before}
     if [id(finder) for finder in present if id(finder) in known] != [id(finder) for finder in before]:
         present = [*before, *(finder for finder in present if id(finder) not in known)]

@@ -61,7 +61,7 @@ class Ended:
     exit_code: int | None
 
 
-def run_apart(work: Callable[..., Any], *arguments: Any, about: str, timeout: float, **options: Any) -> Any:
+def run_apart(work: Callable[..., Any], *arguments: object, about: str, timeout: float, **options: Any) -> Any:
     """What `work(*arguments, **options)` returns, from a process of its own, in at most `timeout` seconds.
 
     `about` names what is run, for messages. `work` is a function of a module, and everything passes by pickle.

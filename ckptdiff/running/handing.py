@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 # By the base's own methods: those of a class of the user's may say anything.
-_PLAIN: dict[type, Callable[[Any], Any]] = {
+_PLAIN: dict[type, Callable[[Any], object]] = {
     str: str.__str__,
     int: int.__int__,
     float: float.__float__,

@@ -25,7 +25,7 @@ def materialised(plan: FilterPlan) -> OrderedDict[str, Any]:
     """
     checkpoint = plan.checkpoint
     objects = plain_objects(checkpoint, [item.source for item in plan.objects])
-    state: OrderedDict[str, Any] = OrderedDict()
+    state: OrderedDict[str, object] = OrderedDict()
     with Files(checkpoint.identities, watched=checkpoint.identities) as files:
         stored = StoredTensors(checkpoint, files, together=True)
         for item in plan.kept:

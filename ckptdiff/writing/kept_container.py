@@ -91,7 +91,7 @@ def _unknown(checkpoint: Checkpoint, name: str) -> CheckpointError:
 
 def _step(value: Any, path: str) -> tuple[Any, Any, str]:
     """The child that a dotted path leads to first, its key, and the rest; names may hold dots, the longest counts."""
-    pairs: Iterator[tuple[Any, Any]]
+    pairs: Iterator[tuple[object, object]]
     pairs = iter(value.items()) if isinstance(value, dict) else iter(enumerate(value))
     fitting = [(key, child) for key, child in pairs if path == str(key) or path.startswith(f"{key}.")]
     key, child = max(fitting, key=lambda pair: len(str(pair[0])))
