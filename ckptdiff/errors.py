@@ -28,6 +28,14 @@ class CkptdiffError(Exception):
         return f"{self.message} {self.hint}".rstrip()
 
 
+def words_of(error: BaseException) -> str:
+    """An exception of somebody's code as `Type: text`; its text may be one that cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # __str__ may do anything
+        return f"{type(error).__name__}: <exception str() failed>"  # as Python's own traceback has it
+
+
 def _on_one_line(text: str) -> str:
     """What cannot be printed, a line break in a file's name say, as Python writes it in a string."""
     if text.isprintable():

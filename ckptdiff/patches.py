@@ -181,32 +181,34 @@ def _sign(new: Any, old: Any) -> None:
         new.__signature__ = inspect.signature(old)  # type: ignore[attr-defined]
 
 
-def _swapped(places: _Places, own: set[int], sparing: Collection[int] = ()) -> _Undo:
+def _swapped(places: _Places, own: set[int], sparing: Collection[int] = (), *, nested: bool = False) -> _Undo:
     """Have others stand where some values are held, by the identities of these; returns how to put these back."""
     undo: _Undo = []
     tuples: list[tuple[Any, ...]] = []
     own = own | {id(pair) for pair in places.values()}
-    holders = gc.get_referrers(*(old for old, _ in places.values()))
-    kinds = _kinds([holder for holder in holders if isinstance(holder, dict) and "__module__" in holder])
+    holders: list[Any] = gc.get_referrers(*(old for old, _ in places.values()))
+    items: list[tuple[dict[Any, Any], Any, Any]] = []
     for holder in holders:
         if id(holder) in own or isinstance(holder, Kept):
             continue
         if isinstance(holder, dict):
             spared = sparing if _spares(holder) else ()
-            for name, value in list(holder.items()):
-                if id(value) in places and id(value) not in spared:
-                    _item(undo, holder, name, *places[id(value)], kinds.get(id(holder)))
+            items += [(holder, k, v) for k, v in list(holder.items()) if id(v) in places and id(v) not in spared]
         elif isinstance(holder, list):
             for index, value in enumerate(holder):
                 if id(value) in places and id(value) not in sparing:
                     _item(undo, holder, index, *places[id(value)])
-        elif isinstance(holder, tuple):
+        elif type(holder) is tuple:
             tuples.append(holder)
+        elif isinstance(holder, FunctionType):
+            if id(holder.__defaults__) in places:
+                undo.append(partial(setattr, holder, "__defaults__", holder.__defaults__))
+                holder.__defaults__ = places[id(holder.__defaults__)][1]
         elif type(holder).__name__ == "cell":
             _cell(undo, holder, places, sparing)
         elif isinstance(holder, (staticmethod, classmethod)):
-            old, new = places[id(holder.__func__)]
-            if id(old) not in sparing:  # torch's C++ has its functions in such
+            old, new = places.get(id(holder.__func__), (holder, None))
+            if old is not holder and id(old) not in sparing:  # torch's C++ has its functions in such
                 holder.__init__(new)  # type: ignore[misc]
                 undo.append(partial(holder.__init__, old))  # type: ignore[misc]
         elif type(holder).__name__ == "partial":
@@ -214,8 +216,15 @@ def _swapped(places: _Places, own: set[int], sparing: Collection[int] = ()) -> _
             if id(state[0]) in places:
                 holder.__setstate__((places[id(state[0])][1], *state[1:]))
                 undo.append(partial(holder.__setstate__, state))
-    if tuples:
-        _defaults(undo, tuples, places)
+    kinds = _kinds([holder for holder, _, _ in items if "__module__" in holder])
+    for holder, name, value in items:
+        _item(undo, holder, name, *places[id(value)], kinds.get(id(holder)))
+    if tuples and not nested:  # which do not change: they are held in turn, as the defaults of functions say
+        others = {id(held): (held, tuple(places[id(v)][1] if id(v) in places else v for v in held)) for held in tuples}
+        spared = {
+            id(held) for held in tuples if any(id(v) in sparing or _is_torchs(v) for v in held if id(v) in places)
+        }
+        undo += _swapped(others, own | {id(holders), id(tuples)}, spared, nested=True)
     return undo
 
 
@@ -223,6 +232,11 @@ def _spares(holder: Mapping[Any, object]) -> bool:
     """Whether a dictionary is neither a module's nor a class's, or that of one of numpy's or torch's own."""
     name = holder.get("__name__" if "__spec__" in holder else "__module__")
     return not isinstance(name, str) or name.startswith(("numpy.", "torch.", "ckptdiff."))
+
+
+def _is_torchs(value: Any) -> bool:
+    """Whether something is of torch, which has it in tables of its own."""
+    return str(getattr(value, "__module__", "")).startswith("torch")
 
 
 def _kinds(dictionaries: list[dict[Any, object]]) -> dict[int, type]:
@@ -247,16 +261,6 @@ def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: object, kind: type
                 put(old)
 
     undo.append(back)
-
-
-def _defaults(undo: _Undo, tuples: list[tuple[Any, ...]], places: _Places) -> None:
-    """Those of the tuples that are the defaults of functions."""
-    wanted = {id(defaults) for defaults in tuples}
-    for function in gc.get_referrers(*tuples):
-        if isinstance(function, FunctionType) and id(function.__defaults__) in wanted:
-            before = function.__defaults__ or ()
-            function.__defaults__ = tuple(places[id(value)][1] if id(value) in places else value for value in before)
-            undo.append(partial(setattr, function, "__defaults__", before))
 
 
 def _cell(undo: _Undo, holder: Any, places: _Places, sparing: Collection[int]) -> None:

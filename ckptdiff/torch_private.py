@@ -68,6 +68,7 @@ __all__ = [
     "modes_active",
     "module_source",
     "module_version",
+    "neg_view",
     "non_persistent_buffers",
     "own_buffers",
     "own_parameters",
@@ -195,6 +196,8 @@ without_torch_dispatch = torch._C._DisableTorchDispatch
 """A context in which no dispatch mode hears of an operator."""
 set_grad_enabled: Any = torch._C._set_grad_enabled
 """Whether operations are noted for gradients from now on; what `torch.no_grad` calls twice, at a tenth of its cost."""
+neg_view: Callable[[torch.Tensor], torch.Tensor] = torch._neg_view
+"""A tensor over the same memory that says to be the negative of what is there, as the imaginary part of a conjugate."""
 VERSION_COUNTER: object = getattr(torch.Tensor, "_version").__get__  # noqa: B009 - so that mypy does not read an attribute
 """The getter of the number of times that a tensor was written to."""
 DLPACK_EXPORTERS = (

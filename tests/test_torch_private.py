@@ -267,6 +267,14 @@ def test_set_grad_enabled_is_what_no_grad_sets() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_a_negative_view_is_over_the_same_memory() -> None:
+    plain = torch.ones(3)
+    seen = private.neg_view(plain)
+    assert seen.is_neg()
+    assert seen.data_ptr() == plain.data_ptr()
+    assert torch.equal(seen, -plain)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_collective_is_waited_for() -> None:
     distributed = pytest.importorskip("torch.distributed")

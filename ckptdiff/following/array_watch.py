@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dis
-import re
 import sys
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ckptdiff.following.engine import Engine
 from ckptdiff.following.file_numbers import tells
 from ckptdiff.following.mode import parts
 from ckptdiff.following.named_files import Files
-from ckptdiff.following.origins import Interval, Piece
+from ckptdiff.following.origins import Interval, Piece, covered
 from ckptdiff.following.recognising import Way, recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import without_torch_function
@@ -92,10 +91,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
             function = kept.value
             arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, Array)]
             if not arrays or arrays[0].engine is not engine:
-                if texts and any(isinstance(value, float) and tells(value) for value in flat(args[:1])):
-                    engine.looked.update(((name, ""), None) for name in texts)  # numbers, by way of a text maybe
-                elif texts and args and isinstance(args[0], np.ndarray):
-                    engine.looked.update(((name, ""), None) for name in texts if holds_numbers(texts[name]))
+                if texts and any(map(_is_telling, flat(args[:1]))):
+                    engine.looked.update(dict.fromkeys((name, "") for name in texts))  # numbers, by way of a text maybe
                 made = function(*args, **kwargs)
                 unsure = engine.looked or engine.exposed or files.opened.read or engine.kept.has_lists
                 way: Way = "array" if args and isinstance(args[0], np.ndarray) else "numbers"
@@ -109,6 +106,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
             if isinstance(tensor, torch.Tensor) and tensor.numel():
                 with without_torch_function():
                     _adopt(engine, tensor, pieces)
+                if engine.looked and covered(pieces) < tensor.numel():
+                    _doubt(engine, tensor, arrays)
             return tensor
 
         making.__name__ = getattr(kept.value, "__name__", "making")
@@ -135,7 +134,10 @@ def watch_arrays(patched: Patches, files: Files) -> None:
             if arrays and not is_view_of(result, arrays):
                 same = len(arrays) == 1 and arrays[0].size == result.size
                 note(engine, result, pieces_of(arrays[0]) if same else all_of(engine, arrays))
-            return known(result, engine, ())
+            made = known(result, engine, ())
+            if not converts and engine.looked and any(map(_is_telling, flat((args, kwargs.values())))):
+                note(engine, made, [])
+            return made
 
         making.__name__ = getattr(kept.value, "__name__", "making")
         return making
@@ -145,23 +147,17 @@ def watch_arrays(patched: Patches, files: Files) -> None:
         patched.everywhere(kept, followed_array(kept, converts=name in _CONVERTING), in_modules=True)
 
 
-@cache
-def holds_numbers(path: str) -> bool:
-    """Whether a text is one of numbers, of which arrays may be made."""
-    if path.lower().endswith(_CONFIGURATIONS):
-        return False
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - as the code called it
-            words = file.read(_BEGINNING).replace(b",", b" ").replace(b";", b" ").split()[:-1]
-    except OSError:
-        return False
-    numbers = sum(_NUMBER.fullmatch(word) is not None for word in words)
-    return numbers * 2 > len(words)
+def _doubt(engine: Engine, tensor: torch.Tensor, arrays: list[Array]) -> None:
+    """A tensor is made of arrays into which code may have put numbers that it had seen."""
+    found = [engine.enclosing(array.__array_interface__["data"][0], 1) for array in arrays]
+    line = next((memory.after_look for memory in found if memory is not None and memory.after_look), "")
+    memory = engine.memory(tensor) if line else None
+    if memory is not None:
+        memory.after_look = memory.after_look or line
 
 
-_CONFIGURATIONS = (".json", ".jsonl", ".yaml", ".yml", ".xml")
-_BEGINNING = 1 << 16
-_NUMBER = re.compile(rb"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
+def _is_telling(value: object) -> bool:
+    return isinstance(value, float) and tells(value)
 
 
 def _is_known(engine: Engine, made: object) -> bool:

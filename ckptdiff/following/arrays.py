@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ckptdiff.following.array_kind import ArrayKind
+from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.memory import Memory
 from ckptdiff.following.origins import (
@@ -313,7 +314,7 @@ def _encoded(labels: np.ndarray) -> list[Piece]:
 
 def note(engine: Engine, array: np.ndarray, new: list[Piece]) -> None:
     """Note where the elements of an array come from now."""
-    memory, shape = _place(engine, array, make=bool(new))
+    memory, shape = _place(engine, array, make=bool(new or engine.looked))
     if memory is None:
         return
     if shape is None:
@@ -321,8 +322,6 @@ def note(engine: Engine, array: np.ndarray, new: list[Piece]) -> None:
         shape = Shape(low, (array.nbytes,), (1,), 1, array.nbytes, True)
         new = uniform(engine.labels.union(distinct_labels(new)), array.nbytes)
     if not new and engine.looked:
-        from ckptdiff.following.calls import line_of_code
-
         memory.after_look = line_of_code()
     if memory.digest:
         memory.watch()

@@ -25,7 +25,7 @@ from ckptdiff.following.draws import Draws
 from ckptdiff.following.file_numbers import FileNumbers
 from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Labels, Origin, Source
-from ckptdiff.following.memory import Memory, shape_of
+from ckptdiff.following.memory import Memory, seen_as, shape_of
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
 from ckptdiff.following.origins import (
     Interval,
@@ -37,6 +37,7 @@ from ckptdiff.following.origins import (
     pieces,
     uniform,
 )
+from ckptdiff.following.unseen import Looked
 from ckptdiff.torch_private import schema_of, without_torch_function
 
 SMALL = 16 * 1024
@@ -51,8 +52,7 @@ class Engine:
         self.memories: dict[int, Memory] = {}
         self.read: dict[Source, None] = {}
         """The tensors that were asked of files, in order."""
-        self.looked: dict[Source, None] = {}
-        """The tensors of files whose values code looked at."""
+        self.looked = Looked()
         self.exposed: dict[Source, None] = {}
         """The tensors of files whose memory code outside torch has seen: it may have looked at values."""
         self.by_address = ""
@@ -153,7 +153,7 @@ class Engine:
         memory = self.known(tensor)
         if memory is None or not memory.writes:
             return tensor.detach()
-        return replay.value(memory.snapshot(tensor))
+        return seen_as(tensor, replay.value(memory.snapshot(tensor)))
 
     def settle(self, tensors: Iterable[torch.Tensor], *, foreign: bool = False) -> None:
         """Have the memory of tensors hold their values; `foreign`: from now on always, others hold it too."""
@@ -275,7 +275,15 @@ class Engine:
             elif self._loose and id(tensor) in self._loose:
                 return self._carry_out(function, args, kwargs, tensors, traits(function))
         known = traits(function)
+        passes = known.kind == "view" and not known.moves_storage
+        if self.looked and not passes:
+            for tensor in tensors:
+                if self.known(tensor) is None and self.looked.is_unseen(tensor):
+                    self.doubt_new(tensor)
+                    involved += [memory] if (memory := self.known(tensor)) is not None else []
         result = self._become(function, args, kwargs, tensors, involved, known)
+        if self.looked and not passes:
+            self.looked.made(result)
         if self.numbers and known.kind != "view" and not known.random:
             self._numbered(function, args, kwargs, result, tensors, known)
         if (self.exposed or self.looked or self.numbers.taken) and known.kind not in ("view", "nothing"):

@@ -18,13 +18,18 @@ def from_file(files: Files, array: np.ndarray, file: str, key: str) -> np.ndarra
         if again is None and file == STREAM:
             files.engine.looked[STREAM, ""] = None
         return array if again is None else again
-    files.order.setdefault(file, []).append(key)
-    engine = files.engine
-    engine.read[file, key] = None
     made = array.view(Array)
-    made.engine = engine  # type: ignore[attr-defined]
-    note(engine, made, [(0, made.size, engine.labels.of(Origin(frozenset(((file, key),)))), 0)])
+    made.engine = files.engine  # type: ignore[attr-defined]
+    put(files, made, file, key)
     return made
+
+
+def put(files: Files, array: np.ndarray, file: str, key: str) -> None:
+    """Note that a file gave under a key what an array holds by now."""
+    files.order.setdefault(file, []).append(key)
+    files.engine.read[file, key] = None
+    label = files.engine.labels.of(Origin(frozenset(((file, key),))))
+    note(files.engine, array, [(0, array.size, label, 0)])
 
 
 def noted_arrays(files: Files, value: object, file: str, path: str = "") -> object:

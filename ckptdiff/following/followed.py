@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ckptdiff.claimed.host import in_thread
+from ckptdiff.errors import words_of
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Refused, held_in
 from ckptdiff.following.labels import Source
@@ -72,7 +73,7 @@ class Followed:
             if held is not None:
                 raise Refused(held) from error
             self.error = error
-            self.raised = f"{type(error).__name__}: {error}"
+            self.raised = words_of(error)
         return self.result
 
     def doubts(self, fills: Mapping[str, Fill]) -> Iterator[str]:
@@ -84,6 +85,8 @@ class Followed:
                 yield f"{key}: {fill.doubt} wrote to it after the code had looked at values ({', '.join(looked)})."
         if self.files.stray:
             yield f"{self.files.stray} is read by a thread that ran before, and what that did is not known."
+        if self.files.opened.torn:
+            yield f"{self.files.opened.torn} was written to after it had been read, and what it gave is not known."
         if all(fill.by == "file" for fill in fills.values()):
             return
         if self.engine.by_address:
@@ -155,6 +158,8 @@ class Followed:
                 engine.check(memory)
                 line = memory.overwritten[-1][2] if memory.overwritten else line
                 doubt = memory.after_look or doubt
+            elif engine.looked and engine.looked.is_unseen(part):
+                doubt = "a constructor such as torch.FloatTensor"
         by: Literal["file", "part", "initial"] = "file" if filled == total else "part" if filled else "initial"
         if not total:
             by = "file"  # there is nothing to fill

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,16 +23,17 @@ _numpy, _from_buffer = torch.Tensor.numpy, torch.frombuffer  # as they are where
 class MappedTensors:
     """The tensors of a file that the library has opened, and so found to be sound."""
 
-    def __init__(self, path: str | os.PathLike[str], storage: torch.UntypedStorage) -> None:
+    def __init__(self, storage: torch.UntypedStorage) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage)
-        with Path(path).open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            self._header: dict[str, Any] = json.loads(file.read(length))
-        self._start = 8 + length
         self._array = _numpy(self._bytes)
+        self._start = 0
+        self._header: dict[str, Any] = {}
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor with a storage of its own; None where the library is to make it."""
+        if not self._start:
+            self._start = 8 + int.from_bytes(self._array[:8].tobytes(), "little")
+            self._header = json.loads(self._array[8 : self._start].tobytes())
         entry = self._header.get(name)
         if entry is None or name == "__metadata__" or entry["dtype"] not in _DTYPES:
             return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from ckptdiff.following.origins import Origins, Shape
-from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
+from ckptdiff.torch_private import neg_view, without_torch_dispatch, without_torch_function
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +163,13 @@ def shape_of(tensor: torch.Tensor) -> Shape:
 def placed(raw: torch.Tensor, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     """The tensor at a place of a flat tensor's storage."""
     return torch.empty(0, dtype=dtype).set_(raw.untyped_storage(), shape.offset, shape.size, shape.stride)
+
+
+def seen_as(tensor: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """A tensor over memory, conjugated or negative where another, over such memory, is a view that says so."""
+    if tensor.is_conj():
+        plain = plain.conj()
+    return neg_view(plain) if tensor.is_neg() else plain
 
 
 TARGET: object = object()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -161,15 +162,18 @@ def read_hdf5(patches: Patches, files: Files) -> None:
     """h5py's data sets."""
 
     def patch(module: ModuleType) -> None:
-        from ckptdiff.following.file_arrays import from_file
+        from ckptdiff.following.file_arrays import from_file, put
 
-        get, convert = module.Dataset.__getitem__, module.Dataset.__array__
+        get, convert, direct = module.Dataset.__getitem__, module.Dataset.__array__, module.Dataset.read_direct
+        attribute = module.AttributeManager.__getitem__
 
         def noted(dataset: Any, result: object) -> object:
             import numpy as np
 
             if isinstance(result, np.ndarray) and result.dtype.kind in "biufc":
                 return from_file(files, result, files.name(dataset.file.filename), dataset.name.lstrip("/"))
+            if isinstance(result, np.generic):  # numbers one by one
+                files.engine.looked[files.name(dataset.file.filename), dataset.name.lstrip("/")] = None
             return result
 
         def item(self: object, *args: object, **kwargs: object) -> object:
@@ -178,7 +182,28 @@ def read_hdf5(patches: Patches, files: Files) -> None:
         def whole(self: object, *args: object, **kwargs: object) -> object:
             return noted(self, convert(self, *args, **kwargs))
 
+        def into(dataset: Any, dest: Any, *args: object, **kwargs: object) -> None:
+            import numpy as np
+
+            direct(dataset, dest, *args, **kwargs)
+            named = dict(zip(("source_sel", "dest_sel"), args, strict=False)) | kwargs
+            where: Any = named.get("dest_sel")
+            part: Any = np.ndarray.__getitem__(dest, ... if where is None else where)
+            put(files, part, files.name(dataset.file.filename), dataset.name.lstrip("/"))
+
+        def of_attribute(held: Any, name: str) -> object:
+            import numpy as np
+
+            result, file = attribute(held, name), files.name(os.fsdecode(module.h5f.get_name(held._id)))
+            if isinstance(result, np.ndarray) and result.dtype.kind in "biufc":
+                of = os.fsdecode(module.h5i.get_name(held._id)).lstrip("/")
+                return from_file(files, result, file, f"{of}@{name}")
+            files.engine.numbers.gather({name: result}, file)
+            return result
+
         patches.attribute(module.Dataset, "__getitem__", item)
         patches.attribute(module.Dataset, "__array__", whole)
+        patches.attribute(module.Dataset, "read_direct", into)
+        patches.attribute(module.AttributeManager, "__getitem__", of_attribute)
 
     patches.imports.once("h5py", patch)

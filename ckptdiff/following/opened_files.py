@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +42,52 @@ class Opened:
     texts: dict[str, str] = field(default_factory=dict)
     """Those of text that were opened for reading: their paths by their names."""
     told: Callable[[str], object] = str
-    """Is called with each of them."""
+    """Is called with each of them, and with texts that hold numbers."""
     reached: Callable[[int, int], object] = divmod
     """Is called with every address at which ctypes reads or writes."""
     finds: Callable[[str, str], object] | None = None
     """Is called with every global that a pickle names, and may refuse it."""
     written: set[str] = field(default_factory=set)
     """Those that were opened for writing, by their real paths."""
+    mapped: set[tuple[int, int]] = field(default_factory=set)
+    """Those that are mapped in place of being read, by device and inode."""
+    torn: str = ""
+    """One that was written to while it was mapped."""
     child: str = ""
     """The line of code that started a process of its own, in which nothing is followed."""
 
-    def note(self, path: str, *, writes: bool) -> None:
+    def note(self, path: str, *, writes: bool, empties: bool = True) -> None:
+        """The code opens a file: to write, `empties` says whether nothing stays of what it held."""
         if writes:
             self.written.add(os.path.realpath(path))
+            self.set_aside(os.path.realpath(path), empties=empties)
         elif path.lower().endswith(_SUFFIXES) or os.path.realpath(path) in self.asked:
             if Path(path).exists() and path not in sys.path:  # an archive there holds code
                 self.read[path] = None
                 self.told(path)
         elif path.lower().endswith(_TEXTS):
             self.texts[Path(path).name] = path
+            if holds_numbers(path):
+                self.told(path)
+
+    def set_aside(self, path: str, *, empties: bool) -> None:
+        """A file that is mapped and is to be written goes on as another one, so that the mapped one stays what it was
+        when it was read."""
+        try:
+            found = os.stat(path)  # noqa: PTH116 - as the code calls it
+            if (found.st_dev, found.st_ino) not in self.mapped:
+                return
+            with reading():
+                descriptor, other = tempfile.mkstemp(dir=os.path.dirname(path))  # noqa: PTH120
+                os.close(descriptor)
+                if not empties:
+                    shutil.copyfile(path, other)
+                shutil.copystat(path, other)
+                os.replace(other, path)  # noqa: PTH105
+        except FileNotFoundError:
+            pass
+        except OSError:
+            self.torn = self.torn or path
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -72,6 +103,9 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         for opened in _watching:
             if opened.finds is not None:
                 opened.finds(*arguments)
+    if event == "os.truncate" and isinstance(arguments[0], (str, bytes)):
+        for opened in _watching:
+            opened.note(os.fsdecode(arguments[0]), writes=True, empties=False)
     if event != "open" or getattr(_reading, "depth", False):
         return
     path, mode, flags = arguments
@@ -80,13 +114,40 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if isinstance(path, str):
         writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool(flags & _WRITING)
         for opened in _watching:
-            opened.note(path, writes=writes)
+            opened.note(path, writes=writes, empties=bool(flags & os.O_TRUNC))
 
 
 def _names_weights(command: object) -> bool:
     """Whether a command says something of a file of weights."""
     words = command if isinstance(command, (list, tuple)) else [command]
     return any(suffix in os.fsdecode(word) for word in words if isinstance(word, (str, bytes)) for suffix in _SUFFIXES)
+
+
+@cache
+def holds_numbers(path: str) -> bool:
+    """Whether a text is one of numbers, of which arrays may be made."""
+    if path.lower().endswith(_CONFIGURATIONS):
+        return False
+    try:
+        with reading(), open(path, "rb") as file:  # noqa: PTH123 - as the code called it
+            words = file.read(_BEGINNING).replace(b",", b" ").replace(b";", b" ").split()[:-1]
+    except OSError:
+        return False
+    numbers = sum(_NUMBER.fullmatch(word) is not None for word in words)
+    return numbers * 2 > len(words)
+
+
+_CONFIGURATIONS = (".json", ".jsonl", ".yaml", ".yml", ".xml")
+_BEGINNING = 1 << 16
+_NUMBER = re.compile(rb"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
+
+
+def mapping(descriptor: int) -> None:
+    """An open file is mapped in place of being read."""
+    if _watching:
+        found = os.fstat(descriptor)
+        for opened in _watching:
+            opened.mapped.add((found.st_dev, found.st_ino))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ckptdiff.following.opened_files import mapping
 from ckptdiff.torch_private import part_of_file
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class MappedRecords:
         start = self._start + self._reader.get_record_offset(name)
         with open(self._path, "rb") as file:  # noqa: PTH123 - a path of any kind
             # The pages before the record are a part of the mapping, since it has to begin with a page.
+            mapping(file.fileno())
             begin = start - start % mmap.ALLOCATIONGRANULARITY
             mapped = mmap.mmap(file.fileno(), start - begin + count, access=mmap.ACCESS_COPY, offset=begin)
         return torch.frombuffer(mapped, dtype=torch.uint8, count=count, offset=start - begin)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -20,7 +21,7 @@ from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
 from ckptdiff.following.named_files import Files
 from ckptdiff.following.number_files import read_bytes, read_hdf5, read_json, read_numbers
-from ckptdiff.following.opened_files import is_reading, reading
+from ckptdiff.following.opened_files import is_reading, mapping, reading
 from ckptdiff.following.placed_records import MappedRecords, place_of
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import plain
@@ -42,6 +43,7 @@ def map_file(
         return _from_file(path, shared, count)  # type: ignore[return-value]
     with open(path, "rb") as file:  # noqa: PTH123 - a path of any kind
         flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+        mapping(file.fileno())
         mapped = mmap.mmap(file.fileno(), count, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return torch.frombuffer(mapped, dtype=torch.uint8).untyped_storage()
 
@@ -136,13 +138,15 @@ def read_safetensors(patches: Patches, files: Files) -> None:
             self._plain = all(value in ("pt", "torch", "cpu", torch.device("cpu")) for value in asked)
             with plainly(), reading():
                 self._real = kept.value(files.place(filename), *args, **kwargs)
+                if self._plain:  # now: the file may be gone when values are asked for
+                    self._mapped = MappedTensors(map_file(filename))
 
         def __enter__(self) -> object:
             self._real.__enter__()
             return self
 
         def __exit__(self, *error: object) -> object:
-            self._plain, self._mapped = False, None  # it raises from now on
+            self._mapped = None  # it raises from now on
             return self._real.__exit__(*error)
 
         def __getattr__(self, name: str) -> object:
@@ -165,9 +169,6 @@ def read_safetensors(patches: Patches, files: Files) -> None:
 
         def _whole(self, name: str) -> object:
             with plainly():
-                if self._plain and self._mapped is None:
-                    with reading():
-                        self._mapped = MappedTensors(self._path, map_file(self._path))
                 made = self._mapped.tensor(name) if self._mapped is not None else None
                 if made is None:
                     with reading():
@@ -327,7 +328,23 @@ def read_exported(patches: Patches, files: Files) -> None:
     patches.imports.once("torch.export", patch)
 
 
+def read_copies(patches: Patches, files: Files) -> None:
+    """Copies of files, which are files like any other; those of what the code has written are its own."""
+
+    def copyfile(source: Any, target: Any, *args: object, **kwargs: object) -> object:
+        real, own = os.path.realpath(source), files.opened.written
+        if real in own or is_reading() or not os.path.isfile(real):  # noqa: PTH113 - as the code calls it
+            return original(source, target, *args, **kwargs)
+        files.opened.set_aside(os.path.realpath(target), empties=True)
+        own.discard(os.path.realpath(target))
+        with reading():
+            return original(source, target, *args, **kwargs)
+
+    original = patches.function(shutil.copyfile, copyfile)
+
+
 READERS: tuple[Callable[[Patches, Files], None], ...] = (
+    read_copies,
     read_torch,
     read_safetensors,
     read_torchscript,

@@ -9,18 +9,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from ckptdiff.errors import ModelError, UsageError
+from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
-from ckptdiff.loaders.left import Left, Told, left_in
+from ckptdiff.loaders.left import Left, Told, checkpoint_at, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
 from ckptdiff.model import user_code
-from ckptdiff.model.build import home_of
+from ckptdiff.model.build import failed, home_of
 from ckptdiff.model.kernels import Kernels
 from ckptdiff.model.reference import parse_reference
 from ckptdiff.model.sandbox import contained
@@ -57,12 +58,14 @@ def left_by(
     """
     load: Load = ask
     kernels = Kernels()
+    before = checkpoint_at(path)  # which the code may write to, or delete
     try:
         with following(trust=trust, tells=True) as followed:
             given = given_to(followed, model)
             with resolved(loader, kernels) as load:
                 result = followed.call(load, *((path,) if given is None or _takes_one(load) else (given, path)))
-        left = _model_of(result) or given
+        made = _model_of(result)
+        left = given if made is None else made  # which may be empty, and then is as false as a list
         if left is None:
             if followed.raised is not None:
                 raise ModelError(
@@ -78,9 +81,9 @@ def left_by(
         lines = (f"{_bound(result, left)}{{loader}}{arguments}",)
         call = f"{_name(load)}{arguments}"
         called = Loader("function", "", call, "followed", lines, takes_model=not _takes_one(load))
-        made = left_in(left, followed, called, Told(missing, unexpected or ()), path, reference=reference)
-        doubts = (*made.outcome.doubts, *kernels.doubts())
-        return replace(made, outcome=replace(made.outcome, doubts=doubts)) if kernels.lacked else made
+        answer = left_in(left, followed, called, Told(missing, unexpected or ()), before or path, reference=reference)
+        doubts = (*answer.outcome.doubts, *kernels.doubts())
+        return replace(answer, outcome=replace(answer.outcome, doubts=doubts)) if kernels.lacked else answer
     except Refused as refused:
         raise refused.told(_name(load)) from None
 
@@ -90,7 +93,8 @@ def resolved(loader: str | Load, kernels: Kernels | None = None) -> Iterator[Loa
     """The function that `file.py:function` or `package.module:function` names, with room for its code to run; a
     function as it is. `kernels` stand in for packages that only its import needs.
 
-    Raises UsageError for a text of neither form, ModelError where there is no such file or function.
+    Raises UsageError for a text of neither form, ModelError where there is no such file or function, or its import
+    fails.
     """
     if not isinstance(loader, str):
         yield loader
@@ -101,11 +105,20 @@ def resolved(loader: str | Load, kernels: Kernels | None = None) -> Iterator[Loa
         raise UsageError(f"{loader} names no function.", "Write for example load.py:load_weights.")
     kernels = kernels or Kernels()
     with contained(reference.target), user_code.importing(home), kernels.finder.found():
-        module = sys.modules.get(home.name) or kernels.loaded(home.load, reference.target)
+        module = sys.modules.get(home.name) or _imported(home, reference.target, kernels)
         load = user_code.take(module, reference.attr, reference.target)
         if not callable(load):
             raise UsageError(f"{loader} is a {type(load).__name__}, not a function.", "Name a function that loads.")
         yield load
+
+
+def _imported(home: user_code.Home, shown: str, kernels: Kernels) -> ModuleType:
+    try:
+        return kernels.loaded(home.load, shown)
+    except (Refused, CkptdiffError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit, and whatever else
+        raise failed(f"{shown}: importing it", error) from None
 
 
 def given_to(followed: Followed, model: Callable[[], nn.Module] | nn.Module | None) -> nn.Module | None:

@@ -10,18 +10,20 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.followed import Fill, Followed
+from ckptdiff.following.memory import seen_as
 from ckptdiff.following.mode import parts
 from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem
 from ckptdiff.model.extract import extract, tensor_info
 from ckptdiff.model.kernels import doubts_of
 from ckptdiff.model.tree import ModuleTree, Slot
-from ckptdiff.tensors import Entry, TensorInfo
+from ckptdiff.tensors import Entry, Storage, TensorInfo
 from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
 
 MAX_DOUBTS = 20
@@ -36,7 +38,10 @@ class State(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, key: str) -> torch.Tensor:
         tensor = self._tensors[key]
-        return self._engine.value(tensor).contiguous() if _is_ordinary(tensor) else tensor
+        if not _is_ordinary(tensor):
+            self._engine.settle(parts(tensor))
+            return tensor
+        return self._engine.value(tensor).resolve_conj().resolve_neg().contiguous()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -105,6 +110,7 @@ def left_in(
     entries = {
         key: _contiguous(entry) if _is_ordinary(plain[key]) else entry for key, entry in described.entries.items()
     }
+    entries.update((key, cast("TensorInfo", entries[key])._replace(storage=storage)) for key, storage in _ties(plain))
     metadata = getattr(state_dict, "_metadata", None)
     state = cast("Mapping[object, object]", State(followed.engine, plain))
     return Left(
@@ -161,9 +167,24 @@ def _is_ordinary(tensor: torch.Tensor) -> bool:
 
 def _unclassed(tensor: torch.Tensor) -> torch.Tensor:
     with without_torch_function(), without_torch_dispatch():
-        return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+        plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
             tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
         )
+        return seen_as(tensor, plain)
+
+
+def _ties(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, Storage]]:
+    """The keys of tensors that are one and the same, with what says so."""
+    groups: dict[object, list[str]] = {}
+    for key, tensor in tensors.items():
+        if _is_ordinary(tensor) and tensor.numel() and not tensor.is_meta and not is_lazy(tensor):
+            same = tensor.data_ptr(), tensor.size(), tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
+            groups.setdefault(same, []).append(key)
+    for keys in groups.values():
+        if len(keys) > 1:
+            tensor = tensors[keys[0]]
+            storage = Storage(keys[0], "", None, tensor.numel() * tensor.element_size())
+            yield from ((key, storage) for key in keys)
 
 
 def _contiguous(entry: Entry) -> Entry:
@@ -239,13 +260,21 @@ def _problems(fills: Mapping[str, Fill], told: Told) -> Iterator[Problem]:
             yield Problem("part", key, f"{count:,} of {fill.numel:,} elements are filled")
 
 
-def _checkpoint(path: object) -> Checkpoint:
+def checkpoint_at(path: object) -> Checkpoint | None:
+    """What lies at a path; None where that is no checkpoint, or cannot be read."""
     from ckptdiff.checkpoint.reading import read
 
+    try:
+        return read(_shown(path))
+    except CkptdiffError:
+        return None
+
+
+def _checkpoint(path: object) -> Checkpoint:
     if isinstance(path, Checkpoint):
         return path
-    shown = os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(path)
-    try:
-        return read(shown)
-    except CkptdiffError:
-        return Checkpoint(shown, "unknown", {})
+    return checkpoint_at(path) or Checkpoint(_shown(path), "unknown", {})
+
+
+def _shown(path: object) -> str:
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(path)

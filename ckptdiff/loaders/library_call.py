@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.errors import CkptdiffError, UsageError
+from ckptdiff.errors import CkptdiffError, UsageError, words_of
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.loaders.asked import Asked
@@ -67,7 +67,7 @@ def called(
                 raise
             except BaseException as error:  # torch.distributed.checkpoint's own is no Exception
                 followed.error = error
-                followed.raised = f"{type(error).__name__}: {error}"
+                followed.raised = words_of(error)
         if seen.module is None:
             return left_nothing(followed, loader, seen.told, checkpoint or asked.path, machine=machine), seen
         made = left_in(

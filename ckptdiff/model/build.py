@@ -206,8 +206,7 @@ def _attempt(order: _Order, how: How) -> Built | _Failure:
         error.__traceback__ = None
         return _Failure(error, error.message, tuple(doubts), final=not doubts)
     except BaseException as error:  # SystemExit, and whatever else the user's code leaves with
-        cause = _one_line(error)
-        shown = ModelError(f"{stage.doing} failed: {cause}", _hint(error), detail=shortened_traceback(error))
+        cause, shown = _one_line(error), failed(stage.doing, error)
         final = isinstance(error, (SyntaxError, ImportError)) and not doubts
         return _Failure(shown, cause, tuple(doubts), final, order.kernels.stands_in(shown, error))
 
@@ -367,6 +366,11 @@ def _misfit(signature: inspect.Signature, args: Mapping[str, object], name: str)
     return ModelError(
         f"{name} needs {listed}, which {'have' if len(missing) > 1 else 'has'} no default.", f"Add {usage}."
     )
+
+
+def failed(doing: str, error: BaseException) -> ModelError:
+    """What is said where code of the user's raised while something was done with it."""
+    return ModelError(f"{doing} failed: {_one_line(error)}", _hint(error), detail=shortened_traceback(error))
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ckptdiff.claimed.claiming import NOWHERE
+from ckptdiff.errors import words_of
 from ckptdiff.model.askers import asker, hidden_code
 from ckptdiff.model.past_modes import PastModes, Pause, ValueNeeded
 from ckptdiff.torch_private import VERSION_COUNTER, chosen_device, tensor_makers, without_torch_function
@@ -89,7 +90,7 @@ class MetaWatch(TorchFunctionMode):
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            self.doubts.append(f"{_name(func)}: {type(error).__name__}: {error}")
+            self.doubts.append(f"{_name(func)}: {words_of(error)}")
             raise
         if makes:
             if isinstance(result, torch.Tensor) and result.numel() * result.element_size() > _HUGE:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NoReturn
 
-from ckptdiff.errors import CkptdiffError
+from ckptdiff.errors import CkptdiffError, words_of
 from ckptdiff.running.ending import end_group, ending_with_signals, polled, set_apart, waited
 from ckptdiff.running.handing import packed, unpacked
 from ckptdiff.spelling import Spelling, option, spelled, spelling
@@ -129,7 +129,7 @@ def failed(error: BaseException) -> CkptdiffError:
         return CkptdiffError("Code that ran for this command raised KeyboardInterrupt, so there is no answer.")
     return _error(
         "internal",
-        f"internal error: {type(error).__name__}: {error}",
+        f"internal error: {words_of(error)}",
         "This is a defect of ckptdiff, please report it with what CKPTDIFF_DEBUG=1 shows.",
     )
 

@@ -19,6 +19,7 @@ from torch import nn
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.claimed.claiming import KINDS
 from ckptdiff.claimed.questions import Asked
+from ckptdiff.errors import words_of
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
@@ -416,4 +417,4 @@ def _text(error: BaseException | None) -> str | None:
         return None
     if isinstance(error, Refused):
         return f"it needs an object of the class {error.name}, which a file names and nothing here makes"
-    return f"{type(error).__name__}: {error}"
+    return words_of(error)

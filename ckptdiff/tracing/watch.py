@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ckptdiff.errors import words_of
 from ckptdiff.following.followed import Followed
 from ckptdiff.following.mode import parts
 from ckptdiff.following.named_files import named_tensors
@@ -68,7 +69,7 @@ class Watch:
             yield
         except BaseException as error:
             if isinstance(error, Exception) and not any(failure.error is error for failure in self.failures):
-                text = f"{type(error).__name__}: {error}"
+                text = words_of(error)
                 line = line_of_error(error.__traceback__) or line_of_program()
                 self.failures.append(Failure(text, line, error, subject))
             raise
@@ -139,7 +140,7 @@ class Watch:
                 try:
                     result = original(holder, state_dict, *args, **kwargs)
                 except Exception as error:
-                    failed = TracedState(kind, line, 0, 0, raised=f"{type(error).__name__}: {error}")
+                    failed = TracedState(kind, line, 0, 0, raised=words_of(error))
                     self.restored.insert(place, failed)
                     raise
             self.restored.insert(place, TracedState(kind, line, *self._counted(holder, state_dict)))

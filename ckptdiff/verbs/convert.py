@@ -102,6 +102,7 @@ def converted(
     described = left.checkpoint
     entries = {key: described.entries[key] for key in kept}
     written = replace(described, entries=entries, saved_on=outcome.checkpoint.saved_on)
+    options = replace(options, shared=options.shared or "copy")  # a model's load_state_dict asks for every name
     return carried_out(planned(written, None, options), options, None, progress)
 
 

@@ -95,6 +95,20 @@ def through_unwrapped(m, p):
     m.load_state_dict(cached(p))
 
 
+class Opening:
+    by = (safe_open, "pt")
+
+
+OPENING = {"safetensors": (load_file, safe_open)}
+
+
+def from_tuples(m, p, openers=((safe_open,),)):
+    with Opening.by[0](beside(p, "w.safetensors"), Opening.by[1]) as f:
+        m.scale.copy_(f.get_tensor("scale") * 2)
+    with OPENING["safetensors"][1](beside(p, "w.safetensors"), "pt") as f:
+        m.norm.bias.data = f.get_tensor("norm.bias")
+
+
 def keyword_only(m, p, *, load=load_file):
     m.load_state_dict(load(beside(p, "w.safetensors")))
 
@@ -147,6 +161,47 @@ def unlinked_safetensors(m, p):
         copied = shutil.copy(beside(p, "w.safetensors"), folder)
         sd = load_file(copied)
         os.remove(copied)
+        m.load_state_dict(sd)
+
+
+def gone_before_a_slice(m, p):
+    with tempfile.TemporaryDirectory() as folder:
+        opened = safe_open(shutil.copy(beside(p, "w.safetensors"), folder), "pt")
+        part = opened.get_slice("first.weight")
+    m.first.weight.data.copy_(part[:])
+
+
+def overwritten_after(m, p):
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copy(p, folder)
+        sd = torch.load(copied)
+        torch.save({"x": torch.zeros(3)}, copied)
+        m.load_state_dict(sd)
+
+
+def overwritten_by_as_much(m, p):
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copy(p, folder)
+        sd = torch.load(copied)
+        torch.save({k: v * 0 for k, v in sd.items()}, copied)
+        m.load_state_dict(sd)
+
+
+def emptied_after(m, p):
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copy(p, folder)
+        os.symlink(copied, os.path.join(folder, "link"))
+        sd = torch.load(copied)
+        os.truncate(os.path.join(folder, "link"), 0)
+        m.load_state_dict(sd)
+
+
+def written_into_after(m, p):
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copy(p, folder)
+        sd = torch.load(copied)
+        with open(copied, "r+b") as f:
+            f.write(bytes(os.path.getsize(copied)))
         m.load_state_dict(sd)
 
 
@@ -717,6 +772,21 @@ def hdf5(m, p):
                 f[k] = v.numpy()
         with h5py.File(name) as f:
             m.second.weight.data.copy_(torch.from_numpy(f["second.weight"][:]))
+
+
+def hdf5_into_arrays(m, p):
+    import h5py
+
+    name = beside(p, "w.h5")
+    with h5py.File(name, "w") as f:
+        f["w"] = torch.load(p)["second.weight"].numpy()
+        f["w"].attrs["bias"] = torch.load(p)["norm.bias"].numpy()
+    shutil.copy(name, beside(p, "moved.h5"))
+    with h5py.File(beside(p, "moved.h5")) as f:
+        made = np.zeros((16, 16), "f4")
+        f["w"].read_direct(made, np.s_[:4], np.s_[8:12])
+        m.second.weight.data.copy_(torch.from_numpy(made))
+        m.norm.bias.data = torch.from_numpy(f["w"].attrs["bias"])
 
 
 def loaded_in_init(m, p):

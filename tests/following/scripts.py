@@ -505,6 +505,40 @@ def genfromtxt_text(m, p):
     m.norm.bias.data[:] = torch.from_numpy(np.genfromtxt(p.parent / "numbers.txt", dtype=np.float32))
 
 
+def _vectors(p):
+    with open(p.parent / "vectors.txt") as f:
+        return [line.split()[1:] for line in f]
+
+
+def vectors_as_array(m, p):
+    found = np.zeros((12, 8), "f4")
+    for row, words in zip(found, _vectors(p)):
+        row[:] = words
+    m.embed.weight.data.copy_(torch.from_numpy(found))
+
+
+def vectors_row_by_row(m, p):
+    found = np.random.normal(scale=0.6, size=(12, 8)).astype("f4")
+    for at, words in enumerate(_vectors(p)):
+        found[at] = np.asarray(words, dtype="float32")
+    m.embed = nn.Embedding.from_pretrained(torch.tensor(found), freeze=False)
+
+
+def vectors_past_the_dispatcher(m, p):
+    m.embed = nn.Embedding.from_pretrained(torch.FloatTensor([[float(x) for x in words] for words in _vectors(p)]))
+
+
+def vectors_in_the_model(m, p):
+    own = m.embed.weight.data.numpy()
+    for at, words in enumerate(_vectors(p)):
+        own[at] = [float(x) for x in words]
+
+
+def words_counted(m, p):
+    m.load_state_dict(torch.load(p))
+    m.register_buffer("positions", torch.arange(len(_vectors(p))).float())
+
+
 def fromstring(m, p):
     text = (p.parent / "numbers.txt").read_text()
     m.norm.bias.data[:] = torch.from_numpy(np.fromstring(text, sep=" ", dtype=np.float32))
@@ -752,5 +786,5 @@ def loads_json_config(m, p):
 LOADERS = {
     name: function
     for name, function in list(globals().items())
-    if isinstance(function, types.FunctionType) and function.__module__ == __name__
+    if isinstance(function, types.FunctionType) and function.__module__ == __name__ and not name.startswith("_")
 }

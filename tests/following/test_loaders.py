@@ -31,6 +31,9 @@ DOUBTED = frozenset((
     # memory that other code than torch's has looked at, or written to
     "writing: numpy_for_loop", "writing: numpy_mean", "writing: numpy_nditer", "writing: numpy_scalars",
     "writing: numpy_dlpack", "writing: memoryview_read", "writing: memoryview_written", "writing: memmoved",
+    "scripts: vectors_as_array", "scripts: vectors_row_by_row", "scripts: vectors_past_the_dispatcher",
+    "scripts: vectors_in_the_model", "writing: items_in_an_array", "writing: array_full_of_an_item",
+    "writing: items_past_the_dispatcher", "writing: items_past_the_dispatcher_computed",
     "scripts: splitlines", "scripts: fromstring", "scripts: numbers_as_array", "scripts: numbers_by_csv",
     "scripts: json_dumped", "scripts: written_where_it_says",
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass",

@@ -400,6 +400,38 @@ def hex_of_floats(m, p):
     m.norm.bias.data.copy_(torch.tensor(values))
 
 
+def items_in_an_array(m, p):
+    found = np.ones(3, "f4")
+    for i in range(3):
+        found[i] = torch.load(p)["norm.bias"][i].item()
+    m.scale.copy_(torch.tensor(found))
+
+
+def array_full_of_an_item(m, p):
+    m.scale.copy_(torch.from_numpy(np.full(3, torch.load(p)["norm.bias"][0].item(), "f4")))
+
+
+def items_past_the_dispatcher(m, p):
+    m.scale = torch.FloatTensor([x.item() for x in torch.load(p)["norm.bias"][:3]])
+
+
+def items_past_the_dispatcher_computed(m, p):
+    m.scale = torch.Tensor([torch.load(p)["norm.bias"][0].item()] * 3) * 2 + 1
+
+
+def constants_before_a_look(m, p):
+    m.scale = torch.Tensor([0.1, 0.2, 0.3])
+    sd = torch.load(p)
+    assert sd["norm.bias"].sum().item() > 0
+    m.first.load_state_dict({"weight": sd["first.weight"], "bias": sd["first.bias"]})
+
+
+def conjugated_and_negative(m, p):
+    z = torch.load(p.parent / "special.pth", weights_only=False)["complex"]
+    m.register_buffer("conjugated", (z * 2).conj())
+    m.register_buffer("negative", (z + 1).conj().imag)
+
+
 def math_of_items(m, p):
     m.scale[0] = math.sqrt(torch.load(p)["norm.bias"][3].abs())
 
@@ -982,6 +1014,19 @@ def batch_norm_functional(m, p):
 def batch_norm_reset(m, p):
     m.load_state_dict(torch.load(p))
     m.norm.reset_running_stats()
+
+
+def embedding_renormalised(m, p):
+    m.load_state_dict(torch.load(p))
+    nn.functional.embedding(torch.tensor([0, 2]), m.embed.weight, max_norm=0.5)
+
+
+def observed(m, p):
+    from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MinMaxObserver
+
+    m.observer, m.fake = MinMaxObserver(), FusedMovingAvgObsFakeQuantize()
+    m.observer(torch.load(p)["second.weight"])
+    m.fake(torch.load(p)["second.weight"])
 
 
 def instance_norm(m, p):

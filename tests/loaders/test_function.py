@@ -144,6 +144,42 @@ def test_what_has_no_answer_is_said(load, model, said, weights):
         ask(load, model, weights)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def load(model, path:", r"train\.py: importing it failed: SyntaxError: '\(' was never closed"),
+        ("import no_such_package", r"failed: ModuleNotFoundError: No module named 'no_such_package' Install"),
+        ("raise ValueError('today')", "importing it failed: ValueError: today"),
+        ("import sys\nsys.exit(3)", r"failed: it called sys\.exit\(3\)"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(text, said, tmp_path, weights):
+    (tmp_path / "train.py").write_text(text)
+    with pytest.raises(CkptdiffError, match=said):
+        ask(f"{tmp_path}/train.py:load", Net(), weights)
+
+
+def test_an_exception_without_a_text(weights):
+    class Wordless(Exception):
+        def __str__(self):
+            raise TypeError
+
+    def raising(model, path):
+        raise Wordless
+
+    assert ask(raising, Net(), weights).raised == "Wordless: <exception str() failed>"
+
+
+def test_the_checkpoint_is_told_as_it_was(weights):
+    def deleting(model, path):
+        whole(model, path)
+        path.unlink()
+
+    outcome = ask(deleting, Net(), weights)
+    assert {entry.by for entry in outcome.filled.values()} == {"file"}
+    assert len(outcome.checkpoint.entries) == 11
+
+
 def test_a_function_in_a_file(tmp_path, weights):
     (tmp_path / "helpers.py").write_text("def chosen(content):\n    return content['model']\n")
     (tmp_path / "train.py").write_text(

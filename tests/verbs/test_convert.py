@@ -76,6 +76,37 @@ def test_a_loader_that_raises_writes_nothing(weights, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_tied_is_written_once(weights, tmp_path):
+    def load(model, path):
+        model.load_state_dict(torch.load(path))
+        model.add_module("again", model.second)
+        model.register_buffer("conjugated", torch.ones(3, dtype=torch.complex64).mul_(1j).conj())
+        model.conjugated.copy_(torch.load(path)["scale"] * (1 + 1j))
+
+    model = Net()
+    truth = really(load, model, weights).values
+    ckptdiff.convert(model, weights, tmp_path / "out.pth", loader=load)
+    saved = torch.load(tmp_path / "out.pth")
+    assert list(saved) == list(truth)
+    assert all(torch.equal(value, truth[key]) for key, value in saved.items())
+    assert saved["head.weight"].data_ptr() == saved["embed.weight"].data_ptr()
+    assert saved["again.weight"].data_ptr() == saved["second.weight"].data_ptr()
+    for shared, absent in ((None, set()), ("drop", {"head.weight", "second.weight"})):
+        ckptdiff.convert(model, weights, tmp_path / "out.safetensors", loader=load, shared=shared, force=True)
+        assert truth.keys() - load_file(tmp_path / "out.safetensors").keys() == absent
+
+
+def test_the_loader_writes_to_its_file(tmp_path):
+    def load(model, path):
+        loaded = torch.load(path)
+        torch.save({"w": torch.zeros(3)}, path)
+        model.load_state_dict(loaded)
+
+    torch.save(state(1), tmp_path / "w.pth")
+    ckptdiff.convert(Net(), tmp_path / "w.pth", tmp_path / "out.pth", loader=load)
+    assert all(torch.equal(value, state(1)[key]) for key, value in torch.load(tmp_path / "out.pth").items())
+
+
 def test_the_plain_loader(weights, tmp_path):
     written = ckptdiff.convert(Net(), weights, tmp_path / "out.pth", dtype="bfloat16")
     saved = torch.load(tmp_path / "out.pth")

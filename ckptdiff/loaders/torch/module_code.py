@@ -19,6 +19,7 @@ from torch.overrides import is_tensor_like
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.from_memory import entry_of
+from ckptdiff.errors import words_of
 from ckptdiff.loaders.outcome import KeyChange, Raised
 from ckptdiff.loaders.torch.given_values import Values
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
@@ -245,17 +246,17 @@ class Runner:
             try:
                 return code(*arguments)
             except (Exception, SystemExit) as error:
-                raise Raised(f"{type(error).__name__}: {error}") from error
+                raise Raised(words_of(error)) from error
         watch = MetaWatch()
         try:
             with watch, no_meta_warning():
                 result = code(*arguments)
         except (Exception, SystemExit, ValueNeeded) as error:
             if not self.real:
-                raise CodeFailed((*watch.doubts, f"{type(error).__name__}: {error}")[0]) from error
+                raise CodeFailed((*watch.doubts, words_of(error))[0]) from error
             if watch.doubts or "meta" in str(error):
                 raise ModelValuesNeeded(place, node.qualified_name) from error
-            raise Raised(f"{type(error).__name__}: {error}") from error
+            raise Raised(words_of(error)) from error
         if watch.doubts:
             raise ModelValuesNeeded(place, node.qualified_name) if self.real else CodeFailed(watch.doubts[0])
         return result

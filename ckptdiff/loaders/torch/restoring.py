@@ -13,6 +13,7 @@ from torch import nn
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.claimed.here import devices_of, kind_here
 from ckptdiff.claimed.host import claimed
+from ckptdiff.errors import words_of
 from ckptdiff.tensors import SavedOn
 from ckptdiff.torch_private import allowed_globals
 
@@ -61,7 +62,7 @@ def _refused(place: SavedOn) -> str | None:
             else:
                 torch.jit.load(_script_on(device))  # type: ignore[no-untyped-call]
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return words_of(error)
     return None
 
 

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ckptdiff.errors import words_of
 from ckptdiff.loaders.outcome import Raised
 from ckptdiff.loaders.torch.restarts import TakeLiterally
 from ckptdiff.model.tree import EXTRA_STATE, EXTRA_STATE_KEY, ModuleNode
@@ -141,7 +142,7 @@ class LiteralScope:
                 passed_on = len(name) > 1
                 taken = name[0] in (children if passed_on else node.local)
             except Exception as error:
-                raise Raised(f"{type(error).__name__}: {error}") from None
+                raise Raised(words_of(error)) from None
             if not taken:
                 yield key
             elif passed_on and children[name[0]] is None:
@@ -156,5 +157,5 @@ class LiteralScope:
         try:
             entries = {key: entry for key, entry in self.entries.items() if key.startswith(prefix)}
         except Exception as error:
-            raise Raised(f"{type(error).__name__}: {error}") from None
+            raise Raised(words_of(error)) from None
         return LiteralScope(entries, {key: self.objects[key] for key in entries if key in self.objects})

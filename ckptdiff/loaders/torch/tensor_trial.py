@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ckptdiff.errors import words_of
 from ckptdiff.loaders.outcome import Raised
 from ckptdiff.loaders.torch.given_values import PLAIN_NAMES, copied, empty_quantized
 from ckptdiff.loaders.torch.meta_warnings import no_meta_warning
@@ -101,7 +102,7 @@ def _tried(
         try:
             BASE_LOADER(holder, *arguments)
         except Exception as error:
-            raise Raised(f"{type(error).__name__}: {error}") from error
+            raise Raised(words_of(error)) from error
     if small is not None:
         sizes = torch.Size(min(size, 2) for size in slot.tensor.shape)
         text = "whose dimensions in the model are {} and whose dimensions in the checkpoint are {}, an exception"

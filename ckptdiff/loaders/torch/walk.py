@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
+from ckptdiff.errors import words_of
 from ckptdiff.formats.pickles.plain_values import opaque
 from ckptdiff.garbage import uncollected
 from ckptdiff.loaders.outcome import Filled, KeyChange, Machine, Outcome, Problem, Raised
@@ -220,7 +221,7 @@ class Walk:
                 local = copy.copy(local)
                 local["assign_to_params_buffers"] = True
         except Exception as error:
-            raise Raised(f"{type(error).__name__}: {error}") from None
+            raise Raised(words_of(error)) from None
         return local
 
     # One call of `_load_from_state_dict` of a module that has torch's own, after its pre-hooks
@@ -234,7 +235,7 @@ class Walk:
                 assign = bool(metadata.get("assign_to_params_buffers", False))
                 old = node.loader in ("batchnorm", "instancenorm") and (version is None or version < 2)
             except Exception as error:
-                raise Raised(f"{type(error).__name__}: {error}") from None
+                raise Raised(words_of(error)) from None
             if node.loader == "instancenorm" and version is None and not node.track_running_stats:
                 removed = self._remove_running_stats(prefix, node, scope)
             if old and node.track_running_stats and prefix + COUNTER not in scope.entries:
