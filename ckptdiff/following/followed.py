@@ -137,6 +137,8 @@ class Followed:
         if is_lazy(tensor):  # it has none, and no size
             return Fill("initial")
         engine = self.engine
+        if (whole := self._whole(tensor)) is not None:
+            return whole
         sources: set[Source] = set()
         steps: dict[str, None] = {}
         total = filled = 0
@@ -164,6 +166,23 @@ class Followed:
         if not total:
             by = "file"  # there is nothing to fill
         return Fill(by, tuple(sorted(sources)), tuple(steps), stretches if by == "part" else (), total, line, doubt)
+
+    def _whole(self, tensor: torch.Tensor) -> Fill | None:
+        """The answer of fill() for a tensor that came from one place as it is, as nearly all do."""
+        memory = self.engine.known(tensor) if type(tensor) in _ORDINARY else None
+        if memory is None or memory.overwritten or memory.after_look or memory.digest:
+            return None
+        got = self.engine.pieces(tensor)
+        if len(got) != 1:
+            return None
+        first, end, label, _ = got[0]
+        if first or end != tensor.numel() or not isinstance(label, int) or not label:
+            return None
+        origin = self.engine.labels.origins[label]
+        return Fill("file", tuple(sorted(origin.sources)), origin.steps, (), end)
+
+
+_ORDINARY = (torch.Tensor, nn.Parameter)
 
 
 def _stretches(got: Sequence[Piece]) -> tuple[tuple[int, int], ...]:

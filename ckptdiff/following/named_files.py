@@ -20,8 +20,10 @@ from ckptdiff.following.memory import shape_of
 from ckptdiff.following.mode import parts
 from ckptdiff.following.opened_files import Opened, is_followed
 from ckptdiff.following.origins import paint
+from ckptdiff.following.plain_tensors import described
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import tell
+from ckptdiff.formats.opened import Opened as Contents
 from ckptdiff.torch_private import children_of, own_buffers, own_parameters
 
 STREAM = "<stream>"
@@ -48,6 +50,8 @@ class Files:
         """Tensors of a file that lie where another one lies, which stands for them."""
         self.places: dict[tuple[str, int], str] = {}
         """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
+        self.contents: dict[str, Contents] = {}
+        """Our own reading of files, by their real paths, where what the code was given is that."""
         self.opened = Opened(told=self.note_opened, reached=engine.exposed_at)
         """What the code opens."""
         self.place: Callable[[object], object] = lambda path: path
@@ -118,6 +122,9 @@ class Files:
         if not is_followed():
             self.stray = self.stray or file
         own = file == STREAM or self.wrote(file)
+        if not own and described(self.engine, tensor, (file, key)):
+            self.order.setdefault(file, []).append(key)
+            return
         given = [part for part in parts(tensor) if not (own and self._put_away(part))]
         if given or not own:
             self.order.setdefault(file, []).append(key)

@@ -105,7 +105,7 @@ class Origins:
 
     def __init__(self, intervals: Sequence[Interval] = ()) -> None:
         self.intervals = list(intervals)
-        self._lows = [interval.low for interval in self.intervals]
+        self._lows = [interval.low for interval in self.intervals] if intervals else []
 
     def __bool__(self) -> bool:
         return bool(self.intervals)

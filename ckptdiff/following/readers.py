@@ -19,6 +19,7 @@ import torch
 
 from ckptdiff.following.inert import Refused, pickle_module
 from ckptdiff.following.mapped_tensors import MappedTensors
+from ckptdiff.following.mapped_zips import NotPlainError, laid_over, opened_plainly
 from ckptdiff.following.named_files import Files
 from ckptdiff.following.number_files import read_bytes, read_hdf5, read_json, read_numbers
 from ckptdiff.following.opened_files import is_reading, mapping, reading
@@ -61,7 +62,7 @@ def read_torch(patches: Patches, files: Files) -> None:
         if not isinstance(f, (str, os.PathLike)):
             files.name(f)  # the code opened it for torch, which has read it, whatever comes of that
         with plainly(), torch.enable_grad(), reading():
-            result = _load_mapped(original, f, args, kwargs)
+            result = _load_mapped(files, original, f, args, kwargs)
         name = files.name(f if place is None else place[0])
         if place is not None and isinstance(result, torch.Tensor):
             files.gave(result, name, place[1])
@@ -100,9 +101,14 @@ def arrays_too(files: Files, value: object, file: str) -> object:
 
 
 def _load_mapped(
-    original: Callable[..., object], f: object, args: tuple[object, ...], kwargs: dict[str, object]
+    files: Files, original: Callable[..., object], f: object, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> object:
     if kwargs.get("mmap") is None and isinstance(f, (str, os.PathLike)) and _is_zip(f):
+        with contextlib.suppress(NotPlainError):
+            opened = opened_plainly(f, args, kwargs)
+            content = laid_over(opened, map_file(f))
+            files.contents[os.path.realpath(f)] = opened
+            return content
         try:
             return original(f, *args, **{**kwargs, "mmap": True})
         except Exception:  # in the words of the call as it was made

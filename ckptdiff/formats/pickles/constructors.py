@@ -146,7 +146,10 @@ def _tensor(args: Args) -> object:
 
 def _tensor_v2(args: Args) -> object:
     """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])`."""
-    return _lazy(_tensor(args), args[6] if len(args) > 6 else None)
+    tensor = _tensor(args)
+    if type(tensor) is Tensor:
+        tensor.requires_grad = args[4] is not False
+    return _lazy(tensor, args[6] if len(args) > 6 else None)
 
 
 def _lazy(tensor: object, metadata: object) -> object:

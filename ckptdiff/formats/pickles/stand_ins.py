@@ -103,8 +103,8 @@ class Tensor:
     """A tensor as its reconstruction call describes it; not yet checked against anything."""
 
     __slots__ = (
-        "device", "dtype", "layout", "offset", "parts", "pieces", "quantizer", "shape", "storage", "stride",
-        "type_name",
+        "device", "dtype", "layout", "offset", "parts", "pieces", "quantizer", "requires_grad", "shape", "storage",
+        "stride", "type_name",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +120,7 @@ class Tensor:
         device: str = "cpu",
         quantizer: Quantizer | None = None,
         pieces: tuple[Part, ...] = (),
+        requires_grad: bool = False,
     ) -> None:
         self.storage = storage
         self.dtype = dtype
@@ -136,3 +137,5 @@ class Tensor:
         """The `ckptdiff.tensors.Quantizer` of a quantized one."""
         self.pieces = pieces
         """The `ckptdiff.tensors.Part`s that it is stored in, where it has no storage of its own."""
+        self.requires_grad = requires_grad
+        """Of a plain one: whether its gradient is wanted."""

@@ -29,7 +29,7 @@ _SIZES = b"(?:(%(i)s\x85|%(i)s{2}\x86|%(i)s{3}\x87|[(]%(i)s{4,16}t)r(....)|[)])"
 _PHRASE = (
     b"[(]%(get)s%(get)s(?:X(.)\0\0\0([0-9]{1,20})%(put)s|h(.)|j(....))h(.)(%(int)s)(N?)t%(put)sQ"  # the storage
     b"(%(int)s)%(sizes)s%(sizes)s"  # offset, sizes, strides
-    b"[\x88\x89]%(get)s[)]R%(put)st%(put)sR%(put)s"  # requires_grad, hooks, the call
+    b"([\x88\x89])%(get)s[)]R%(put)st%(put)sR%(put)s"  # requires_grad, hooks, the call
 ) % {b"get": _GET, b"put": _PUT, b"int": _INT, b"sizes": _SIZES}
 
 
@@ -104,6 +104,7 @@ class Phrases:
             at3,
             stride,
             at4,
+            grad,
             hooks,
             at5,
             at6,
@@ -132,6 +133,7 @@ class Phrases:
         tensor = memo[indices[6]] = Tensor(
             storage, storage.dtype, self._integers(size), self._integers(stride), self._integers(offset)[0]
         )
+        tensor.requires_grad = grad == b"\x88"
         return tensor, phrase.end(), indices[6]
 
     def _integers(self, tokens: bytes | None) -> tuple[int, ...]:
