@@ -138,16 +138,18 @@ class Patches:
         places = {id(kept.value): (kept.value, new) for kept, new, _ in held}
         sparing = {id(kept.value) for kept, _, in_modules in held if in_modules}
         own = {id(held), *map(id, held)}
-        self._undo += _swapped(places, own | {id(item) for item in self._given} | {id(self._given)}, sparing)
+        _swapped(self._undo, places, own | {id(item) for item in self._given} | {id(self._given)}, sparing)
 
     def _take_back(self) -> None:
         """Put what it stands for in the place of everything that was given out: code that was imported meanwhile, or
         ran, may have taken it to places of its own."""
         given, self._given = self._given, []
         # Looking for holders takes time by all there is, for each value anew: most have none but their pair.
-        taken = [pair for pair in given if sys.getrefcount(pair[0]) > _OURS] if self._taking_back else []
+        taken = (
+            [pair for pair in given if sys.getrefcount(pair[0]) - _own(pair[0]) > _OURS] if self._taking_back else []
+        )
         if taken:
-            _swapped({id(new): (new, old) for new, old in taken}, {id(given), id(taken), *map(id, taken)})
+            _swapped([], {id(new): (new, old) for new, old in taken}, {id(given), id(taken), *map(id, taken)})
 
     def _as_in_scripts(self, old: Any, new: object) -> None:
         """Have TorchScript take what stands for a function of torch's for that function."""
@@ -181,9 +183,11 @@ def _sign(new: Any, old: Any) -> None:
         new.__signature__ = inspect.signature(old)  # type: ignore[attr-defined]
 
 
-def _swapped(places: _Places, own: set[int], sparing: Collection[int] = (), *, nested: bool = False) -> _Undo:
-    """Have others stand where some values are held, by the identities of these; returns how to put these back."""
-    undo: _Undo = []
+def _swapped(
+    undo: _Undo, places: _Places, own: set[int], sparing: Collection[int] = (), *, nested: bool = False
+) -> None:
+    """Have others stand where some values are held, by the identities of these; `undo` gets how to put each back at
+    once, whatever happens meanwhile."""
     tuples: list[tuple[Any, ...]] = []
     own = own | {id(pair) for pair in places.values()}
     holders: list[Any] = gc.get_referrers(*(old for old, _ in places.values()))
@@ -199,7 +203,8 @@ def _swapped(places: _Places, own: set[int], sparing: Collection[int] = (), *, n
                 if id(value) in places and id(value) not in sparing:
                     _item(undo, holder, index, *places[id(value)])
         elif type(holder) is tuple:
-            tuples.append(holder)
+            if not _is_of_class(holder):
+                tuples.append(holder)
         elif isinstance(holder, FunctionType):
             if id(holder.__defaults__) in places:
                 undo.append(partial(setattr, holder, "__defaults__", holder.__defaults__))
@@ -224,8 +229,7 @@ def _swapped(places: _Places, own: set[int], sparing: Collection[int] = (), *, n
         spared = {
             id(held) for held in tuples if any(id(v) in sparing or _is_torchs(v) for v in held if id(v) in places)
         }
-        undo += _swapped(others, own | {id(holders), id(tuples)}, spared, nested=True)
-    return undo
+        _swapped(undo, others, own | {id(holders), id(tuples)}, spared, nested=True)
 
 
 def _spares(holder: Mapping[Any, object]) -> bool:
@@ -239,11 +243,45 @@ def _is_torchs(value: Any) -> bool:
     return str(getattr(value, "__module__", "")).startswith("torch")
 
 
+def _is_of_class(held: tuple[Any, ...]) -> bool:
+    """Whether a tuple is a class's own, of its bases: each run leaves some behind, until they are collected."""
+    classes = [value for value in held if isinstance(value, type)]
+    return len(classes) == len(held) and (
+        classes[0].__mro__ is held or any(child.__bases__ is held for kind in classes for child in _below(kind))
+    )
+
+
+def _below(kind: type) -> list[type]:
+    """The classes that were derived from one, whatever it says of itself."""
+    return type.__subclasses__(kind)
+
+
+def _own(value: object) -> int:
+    """How many of the references to a value are a class's own, to itself."""
+    if not isinstance(value, type):
+        return 0
+    parts = [value.__mro__, *vars(value).values()]
+    parts += [cell for part in parts if isinstance(part, FunctionType) for cell in part.__closure__ or ()]
+    each_once = {id(part): part for part in parts}.values()
+    return sum(referent is value for part in each_once for referent in gc.get_referents(part))
+
+
+# No get_referrers for many values: it compares each reference that there is with each of them.
+
+
 def _kinds(dictionaries: list[dict[Any, object]]) -> dict[int, type]:
     """The classes whose attributes some dictionaries hold, by the identities of these."""
     wanted = set(map(id, dictionaries))
-    kinds = [holder for holder in gc.get_referrers(*dictionaries) if isinstance(holder, type)] if wanted else []
-    return {id(part): kind for kind in kinds for part in gc.get_referents(kind) if id(part) in wanted}
+    kinds: dict[int, type] = {}
+    classes: list[type] = [object] if wanted else []
+    seen: set[type] = {object}
+    while classes:
+        kind = classes.pop()
+        kinds.update((id(part), kind) for part in gc.get_referents(kind) if id(part) in wanted)
+        below = _below(kind)
+        classes += [child for child in below if child not in seen]
+        seen.update(below)
+    return kinds
 
 
 def _item(undo: _Undo, holder: Any, name: Any, old: Any, new: object, kind: type | None = None) -> None:

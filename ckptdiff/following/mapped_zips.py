@@ -21,7 +21,7 @@ from ckptdiff.formats.pickles.constructors import STORAGE_DTYPES
 from ckptdiff.formats.pickles.entries import Locate
 from ckptdiff.formats.pickles.stand_ins import Mapping, Tensor
 from ckptdiff.garbage import uncollected
-from ckptdiff.places import place_of
+from ckptdiff.places import identity_of, place_of
 from ckptdiff.torch_private import tensor_rebuilder
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -46,9 +46,11 @@ class NotPlainError(Exception):
     """torch is to read the file itself."""
 
 
-def opened_plainly(path: str | os.PathLike[str], args: tuple[object, ...], kwargs: dict[str, object]) -> Opened:
-    """Our own reading of a file that `torch.load(path, *args, **kwargs)` reads. Raises NotPlainError where there is
-    more to the file or to the call."""
+def opened_plainly(
+    path: str | os.PathLike[str], args: tuple[object, ...], kwargs: dict[str, object], before: Opened | None = None
+) -> Opened:
+    """Our own reading of a file that `torch.load(path, *args, **kwargs)` reads; `before` is one of it from before.
+    Raises NotPlainError where there is more to the file or to the call."""
     name = os.fspath(path)
     asked = {"weights_only": None, **kwargs, **dict(zip(("map_location", "pickle_module"), args, strict=False))}
     if (
@@ -61,14 +63,20 @@ def opened_plainly(path: str | os.PathLike[str], args: tuple[object, ...], kwarg
         raise NotPlainError
     try:
         with uncollected():
-            opened = open_file(place_of(name))
-    except CkptdiffError:  # in torch's own words
+            opened = before if _is_same(before, name) else open_file(place_of(name))
+    except (CkptdiffError, OSError):  # in torch's own words
         raise NotPlainError from None
+    assert opened is not None
     if opened.format != "torch-zip" or opened.weights_only or opened.byteorder != "little":
         raise NotPlainError
     if not _NAMED.issuperset(opened.globals):
         raise NotPlainError
     return opened
+
+
+def _is_same(before: Opened | None, name: str) -> bool:
+    """Whether a file is still the one that was read."""
+    return before is not None and [*before.identities.values()] == [identity_of(os.stat(name))]  # noqa: PTH116
 
 
 def _is_usual(option: str, value: object) -> bool:

@@ -51,7 +51,7 @@ class Files:
         self.places: dict[tuple[str, int], str] = {}
         """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
         self.contents: dict[str, Contents] = {}
-        """Our own reading of files, by their real paths, where what the code was given is that."""
+        """What files hold in our own reading of them, by their real paths, where they were read before the code ran."""
         self.opened = Opened(told=self.note_opened, reached=engine.exposed_at)
         """What the code opens."""
         self.place: Callable[[object], object] = lambda path: path

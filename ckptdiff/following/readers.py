@@ -105,10 +105,8 @@ def _load_mapped(
 ) -> object:
     if kwargs.get("mmap") is None and isinstance(f, (str, os.PathLike)) and _is_zip(f):
         with contextlib.suppress(NotPlainError):
-            opened = opened_plainly(f, args, kwargs)
-            content = laid_over(opened, map_file(f))
-            files.contents[os.path.realpath(f)] = opened
-            return content
+            opened = opened_plainly(f, args, kwargs, files.contents.get(os.path.realpath(f)))
+            return laid_over(opened, map_file(f))
         try:
             return original(f, *args, **{**kwargs, "mmap": True})
         except Exception:  # in the words of the call as it was made

@@ -61,6 +61,8 @@ def left_by(
     before = checkpoint_at(path)  # which the code may write to, or delete
     try:
         with following(trust=trust, tells=True) as followed:
+            if before is not None and before.opened is not None:
+                followed.files.contents[os.path.realpath(path)] = before.opened
             given = given_to(followed, model)
             with resolved(loader, kernels) as load:
                 result = followed.call(load, *((path,) if given is None or _takes_one(load) else (given, path)))
