@@ -10,6 +10,7 @@ from ckptdiff.cli import options
 from ckptdiff.cli.own_process import answered
 from ckptdiff.cli.streams import chosen_format, emit, view_of
 from ckptdiff.cli.write_options import (
+    DropGlobs,
     DryRun,
     Dtype,
     Force,
@@ -43,6 +44,7 @@ def command(
     ] = False,
     arg: options.Args = None,
     trust_checkpoint: options.TrustCheckpoint = False,
+    drop: DropGlobs = None,
     dtype: Dtype = "",
     shared: SharedChoice = None,
     max_shard_size: MaxShardSize = None,
@@ -79,6 +81,7 @@ def command(
         converter(asked, checkpoint, loader, loader_args, trust_checkpoint, trust_remote_code),
         WriteOptions.of(
             out,
+            drop=drop,
             dtype=dtype,
             shared=shared,
             max_shard_size=max_shard_size,

@@ -85,6 +85,11 @@ class Files:
             self.engine.looked.pop((Path(path).name, ""), None)
         return self._names[path]
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Where the files lie that readers have read, other than those that the code wrote."""
+        return tuple(path for path in self._names if path not in self.opened.written)
+
     def part_of(self, content: bytes | memoryview) -> tuple[str, str] | None:
         """The file among those that the code opened that has some bytes in it, and where."""
         if len(content) < _TELLING or not any(content):

@@ -57,6 +57,10 @@ class Left:
 
     outcome: Outcome
     checkpoint: Checkpoint
+    objects: tuple[str, ...] = ()
+    """Keys of the state dict that are no tensors."""
+    files: tuple[str, ...] = ()
+    """Where the files lie that it read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,10 @@ def _left_in(
     metadata = getattr(state_dict, "_metadata", None)
     state = cast("Mapping[object, object]", State(followed.engine, plain))
     return Left(
-        outcome, replace(described, path=outcome.checkpoint.path, entries=entries, metadata=metadata, live=state)
+        outcome,
+        replace(described, path=outcome.checkpoint.path, entries=entries, metadata=metadata, live=state),
+        tuple(key for key in state_dict if key not in tensors),
+        followed.files.read,
     )
 
 

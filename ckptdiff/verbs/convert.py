@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.keys import Globs
 from ckptdiff.loaders.plain import load_state_dict
 from ckptdiff.requests import LoaderRequest, ModelRequest, WriteOptions
 from ckptdiff.spelling import Metavar, call, option
 from ckptdiff.verbs.rewrite import carried_out, planned
+from ckptdiff.writing.atomic import refuse
 from ckptdiff.writing.execute import Job, Progress, Written
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def convert(
     args: Mapping[str, object] | None = None,
     trust_checkpoint: bool = False,
     trust_remote_code: bool = False,
+    drop: str | Sequence[str] = (),
     dtype: object = "",
     shared: str | None = None,
     max_shard_size: int | str | None = None,
@@ -46,14 +49,16 @@ def convert(
 
     `loader` is a name as for `compare`, with its `loader_args`, or a function of the model and the path, or of the path
     alone, then `model` may be None; or its reference, `file.py:function`. It runs as it stands, without its values;
-    each tensor is computed when it is written. Keys that would keep initial values, wholly or in part, are refused;
-    `partial` leaves them out. The other options are those of `rewrite`.
+    each tensor is computed when it is written. Keys that would keep initial values, wholly or in part, are refused, as
+    are those that are no tensors; `partial` leaves them out, `drop` those that match a glob. The other options are
+    those of `rewrite`.
 
     Raises CkptdiffError where the loader raises, leaves something at its initial value, or what it leaves cannot be
     written; `out` is then what it was.
     """
     options = WriteOptions.of(
         out,
+        drop=drop,
         dtype=dtype,
         shared=shared,
         max_shard_size=max_shard_size,
@@ -75,10 +80,15 @@ def converter(
     trust: bool,
     trust_remote_code: bool,
 ) -> LoaderRequest:
-    """The loader to follow: the one that is named, the usual one, or plain code around `load_state_dict`."""
+    """The loader to follow: the one that is named, the usual one, or plain code around `load_state_dict`.
+
+    Raises UsageError where that needs a model and there is none.
+    """
     chosen = LoaderRequest.of(loader, args, trust, trust_remote_code, or_usual=True)
     if loader is None:
         chosen = LoaderRequest.usual(model, path, args, trust_remote_code)
+    if chosen is None and model is None:
+        raise UsageError("Without a loader, convert needs a model.", "Pass the model, or the loader that makes it.")
     return chosen or LoaderRequest(load_state_dict, {}, trust)
 
 
@@ -98,7 +108,9 @@ def converted(
             f"{outcome.loader.call} raises {outcome.raised}", f"`{call('compare', loader=Metavar())}` says more."
         )
     kept = [key for key, entry in outcome.filled.items() if entry.by in ("file", "tie") and entry.rows is None]
-    _check_complete(outcome, kept, partial=partial)
+    dropped = Globs(options.drop)
+    _check_complete(outcome, kept, [key for key in left.objects if not dropped(key)], dropped, partial=partial)
+    refuse(options.output.path, left.files, directory=options.output.directory, force=True)
     described = left.checkpoint
     entries = {key: described.entries[key] for key in kept}
     written = replace(described, entries=entries, saved_on=outcome.checkpoint.saved_on)
@@ -106,18 +118,28 @@ def converted(
     return carried_out(planned(written, None, options), options, None, progress)
 
 
-def _check_complete(outcome: Outcome, kept: list[str], *, partial: bool) -> None:
+def _check_complete(outcome: Outcome, kept: list[str], objects: list[str], dropped: Globs, *, partial: bool) -> None:
     whole = set(kept)
-    rest = [key for key in outcome.filled if key not in whole]
+    rest = [key for key in outcome.filled if key not in whole and not dropped(key)]
     if not kept:
         raise CheckpointError(
             f"{outcome.loader.call} fills nothing of the model wholly, so there is nothing to write.",
             f"`{call('compare', loader=Metavar())}` says what it does.",
         )
     if rest and not partial:
-        more = f" and {len(rest) - _NAMED:,} more" if len(rest) > _NAMED else ""
         raise UsageError(
             f"{outcome.loader.call} leaves {len(rest):,} of {len(outcome.filled):,} keys at initial values, wholly or "
-            f"in part: {', '.join(rest[:_NAMED])}{more}.",
+            f"in part: {_listed(rest)}.",
             f"Write the others with {option('partial')}.",
         )
+    if objects and not partial:
+        raise UsageError(
+            f"What {outcome.loader.call} leaves in the state dict is no tensor under {len(objects):,} of its keys: "
+            f"{_listed(objects)}.",
+            f"Write the others with {option('partial')}.",
+        )
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more

@@ -96,6 +96,39 @@ def test_what_is_tied_is_written_once(weights, tmp_path):
         assert truth.keys() - load_file(tmp_path / "out.safetensors").keys() == absent
 
 
+def test_what_is_no_tensor_is_refused(weights, tmp_path):
+    class Told(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"steps": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    def load(path):
+        model = torch.nn.Sequential(Told(16, 16, bias=False))
+        model[0].weight.data.copy_(torch.load(path)["second.weight"])
+        return model
+
+    with pytest.raises(CkptdiffError, match=r"is no tensor under 1 of its keys: 0\._extra_state"):
+        ckptdiff.convert(None, weights, tmp_path / "out.pth", loader=load)
+    for options in ({"partial": True}, {"drop": "*._extra_state"}):
+        written = ckptdiff.convert(None, weights, tmp_path / "out.pth", loader=load, force=True, **options)
+        assert written.keys == ("0.weight",)
+    with pytest.raises(CkptdiffError, match="Without a loader, convert needs a model"):
+        ckptdiff.convert(None, weights, tmp_path / "out.pth", force=True)
+
+
+def test_no_file_that_was_read_is_overwritten(weights, tmp_path):
+    torch.save(state(2), tmp_path / "more.pth")
+
+    def load(model, path):
+        model.load_state_dict(torch.load(path))
+        model.second.weight.data += torch.load(tmp_path / "more.pth")["second.weight"]
+
+    with pytest.raises(CkptdiffError, match=r"more\.pth is the input"):
+        ckptdiff.convert(Net(), weights, tmp_path / "more.pth", loader=load, force=True)
+
+
 def test_the_loader_writes_to_its_file(tmp_path):
     def load(model, path):
         loaded = torch.load(path)
