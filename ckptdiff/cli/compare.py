@@ -82,13 +82,13 @@ def command(
 
     from ckptdiff.model.reference import parse_args
     from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
-    from ckptdiff.verbs.compare import CompareOptions, own_checkpoint
+    from ckptdiff.verbs.compare import CompareOptions, loader_makes_model, own_checkpoint
 
     asked: ModelRequest | None = None
     if checkpoint is not None or model.startswith("hf:"):
         asked = ModelRequest.of(model, parse_args(arg or []), device)
         checkpoint = checkpoint or cast("str", own_checkpoint(asked))
-    elif loader is not None or LoaderRequest.usual(None, model) is not None:
+    elif loader_makes_model(model, loader):
         checkpoint = model  # the loader makes the model
     else:
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")

@@ -69,12 +69,16 @@ class Followed:
         except (Refused, KeyboardInterrupt):
             raise
         except BaseException as error:  # torch.distributed.checkpoint raises one that is no Exception
-            held = held_in(error)
-            if held is not None:
-                raise Refused(held) from error
-            self.error = error
-            self.raised = words_of(error)
+            self.note(error)
         return self.result
+
+    def note(self, error: BaseException) -> None:
+        """Take an error for what the code raised. Raises Refused where an object that only holds was at hand."""
+        held = held_in(error)
+        if held is not None:
+            raise Refused(held) from error
+        self.error = error
+        self.raised = words_of(error)
 
     def doubts(self, fills: Mapping[str, Fill]) -> Iterator[str]:
         """Sentences on what is not known, where not all of a model was filled from files that are."""

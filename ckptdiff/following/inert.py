@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -105,6 +106,25 @@ def held_in(error: BaseException) -> str | None:
                 return f"{type(value).__module__}.{type(value).__qualname__}"
         trace = trace.tb_next
     return None
+
+
+def ensure_none_in(module: Any) -> None:
+    """Raise Refused for an attribute of a module that only holds, and might be a module with keys of its own."""
+    for part in module.modules():
+        for value in list(vars(part).values()):
+            kind = type(value)
+            if issubclass(kind, Held) and not _is_no_module(kind):
+                raise Refused(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _is_no_module(kind: type) -> bool:
+    """Whether the class that one stands for is here, and no nn.Module's."""
+    found: object = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return isinstance(found, type) and "torch.nn.modules.module.Module" not in {
+        f"{base.__module__}.{base.__qualname__}" for base in found.__mro__
+    }
 
 
 def held_class(module: str, name: str) -> type:

@@ -48,8 +48,11 @@ def _said(outcome: Outcome) -> Iterator[Found]:
     """What the loader itself says. Unexpected keys are ignored by design, or the reason that it raises."""
     for key, given, wanted in outcome.mismatches():
         yield "size-mismatch", key, {"checkpoint_shape": given, "model_shape": wanted}
+    taken = {source for item in outcome.filled.values() for _, source in item.sources}
     for problem in outcome.problems:
         if problem.kind == "unexpected":
+            if problem.key in taken and outcome.raised is None:
+                continue  # by other means than the load that lists it, as PEFT takes prompts
             entry = outcome.checkpoint.entries.get(problem.key)
             facts: dict[str, Value] = {}
             if isinstance(entry, TensorInfo):
@@ -63,8 +66,8 @@ def _said(outcome: Outcome) -> Iterator[Found]:
 def _change(item: Filled) -> str:
     """What was done on the way to a key, with the keys it was made of told from where they part from its own."""
     sources = [source for _, source in item.sources]
-    if item.by != "file" or (sources == [item.key] and not item.steps):
-        return ""
+    if item.by != "file" or not sources or (sources == [item.key] and not item.steps):
+        return ""  # without a source there is nothing to fill: a tensor of no elements
     steps = f"{', '.join(item.steps)} of " if item.steps else ""
     if sources == [item.key]:
         return f"{', '.join(item.steps)}"

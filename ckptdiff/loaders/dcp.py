@@ -95,8 +95,22 @@ def _read(seen: Seen, model: nn.Module, path: str, key: str | None, *, partial: 
     wanted: dict[str, object] = state_dict if key is None else {key: state_dict}
     _tell(seen, dcp.FileSystemReader(path), state_dict, "" if key is None else f"{key}.")
     planner = dcp.DefaultLoadPlanner(allow_partial_load=True) if partial else None
-    dcp.load(wanted, checkpoint_id=path, planner=planner)
+    try:
+        dcp.load(wanted, checkpoint_id=path, planner=planner)
+    except dcp.CheckpointException as error:
+        _leave_out_ours(error)
+        raise
     return state_dict
+
+
+def _leave_out_ours(error: Any) -> None:
+    """Its text has the frames that it came through: take those out by which the call is followed."""
+    for _, frames in error.failures.values():
+        if frames is not None:
+            frames[:] = [frame for frame in frames if not frame.filename.startswith(_OURS)]
+
+
+_OURS = str(Path(__file__).parents[1])
 
 
 def _tell(seen: Seen, reader: Any, state_dict: Mapping[str, object], prefix: str) -> None:

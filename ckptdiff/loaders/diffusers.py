@@ -238,8 +238,9 @@ def _class_for(asked: Asked, named: object, chosen: str) -> Any:
     found_class: object = getattr(diffusers, name, None) if name.isidentifier() else None
     if not isinstance(found_class, type):
         if not name:
+            what = "a single file is for" if Path(asked.path).is_file() else f"its {CONFIG} does not name"
             raise UsageError(
-                "The diffusers loader needs the class that a single file is for.",
+                f"The diffusers loader needs the class that {what}.",
                 f"Write {given('loader_args', 'class=UNet2DConditionModel')}.",
             )
         raise UsageError(f"diffusers {diffusers.__version__} has no class {name}.", "Name another, or update it.")

@@ -16,7 +16,7 @@ from torch import nn
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.following.followed import Followed, following
-from ckptdiff.following.inert import Refused
+from ckptdiff.following.inert import Refused, ensure_none_in
 from ckptdiff.following.mode import parts
 from ckptdiff.loaders.left import Left, Told, checkpoint_at, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
@@ -78,6 +78,7 @@ def left_by(
                 f"{_name(load)} returned {type(result).__name__}, no module, and was given none.",
                 "Let it return the model, or pass the model as the first argument.",
             )
+        ensure_none_in(left)
         missing, unexpected = _lists(result)
         arguments = "(path)" if _takes_one(load) else "(model, path)"
         lines = (f"{_bound(result, left)}{{loader}}{arguments}",)

@@ -216,13 +216,14 @@ def _contiguous(entry: Entry) -> Entry:
 def _unused(followed: Followed, filled: Mapping[str, Filled], told: Told) -> Iterator[tuple[str, str]]:
     """The keys that files gave and that fill nothing; the same memory under another name counts for both."""
     used = {source for entry in filled.values() for source in entry.sources}
+    empty = {key for key, item in filled.items() if item.by == "file" and not item.sources}  # of no elements
     ignored = set(told.unexpected) if told.ignored else set()
     for file, keys in followed.files.order.items():
         for key in keys:
             source = followed.files.aliases.get((file, key), (file, key))
-            if source not in used and (file, key) not in used:
+            if source not in used and (file, key) not in used and own_name(key) not in empty:
                 yield key, "ignored" if key in ignored else "unused"
-    for key in ignored:  # under the loader's own names, where it had renamed them
+    for key in ignored - {source for _, source in used}:  # under the loader's own names, where it had renamed them
         yield key, "ignored"
 
 

@@ -7,7 +7,7 @@ import functools
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.errors import CkptdiffError, UsageError, words_of
+from ckptdiff.errors import CkptdiffError, UsageError
 from ckptdiff.following.followed import Followed, following
-from ckptdiff.following.inert import Refused
+from ckptdiff.following.inert import Refused, ensure_none_in
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.function import given_to
 from ckptdiff.loaders.left import Left, Told, left_in, left_nothing
@@ -66,10 +66,10 @@ def called(
             except (Refused, CkptdiffError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # torch.distributed.checkpoint's own is no Exception
-                followed.error = error
-                followed.raised = words_of(error)
+                followed.note(error)
         if seen.module is None:
             return left_nothing(followed, loader, seen.told, checkpoint or asked.path, machine=machine), seen
+        ensure_none_in(seen.module)
         made = left_in(
             seen.module,
             followed,
@@ -179,6 +179,8 @@ def state_loads() -> Iterator[list[StateLoad]]:
 
 
 def _mismatched(module: nn.Module, state_dict: Any) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    if not isinstance(state_dict, Mapping):  # which is what it raised for
+        return
     own = nn.Module.state_dict(module)
     for key, value in own.items():
         given = state_dict.get(key)

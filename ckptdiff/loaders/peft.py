@@ -116,9 +116,9 @@ def _ensure_adapter(asked: Asked) -> None:
             f"{asked.path} is a file of LoRA weights with the names of {naming.name}, and no adapter's directory",
             naming.conversion or f"PEFT needs the {CONFIG} that was saved beside it.",
         )
-    raise CheckpointError(
-        f"{asked.path} has no {CONFIG}, and so is no adapter that PEFT saved", "Name the directory that holds it."
-    )
+    inside = sorted(place.parent.name for place in folder.glob(f"*/{CONFIG}"))
+    hint = f"Of those inside, name one: {', '.join(inside)}." if inside else "Name the directory that holds it."
+    raise CheckpointError(f"{asked.path} has no {CONFIG}, and so is no adapter that PEFT saved", hint)
 
 
 def base_of(path: str) -> str:

@@ -155,6 +155,10 @@ def read_json(file: Path, target: str) -> dict[str, Any]:
 
 def _nowhere(target: str) -> ModelError:
     hint = "Nothing is downloaded: fetch the model's config.json and name its directory."
+    repository = _repository(target)
+    others = sorted(repository.glob("snapshots/*")) if repository is not None else []
+    if others:
+        hint = f"The local hub cache has no `main` of it, but another state: write hf:{others[0]}."
     return ModelError(f"hf:{target}: there is no such file or directory.", hint)
 
 
@@ -186,12 +190,17 @@ def _architecture(transformers: Any, values: Mapping[str, object], target: str) 
     return make  # as AutoModel.from_config does: it heeds the dtype
 
 
+def architectures_of(values: Mapping[str, object], target: str) -> list[str]:
+    """The classes that a configuration names, if any. Raises ModelError where it names them otherwise than as texts."""
+    names = values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"hf:{target}: `architectures` is no list of names.", "Name a transformers config.json.")
+    return names
+
+
 def architecture_of(transformers: Any, values: Mapping[str, object], target: str) -> Any:
     """The class that a configuration names. Raises ModelError where transformers has none of that name."""
-    architectures = values["architectures"]
-    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
-        raise ModelError(f"hf:{target}: `architectures` is no list of names.", "Name a transformers config.json.")
-    name = architectures[0]
+    name = architectures_of(values, target)[0]
     architecture = getattr(transformers, name, None)
     if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         close = did_you_mean(name, [known for known in dir(transformers) if known.endswith(name[-6:])])
@@ -210,17 +219,28 @@ def directory_of(target: str) -> Path:
     return cached(target) or path
 
 
-def cached(name: str) -> Path | None:
-    """Where the local hub cache has the newest known state of `organisation/name`, None where it has not."""
+def cached(name: str, revision: str = "main") -> Path | None:
+    """Where the local hub cache has a state of `organisation/name`, as it was last seen; None where it has not."""
+    repository = _repository(name)
+    if repository is None or not _is_plain(revision):
+        return None
+    try:
+        commit = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        commit = revision
+    folder = repository / "snapshots" / commit
+    return folder if _is_plain(commit) and folder.is_dir() else None
+
+
+def _is_plain(name: str) -> bool:
+    return all(part and part.strip(".") for part in name.split("/"))
+
+
+def _repository(name: str) -> Path | None:
+    """The folder of `organisation/name` in the local hub cache, whether it is there or not."""
     parts = name.split("/")
-    if len(parts) > 2 or not all(part and part.strip(".") for part in parts):
+    if len(parts) > 2 or not _is_plain(name):
         return None
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub").expanduser()
-    repository = hub / f"models--{'--'.join(parts)}"
-    try:
-        commit = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    folder = repository / "snapshots" / commit
-    return folder if folder.is_dir() else None
+    return hub / f"models--{'--'.join(parts)}"

@@ -71,7 +71,8 @@ def compare(
     `device`, "cuda" or "cpu", says as on which machine the question is meant; without, it is this one, else the one
     that the model's code asks for. A GPU is claimed, not used, whether there is one or not.
 
-    A `hf:` directory stands for both sides: without a checkpoint it is compared with itself.
+    A `hf:` directory stands for both sides: without a checkpoint it is compared with itself. So does what a loader
+    makes its own model of, such as the directory of a pipeline.
 
     `loader` names who loads: "torch" is `load_state_dict`, the others are listed in docs/loaders.md; without it, it is
     the one that people call for what was named. `loader_args` are its own arguments; `trust_remote_code` lets it run
@@ -82,6 +83,8 @@ def compare(
 
     Raises CkptdiffError where no answer can be given: a file that cannot be read, a model that does not build.
     """
+    if checkpoint is None and loader_makes_model(model, loader):
+        model, checkpoint = None, cast("File", model)
     if model is None and loader is None and LoaderRequest.usual(None, checkpoint) is None:
         raise UsageError("Without a loader, compare needs a model.", "Pass the model, or the loader that makes it.")
     asked = None if model is None else ModelRequest.of(model, args, device)
@@ -97,6 +100,13 @@ def compare(
     if loader is None:
         options = options.with_usual(asked, file, loader_args, trust_remote_code)
     return compared(asked, file, options).report
+
+
+def loader_makes_model(named: object, loader: object) -> bool:
+    """Whether the one thing that was named is a checkpoint, of which its loader makes the model, too."""
+    if not isinstance(named, (str, os.PathLike)) or os.fspath(named).startswith("hf:"):
+        return False
+    return loader is not None or LoaderRequest.usual(None, named) is not None
 
 
 def own_checkpoint(model: ModelRequest | None) -> object:

@@ -11,6 +11,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+import ckptdiff
 from ckptdiff.errors import UsageError
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.dcp import ask
@@ -207,3 +208,20 @@ def test_a_full_state_dict_without_a_key_is_no_error_and_yet_an_initial_value(tm
 def test_an_option_it_does_not_take_is_refused(tmp_path):
     with pytest.raises(UsageError, match="takes no such argument"):
         ask(Asked(Tied(), str(tmp_path), options={"stricter": True}))
+
+
+def test_a_tensor_without_elements_is_complete_and_no_conversion(tmp_path):
+    torch.save(Tied().state_dict(), tmp_path / "a.pth")
+    path, _ = saved(tmp_path, Tied().state_dict())
+    for checkpoint in (path, tmp_path / "a.pth"):
+        report = ckptdiff.compare(Tied(), checkpoint, loader="dcp")
+        assert report.complete
+        assert "empty" not in {finding.key for finding in report.findings}
+
+
+def test_a_damaged_file_is_its_error_without_our_frames(tmp_path):
+    path, _ = saved(tmp_path, Tied().state_dict())
+    (file,) = path.glob("*.distcp")
+    file.write_bytes(file.read_bytes()[:200])
+    model = Tied()
+    assert ask(Asked(model, str(path))).outcome.raised == really(loading(model), path).raised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -61,6 +62,7 @@ def test_a_pipeline_is_one_answer_with_a_line_on_each_component(pipeline):
     assert report.complete
     assert report.verdict == "pass"
     assert report.loader.call == "DiffusionPipeline.from_pretrained(path)"
+    assert ckptdiff.compare(pipeline).outcome == report.outcome, "as on the command line"
     assert len(report.outcome.remarks) == 2
     assert any(remark.startswith("unet (UNet2DModel): all ") for remark in report.outcome.remarks)
     ((file, key),) = report.outcome.filled["vqvae.encoder.conv_in.weight"].sources
@@ -108,6 +110,13 @@ def test_another_shape_raises_as_the_pipeline_does(changed):
 def test_what_cannot_be_asked_is_said(path, options, said, pipeline):
     with pytest.raises(CkptdiffError, match=said):
         ckptdiff.compare(None, pipeline / path, loader="diffusers", loader_args=options)
+
+
+def test_a_directory_that_does_not_name_its_class(pipeline, tmp_path):
+    config = json.loads((pipeline / "unet" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "_class_name": None}))
+    with pytest.raises(CkptdiffError, match=r"the class that its config\.json does not name"):
+        ckptdiff.compare(None, tmp_path, loader="diffusers")
 
 
 def test_a_release_that_keeps_its_lists_elsewhere_is_no_answer(pipeline, monkeypatch):

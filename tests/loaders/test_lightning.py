@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ class Ignoring(lightning.LightningModule):
     def __init__(self, width=3, **kwargs):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(width, width)])
+
+
+class Given(Plain):
+    """Takes a module among its hyper-parameters, as itself or in a list."""
+
+    def __init__(self, width=4, depth=1, head=None, heads=None):
+        super().__init__(width, depth)
+        self.save_hyperparameters()
+        self.head = head
+        self.heads = heads and nn.ModuleList(heads)
 
 
 class Raising(Plain):
@@ -205,6 +216,35 @@ def test_an_object_among_the_hyper_parameters_is_made_only_where_it_is_trusted(o
     outcome = ask(asked).outcome
     assert disagreements(outcome, real) == []
     assert outcome.doubts == ()
+
+
+@pytest.mark.parametrize("name", ["head", "heads"])
+def test_a_module_among_the_hyper_parameters_is_made_only_where_it_is_trusted(name, home, tmp_path):
+    from ckptdiff.loaders.lightning import ask
+
+    folder, namespace = home
+    content = torch.load(folder / "w4" / "last.ckpt", weights_only=False)
+    head = nn.Linear(2, 2)
+    content["hyper_parameters"][name] = head if name == "head" else [head]
+    inside = "" if name == "head" else "0."
+    content["state_dict"] |= {f"{name}.{inside}{key}": value for key, value in head.state_dict().items()}
+    torch.save(content, tmp_path / "last.ckpt")
+    asked = Asked(namespace["Given"](), str(tmp_path / "last.ckpt"), {}, {"weights_only": False})
+    with pytest.raises(CkptdiffError, match=r"object of the class torch\.nn\.modules\.linear\.Linear"):
+        ask(asked)
+    assert ask(replace(asked, trust_checkpoint=True)).outcome.raised is None
+
+
+def test_a_state_dict_that_is_none_raises_as_there(home, tmp_path):
+    from ckptdiff.loaders.lightning import ask
+
+    folder, namespace = home
+    content = torch.load(folder / "w4" / "last.ckpt", weights_only=False)
+    torch.save({**content, "state_dict": None}, tmp_path / "last.ckpt")
+    real = really(lambda path: Real(model=namespace["Plain"].load_from_checkpoint(path)), tmp_path / "last.ckpt")
+    outcome = ask(Asked(namespace["Plain"](), str(tmp_path / "last.ckpt"))).outcome
+    assert disagreements(outcome, real) == []
+    assert outcome.raised is not None
 
 
 @pytest.mark.parametrize(

@@ -222,3 +222,18 @@ def test_an_adapters_keys_are_suggested_where_peft_puts_them(targets, tmp_path):
     assert not ours.load_state_dict(load_file(tmp_path / "renamed.safetensors"), strict=False).unexpected_keys
     peft.set_peft_model_state_dict(real, load_file(file))
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in real.state_dict().items())
+
+
+def test_prompts_are_taken_though_the_load_lists_them_as_unexpected(tmp_path):
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    peft.get_peft_model(adapters.llama(), config).save_pretrained(tmp_path)
+    report = ckptdiff.compare(adapters.llama(), tmp_path)
+    assert report.complete
+    assert report.unexpected_keys == ["prompt_embeddings"], "which the library's own list says"
+    assert {finding.rule for finding in report.findings} == {"converted"}
+    assert report.outcome.unused == {}
+
+
+def test_adapters_that_lie_deeper_are_named(lora):
+    with pytest.raises(CkptdiffError, match="Of those inside, name one: llama, perceptron"):
+        ckptdiff.compare(adapters.llama(), lora, loader="peft")

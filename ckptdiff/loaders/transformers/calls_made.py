@@ -72,6 +72,8 @@ def call_of(asked: Asked) -> Callable[[], Call]:
         raise UsageError(f"{asked.shown or 'A ModuleTree'} describes a model, and from_pretrained makes one.", "")
     if model is None or (isinstance(model, Reference) and model.kind == "hf"):
         home = path if model is None else libraries.directory_of(model.target)
+        if model is not None:
+            _refuse_other_revision(asked.options, model.target, home)
         owner = _class_in(transformers, _configured(home / str(asked.options.get("subfolder", ""))), asked)
         return lambda: _named(owner, home, path, asked)
     if isinstance(model, nn.Module):
@@ -98,18 +100,33 @@ def _refuse_reserved(options: Mapping[str, object]) -> None:
             raise UsageError(f"{given('loader_args', name)} is not for you to give here.", "Leave it out.")
 
 
+def _refuse_other_revision(options: Mapping[str, object], target: str, home: Path) -> None:
+    """Raise UsageError for another state of a name of the hub's than its `main`, which is the one that was found."""
+    revision = options.get("revision")
+    if revision is None or home == Path(target).expanduser():  # a directory, where it has no say
+        return
+    cached = libraries.cached(target, str(revision))
+    if cached != home:
+        raise UsageError(
+            f"{given('loader_args', f'revision={revision}')}: hf:{target} is `main` of the local hub cache.",
+            f"Write hf:{cached}." if cached else "The cache has no such state of it, and nothing is downloaded.",
+        )
+
+
 def _class_in(transformers: Any, folder: Path, asked: Asked) -> object:
     """The class that loads a directory: the one that is named, else the one of its configuration."""
     values = libraries.read_config(folder, str(folder))
     chosen = asked.options.get("auto_class")
+    names = libraries.architectures_of(values, str(folder)) if chosen is None else []
     remote = values.get("auto_map")
-    if remote and not asked.trust_remote_code and (chosen is None or values.get("model_type") is None):
-        architectures = values.get("architectures") or [""]
-        if not hasattr(transformers, str(architectures[0])):
-            raise ModelError(
-                f"{folder}: the model's code lies beside its weights, and does not run unless you trust it.",
-                f"Read it; if you trust it, give {option('trust_remote_code')}.",
-            )
+    if not isinstance(remote, dict):
+        remote = {}
+    ours = (names and hasattr(transformers, names[0])) or (chosen is not None and values.get("model_type") is not None)
+    if remote and not asked.trust_remote_code and not ours:
+        raise ModelError(
+            f"{folder}: the model's code lies beside its weights, and does not run unless you trust it.",
+            f"Read it; if you trust it, give {option('trust_remote_code')}.",
+        )
     if chosen is not None:
         auto_class = getattr(transformers, str(chosen), None)
         if auto_class is None or not hasattr(auto_class, "from_pretrained"):
@@ -119,15 +136,14 @@ def _class_in(transformers: Any, folder: Path, asked: Asked) -> object:
             raise UsageError(f"{given('loader_args', f'auto_class={chosen}')}: transformers has no such class.", hint)
         return auto_class
     if remote and asked.trust_remote_code:
-        return _remote(transformers, values, remote)
-    if not values.get("architectures"):
+        return _remote(transformers, names, remote)
+    if not names:
         return transformers.AutoModel
     return libraries.architecture_of(transformers, values, str(folder))
 
 
-def _remote(transformers: object, values: Mapping[str, Any], remote: Mapping[str, object]) -> object:
+def _remote(transformers: object, names: list[str], remote: Mapping[str, object]) -> object:
     """The Auto class under which a directory offers code of its own for its architecture."""
-    names = values.get("architectures") or []
     for auto, target in remote.items():
         if names and isinstance(target, str) and target.rpartition(".")[2] == names[0] and hasattr(transformers, auto):
             return getattr(transformers, auto)

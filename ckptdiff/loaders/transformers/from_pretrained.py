@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ckptdiff.checkpoint.reading import read
-from ckptdiff.errors import CheckpointError, CkptdiffError, UsageError, words_of
+from ckptdiff.errors import CheckpointError, CkptdiffError, UsageError
 from ckptdiff.following.followed import Followed, following
 from ckptdiff.following.inert import Refused
 from ckptdiff.loaders.asked import Asked
@@ -72,8 +72,7 @@ def _called(followed: Followed, call: Call) -> nn.Module | None:
         unknown = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
         if unknown is not None and unknown[1] in call.options:
             raise UsageError(f"{given('loader_args', unknown[1])}: {error}.", "Leave it out.") from None
-        followed.error = error
-        followed.raised = words_of(error)
+        followed.note(error)
         return None
     return made if isinstance(made, nn.Module) else None
 

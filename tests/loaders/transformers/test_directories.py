@@ -69,6 +69,21 @@ def test_an_architecture_that_there_is_not(copied):
         ckptdiff.compare(f"hf:{copied(architectures=['LlamaForNothing'])}")
 
 
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize(
+    "changes", [{"architectures": {"a": 1}}, {"architectures": [3]}, {"architectures": "LlamaForCausalLM"}], ids=str
+)
+def test_architectures_that_are_no_list_of_names(changes, trust, copied):
+    for remote in (None, {"AutoModel": "code.Net"}, "code.Net", {"AutoModel": 3}):
+        folder = copied(f"{remote}", auto_map=remote, **changes)
+        with pytest.raises(CkptdiffError, match="`architectures` is no list of names"):
+            ckptdiff.compare(f"hf:{folder}", trust_remote_code=trust)
+
+
+def test_an_auto_map_that_maps_nothing_is_none(copied):
+    assert ckptdiff.compare(f"hf:{copied(auto_map='code.Net')}", trust_remote_code=True).complete
+
+
 @pytest.mark.slow
 def test_files_that_it_does_not_find(copied):
     folder = copied()
@@ -109,6 +124,12 @@ def test_a_name_of_the_hubs_cache(llama, tmp_path, monkeypatch):
     assert ckptdiff.compare("hf:maker/tiny").complete
     with pytest.raises(CkptdiffError, match="no such file or directory"):
         ckptdiff.compare("hf:maker/other")
+    assert ckptdiff.compare("hf:maker/tiny", loader_args={"revision": "abc"}).complete
+    with pytest.raises(CkptdiffError, match="The cache has no such state of it"):
+        ckptdiff.compare("hf:maker/tiny", loader_args={"revision": "v2"})
+    (repository / "refs" / "main").rename(repository / "refs" / "v1")
+    with pytest.raises(CkptdiffError, match=r"another state: write hf:.*snapshots/abc"):
+        ckptdiff.compare("hf:maker/tiny")
 
 
 def test_code_beside_the_weights_runs_only_where_it_is_trusted(copied, tmp_path, monkeypatch):
