@@ -48,6 +48,7 @@ __all__ = [
     "PICKLING",
     "POST_HOOKS",
     "PRE_HOOKS",
+    "SHARERS",
     "TRACED_TENSORS",
     "VERSION",
     "VERSION_COUNTER",
@@ -61,6 +62,7 @@ __all__ = [
     "distributed_classes",
     "empty_affine_quantized",
     "empty_per_channel_affine_quantized",
+    "is_made_of_others",
     "lists_of_failed_call",
     "load_post_hooks",
     "load_pre_hooks",
@@ -198,6 +200,8 @@ set_grad_enabled: Any = torch._C._set_grad_enabled
 """Whether operations are noted for gradients from now on; what `torch.no_grad` calls twice, at a tenth of its cost."""
 neg_view: Callable[[torch.Tensor], torch.Tensor] = torch._neg_view
 """A tensor over the same memory that says to be the negative of what is there, as the imaginary part of a conjugate."""
+SHARERS = ("_share_fd_cpu_", "_share_filename_cpu_")
+"""The methods of a storage that put it where other processes have it too, as a queue does."""
 VERSION_COUNTER: object = getattr(torch.Tensor, "_version").__get__  # noqa: B009 - so that mypy does not read an attribute
 """The getter of the number of times that a tensor was written to."""
 DLPACK_EXPORTERS = (
@@ -236,6 +240,12 @@ def chosen_device() -> Any:
 def schema_of(operator: Any) -> Any:
     """The schema of an operator as a dispatch mode is given it: its arguments and results, and what is written to."""
     return operator._schema
+
+
+@functools.cache
+def is_made_of_others(operator: Any) -> bool:
+    """Whether an operator is a composition of others, which `operator.decompose` calls in its place."""
+    return isinstance(operator, torch._ops.OpOverload) and bool(operator._can_decompose())
 
 
 def wait_for(result: Any) -> None:

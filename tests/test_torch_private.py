@@ -267,6 +267,21 @@ def test_set_grad_enabled_is_what_no_grad_sets() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_storages_that_are_shared_lie_elsewhere() -> None:
+    for name in private.SHARERS:
+        storage = torch.ones(3).untyped_storage()
+        before = storage.data_ptr()
+        getattr(storage, name)()
+        assert storage.data_ptr() != before
+
+
+def test_what_is_made_of_other_operators() -> None:
+    assert private.is_made_of_others(torch.ops.aten.to.dtype)
+    assert private.is_made_of_others(torch.ops.aten.reshape.default)
+    assert not private.is_made_of_others(torch.ops.aten._to_copy.default)
+    assert torch.equal(torch.ops.aten.to.dtype.decompose(torch.ones(2), torch.int8), torch.ones(2, dtype=torch.int8))
+
+
 def test_a_negative_view_is_over_the_same_memory() -> None:
     plain = torch.ones(3)
     seen = private.neg_view(plain)

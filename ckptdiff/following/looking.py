@@ -10,8 +10,9 @@ import torch
 
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
+from ckptdiff.following.replay import plainly
 from ckptdiff.patches import Kept, Patches
-from ckptdiff.torch_private import FILE_WRITER, without_torch_dispatch, without_torch_function
+from ckptdiff.torch_private import FILE_WRITER, SHARERS, without_torch_dispatch, without_torch_function
 
 
 def watch_looks(patched: Patches, engine: Engine) -> None:
@@ -58,14 +59,23 @@ def watch_classes(patched: Patches) -> None:
 
 
 def watch_storages(patched: Patches, engine: Engine) -> None:
-    """Storages that are given another size by themselves, and then lie elsewhere."""
+    """Storages that are given another size by themselves, or shared with other processes, and then lie elsewhere."""
     resize = torch.UntypedStorage.resize_
 
     def resized(self: torch.UntypedStorage, *args: Any) -> object:
         with engine.moving(self):
             return resize(self, *args)
 
+    def shared(share: Callable[..., object]) -> Callable[..., object]:
+        def sharing(self: torch.UntypedStorage, *args: object) -> object:
+            with engine.moving(self), plainly():  # other processes are to find its values there
+                return share(self, *args)
+
+        return sharing
+
     patched.attribute(torch.UntypedStorage, "resize_", resized)
+    for name in SHARERS:
+        patched.attribute(torch.UntypedStorage, name, shared(getattr(torch.UntypedStorage, name)))
 
 
 def watch_addresses(patched: Patches, engine: Engine) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ckptdiff.following.engine import Engine
-from ckptdiff.torch_private import TRACED_TENSORS, DispatchMode, without_torch_function
+from ckptdiff.torch_private import TRACED_TENSORS, DispatchMode, is_made_of_others, without_torch_function
 
 
 class Following(DispatchMode):  # type: ignore[no-untyped-call]
@@ -38,6 +38,9 @@ class Following(DispatchMode):  # type: ignore[no-untyped-call]
                     with without_torch_function(), self.engine.lock:
                         self.engine.let_pass(func, args, dict(kwargs or {}))
                 return NotImplemented
+        if is_made_of_others(func):  # beneath autograd, in `torch.inference_mode` say: its schema calls copies views
+            with self:
+                return func.decompose(*args, **kwargs or {})  # type: ignore[attr-defined]
         with without_torch_function(), self.engine.lock:
             return self.engine.run(func, args, dict(kwargs) if kwargs else {})
 

@@ -230,6 +230,15 @@ def under_inference_mode(m, p):
         m.load_state_dict(torch.load(p))
 
 
+def inference_computed(m, p):
+    with torch.inference_mode():
+        w = torch.load(p)["second.weight"] * 2
+        m.norm.bias.copy_(w.half().float()[0])
+        m.norm.weight.copy_(w.t().contiguous().to(torch.bfloat16)[1])
+        m.first.weight.copy_(w.t().reshape(-1)[:128].view(16, 8))
+        m.second.weight.copy_(w.flatten().to(torch.float64, copy=True).unflatten(0, (16, 16)))
+
+
 def inference_assigned(m, p):
     with torch.inference_mode():
         sd = torch.load(p)
@@ -311,6 +320,30 @@ def torch_function_object(m, p):
             return f(*map(un, args), **(kwargs or {}))
 
     m.second.weight.data.copy_(torch.flip(Boxed(torch.load(p)["second.weight"]), (0,)))
+
+
+def quantised_wrapper(m, p):
+    class Quantised(torch.Tensor):
+        @staticmethod
+        def __new__(cls, codes, scale):
+            return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype)
+
+        def __init__(self, codes, scale):
+            self.codes, self.scale = codes, scale
+
+        def __tensor_flatten__(self):
+            return ["codes", "scale"], None
+
+        @classmethod
+        def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+            plain = [arg.codes.float() * arg.scale if isinstance(arg, Quantised) else arg for arg in args]
+            return function(*plain, **(kwargs or {}))
+
+    w = torch.load(p)["second.weight"]
+    scale = w.abs().amax(1, keepdim=True) / 127
+    q = Quantised((w / scale).round().to(torch.int8), scale)
+    m.second.weight.data.copy_(q + 0)
+    m.first.weight.data.copy_(q @ torch.ones(16, 8))
 
 
 def subclass_parameter(m, p):
