@@ -59,7 +59,7 @@ def command(
 
     loads = LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code)
     asked: ModelRequest | None = None
-    if loads is not None and checkpoint is None:
+    if loads is not None and checkpoint is None and not model.startswith("hf:"):
         checkpoint = model  # the loader makes the model
     else:
         asked = ModelRequest.of(model, parse_args(arg or []), device)

@@ -14,6 +14,7 @@ from ckptdiff.spelling import given, option, options
 from ckptdiff.verbs.rewrite import carried_out, planned
 from ckptdiff.writing.adaptations import Adaptation, parse_adaptation
 from ckptdiff.writing.execute import Initial, Job, Progress, Written
+from ckptdiff.writing.layout import ensure_joined
 from ckptdiff.writing.planning import plan_filter
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _for_loader(
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
     file, renames = checkpoint.read(), checkpoint.renames
+    ensure_joined(file)
     outcome = left_after(loader, model, file, os.fspath(path), renames)
     used, _ = taken(outcome)
     names = new_names(file, renames)[0] if renames else {key: key for key in file.entries}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.model.snapshot import dumps
@@ -44,6 +44,10 @@ def snapshot_of(model: ModelRequest | None, checkpoint: str | None = None, loade
         if model is None or checkpoint is not None:
             raise UsageError("Only a loader takes a checkpoint to a snapshot.", "Name the model alone, or the loader.")
         return dumps(model.describe().tree)
+    if checkpoint is None:
+        from ckptdiff.verbs.compare import own_checkpoint
+
+        checkpoint = cast("str | None", own_checkpoint(model))
     if checkpoint is None:
         raise UsageError("A loader needs a checkpoint.", "Name the file that it is to read.")
     outcome = loader.left(model, checkpoint, None if model is None else model.device).outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -227,7 +228,10 @@ def proposed_for(
     names = new_names(file, asked)[0] if asked else {key: key for key in file.entries}
     left = {key: entry for key, entry in file.entries.items() if names.get(key) not in used}
     suggestion = rules_after(asked, replace(file, entries=left), wanted, include_likely=include_likely, heads=heads)
-    suggestion = replace(suggestion, already=suggestion.already + len(filled))
+    base = {here + key[len(there) :] for key, item in outcome.filled.items() if item.by == "base"} & wanted.keys()
+    base -= set(suggestion.mapping.values())  # which nothing is to fill: it is the base model's
+    unfilled = max(suggestion.unfilled - len(base), 0)
+    suggestion = replace(suggestion, already=suggestion.already + len(filled), unfilled=unfilled)
     if suggestion.renames:
         outcome = left_after(loader, model, file, path, suggestion.repair)
     return suggestion, judge(outcome)
@@ -279,10 +283,23 @@ def _renamed(file: Checkpoint, path: Path, renames: Renames, folder: Path) -> Pa
         weights = beside.name.endswith((*WEIGHTS, ".index.json"))
         if beside.name != path.name and not (path.is_dir() and weights):
             (folder / beside.name).symlink_to(beside.resolve())
-    out = folder / ("model.safetensors" if path.is_dir() else path.name)
+    out = folder / (_name_in(file) if path.is_dir() else path.name)
     options = WriteOptions.of(out, keep_container=not path.is_dir() and bool(file.container), fsync=False)
     carried_out(planned(file, renames, options), options, None, None)
     return folder if path.is_dir() else out
+
+
+def _name_in(file: Checkpoint) -> str:
+    """What the whole of a directory's weights is called as one file, so that who reads the directory finds it."""
+    usual = _USUAL.fullmatch(Path(file.path).name)
+    if usual is None:
+        return "model.safetensors"
+    return f"{usual['stem']}.{usual['suffix']}" if usual["index"] else usual[0]
+
+
+_USUAL = re.compile(
+    r"(?P<stem>(?:(?:adapter|pytorch|diffusion_pytorch)_)?model)(?:\.\w+)?\.(?P<suffix>safetensors|bin)(?P<index>\.index\.json)?"
+)
 
 
 def _shapes(side: object) -> dict[str, tuple[int, ...]] | None:

@@ -26,7 +26,7 @@ class Fixed(Shown):
         """The keys of the model that what was written, or would be, leaves at their initial values."""
         if self.report is not None:
             outcome = self.report.outcome
-            whole = {key for key, item in outcome.filled.items() if item.whole}
+            whole = {key for key, item in outcome.filled.items() if item.whole or item.by == "base"}
             return tuple(key for key in outcome.model.shapes() if key not in whole)
         if isinstance(self.done, Written) and self.done.outcome is not None:
             return tuple(key for key in self.done.outcome.problem_keys("missing") if key not in self.done.left_out)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.pieces import Piece, extent, piece
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.spelling import option
@@ -198,12 +199,17 @@ def _of_pieces(item: Keep, tensors: Sequence[TensorInfo]) -> Recipe:
     return Recipe(item.dtype, item.shape, parts, keys, of_pieces(item.steps, [(dim, len(own)) for dim, own in taken]))
 
 
-def _check_readable(plan: FilterPlan, key: str, info: TensorInfo, *, dequantized: bool) -> None:
-    if plan.checkpoint.kind.values == "in pieces":
+def ensure_joined(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for tensors that lie in pieces, which nothing here joins."""
+    if checkpoint.kind.values == "in pieces":
         raise CheckpointError(
-            f"{plan.checkpoint.path} is a distributed checkpoint, whose tensors lie in pieces",
+            f"{checkpoint.path} is a distributed checkpoint, whose tensors lie in pieces",
             "Join them first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR FILE.",
         )
+
+
+def _check_readable(plan: FilterPlan, key: str, info: TensorInfo, *, dequantized: bool) -> None:
+    ensure_joined(plan.checkpoint)
     if info.is_meta and plan.checkpoint.live is None:
         raise CheckpointError(
             f"{plan.checkpoint.path}: the tensor {key!r} is on the meta device, so the file has no values of it",

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 import ckptdiff
-from ckptdiff.errors import UsageError
+from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.dcp import ask
 from tests.loaders.real_calls import Real, disagreements, other_values, quiet, really
@@ -225,3 +225,12 @@ def test_a_damaged_file_is_its_error_without_our_frames(tmp_path):
     file.write_bytes(file.read_bytes()[:200])
     model = Tied()
     assert ask(Asked(model, str(path))).outcome.raised == really(loading(model), path).raised
+
+
+@pytest.mark.parametrize("key", [None, "model"])
+def test_what_lies_in_pieces_is_not_filtered(key, tmp_path):
+    state = Tied().state_dict()
+    path, _ = saved(tmp_path, {key: state} if key else state)
+    options = {"key": key} if key else {}
+    with pytest.raises(CheckpointError, match="whose tensors lie in pieces"):
+        ckptdiff.filter(Tied(), path, tmp_path / "new.pth", loader="dcp", loader_args=options)

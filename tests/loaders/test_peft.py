@@ -237,3 +237,21 @@ def test_prompts_are_taken_though_the_load_lists_them_as_unexpected(tmp_path):
 def test_adapters_that_lie_deeper_are_named(lora):
     with pytest.raises(CkptdiffError, match="Of those inside, name one: llama, perceptron"):
         ckptdiff.compare(adapters.llama(), lora, loader="peft")
+
+
+def test_an_adapter_of_other_names_is_mended_where_peft_reads_it(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapted = peft.get_peft_model(adapters.llama(), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    state = load_file(file)
+    save_file({key.removeprefix("base_model."): value for key, value in state.items()}, file)
+    found = ckptdiff.suggest(adapters.llama(), tmp_path, loader="peft")
+    assert found.complete
+    fixed = ckptdiff.fix(adapters.llama(), tmp_path, tmp_path / "new.safetensors", loader="peft")
+    assert (fixed.whole, fixed.stays) == (True, ())
+    (tmp_path / "new.safetensors").replace(file)
+    loaded = peft.PeftModel.from_pretrained(adapters.llama(), tmp_path)
+    kept = adapted.state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in loaded.state_dict().items() if "lora_" in key)

@@ -69,7 +69,10 @@ def call_of(asked: Asked) -> Callable[[], Call]:
     _refuse_reserved(asked.options)
     model, path = asked.model, Path(asked.path)
     if isinstance(model, ModuleTree) or (isinstance(model, Reference) and model.kind == "snapshot"):
-        raise UsageError(f"{asked.shown or 'A ModuleTree'} describes a model, and from_pretrained makes one.", "")
+        raise UsageError(
+            f"{asked.shown or 'A ModuleTree'} describes a model, and from_pretrained makes one.",
+            "Name the model itself, such as hf:DIRECTORY.",
+        )
     if model is None or (isinstance(model, Reference) and model.kind == "hf"):
         home = path if model is None else libraries.directory_of(model.target)
         if model is not None:

@@ -80,6 +80,14 @@ def test_filter_writes_what_from_pretrained_loads(llama, tmp_path):
     assert (set(info["missing_keys"]), set(info["unexpected_keys"])) == ({"lm_head.weight"}, set())
 
 
+def test_a_snapshot_of_what_it_leaves_stands_for_its_directory(llama, tmp_path):
+    assert main(["snapshot", f"hf:{llama}", "--loader", "transformers", "-o", str(tmp_path / "s.json")]) == 0
+    assert ckptdiff.snapshot(f"hf:{llama}", loader="transformers") == (tmp_path / "s.json").read_text()
+    with pytest.raises(CkptdiffError, match="describes a model") as refused:
+        ckptdiff.compare(tmp_path / "s.json", llama, loader="transformers")
+    assert "hf:DIRECTORY" in refused.value.hint
+
+
 def test_a_target_of_a_gate(llama, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ckptdiff.toml").write_text(
