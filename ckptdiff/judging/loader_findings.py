@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptdiff.loaders.outcome import Filled, Outcome
+from ckptdiff.loaders.outcome import Filled, Outcome, path_within
 from ckptdiff.tensors import TensorInfo
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _PATTERNS = 4
 
 def found_of(outcome: Outcome) -> Iterator[Found]:
     """What a followed loader leaves as it was, fills in part, or writes over; and what of the file fills nothing."""
-    named = not outcome.loader.is_users
+    named, within = not outcome.loader.is_users, path_within(outcome.checkpoint)
     for key, item in outcome.filled.items():
         if item.by in ("initial", "meta", "code"):
             slot = item.slot
@@ -30,7 +30,7 @@ def found_of(outcome: Outcome) -> Iterator[Found]:
             if slot is not None:
                 facts |= {"kind": slot.kind, "dtype": slot.tensor.dtype, "shape": slot.tensor.shape}
             yield ("initial-value", key, facts)
-        elif named and (change := _change(item)):
+        elif named and (change := _change(item, within)):
             yield "converted", key, {"change": change}
     for problem in outcome.problems:
         if problem.kind == "part":
@@ -63,9 +63,9 @@ def _said(outcome: Outcome) -> Iterator[Found]:
             yield "conversion-error", problem.key, {"text": problem.text}
 
 
-def _change(item: Filled) -> str:
+def _change(item: Filled, within: str) -> str:
     """What was done on the way to a key, with the keys it was made of told from where they part from its own."""
-    sources = [source for _, source in item.sources]
+    sources = [source.removeprefix(within) for _, source in item.sources]
     if item.by != "file" or not sources or (sources == [item.key] and not item.steps):
         return ""  # without a source there is nothing to fill: a tensor of no elements
     steps = f"{', '.join(item.steps)} of " if item.steps else ""

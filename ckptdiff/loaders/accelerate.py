@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from torch import nn
 
@@ -18,6 +19,7 @@ _OPTIONS = ("strict", "dtype", "full_state_dict")
 def ask(asked: Asked) -> Left:
     """What `load_checkpoint_in_model` leaves in a model on the CPU."""
     asked.refuse_unknown_options("accelerate", _OPTIONS)
+    import_module("accelerate")  # what that reads is no matter of the call's
     text = f"load_checkpoint_in_model(model, path{spelled(asked.options)})"
     lines = ("from accelerate import load_checkpoint_in_model", text)
     loader = Loader("accelerate", release("accelerate"), text, "followed", lines, takes_model=True)

@@ -20,7 +20,7 @@ from ckptdiff.following.followed import Fill, Followed
 from ckptdiff.following.memory import seen_as
 from ckptdiff.following.mode import parts
 from ckptdiff.garbage import uncollected
-from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem
+from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem, path_within
 from ckptdiff.model.extract import extract, tensor_info
 from ckptdiff.model.kernels import doubts_of
 from ckptdiff.model.tree import ModuleTree, Slot
@@ -111,13 +111,14 @@ def _left_in(
     filled = {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()}
     if not loader.is_users:  # which ties what by itself, and says nothing of it
         _name_ties(filled, {own_name(key) for keys in followed.files.order.values() for key in keys})
+    checkpoint = _checkpoint(path)
     outcome = Outcome(
         loader,
         machine or Machine(torch.__version__),
         tree,
-        _checkpoint(path),
+        checkpoint,
         filled,
-        dict(_unused(followed, filled, told)),
+        dict(_unused(followed, filled, told, path_within(checkpoint))),
         tuple(_problems(fills, told)),
         followed.raised,
         {key: fill.overwritten for key, fill in fills.items() if fill.overwritten and fill.by != "file"},
@@ -213,8 +214,9 @@ def _contiguous(entry: Entry) -> Entry:
     return TensorInfo(entry.dtype, entry.shape) if isinstance(entry, TensorInfo) else entry
 
 
-def _unused(followed: Followed, filled: Mapping[str, Filled], told: Told) -> Iterator[tuple[str, str]]:
-    """The keys that files gave and that fill nothing; the same memory under another name counts for both."""
+def _unused(followed: Followed, filled: Mapping[str, Filled], told: Told, within: str) -> Iterator[tuple[str, str]]:
+    """The keys that files gave and that fill nothing; the same memory under another name counts for both. `within` is
+    where the state dict is in its file."""
     used = {source for entry in filled.values() for source in entry.sources}
     empty = {key for key, item in filled.items() if item.by == "file" and not item.sources}  # of no elements
     ignored = set(told.unexpected) if told.ignored else set()
@@ -222,7 +224,8 @@ def _unused(followed: Followed, filled: Mapping[str, Filled], told: Told) -> Ite
         for key in keys:
             source = followed.files.aliases.get((file, key), (file, key))
             if source not in used and (file, key) not in used and own_name(key) not in empty:
-                yield key, "ignored" if key in ignored else "unused"
+                name = key.removeprefix(within)
+                yield name, "ignored" if name in ignored else "unused"
     for key in ignored - {source for _, source in used}:  # under the loader's own names, where it had renamed them
         yield key, "ignored"
 

@@ -139,6 +139,7 @@ class StateLoad:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     error: Exception | None = None
+    strict: bool = True
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def state_loads() -> Iterator[list[StateLoad]]:
         nonlocal depth
         if depth:
             return original(self, state_dict, *args, **kwargs)
-        made = StateLoad(self)
+        made = StateLoad(self, strict=bool(args[0] if args else kwargs.get("strict", True)))
         calls.append(made)
         depth += 1
         try:
@@ -208,7 +209,7 @@ def told_by_state_loads(seen: Seen, kind: type = nn.Module) -> Iterator[list[Sta
                     missing=load.missing,
                     unexpected=load.unexpected,
                     mismatched=load.mismatched,
-                    ignored=load.error is None,
+                    ignored=load.error is None or not load.strict,
                 )
                 break
 

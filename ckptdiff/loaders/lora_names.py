@@ -25,7 +25,7 @@ class Naming:
             return "diffusers converts them, by pipeline.load_lora_weights(FILE)."
         if self.name == "PEFT":
             return ""
-        return f"ckptdiff rewrite gives them PEFT's prefix: {options(add_prefix='base_model.model.')}."
+        return f"ckptdiff rewrite with {options(add_prefix='base_model.model.')} gives them PEFT's prefix."
 
 
 _OF_KOHYA = r"lora_(unet|te\d?|transformer|prior_unet|prior_te)_\w+\.(lora_|alpha|dora_|hada_|lokr_|oft_|diff)"

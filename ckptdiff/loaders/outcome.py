@@ -106,6 +106,11 @@ class Filled(NamedTuple):
         return self.rows is None and self.by in ("file", "tie")
 
 
+def path_within(checkpoint: Checkpoint) -> str:
+    """What the sources of a state dict begin with that lies deeper in its file."""
+    return f"{checkpoint.state_dict_key.replace('.', '/')}/" if checkpoint.state_dict_key else ""
+
+
 Kind = Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "part", "other"]
 
 

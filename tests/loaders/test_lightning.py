@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import ckptdiff
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.model.reference import parse_reference
@@ -262,3 +263,21 @@ def test_what_is_no_class_of_lightnings_is_said(reference, said, home):
     folder, _ = home
     with pytest.raises(CkptdiffError, match=said):
         ask(Asked(parse_reference(f"{folder}/{reference}"), str(folder / "w4" / "last.ckpt")))
+
+
+def test_keys_are_called_as_in_their_state_dict(home, tmp_path):
+    """Where that lies in the file is said once, not as a rename of every key."""
+    folder, namespace = home
+    report = ckptdiff.compare(namespace["Plain"](), folder / "w4" / "last.ckpt")
+    assert report.loader.name == "lightning"
+    assert (report.findings, report.conversions) == ((), [])
+    content = torch.load(folder / "w4" / "last.ckpt", weights_only=False)
+    content["state_dict"] |= {"layers.0.bias": torch.ones(5), "more": torch.ones(2)}
+    torch.save(content, tmp_path / "last.ckpt")
+    options = {"strict": False}
+    report = ckptdiff.compare(namespace["Plain"](), tmp_path / "last.ckpt", loader="lightning", loader_args=options)
+    assert "size mismatch" in report.raises
+    assert {(finding.rule, finding.key) for finding in report.findings} == {
+        ("size-mismatch", "layers.0.bias"), ("initial-value", "layers.0.bias"), ("load-error", ""),
+        ("ignored-key", "more"), ("unused-key", "layers.0.bias"),
+    }  # fmt: skip
