@@ -45,6 +45,7 @@ from ckptdiff.choices import closest
 from ckptdiff.errors import UsageError
 from ckptdiff.gate.policy import Ignore, Policy, PolicyLevel
 from ckptdiff.judging.rules import LEVELS, RULES, Level
+from ckptdiff.loaders.named_loaders import recognised
 from ckptdiff.model.reference import moved
 from ckptdiff.places import is_url
 from ckptdiff.small_files import text_of
@@ -237,7 +238,7 @@ def _target(table: Mapping[str, Any], position: int, where: str, folder: Path, s
     place = f"target {table.get('name', position)!r} of {where}"
     _known(table, TRACED if "trace" in table else TARGET, place)
     for name in ("name", "model", "checkpoint"):
-        if name not in table and not _is_given(name, table):
+        if name not in table and not _is_given(name, table, folder):
             raise UsageError(f"The {place} has no {name!r}.", f'Add `{name} = "..."`.')
     for name, kind in _OPTIONS.items():
         if name in table:
@@ -282,13 +283,15 @@ def _named(tables: object, where: str) -> list[Mapping[str, Any]]:
     raise UsageError(f"'target' of {where} is no table of tables.", "Write [target.released], or [[targets]].")
 
 
-def _is_given(name: str, table: Mapping[str, Any]) -> bool:
-    """Whether a target need not name it: a loader may make its model, a `hf:` directory holds its weights, a program
-    has both."""
+def _is_given(name: str, table: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a target need not name it: a loader may make its model, be it named or that of the directory, a `hf:`
+    directory holds its weights, a program has both."""
     if name != "name" and "trace" in table:
         return True
     if name == "model":
-        return "loader" in table
+        directory = table.get("checkpoint")
+        usual = isinstance(directory, str) and recognised(None, _path_from(folder, directory)) is not None
+        return "loader" in table or usual
     return name == "checkpoint" and str(table.get("model", "")).startswith("hf:")
 
 

@@ -70,6 +70,14 @@ def test_a_pipeline_is_one_answer_with_a_line_on_each_component(pipeline):
     assert file.endswith("diffusion_pytorch_model.safetensors")  # with its folder, where another one came before it
 
 
+def test_a_pipeline_is_a_target_of_a_gate_as_it_stands(pipeline, tmp_path):
+    config = tmp_path / "ckptdiff.toml"
+    config.write_text(f'[[targets]]\nname = "pipe"\ncheckpoint = "{pipeline}"\n')
+    (target,) = ckptdiff.check(config).targets
+    assert target.outcome == "pass"
+    assert target.report.loader.name == "diffusers"
+
+
 def test_what_a_component_lacks_stays_on_meta(changed):
     path = changed(lambda tensors: (tensors.pop("conv_in.bias"), tensors.update(more=torch.ones(2))))
     report = ckptdiff.compare(None, path)
