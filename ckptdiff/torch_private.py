@@ -84,6 +84,7 @@ __all__ = [
     "set_metadata",
     "storage_identity",
     "store_of_one",
+    "taken_apart",
     "tensor_makers",
     "tensor_rebuilder",
     "typed_storage_parts",
@@ -244,8 +245,17 @@ def schema_of(operator: Any) -> Any:
 
 @functools.cache
 def is_made_of_others(operator: Any) -> bool:
-    """Whether an operator is a composition of others, which `operator.decompose` calls in its place."""
-    return isinstance(operator, torch._ops.OpOverload) and bool(operator._can_decompose())
+    """Whether an operator is a composition of others, which `taken_apart` calls in its place."""
+    key = "CompositeImplicitAutograd"
+    return isinstance(operator, torch._ops.OpOverload) and bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), key)  # type: ignore[no-untyped-call]
+    )
+
+
+def taken_apart(operator: Any, args: Any, kwargs: Any) -> Any:
+    """What such an operator gives, by torch's own kernel: `operator.decompose` may have another in Python, of other
+    rounding."""
+    return operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
 
 
 def wait_for(result: Any) -> None:

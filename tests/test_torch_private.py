@@ -279,7 +279,8 @@ def test_what_is_made_of_other_operators() -> None:
     assert private.is_made_of_others(torch.ops.aten.to.dtype)
     assert private.is_made_of_others(torch.ops.aten.reshape.default)
     assert not private.is_made_of_others(torch.ops.aten._to_copy.default)
-    assert torch.equal(torch.ops.aten.to.dtype.decompose(torch.ones(2), torch.int8), torch.ones(2, dtype=torch.int8))
+    cast = private.taken_apart(torch.ops.aten.to.dtype, (torch.ones(2), torch.int8), {})
+    assert torch.equal(cast, torch.ones(2, dtype=torch.int8))
 
 
 def test_a_negative_view_is_over_the_same_memory() -> None:

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from ckptdiff.following.engine import Engine
-from ckptdiff.torch_private import TRACED_TENSORS, DispatchMode, is_made_of_others, without_torch_function
+from ckptdiff.torch_private import (
+    TRACED_TENSORS,
+    DispatchMode,
+    is_made_of_others,
+    taken_apart,
+    without_torch_function,
+)
 
 
 class Following(DispatchMode):  # type: ignore[no-untyped-call]
@@ -40,7 +46,7 @@ class Following(DispatchMode):  # type: ignore[no-untyped-call]
                 return NotImplemented
         if is_made_of_others(func):  # beneath autograd, in `torch.inference_mode` say: its schema calls copies views
             with self:
-                return func.decompose(*args, **kwargs or {})  # type: ignore[attr-defined]
+                return taken_apart(func, args, kwargs or {})
         with without_torch_function(), self.engine.lock:
             return self.engine.run(func, args, dict(kwargs) if kwargs else {})
 

@@ -237,6 +237,7 @@ def inference_computed(m, p):
         m.norm.weight.copy_(w.t().contiguous().to(torch.bfloat16)[1])
         m.first.weight.copy_(w.t().reshape(-1)[:128].view(16, 8))
         m.second.weight.copy_(w.flatten().to(torch.float64, copy=True).unflatten(0, (16, 16)))
+        m.embed.weight.copy_(nn.functional.interpolate(w[None, None], (12, 8), mode="bicubic")[0, 0])
 
 
 def inference_assigned(m, p):
