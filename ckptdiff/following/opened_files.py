@@ -24,6 +24,8 @@ _SUFFIXES = (
     ".dat", ".weights", ".onnx", ".tar", ".gz", ".zip",
 )  # fmt: skip
 _TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml")
+_OF_PACKAGES = re.compile(r"\.(?:dist|egg)-info[\\/][^\\/]+$")
+"""What an installed package says of itself, which imports read on the way."""
 _WRITING = os.O_WRONLY | os.O_RDWR
 _lock = threading.Lock()
 _reading = threading.local()
@@ -65,7 +67,7 @@ class Opened:
             if Path(path).exists() and path not in sys.path:  # an archive there holds code
                 self.read[path] = None
                 self.told(path)
-        elif path.lower().endswith(_TEXTS):
+        elif path.lower().endswith(_TEXTS) and not _OF_PACKAGES.search(path):
             self.texts[Path(path).name] = path
             if holds_numbers(path):
                 self.told(path)

@@ -214,3 +214,16 @@ def test_an_object_that_only_the_file_could_make(tmp_path):
 
     with pytest.raises(CkptdiffError, match=r"needs an object of the class somewhere\.Config"):
         ask(load, None, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(("folder", "known"), [("some-1.0.dist-info", True), ("some", False)])
+def test_what_packages_say_of_themselves_is_no_weights(folder, known, weights, tmp_path):
+    text = tmp_path / folder / "entry_points.txt"
+    text.parent.mkdir()
+    text.write_text("0.25 0.5\n" * 4000)
+
+    def load(model, path):
+        text.read_text()
+        model.first.weight.data.normal_()
+
+    assert (ask(load, Net(), weights).doubts == ()) is known
