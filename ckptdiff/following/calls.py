@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.memory import shape_of
+from ckptdiff.following.memory import is_flat, shape_of
 from ckptdiff.following.operations import HIDDEN_WRITES, Traits
 from ckptdiff.torch_private import schema_of
 
@@ -83,7 +83,7 @@ def nbytes(tensor: torch.Tensor) -> int:
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor is a strided one in ordinary memory."""
-    return tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_conj()
+    return is_flat(tensor) and tensor.device.type == "cpu" and not tensor.is_conj() and not tensor.is_nested
 
 
 def makes_plain(kwargs: Mapping[str, Any]) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from ckptdiff.following import noting, probing, provenance, replay
 from ckptdiff.following.calls import (
@@ -25,7 +24,7 @@ from ckptdiff.following.draws import Draws
 from ckptdiff.following.file_numbers import FileNumbers
 from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Labels, Origin, Source
-from ckptdiff.following.memory import Memory, seen_as, shape_of
+from ckptdiff.following.memory import Memory, is_flat, seen_as, shape_of
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
 from ckptdiff.following.origins import (
     Interval,
@@ -72,13 +71,13 @@ class Engine:
 
     def known(self, tensor: torch.Tensor) -> Memory | None:
         """What is known of a tensor's storage, None where nothing needs to be."""
-        if is_lazy(tensor) or tensor.layout is not torch.strided:  # an uninitialized parameter has none, and raises
+        if not is_flat(tensor):
             return None
         return self.memories.get(tensor.untyped_storage().data_ptr())
 
     def memory(self, tensor: torch.Tensor) -> Memory | None:
         """The log of a tensor's storage, from now on; None where it has no memory."""
-        if is_lazy(tensor) or tensor.layout is not torch.strided:
+        if not is_flat(tensor):
             return None
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
@@ -99,7 +98,7 @@ class Engine:
             label = self.labels.of(Origin(frozenset((source,))))
             memory = self.memory(tensor)
             if memory is None:
-                if tensor.layout is not torch.strided:
+                if not is_flat(tensor):
                     self._loose[id(tensor)] = tensor, label
                 return
             shape = shape_of(tensor)
@@ -110,7 +109,7 @@ class Engine:
 
     def pieces(self, tensor: torch.Tensor) -> list[Piece]:
         """Where a tensor's elements come from."""
-        if tensor.layout is not torch.strided:
+        if not is_flat(tensor):
             held = self._loose.get(id(tensor))
             return uniform(held[1], max(tensor.numel(), 1)) if held else []
         memory = self.known(tensor)
@@ -318,7 +317,7 @@ class Engine:
         outputs = written_by(traits, args, kwargs)
         collect([result], outputs)
         for tensor in outputs:
-            memory = self.memory(tensor) if tensor.layout is torch.strided else None
+            memory = self.memory(tensor)
             if memory is not None:
                 memory.after_look = memory.after_look or line
 
@@ -336,7 +335,8 @@ class Engine:
         if not involved:
             if self.looked or (self.exposed and brings_numbers(args)):
                 self._note_plain(traits, args, kwargs)
-            if traits.makes or (traits.kind == "fill" and nbytes(tensors[0]) > noting.LARGE):
+            large = traits.kind == "fill" and nbytes(tensors[0]) > noting.LARGE and not tensors[0].is_nested
+            if traits.makes or large:
                 noted, result = noting.note(self, function, args, kwargs, traits)
                 if noted:
                     return result
@@ -415,13 +415,18 @@ class Engine:
         label = 0 if blank and len(tensors) == 1 else provenance.after(self, tensors, traits)
         placing = traits.kind == "placing"
         where = provenance.placed_labels(self, function, args, kwargs, traits) if placing and label else None
-        unsure = not same or (placing and where is None)
-        reached = probing.reached(self, function, args, kwargs, tensors, traits) if label and unsure else None
+        nested = any(tensor.is_nested for tensor in tensors)
+        unsure = not same or nested or (placing and where is None)
+        reached = None
+        if label and unsure and not nested:
+            reached = probing.reached(self, function, args, kwargs, tensors, traits)
         result = carried_out(function, args, kwargs)
         outputs: list[torch.Tensor] = []
         collect([result], outputs)
 
         def new(tensor: torch.Tensor, number: int, of: list[torch.Tensor] | None) -> list[Piece]:
+            if nested or tensor.is_nested:
+                return provenance.of_nested(self, traits, args, kwargs, tensor)
             if same and not unsure:
                 return provenance.moved(self, traits, args, kwargs, tensor, where)
             if of is not None and number < len(of) and of[number].size() == tensor.size():
@@ -439,7 +444,7 @@ class Engine:
             for number, tensor in enumerate(outputs):
                 if any(tensor is other for other in written):
                     continue
-                if tensor.layout is not torch.strided:
+                if not is_flat(tensor):
                     self._loose[id(tensor)] = tensor, label
                 elif (memory := self.memory(tensor)) is not None and not memory.origins:
                     paint(memory.origins, shape_of(tensor), new(tensor, number, reached.returned if reached else None))

@@ -107,7 +107,7 @@ class Followed:
 
     def unread(self) -> Iterator[str]:
         """Doubts about files that were opened past every reader."""
-        said = set()
+        said = set(self.files.past_readers)
         for path in self.opened:
             real = os.path.realpath(path)
             if not self.files.knows(path) and real not in self.files.opened.written and os.path.isfile(real):  # noqa: PTH113

@@ -15,6 +15,7 @@ import torch
 
 from ckptdiff.following import replay
 from ckptdiff.following.labels import Source
+from ckptdiff.following.memory import is_flat
 from ckptdiff.following.origins import Origins, Piece, Shape, paint
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _is_everywhere(number: object) -> bool:
 
 
 def _print(tensor: torch.Tensor) -> _Print | None:
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+    if not is_flat(tensor) or tensor.device.type != "cpu" or tensor.is_quantized:
         return None
     with replay.plainly():
         return _print_of(str(tensor.dtype).removeprefix("torch."), flat_bytes(tensor))
@@ -169,7 +170,7 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def bytes_of(tensor: torch.Tensor) -> tuple[bytes | memoryview, int]:
     """The bytes of a tensor's elements as a buffer, and how many each has; nothing where it is no ordinary one."""
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+    if not is_flat(tensor) or tensor.device.type != "cpu" or tensor.is_quantized:
         return b"", 1
     with replay.plainly():
         return _numpy(flat_bytes(tensor)).data, tensor.element_size()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ckptdiff.following.origins import Origins, Shape
 from ckptdiff.torch_private import neg_view, without_torch_dispatch, without_torch_function
@@ -148,8 +149,15 @@ def digest_of(flat: torch.Tensor) -> bytes:
         return hashlib.blake2b(_numpy(flat).data).digest()
 
 
+def is_flat(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements lie in a storage: not those of a sparse one, and an uninitialized one has none."""
+    return not is_lazy(tensor) and tensor.layout is torch.strided  # a lazy one raises
+
+
 def shape_of(tensor: torch.Tensor) -> Shape:
-    """Where a tensor's elements lie in its storage."""
+    """Where a tensor's elements lie in its storage; those of a nested one one after another."""
+    if tensor.is_nested:
+        return Shape(0, (tensor.numel(),), (1,), tensor.element_size(), tensor.numel(), True)
     return Shape(
         int(tensor.storage_offset()),
         tuple(tensor.size()),

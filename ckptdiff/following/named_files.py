@@ -56,6 +56,8 @@ class Files:
         """What the code opens."""
         self.place: Callable[[object], object] = lambda path: path
         """Where the file lies that a path names, for what opens it past Python."""
+        self.past_readers: dict[str, None] = {}
+        """Files that code reads in a way that no reader sees, though one knows the file."""
         self.stray = ""
         """A file that was read in a thread which is not followed."""
         self._names: dict[str, str] = {}

@@ -201,6 +201,14 @@ def read_hdf5(patches: Patches, files: Files) -> None:
             files.engine.numbers.gather({name: result}, file)
             return result
 
+        identifier = module.HLObject.id
+
+        def low_level(held: Any) -> object:
+            if held._id and not sys._getframe(1).f_globals.get("__name__", "").startswith("h5py."):
+                files.past_readers[files.name(os.fsdecode(module.h5f.get_name(held._id)))] = None
+            return identifier.fget(held)
+
+        patches.attribute(module.HLObject, "id", property(low_level))
         patches.attribute(module.Dataset, "__getitem__", item)
         patches.attribute(module.Dataset, "__array__", whole)
         patches.attribute(module.Dataset, "read_direct", into)

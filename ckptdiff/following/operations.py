@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from ckptdiff.following.collectives import is_collective
+from ckptdiff.following.memory import is_flat
 from ckptdiff.torch_private import schema_of
 
 Function = Callable[..., object]
@@ -191,7 +192,8 @@ def may_be_noted(known: Traits, tensors: list[torch.Tensor]) -> bool:
     if known.kind in ("other", "view", "nothing", "placing") or known.random:
         return False
     if any(
-        tensor.layout is not torch.strided
+        not is_flat(tensor)
+        or tensor.is_nested
         or tensor.device.type != "cpu"
         or tensor.is_conj()
         or tensor.is_neg()

@@ -14,6 +14,7 @@ import torch
 from ckptdiff.following import replay
 from ckptdiff.following.calls import collect, nbytes, written_by
 from ckptdiff.following.collectives import carried_out, is_collective, others_take_part
+from ckptdiff.following.memory import is_flat
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits
 from ckptdiff.following.origins import Piece, covered, decoded, encoded
 
@@ -38,14 +39,12 @@ def reached(
 ) -> Reached | None:
     """Try an operation, on copies. None where that says nothing."""
     size = sum(map(nbytes, tensors))
-    whole = all(
-        covered(engine.pieces(tensor)) >= tensor.numel() for tensor in tensors if tensor.layout is torch.strided
-    )
+    whole = all(covered(engine.pieces(tensor)) >= tensor.numel() for tensor in tensors if is_flat(tensor))
     if is_collective(function) and others_take_part():
         return None
     if traits.random or size > (_MOST if whole else _MOST_OF_ALL):
         return None
-    if any(tensor.layout is not torch.strided or tensor.is_quantized for tensor in tensors):
+    if any(not is_flat(tensor) or tensor.is_quantized for tensor in tensors):
         return None
     if any(not _continuous(tensor) and engine.pieces(tensor) for tensor in tensors):
         return None  # indices out of a file: others may not be valid

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ckptdiff.following import replay
-from ckptdiff.following.calls import tensors_in
-from ckptdiff.following.memory import Memory, shape_of
+from ckptdiff.following.calls import line_of_code, tensors_in
+from ckptdiff.following.memory import Memory, is_flat, shape_of
 from ckptdiff.following.operations import DATA, Traits
 from ckptdiff.following.origins import (
     Piece,
@@ -36,7 +36,7 @@ def after(engine: Engine, tensors: list[torch.Tensor], traits: Traits) -> int:
     """The label of what was made of all the elements of some tensors."""
     labels: set[int] = set()
     for tensor in tensors:
-        if tensor.layout is not torch.strided:
+        if not is_flat(tensor):
             labels |= distinct_labels(engine.pieces(tensor))
         elif (memory := engine.known(tensor)) is not None and memory.origins:
             labels |= memory.origins.labels(*shape_of(tensor).span)
@@ -123,6 +123,41 @@ def moved(
     for tensor in tensors_in((args, kwargs)):
         labels |= distinct_labels(engine.pieces(tensor))
     return uniform(stepped(engine.labels.union(labels)), count)
+
+
+def of_nested(
+    engine: Engine, traits: Traits, args: tuple[object, ...], kwargs: dict[str, object], result: torch.Tensor
+) -> list[Piece]:
+    """The same where nested tensors take part, for what is done element by element; of anything else it is a doubt."""
+
+    def flat(argument: object) -> object:
+        if not isinstance(argument, torch.Tensor) or not argument.is_nested:
+            return argument
+        return torch.empty(0, dtype=argument.dtype).set_(argument.untyped_storage())
+
+    tensors = tensors_in((args, kwargs))
+    with replay.plainly():
+        alike = all(
+            tensor.numel() == 1 or (tensor.is_nested and tensor.is_contiguous() and tensor.numel() == result.numel())
+            for tensor in (*tensors, result)
+        )
+        if alike and traits.kind in ("copy", "fill", "clone", "pointwise"):
+            made = flat(result)
+            assert isinstance(made, torch.Tensor)
+            return moved(
+                engine, traits, tuple(map(flat, args)), {name: flat(item) for name, item in kwargs.items()}, made
+            )
+    if traits.name == "_nested_tensor_from_tensor_list" and sum(map(torch.numel, tensors)) == result.numel():
+        listed: list[Piece] = []
+        base = 0
+        for tensor in tensors:
+            listed += [(first + base, end + base, label, start) for first, end, label, start in engine.pieces(tensor)]
+            base += tensor.numel()
+        return listed
+    engine.look(tensors)
+    if (memory := engine.memory(result)) is not None:
+        memory.after_look = line_of_code()
+    return []
 
 
 def _step(traits: Traits, args: tuple[Any, ...], result: torch.Tensor) -> str:

@@ -17,7 +17,7 @@ import torch
 from ckptdiff.following import replay
 from ckptdiff.following.kept_values import bytes_of
 from ckptdiff.following.labels import Origin, Source
-from ckptdiff.following.memory import Memory
+from ckptdiff.following.memory import Memory, is_flat
 from ckptdiff.following.opened_files import reading
 from ckptdiff.following.origins import Interval, Origins
 
@@ -42,7 +42,7 @@ def recognised(files: Files, made: object, way: Way, given: object = None) -> bo
     `way` is what they were last: numbers may be the same by chance, and a table that the code computes as an array may
     lie in the file as well, which is a doubt. `given` is what a tensor of numbers is made of.
     """
-    if not isinstance(made, torch.Tensor) or made.layout is not torch.strided or made.device.type != "cpu":
+    if not isinstance(made, torch.Tensor) or not is_flat(made) or made.device.type != "cpu":
         return False
     if made.is_quantized or not made.numel() or not made.is_contiguous():
         return False

@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from ckptdiff.following.labels import Source
+from ckptdiff.following.memory import is_flat
 
 
 class Looked(dict[Source, None]):
@@ -52,7 +52,7 @@ class Looked(dict[Source, None]):
 
 def _address(tensor: torch.Tensor) -> int:
     """Where a tensor's memory is, 0 where it has none of its own."""
-    if is_lazy(tensor) or tensor.layout is not torch.strided or hasattr(type(tensor), "__tensor_flatten__"):
+    if not is_flat(tensor) or hasattr(type(tensor), "__tensor_flatten__"):
         return 0
     try:
         return tensor.untyped_storage().data_ptr()

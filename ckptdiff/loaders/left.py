@@ -10,14 +10,13 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.followed import Fill, Followed
-from ckptdiff.following.memory import seen_as
+from ckptdiff.following.memory import is_flat, seen_as
 from ckptdiff.following.mode import parts
 from ckptdiff.garbage import uncollected
 from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem, path_within
@@ -184,7 +183,7 @@ def left_nothing(
 
 def _is_ordinary(tensor: torch.Tensor) -> bool:
     """Whether a tensor's values are those of its storage alone, whatever its class adds to them."""
-    return tensor.layout is torch.strided and parts(tensor)[0] is tensor and not tensor.is_quantized
+    return is_flat(tensor) and parts(tensor)[0] is tensor and not tensor.is_quantized
 
 
 def _unclassed(tensor: torch.Tensor) -> torch.Tensor:
@@ -199,7 +198,7 @@ def _ties(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, Storage]]:
     """The keys of tensors that are one and the same, with what says so."""
     groups: dict[object, list[str]] = {}
     for key, tensor in tensors.items():
-        if _is_ordinary(tensor) and tensor.numel() and not tensor.is_meta and not is_lazy(tensor):
+        if _is_ordinary(tensor) and tensor.numel() and not tensor.is_meta:
             same = tensor.data_ptr(), tensor.size(), tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
             groups.setdefault(same, []).append(key)
     for keys in groups.values():

@@ -789,6 +789,19 @@ def hdf5_into_arrays(m, p):
         m.norm.bias.data = torch.from_numpy(f["w"].attrs["bias"])
 
 
+def hdf5_low_level(m, p):
+    import h5py
+
+    name = beside(p, "w.h5")
+    with h5py.File(name, "w") as f:
+        f["second.weight"] = torch.load(p)["second.weight"].numpy()
+    shutil.copy(name, beside(p, "moved.h5"))
+    with h5py.File(beside(p, "moved.h5")) as f:
+        made = np.zeros((16, 16), "f4")
+        f["second.weight"].id.read(h5py.h5s.ALL, h5py.h5s.ALL, made)
+    m.second.weight.data.copy_(torch.from_numpy(made))
+
+
 def loaded_in_init(m, p):
     class Made(Net):
         def __init__(self):

@@ -132,6 +132,31 @@ def empty_returned(m, p):
     return made
 
 
+def nested_doubled(m, p):
+    given = torch.load(p)
+    nested = torch.nested.nested_tensor([given["norm.weight"], given["norm.bias"]])
+    weight, bias = (nested.clone() * 2).unbind()
+    with torch.no_grad():
+        m.norm.weight.copy_(weight)
+        m.norm.bias.copy_(bias)
+
+
+def nested_with_ones_own(m, p):
+    nested = torch.nested.nested_tensor([torch.ones_like(m.norm.weight), torch.load(p)["norm.bias"]])
+    nested.mul_(3)
+    weight, bias = nested.unbind()
+    with torch.no_grad():
+        m.norm.weight.copy_(weight)
+        m.norm.bias.copy_(bias)
+
+
+def nested_padded(m, p):
+    given = torch.load(p)
+    nested = torch.nested.nested_tensor([given["norm.weight"], given["norm.bias"][:1]])
+    with torch.no_grad():
+        m.norm.weight.copy_(torch.nested.to_padded_tensor(nested, 0.0)[0])
+
+
 def copied_returned(m, p):
     m.load_state_dict(torch.load(p))
     other = copy.deepcopy(m)
