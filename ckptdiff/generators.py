@@ -6,12 +6,15 @@ import contextlib
 import pickle
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ckptdiff.torch_private import without_modes
+
+_outer = threading.local()
 
 
 @contextlib.contextmanager
@@ -21,6 +24,9 @@ def generators_kept() -> Iterator[None]:
 
     Who drew cannot be told, so that numbers which another thread drew meanwhile from one of these are drawn again.
     """
+    if getattr(_outer, "keeps", False):
+        yield
+        return
     with without_modes():
         before = torch.get_rng_state()
         devices = {kind: _states(kind) for kind in ("cuda", "xpu", "mps")}
@@ -42,6 +48,18 @@ def generators_kept() -> Iterator[None]:
                 numpy.set_state(pickle.loads(numpys))  # noqa: S301 - our own
         elif (numpy := _numpy()) is not None:  # imported meanwhile
             numpy.seed()  # as it is after an import
+
+
+@contextlib.contextmanager
+def generators_kept_once() -> Iterator[None]:
+    """The same for all that runs inside, whatever keeps them in turn there: what is drawn follows on what was drawn
+    before, as it does for real, and need not be drawn to be put back."""
+    with generators_kept():
+        before, _outer.keeps = getattr(_outer, "keeps", False), True
+        try:
+            yield
+        finally:
+            _outer.keeps = before
 
 
 def _numpy() -> Any:

@@ -29,7 +29,7 @@ from ckptdiff.following.origins import Piece, covered, distinct_labels
 from ckptdiff.following.readers import READERS
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import watch_functions
-from ckptdiff.generators import generators_kept
+from ckptdiff.generators import generators_kept_once
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import tables_of_functions, tensor_makers
 
@@ -219,7 +219,7 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
     followed = Followed(engine, files)
     patched = Patches(taking_back=True)
     kept = contextlib.ExitStack()
-    kept.enter_context(generators_kept())
+    kept.enter_context(generators_kept_once())
     kept.enter_context(_true_tables())
     try:
         with patched.gathering():

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import ckptdiff
 from ckptdiff.following import noting
+from ckptdiff.following.draws import Sequence
 from ckptdiff.following.followed import ask
 
 
@@ -84,3 +86,17 @@ def test_random_numbers_are_as_before():
     torch.manual_seed(5)
     ask(Constructed)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_what_a_file_replaces_is_never_drawn(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Net(nn.Linear):\n    def __init__(self):\n"
+        "        super().__init__(600, 600)\n\ndef load(model, path):\n    model.load_state_dict(torch.load(path))\n"
+    )
+    torch.save(nn.Linear(600, 600).state_dict(), tmp_path / "w.pth")
+    drawn = []
+    go_to = Sequence._go_to
+    monkeypatch.setattr(Sequence, "_go_to", lambda *given: drawn.append(given) or go_to(*given))
+    monkeypatch.chdir(tmp_path)
+    assert ckptdiff.compare("net.py:Net", "w.pth", loader="net.py:load").complete
+    assert drawn == []
