@@ -114,10 +114,7 @@ def note_writing(
     """Put off what writes into a tensor. False where it has to be carried out after all."""
     size = tuple(target.size())
     for other in tensors_in((args[1:], kwargs)):
-        try:
-            if torch.broadcast_shapes(tuple(other.size()), size) != size:  # type: ignore[no-untyped-call]
-                return False, None
-        except RuntimeError:
+        if not is_expanded_to(tuple(other.size()), size):
             return False, None
     shape = shape_of(target)
     if any(stride == 0 and extent > 1 for stride, extent in zip(shape.stride, shape.size, strict=True)):
@@ -144,6 +141,12 @@ def note_writing(
     memory.version += 1
     engine.paint(memory, target, new)
     return True, target
+
+
+def is_expanded_to(size: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a tensor of a size is expanded to another: `torch.broadcast_shapes` imports symbolic algebra for it."""
+    pairs = zip(reversed(size), reversed(wanted), strict=False)
+    return len(size) <= len(wanted) and all(extent in (1, whole) for extent, whole in pairs)
 
 
 def is_lazy(engine: Engine, tensor: torch.Tensor) -> bool:

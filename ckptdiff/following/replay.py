@@ -150,6 +150,8 @@ def _needs(memory: Memory, start: int, writes: list[Write], contents: _Contents)
 
 
 def _played(memory: Memory, start: int, writes: list[Write], contents: _Contents) -> torch.Tensor:
+    if len(writes) == 1 and (copied := _copied(memory, writes[0])) is not None:
+        return _content(copied, contents)[: memory.nbytes]
     first = writes[0]
     if first.covers:
         content = torch.empty(0 if first.fresh else memory.nbytes, dtype=torch.uint8)
@@ -169,6 +171,19 @@ def _played(memory: Memory, start: int, writes: list[Write], contents: _Contents
         else:
             _run(write.operation, given, placed(content, write.target.shape, write.target.dtype))
     return content
+
+
+def _copied(memory: Memory, write: Write) -> Snapshot | None:
+    """What a storage is a copy of, byte by byte, whose memory then does as well; None of any other."""
+    operation, target = write.operation, write.target.shape
+    if operation.function is not torch.ops.aten.copy_.default or not write.covers or operation.kwargs:
+        return None
+    taken = operation.args[1]
+    if not isinstance(taken, Snapshot) or taken.copy is not None or taken.memory is memory:
+        return None
+    same = taken.dtype == write.target.dtype and taken.shape.size == target.size
+    contiguous = taken.shape.contiguous and target.contiguous
+    return taken if same and contiguous and not taken.shape.offset and not target.offset else None
 
 
 def _laid_out(result: torch.Tensor, target: Target, nbytes: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.contents.checksums import Checksums
 from ckptdiff.contents.counting import beyond_range
 from ckptdiff.contents.files import Files
+from ckptdiff.contents.live_bytes import bytes_of
 from ckptdiff.contents.torch_tensors import StoredTensors, parts, torch_dtype
 from ckptdiff.errors import CheckpointError
 from ckptdiff.tensors import TensorInfo
@@ -69,10 +70,14 @@ class Computer:
             yield target
 
     def _pieces(self, key: str, value: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
-        """Any tensor, made contiguous a few rows at a time."""
+        """Any tensor, made contiguous a few rows at a time; nothing is copied of one that is so already."""
         size = max(CHUNK // dtype.itemsize, 1)
-        buffer = bytearray(min(size, value.numel()) * dtype.itemsize)
+        as_it_stands = value.dtype == dtype and value.is_contiguous() and not value.is_quantized
+        buffer = bytearray(0 if as_it_stands else min(size, value.numel()) * dtype.itemsize)
         for part in parts(value, size):
+            if as_it_stands:
+                yield bytes_of(part, TensorInfo("", tuple(part.shape)))
+                continue
             target = memoryview(buffer)[: part.numel() * dtype.itemsize]
             self._convert(key, part, torch.frombuffer(target, dtype=dtype).reshape(part.shape))
             yield target
