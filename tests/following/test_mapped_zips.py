@@ -20,8 +20,8 @@ from ckptdiff.following.mapped_zips import NotPlainError, laid_over, opened_plai
 from ckptdiff.following.readers import map_file
 
 
-def read(path: Path, *args: object, **kwargs: Any) -> object:
-    return laid_over(opened_plainly(path, args, kwargs), map_file(path))
+def read(path: Path, **asked: Any) -> object:
+    return laid_over(opened_plainly(path, (), {"weights_only": True, **asked}), map_file(path))
 
 
 def told(value: object, seen: dict[int, int]) -> object:
@@ -79,20 +79,20 @@ contents = st.recursive(
 def test_it_is_what_torch_gives(tmp_path_factory: pytest.TempPathFactory, content: Any, twice: bool) -> None:
     path = tmp_path_factory.mktemp("plain") / "w.pth"
     torch.save([content, content] if twice else content, path)
-    assert told(read(path), {}) == told(torch.load(path), {})
+    assert told(read(path), {}) == told(torch.load(path, weights_only=True), {})
 
 
 def test_a_state_dict_has_its_metadata(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).state_dict(), path)
-    assert told(read(path), {}) == told(torch.load(path), {})
+    assert told(read(path), {}) == told(torch.load(path, weights_only=True), {})
     assert read(path)._metadata[""] == {"version": 1}  # type: ignore[attr-defined]
 
 
 def test_a_file_of_more_tensors_than_pickle_remembers_in_a_byte(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({f"{i}": torch.full((i % 5,), float(i), requires_grad=i % 3 == 0) for i in range(2000)}, path)
-    assert told(read(path), {}) == told(torch.load(path), {})
+    assert told(read(path), {}) == told(torch.load(path, weights_only=True), {})
 
 
 def test_what_is_written_to_it_is_not_written_to_the_file(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_loader_is_given_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def load(given: Path) -> nn.Module:
         model = nn.Linear(2, 2)
-        model.load_state_dict(torch.load(given)["state"])
+        model.load_state_dict(torch.load(given, weights_only=True)["state"])
         return model
 
     followed = ask(load, path)

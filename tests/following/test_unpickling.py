@@ -224,7 +224,7 @@ def test_a_thread_that_ran_before_is_followed_in_what_it_is_given_and_else_a_dou
 
         def load(module, path):
             def fill():
-                module.weight.data.copy_(torch.load(path / "plain.pth")["weight"])
+                module.weight.data.copy_(torch.load(path / "plain.pth", weights_only=True)["weight"])
 
             pool.submit(fill).result()
 
@@ -235,7 +235,7 @@ def test_a_thread_that_ran_before_is_followed_in_what_it_is_given_and_else_a_dou
 
     def beside():
         go.wait()
-        model.weight.data.copy_(torch.load(folder / "plain.pth")["weight"])
+        model.weight.data.copy_(torch.load(folder / "plain.pth", weights_only=True)["weight"])
         done.set()
 
     thread = threading.Thread(target=beside)
