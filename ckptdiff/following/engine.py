@@ -215,7 +215,9 @@ class Engine:
     @contextlib.contextmanager
     def moving(self, storage: torch.UntypedStorage) -> Iterator[None]:
         """A storage may lie elsewhere after the block, with what it held."""
-        memory = self.memories.get(storage.data_ptr())
+        memory = None
+        with contextlib.suppress(RuntimeError):  # that of a fake tensor, which has none
+            memory = self.memories.get(storage.data_ptr())
         if memory is not None:
             replay.settle(memory)
             replay.before_writing(memory)
