@@ -105,7 +105,7 @@ def _made(recipe: dict[str, Any], modules: list[nn.Module], tensors: list[nn.Par
             if modules:
                 module._modules[name] = modules[index % len(modules)]
         for name, index in recipe["tied"]:
-            if tensors:
+            if tensors and name not in module._buffers:  # torch registers no two of one name
                 module._parameters[name] = tensors[index % len(tensors)]
     modules.append(module)
     tensors.extend(tensor for tensor in module._parameters.values() if tensor is not None)
