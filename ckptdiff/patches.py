@@ -144,10 +144,10 @@ class Patches:
         """Put what it stands for in the place of everything that was given out: code that was imported meanwhile, or
         ran, may have taken it to places of its own."""
         given, self._given = self._given, []
+        if not self._taking_back:
+            return
         # Looking for holders takes time by all there is, for each value anew: most have none but their pair.
-        taken = (
-            [pair for pair in given if sys.getrefcount(pair[0]) - _own(pair[0]) > _OURS] if self._taking_back else []
-        )
+        taken = [pair for pair in given if sys.getrefcount(pair[0]) - _own(pair[0]) > _OURS]
         if taken:
             _swapped([], {id(new): (new, old) for new, old in taken}, {id(given), id(taken), *map(id, taken)})
 
@@ -266,11 +266,11 @@ def _own(value: object) -> int:
     return sum(referent is value for part in each_once for referent in gc.get_referents(part))
 
 
-# No get_referrers for many values: it compares each reference that there is with each of them.
-
-
 def _kinds(dictionaries: list[dict[Any, object]]) -> dict[int, type]:
-    """The classes whose attributes some dictionaries hold, by the identities of these."""
+    """The classes whose attributes some dictionaries hold, by the identities of these.
+
+    By going through all classes: `gc.get_referrers` compares each reference that there is with each dictionary.
+    """
     wanted = set(map(id, dictionaries))
     kinds: dict[int, type] = {}
     classes: list[type] = [object] if wanted else []

@@ -17,15 +17,19 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 
-_numpy, _from_buffer = torch.Tensor.numpy, torch.frombuffer  # as they are where nothing is followed
+_numpy, from_buffer = torch.Tensor.numpy, torch.frombuffer  # as they are where nothing is followed
+
+
+def array_over(storage: torch.UntypedStorage) -> Any:
+    """The bytes of a storage as a numpy array, over which `from_buffer` lays tensors with storages of their own."""
+    return _numpy(torch.empty(0, dtype=torch.uint8).set_(storage))
 
 
 class MappedTensors:
     """The tensors of a file that the library has opened, and so found to be sound."""
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage)
-        self._array = _numpy(self._bytes)
+        self._array = array_over(storage)
         self._start = 0
         self._header: dict[str, Any] = {}
 
@@ -41,5 +45,5 @@ class MappedTensors:
         first, end = entry["data_offsets"]
         if not end > first or (end - first) != math.prod(entry["shape"]) * dtype.itemsize:
             return None
-        data = _from_buffer(self._array, dtype=torch.uint8, count=end - first, offset=self._start + first)
+        data = from_buffer(self._array, dtype=torch.uint8, count=end - first, offset=self._start + first)
         return data.view(dtype).view(entry["shape"])

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.following.mapped_tensors import array_over, from_buffer
 from ckptdiff.formats import torch_zip  # noqa: F401 - before struct is followed, so that it has struct's own functions
 from ckptdiff.formats.opened import Opened
 from ckptdiff.formats.opening import open_file
@@ -38,7 +39,6 @@ _USUAL: dict[str, tuple[object, ...]] = {
 _FORCED = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 _MAX_DEPTH = 64
 
-_numpy, _from_buffer = torch.Tensor.numpy, torch.frombuffer  # as they are where nothing is followed
 _rebuild = tensor_rebuilder(typed=True)
 
 
@@ -95,7 +95,7 @@ class _Building:
 
     def __init__(self, locate: Locate, storage: torch.UntypedStorage) -> None:
         self._locate = locate
-        self._memory = _numpy(torch.empty(0, dtype=torch.uint8).set_(storage))
+        self._memory = array_over(storage)
         self._storages: dict[str, torch.UntypedStorage] = {}
         self._made: dict[int, object] = {}
 
@@ -154,7 +154,7 @@ class _Building:
             if start is None:
                 raise NotPlainError
             count = ref.nbytes // dtype.itemsize
-            tensor = _from_buffer(self._memory, dtype=dtype, count=count, offset=start)
+            tensor = from_buffer(self._memory, dtype=dtype, count=count, offset=start)
             storage = self._storages[ref.key] = tensor.untyped_storage()
             flat = described.shape == (count,) and described.stride == (1,) and described.offset == 0
         if not flat:
