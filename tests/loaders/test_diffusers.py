@@ -56,6 +56,16 @@ def test_a_sample_of_models_and_situations(tmp_path):
     assert len(cases) == len(situations)
 
 
+def test_a_tensor_without_elements_that_is_not_there_is_not_filled(tmp_path):
+    """Its small configuration has a layer of no width, of which a key is the one dropped."""
+    case = "key dropped, not on meta"
+    ((_, found),) = diffusion.tried(tmp_path, ("BriaFibo2Transformer2DModel",), (case,))
+    path, _ = diffusion.placed(tmp_path / "model", case)
+    outcome = ckptdiff.compare(None, path, loader="diffusers", loader_args={"low_cpu_mem_usage": False}).outcome
+    (key,) = outcome.problem_keys("missing")
+    assert (found, outcome.filled[key].by, outcome.filled[key].slot.tensor.shape) == ([], "initial", (1, 0))
+
+
 def test_a_pipeline_is_one_answer_with_a_line_on_each_component(pipeline):
     report = ckptdiff.compare(None, pipeline)
     assert report.loader.name == "diffusers"
