@@ -1,10 +1,9 @@
-"""The run of some code: its table of storages, and what becomes of each operation on them."""
+"""The run of some code: what it sees of storages, and what becomes of each operation on them."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,35 +22,30 @@ from ckptdiff.following.collectives import carried_out
 from ckptdiff.following.draws import Draws
 from ckptdiff.following.file_numbers import FileNumbers
 from ckptdiff.following.kept_values import KeptValues, bytes_of
-from ckptdiff.following.labels import Labels, Origin, Source
-from ckptdiff.following.memory import Memory, is_flat, seen_as, shape_of
+from ckptdiff.following.labels import Source
+from ckptdiff.following.memory import Memory, is_flat, shape_of
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
 from ckptdiff.following.origins import (
-    Interval,
     Piece,
     Shape,
-    covered,
     distinct_labels,
     paint,
-    pieces,
     uniform,
 )
 from ckptdiff.following.plain_tensors import copied
+from ckptdiff.following.storages import Storages
 from ckptdiff.following.unseen import Looked
-from ckptdiff.torch_private import schema_of, without_torch_function
+from ckptdiff.torch_private import schema_of
 
 SMALL = 16 * 1024
 """Bytes up to which an operation on settled memory is rather carried out than noted."""
 
 
-class Engine:
-    """What is known of every storage that matters: those that files gave, those written from them, and their inputs."""
+class Engine(Storages):
+    """What becomes of the storages that matter: of what code looks at, and of what it does with tensors."""
 
     def __init__(self) -> None:
-        self.labels = Labels()
-        self.memories: dict[int, Memory] = {}
-        self.read: dict[Source, None] = {}
-        """The tensors that were asked of files, in order."""
+        super().__init__()
         self.looked = Looked()
         self.exposed: dict[Source, None] = {}
         """The tensors of files whose memory code outside torch has seen: it may have looked at values."""
@@ -64,118 +58,14 @@ class Engine:
         self.searched = 0
         """Bytes of memory that were gone through for values that came by an unknown way."""
         self.lock = threading.RLock()
-        self._loose: dict[int, tuple[object, int]] = {}
-        """Tensors without a storage of their own (sparse ones), by identity, and their labels."""
 
-    # Storages
-
-    def known(self, tensor: torch.Tensor) -> Memory | None:
-        """What is known of a tensor's storage, None where nothing needs to be."""
-        if not is_flat(tensor):
-            return None
-        return self.memories.get(tensor.untyped_storage().data_ptr())
-
-    def memory(self, tensor: torch.Tensor) -> Memory | None:
-        """The log of a tensor's storage, from now on; None where it has no memory."""
-        if not is_flat(tensor):
-            return None
-        storage = tensor.untyped_storage()
-        address = storage.data_ptr()
-        if not address:
-            return None
-        memory = self.memories.get(address)
-        if memory is None:
-            memory = self.memories[address] = Memory(storage)
-        elif memory.storage is None:  # an array's, over which there is a tensor now
-            memory.storage = storage
-            memory.nbytes = max(memory.nbytes, storage.nbytes())
-        return memory
-
-    def describe(self, tensor: torch.Tensor, source: Source) -> None:
-        """Note that a tensor's values are those of a file's tensor."""
-        self.read[source] = None
-        with without_torch_function():
-            label = self.labels.of(Origin(frozenset((source,))))
-            memory = self.memory(tensor)
-            if memory is None:
-                if not is_flat(tensor):
-                    self._loose[id(tensor)] = tensor, label
-                return
-            shape = shape_of(tensor)
-            if not memory.origins and shape.contiguous and shape.numel:
-                memory.origins.insert(Interval(*shape.span, label, 0, shape.itemsize))
-            elif shape.numel and not (memory.origins and covered(self.pieces(tensor)) == shape.numel):
-                paint(memory.origins, shape, [(0, shape.numel, label, 0)])
-
-    def pieces(self, tensor: torch.Tensor) -> list[Piece]:
-        """Where a tensor's elements come from."""
-        if not is_flat(tensor):
-            held = self._loose.get(id(tensor))
-            return uniform(held[1], max(tensor.numel(), 1)) if held else []
-        memory = self.known(tensor)
-        return pieces(memory.origins, shape_of(tensor)) if memory is not None and memory.origins else []
-
-    def has_origins(self, tensor: torch.Tensor) -> bool:
-        """Whether any element of a tensor may come from a file."""
-        memory = self.known(tensor)
-        return bool(memory.origins) if memory is not None else bool(self._loose)
-
-    def sources(self, tensor: torch.Tensor) -> frozenset[Source]:
-        """The tensors of files that any element of a tensor comes from."""
-        labels = distinct_labels(self.pieces(tensor))
-        return frozenset().union(*(self.labels.origins[label].sources for label in labels))
-
-    def label(self, tensor: torch.Tensor) -> int:
-        """One label for all that a tensor's elements come from, 0 for none."""
-        return self.labels.union(distinct_labels(self.pieces(tensor)))
-
-    def check(self, memory: Memory) -> None:
-        """Note what happened to memory that was exposed, past everything here."""
-        if memory.changed():
-            memory.after_look = memory.after_look or "code outside torch"
-
-    def enclosing(self, address: int, nbytes: int) -> Memory | None:
-        """The storage within whose memory some bytes lie."""
-        memory = self.memories.get(address)
-        if memory is not None:
-            return memory
-        for memory in self.memories.values():
-            if memory.address <= address and address + nbytes <= memory.address + memory.nbytes:
-                return memory
-        return None
-
-    def paint_new(self, memory: Memory, tensor: torch.Tensor, pieces: list[Piece]) -> None:
-        """Note where the elements of a new tensor come from."""
-        paint(memory.origins, shape_of(tensor), pieces)
-
-    def value(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The values a tensor has by now; computed, where they were only noted, on memory of their own."""
-        memory = self.known(tensor)
-        if memory is None or not memory.writes:
-            return tensor.detach()
-        return seen_as(tensor, replay.value(memory.snapshot(tensor)))
-
-    def settle(self, tensors: Iterable[torch.Tensor], *, foreign: bool = False) -> None:
-        """Have the memory of tensors hold their values; `foreign`: from now on always, others hold it too."""
-        for tensor in tensors:
-            memory = self.known(tensor)
-            if memory is None:
-                continue
-            if memory.writes:
-                replay.settle(memory)
-            memory.foreign |= foreign
+    # What code sees
 
     def put_away(self, tensors: Iterable[torch.Tensor]) -> None:
         """Code writes tensors somewhere, from where it may read them again."""
         for tensor in tensors:
             self.settle([tensor])
             self.kept.keep(self, tensor)
-
-    def settle_at(self, address: int) -> None:
-        """Code writes memory somewhere that it knows by its address."""
-        memory = self.enclosing(address, 1)
-        if memory is not None:
-            replay.settle(memory)
 
     def expose(self, tensors: Iterable[torch.Tensor]) -> None:
         """Code outside torch gets hold of the memory of tensors, and may read and write there unseen."""
@@ -211,21 +101,6 @@ class Engine:
             shape = Shape(first, (count,), (1,), 1, count, True)
             paint(memory.origins, shape, uniform(self.labels.union(labels), count))
             memory.watch()
-
-    @contextlib.contextmanager
-    def moving(self, storage: torch.UntypedStorage) -> Iterator[None]:
-        """A storage may lie elsewhere after the block, with what it held."""
-        memory = None
-        with contextlib.suppress(RuntimeError):  # that of a fake tensor, which has none
-            memory = self.memories.get(storage.data_ptr())
-        if memory is not None:
-            replay.settle(memory)
-            replay.before_writing(memory)
-        yield
-        if memory is not None and storage.data_ptr() not in (0, memory.address):
-            moved = Memory(storage)
-            moved.origins, moved.after_look = memory.origins, memory.after_look
-            self.memories[moved.address] = moved
 
     def let_pass(self, function: Function, args: Args, kwargs: Kwargs) -> None:
         """A class of tensors does an operation in its own way: what it writes may come from there."""
@@ -454,7 +329,7 @@ class Engine:
 
     def _forget_pending(self, memory: Memory) -> None:
         """All of the memory is about to be filled: nothing of what was noted matters, but to snapshots."""
-        replay._release(memory, memory.version + 1)
+        replay.release(memory, memory.version + 1)
         memory.writes.clear()
         memory.settled = memory.version
 

@@ -57,7 +57,7 @@ def settle(memory: Memory) -> None:
         return
     with plainly():
         contents = _evaluated([(memory, memory.version)])
-        _release(memory, memory.version)
+        release(memory, memory.version)
         content = contents[id(memory), memory.version]
         memory.bytes().copy_(content)
     memory.writes.clear()
@@ -90,7 +90,7 @@ def value(taken: Snapshot) -> torch.Tensor:
         return placed(_content(taken, _evaluated([(taken.memory, taken.version)])), taken.shape, taken.dtype)
 
 
-def _release(memory: Memory, version: int) -> None:
+def release(memory: Memory, version: int) -> None:
     """Before the memory holds `version`: copies for the snapshots of earlier ones."""
     earlier = [taken for taken in memory.needed() if taken.version < version]
     if not earlier:

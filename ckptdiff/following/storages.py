@@ -1,0 +1,144 @@
+"""The table of storages: what is known of each, and where the elements of tensors over it come from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from ckptdiff.following import replay
+from ckptdiff.following.labels import Labels, Origin, Source
+from ckptdiff.following.memory import Memory, is_flat, seen_as, shape_of
+from ckptdiff.following.origins import Interval, Piece, covered, distinct_labels, paint, pieces, uniform
+from ckptdiff.torch_private import without_torch_function
+
+
+class Storages:
+    """What is known of every storage that matters: those that files gave, those written from them, and their inputs."""
+
+    def __init__(self) -> None:
+        self.labels = Labels()
+        self.memories: dict[int, Memory] = {}
+        """By the address of their first byte."""
+        self.read: dict[Source, None] = {}
+        """The tensors that were asked of files, in order."""
+        self._loose: dict[int, tuple[object, int]] = {}
+        """Tensors without a storage of their own (sparse ones), by identity, and their labels."""
+
+    def known(self, tensor: torch.Tensor) -> Memory | None:
+        """What is known of a tensor's storage, None where nothing needs to be."""
+        if not is_flat(tensor):
+            return None
+        return self.memories.get(tensor.untyped_storage().data_ptr())
+
+    def memory(self, tensor: torch.Tensor) -> Memory | None:
+        """The log of a tensor's storage, from now on; None where it has no memory."""
+        if not is_flat(tensor):
+            return None
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if not address:
+            return None
+        memory = self.memories.get(address)
+        if memory is None:
+            memory = self.memories[address] = Memory(storage)
+        elif memory.storage is None:  # an array's, over which there is a tensor now
+            memory.storage = storage
+            memory.nbytes = max(memory.nbytes, storage.nbytes())
+        return memory
+
+    def enclosing(self, address: int, nbytes: int) -> Memory | None:
+        """The storage within whose memory some bytes lie."""
+        memory = self.memories.get(address)
+        if memory is not None:
+            return memory
+        for memory in self.memories.values():
+            if memory.address <= address and address + nbytes <= memory.address + memory.nbytes:
+                return memory
+        return None
+
+    def describe(self, tensor: torch.Tensor, source: Source) -> None:
+        """Note that a tensor's values are those of a file's tensor."""
+        self.read[source] = None
+        with without_torch_function():
+            label = self.labels.of(Origin(frozenset((source,))))
+            memory = self.memory(tensor)
+            if memory is None:
+                if not is_flat(tensor):
+                    self._loose[id(tensor)] = tensor, label
+                return
+            shape = shape_of(tensor)
+            if not memory.origins and shape.contiguous and shape.numel:
+                memory.origins.insert(Interval(*shape.span, label, 0, shape.itemsize))
+            elif shape.numel and not (memory.origins and covered(self.pieces(tensor)) == shape.numel):
+                paint(memory.origins, shape, [(0, shape.numel, label, 0)])
+
+    def pieces(self, tensor: torch.Tensor) -> list[Piece]:
+        """Where a tensor's elements come from."""
+        if not is_flat(tensor):
+            held = self._loose.get(id(tensor))
+            return uniform(held[1], max(tensor.numel(), 1)) if held else []
+        memory = self.known(tensor)
+        return pieces(memory.origins, shape_of(tensor)) if memory is not None and memory.origins else []
+
+    def has_origins(self, tensor: torch.Tensor) -> bool:
+        """Whether any element of a tensor may come from a file."""
+        memory = self.known(tensor)
+        return bool(memory.origins) if memory is not None else bool(self._loose)
+
+    def sources(self, tensor: torch.Tensor) -> frozenset[Source]:
+        """The tensors of files that any element of a tensor comes from."""
+        labels = distinct_labels(self.pieces(tensor))
+        return frozenset().union(*(self.labels.origins[label].sources for label in labels))
+
+    def label(self, tensor: torch.Tensor) -> int:
+        """One label for all that a tensor's elements come from, 0 for none."""
+        return self.labels.union(distinct_labels(self.pieces(tensor)))
+
+    def paint_new(self, memory: Memory, tensor: torch.Tensor, pieces: list[Piece]) -> None:
+        """Note where the elements of a new tensor come from."""
+        paint(memory.origins, shape_of(tensor), pieces)
+
+    def value(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The values a tensor has by now; computed, where they were only noted, on memory of their own."""
+        memory = self.known(tensor)
+        if memory is None or not memory.writes:
+            return tensor.detach()
+        return seen_as(tensor, replay.value(memory.snapshot(tensor)))
+
+    def settle(self, tensors: Iterable[torch.Tensor], *, foreign: bool = False) -> None:
+        """Have the memory of tensors hold their values; `foreign`: from now on always, others hold it too."""
+        for tensor in tensors:
+            memory = self.known(tensor)
+            if memory is None:
+                continue
+            if memory.writes:
+                replay.settle(memory)
+            memory.foreign |= foreign
+
+    def settle_at(self, address: int) -> None:
+        """Code writes memory somewhere that it knows by its address."""
+        memory = self.enclosing(address, 1)
+        if memory is not None:
+            replay.settle(memory)
+
+    @contextlib.contextmanager
+    def moving(self, storage: torch.UntypedStorage) -> Iterator[None]:
+        """A storage may lie elsewhere after the block, with what it held."""
+        memory = None
+        with contextlib.suppress(RuntimeError):  # that of a fake tensor, which has none
+            memory = self.memories.get(storage.data_ptr())
+        if memory is not None:
+            replay.settle(memory)
+            replay.before_writing(memory)
+        yield
+        if memory is not None and storage.data_ptr() not in (0, memory.address):
+            moved = Memory(storage)
+            moved.origins, moved.after_look = memory.origins, memory.after_look
+            self.memories[moved.address] = moved
+
+    def check(self, memory: Memory) -> None:
+        """Note what happened to memory that was exposed, past everything here."""
+        if memory.changed():
+            memory.after_look = memory.after_look or "code outside torch"
