@@ -108,7 +108,7 @@ def _left_in(
     tree = extract(module, reference)
     slots = tree.keys()
     filled = {key: _filled(key, fill, slots.get(key), tensors[key]) for key, fill in fills.items()}
-    for key in told.missing or ():
+    for key in (*(told.missing or ()), *(key for key, *_ in told.mismatched)):
         if key in filled and filled[key].by == "file" and not tensors[key].numel():  # no element tells where it is from
             filled[key] = Filled(key, "initial", slots.get(key))
     if not loader.is_users:  # which ties what by itself, and says nothing of it

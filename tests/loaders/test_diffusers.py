@@ -56,14 +56,20 @@ def test_a_sample_of_models_and_situations(tmp_path):
     assert len(cases) == len(situations)
 
 
-def test_a_tensor_without_elements_that_is_not_there_is_not_filled(tmp_path):
-    """Its small configuration has a layer of no width, of which a key is the one dropped."""
-    case = "key dropped, not on meta"
-    ((_, found),) = diffusion.tried(tmp_path, ("BriaFibo2Transformer2DModel",), (case,))
+@pytest.mark.parametrize(
+    ("name", "case", "kind", "shape"),
+    [
+        ("BriaFibo2Transformer2DModel", "key dropped, not on meta", "missing", (1, 0)),
+        ("MMAudioVocoder", "shape ignored", "mismatched", (0, 0, 4)),
+    ],
+)
+def test_a_tensor_without_elements_that_is_not_taken_is_not_filled(name, case, kind, shape, tmp_path):
+    """Their small configurations have a layer of no width, of which a key is the one that is changed."""
+    ((_, found),) = diffusion.tried(tmp_path, (name,), (case,))
     path, _ = diffusion.placed(tmp_path / "model", case)
-    outcome = ckptdiff.compare(None, path, loader="diffusers", loader_args={"low_cpu_mem_usage": False}).outcome
-    (key,) = outcome.problem_keys("missing")
-    assert (found, outcome.filled[key].by, outcome.filled[key].slot.tensor.shape) == ([], "initial", (1, 0))
+    outcome = ckptdiff.compare(None, path, loader="diffusers", loader_args=diffusion.SITUATIONS[case][1]).outcome
+    (key,) = outcome.problem_keys(kind)
+    assert (found, outcome.filled[key].by, outcome.filled[key].slot.tensor.shape) == ([], "initial", shape)
 
 
 def test_a_pipeline_is_one_answer_with_a_line_on_each_component(pipeline):
