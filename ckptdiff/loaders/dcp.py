@@ -132,8 +132,8 @@ def _tell(seen: Seen, reader: Any, state_dict: Mapping[str, object], prefix: str
     )
 
 
-def _set(seen: Seen, model: nn.Module, state_dict: Mapping[str, object], settings: Mapping[str, object]) -> None:
+def _set(seen: Seen, model: nn.Module, state_dict: Any, settings: Mapping[str, object]) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     with told_by_state_loads(seen):
-        set_model_state_dict(model, dict(state_dict), options=StateDictOptions(**settings))  # type: ignore[arg-type]
+        set_model_state_dict(model, state_dict, options=StateDictOptions(**settings))  # type: ignore[arg-type]

@@ -194,6 +194,21 @@ def test_set_model_state_dict_with_its_options(name, settings, tmp_path):
     assert disagreements(outcome, real) == []
 
 
+@pytest.mark.parametrize("content", ["with versions", "without versions", "no dict", "a tensor"])
+def test_set_model_state_dict_is_given_what_the_file_holds(content, tmp_path):
+    model = nn.BatchNorm1d(3)
+    state = model.state_dict()
+    del state["num_batches_tracked"]  # which a state dict of version 2 has to have
+    given = {"with versions": state, "without versions": dict(state), "no dict": [1], "a tensor": torch.ones(2)}
+    torch.save(given[content], tmp_path / "a.pth")
+
+    def call(path: Path) -> Real:
+        set_model_state_dict(nn.BatchNorm1d(3), torch.load(path))
+        return Real()
+
+    assert ask(Asked(model, str(tmp_path / "a.pth"))).outcome.raised == really(call, tmp_path / "a.pth").raised
+
+
 @pytest.mark.skipif(torch.__version__ < "2.5", reason="torch 2.4 raises")
 def test_a_full_state_dict_without_a_key_is_no_error_and_yet_an_initial_value(tmp_path):
     state = Tied().state_dict()
