@@ -132,13 +132,14 @@ class LoaderRequest:
     """What loads: a function or its reference, or a loader of a name with what it is told.
 
     `trust` says whether objects that a file names may be made for it, `trust_remote_code` whether code that lies beside
-    the weights may run.
+    the weights may run. `model_args` are for a model that it makes itself.
     """
 
     loader: str | Callable[..., Any] | Row
     args: Mapping[str, object] = field(default_factory=dict)
     trust: bool = False
     trust_remote_code: bool = False
+    model_args: Mapping[str, object] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -146,6 +147,7 @@ class LoaderRequest:
         args: Mapping[str, object] | None = None,
         trust: bool = False,
         trust_remote_code: bool = False,
+        model_args: Mapping[str, object] | None = None,
         *,
         or_usual: bool = False,
     ) -> LoaderRequest | None:
@@ -165,20 +167,22 @@ class LoaderRequest:
             raise UsageError(
                 f"{option('loader_args')} is for a loader of a name.", f"Those are {', '.join(NAMES[1:])}."
             )
-        return None if chosen is None else LoaderRequest(chosen, args or {}, trust, trust_remote_code)
+        return None if chosen is None else LoaderRequest(chosen, args or {}, trust, trust_remote_code, model_args or {})
 
     @staticmethod
     def usual(
         model: ModelRequest | None,
         path: object,
         args: Mapping[str, object] | None = None,
+        trust: bool = False,
         trust_remote_code: bool = False,
+        model_args: Mapping[str, object] | None = None,
     ) -> LoaderRequest | None:
         """The one that people call for a model and a checkpoint, None where that is `load_state_dict`."""
         if not isinstance(path, (str, os.PathLike)):
             return None
         row = recognised(None if model is None else model.model, os.fspath(path))
-        return None if row is None else LoaderRequest(row, args or {}, trust_remote_code=trust_remote_code)
+        return None if row is None else LoaderRequest(row, args or {}, trust, trust_remote_code, model_args or {})
 
     def left(self, model: ModelRequest | None, path: str | os.PathLike[str], device: str | None = None) -> Left:
         """What it leaves in the model; None is one that it makes itself.
@@ -225,16 +229,16 @@ class LoaderRequest:
         return (f"The loader asks what machine it is; on {machine} {difference}",) if difference else ()
 
     def _left(self, model: ModelRequest | None, path: str | os.PathLike[str]) -> Left:
-        if isinstance(self.loader, Row):
-            from ckptdiff.loaders.asked import Asked
+        from ckptdiff.loaders.asked import Asked
 
-            given = (None, {}) if model is None else (model.model, model.args)
-            return self.loader.ask(
-                Asked(given[0], os.fspath(path), given[1], self.args, self.trust, self.trust_remote_code)
-            )
+        given = (None, self.model_args) if model is None else (model.model, model.args)
+        asked = Asked(given[0], os.fspath(path), given[1], self.args, self.trust, self.trust_remote_code)
+        if isinstance(self.loader, Row):
+            return self.loader.ask(asked)
         from ckptdiff.loaders.function import left_by
 
         if model is None:
+            asked.refuse_arguments()
             return left_by(self.loader, None, path, trust=self.trust)
         return left_by(self.loader, model.maker(), path, trust=self.trust, reference=model.shown)
 

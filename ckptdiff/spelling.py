@@ -17,7 +17,7 @@ Value = str | bool | Sequence[str] | Mapping[str, str]
 
 SWITCHES = frozenset((
     "all", "allow_stale", "assign", "check_values", "fill_missing", "force", "force_damaged", "keep_container",
-    "partial", "python", "quick", "reverse", "trust_remote_code", "verify",
+    "partial", "python", "quick", "reverse", "trust_checkpoint", "trust_remote_code", "verify",
 ))  # fmt: skip
 """Options that are on or off."""
 RESULTS = frozenset(("save",))

@@ -85,8 +85,9 @@ def command(
     from ckptdiff.verbs.compare import CompareOptions, loader_makes_model, own_checkpoint
 
     asked: ModelRequest | None = None
+    model_args = parse_args(arg or [])
     if checkpoint is not None or model.startswith("hf:"):
-        asked = ModelRequest.of(model, parse_args(arg or []), device)
+        asked = ModelRequest.of(model, model_args, device)
         checkpoint = checkpoint or cast("str", own_checkpoint(asked))
     elif loader_makes_model(model, loader):
         checkpoint = model  # the loader makes the model
@@ -94,7 +95,7 @@ def command(
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")
     file = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     loader_args = parse_args(loader_arg or [], "loader_args")
-    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, or_usual=True)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, model_args, or_usual=True)
     asked_for = CompareOptions(
         assign=assign,
         check_values=check_values,
@@ -104,7 +105,7 @@ def command(
         device=ensure_device(device),
     )
     if loader is None:
-        asked_for = asked_for.with_usual(asked, file, loader_args, trust_remote_code)
+        asked_for = asked_for.with_usual(asked, file, loader_args, trust_checkpoint, trust_remote_code, model_args)
     verdict, text, written, notes = answered(
         _compared,
         asked,

@@ -72,13 +72,14 @@ def command(
     if not out:
         raise UsageError("OUT is missing.", "Write -o converted.safetensors.")
     model, checkpoint = (None, first) if second is None else (first, second)
-    asked = None if model is None else ModelRequest.of(model, parse_args(arg or []))
+    model_args = parse_args(arg or [])
+    asked = None if model is None else ModelRequest.of(model, model_args)
     loader_args = parse_args(loader_arg or [], "loader_args")
     text = answered(
         _converted,
         asked,
         checkpoint,
-        converter(asked, checkpoint, loader, loader_args, trust_checkpoint, trust_remote_code),
+        converter(asked, checkpoint, loader, loader_args, trust_checkpoint, trust_remote_code, model_args),
         WriteOptions.of(
             out,
             drop=drop,

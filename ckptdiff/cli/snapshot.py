@@ -57,12 +57,13 @@ def command(
     from ckptdiff.requests import LoaderRequest, ModelRequest
     from ckptdiff.verbs.snapshot import snapshot_of
 
-    loads = LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code)
+    loader_args, model_args = parse_args(loader_arg or [], "loader_args"), parse_args(arg or [])
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, model_args)
     asked: ModelRequest | None = None
     if loads is not None and checkpoint is None and not model.startswith("hf:"):
         checkpoint = model  # the loader makes the model
     else:
-        asked = ModelRequest.of(model, parse_args(arg or []), device)
+        asked = ModelRequest.of(model, model_args, device)
     text = answered(snapshot_of, asked, checkpoint, loads, about=loader, timeout=timeout)
     if check is not None:
         return _check(model, text, check)

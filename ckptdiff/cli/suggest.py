@@ -61,11 +61,12 @@ def command(
     if checkpoint is None and loader is None:
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff suggest --help` shows how it is used.")
     known = renames_of(strip_prefix, None, rename, rules)
+    loader_args, model_args = parse_args(loader_arg or [], "loader_args"), parse_args(arg or [])
     loads, text, renames = answered(
         _proposed,
-        None if checkpoint is None else ModelRequest.of(model, parse_args(arg or [])),
+        None if checkpoint is None else ModelRequest.of(model, model_args),
         CheckpointRequest(model if checkpoint is None else checkpoint, key, known),
-        LoaderRequest.of(loader, parse_args(loader_arg or [], "loader_args"), trust_checkpoint, trust_remote_code),
+        LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, model_args),
         chosen,
         view,
         include_likely=options.is_likely(include),

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.spelling import option
 from ckptdiff.torch_private import allowed_globals
 
 _HARMLESS: dict[str, tuple[str, ...]] = {
@@ -56,7 +57,7 @@ class Refused(BaseException):
         """The error that says so, of a function or a call."""
         return CkptdiffError(
             f"{who} needs an object of the class {self.name}, which the file names and nothing here makes.",
-            "If you trust the file, pass trust_checkpoint.",
+            f"If you trust the file, give {option('trust_checkpoint')}.",
         )
 
 

@@ -35,6 +35,14 @@ class Asked:
         """What the user called the model, "" for one that is there."""
         return self.model.text if isinstance(self.model, Reference) else ""
 
+    def refuse_arguments(self) -> None:
+        """Raise UsageError for arguments of a model that the loader makes without any."""
+        if self.args:
+            raise UsageError(
+                f"{option('args')} is for a model that ckptdiff builds, and here the loader makes it.",
+                "Leave it out.",
+            )
+
     def refuse_unknown_options(self, loader: str, known: tuple[str, ...]) -> None:
         """Raise UsageError for an option that a loader of so many words does not take."""
         for name in self.options:

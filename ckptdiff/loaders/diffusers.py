@@ -27,7 +27,7 @@ from ckptdiff.spelling import given
 
 _TAKE_PART = ("diffusers", "transformers", "safetensors", "accelerate")
 INDEX, CONFIG = "model_index.json", "config.json"
-_OWN = ("component", "class", "pipeline")
+_OWN = ("component", "class")
 _OF_MODELS = ("torch_dtype", "variant", "use_safetensors", "subfolder", "low_cpu_mem_usage", "ignore_mismatched_sizes")
 _OF_FILES = ("config", "original_config", "subfolder", "torch_dtype", "low_cpu_mem_usage")
 
@@ -39,6 +39,8 @@ def ask(asked: Asked) -> Left:
     Raises UsageError where the class to load is not said, CheckpointError for a directory of another kind.
     """
     asked.refuse_unknown_options("diffusers", tuple(dict.fromkeys((*_OWN, *_OF_MODELS, *_OF_FILES))))
+    if asked.model is None:
+        asked.refuse_arguments()
     with offline():
         call = _call_of(asked)
         loader = Loader("diffusers", release("diffusers"), call.text, "followed", call.lines)

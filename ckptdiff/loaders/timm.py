@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.left import Left
 from ckptdiff.loaders.library_call import Seen, called, given_model, release, spelled, told_by_state_loads
 from ckptdiff.loaders.outcome import Loader
+from ckptdiff.model.libraries import recipe
 from ckptdiff.model.reference import Reference
 from ckptdiff.patches import patches
 from ckptdiff.spelling import given
@@ -39,10 +40,13 @@ def ask(asked: Asked) -> Left:
             f"{given('loader_args', name)}: create_model(pretrained=True) takes no such argument.", "Leave it out."
         )
     if folder:
-        text = f"create_model('local-dir:{asked.path}', pretrained=True)"
+        text = f"create_model('local-dir:{asked.path}', pretrained=True{spelled(asked.args)})"
         line = f'model = timm.create_model(f"local-dir:{{path}}", pretrained=True{spelled(asked.args)})'
         return called(
-            asked, _loader(text, ("import timm", line)), lambda _: lambda seen: _created(seen, asked, None), "timm"
+            asked,
+            _loader(text, ("import timm", line)),
+            lambda _: lambda seen: _created(seen, f"local-dir:{asked.path}", asked.args),
+            "timm",
         )[0]
     if asked.model is None:
         raise UsageError("The timm loader needs a model for a file.", "Write for example timm:resnet50.")
@@ -75,8 +79,16 @@ def _created_lines(asked: Asked) -> tuple[str, ...]:
     """What makes a model of timm's with its weights; nothing for one that timm has no name for."""
     if not isinstance(asked.model, Reference) or asked.model.kind != "timm":
         return ()
-    given = f'pretrained=True, pretrained_cfg_overlay={{"file": path}}{spelled(asked.args)}'
+    args = dict(asked.args)
+    overlay = "".join(f"{key!r}: {value!r}, " for key, value in _overlay(args).items())
+    given = f'pretrained=True, pretrained_cfg_overlay={{{overlay}"file": path}}{spelled(args)}'
     return "import timm", f"model = timm.create_model({asked.model.target!r}, {given})"
+
+
+def _overlay(args: dict[str, object]) -> dict[str, object]:
+    """The overlay among a model's arguments, taken out of them, without the file that is put in."""
+    overlay = args.pop("pretrained_cfg_overlay", None)
+    return {key: value for key, value in overlay.items() if key != "file"} if isinstance(overlay, dict) else {}
 
 
 def _with_filter(lines: list[str], function: object) -> list[str]:
@@ -98,20 +110,22 @@ def _loaded(seen: Seen, asked: Asked, model: nn.Module, options: dict[str, objec
 
 
 def _pretrained(asked: Asked, followed: Followed) -> Callable[[Seen], None]:
-    model = given_model(followed, asked)
-    return lambda seen: _created(seen, asked, model)
+    model = asked.model
+    if isinstance(model, Reference) and model.kind == "timm":
+        args = dict(recipe(model, asked.args).args)
+        name = str(args.pop("model_name"))
+    else:
+        name, args = _made_by(given_model(followed, asked))
+    args["pretrained_cfg_overlay"] = {**_overlay(args), "file": asked.path}
+    args["pretrained"] = True
+    return lambda seen: _created(seen, name, args)
 
 
-def _created(seen: Seen, asked: Asked, model: nn.Module | None) -> None:
+def _created(seen: Seen, name: str, args: Mapping[str, object]) -> None:
     import timm
 
     with told_by_state_loads(seen):
-        if model is None:
-            seen.module = timm.create_model(f"local-dir:{asked.path}", pretrained=True, **asked.args)
-        else:
-            name, kwargs = _made_by(model)
-            overlay = {"file": asked.path}
-            seen.module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        seen.module = timm.create_model(name, **{"pretrained": True, **args})
 
 
 def _made_by(model: nn.Module) -> tuple[str, dict[str, object]]:
@@ -123,6 +137,8 @@ def _made_by(model: nn.Module) -> tuple[str, dict[str, object]]:
             f"{type(model).__name__} does not say how timm made it, as pretrained weights need.",
             f"Write timm:NAME with timm 1.0.30 or newer, or leave {given('loader_args', 'pretrained')} out.",
         )
+    if arguments.get("features_only"):  # whose configuration is without the classifier that timm is to leave out
+        return ".".join(filter(None, (config["architecture"], config.get("tag")))), dict(arguments)
     return config["architecture"], {"pretrained_cfg": config, **arguments}
 
 

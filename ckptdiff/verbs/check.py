@@ -121,14 +121,18 @@ def _report(target: Target, fail_on: Level) -> Report:
         check_values=target.check_values,
         fail_on=target.fail_on or fail_on,
         device=target.device,
-        loader=LoaderRequest.of(target.loader, target.loader_args, target.trust_checkpoint, target.trust_remote_code)
+        loader=LoaderRequest.of(
+            target.loader, target.loader_args, target.trust_checkpoint, target.trust_remote_code, target.args
+        )
         if target.loader
         else None,
     )
     model = ModelRequest.of(target.model, target.args, target.device) if target.model else None
     file = CheckpointRequest(target.checkpoint or cast("str", own_checkpoint(model)), target.key, renames)
     if not target.loader:
-        options = options.with_usual(model, file, target.loader_args, target.trust_remote_code)
+        options = options.with_usual(
+            model, file, target.loader_args, target.trust_checkpoint, target.trust_remote_code, target.args
+        )
     report = compared(model, file, options).report
     if report.empty_side == "model" or (report.empty_side and options.loader is None):
         side = target.model if report.empty_side == "model" else target.checkpoint

@@ -89,7 +89,7 @@ def compare(
         raise UsageError("Without a loader, compare needs a model.", "Pass the model, or the loader that makes it.")
     asked = None if model is None else ModelRequest.of(model, args, device)
     given: object = own_checkpoint(asked) if checkpoint is None else checkpoint
-    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, or_usual=True)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, args, or_usual=True)
     # callers without a type checker pass anything, as they do to load_state_dict
     if asked is not None and loads is None and not isinstance(given, (Checkpoint, Mapping, str, os.PathLike)):
         return _refused(asked, given, fail_on)
@@ -98,7 +98,7 @@ def compare(
         assign=assign, check_values=check_values, fail_on=fail_on, loader=loads, device=ensure_device(device)
     )
     if loader is None:
-        options = options.with_usual(asked, file, loader_args, trust_remote_code)
+        options = options.with_usual(asked, file, loader_args, trust_checkpoint, trust_remote_code, args)
     return compared(asked, file, options).report
 
 
@@ -136,12 +136,14 @@ class CompareOptions:
         model: ModelRequest | None,
         checkpoint: CheckpointRequest,
         args: Mapping[str, object] | None = None,
+        trust: bool = False,
         trust_remote_code: bool = False,
+        model_args: Mapping[str, object] | None = None,
     ) -> CompareOptions:
         """With the loader that people call for these two, unless an option is one of `load_state_dict` alone."""
         if self.assign or self.check_values or self.verify or checkpoint.key or checkpoint.renames:
             return self
-        loader = LoaderRequest.usual(model, checkpoint.checkpoint, args, trust_remote_code)
+        loader = LoaderRequest.usual(model, checkpoint.checkpoint, args, trust, trust_remote_code, model_args)
         if args and loader is None:
             raise UsageError(f"{option('loader_args')} is for a loader of a name.", f"Name it with {option('loader')}.")
         return replace(self, loader=loader)

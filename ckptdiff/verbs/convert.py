@@ -68,7 +68,8 @@ def convert(
         fsync=fsync,
     )
     asked = None if model is None else ModelRequest.of(model, args)
-    loads = converter(asked, os.fspath(checkpoint), loader, loader_args, trust_checkpoint, trust_remote_code)
+    path = os.fspath(checkpoint)
+    loads = converter(asked, path, loader, loader_args, trust_checkpoint, trust_remote_code, args)
     return converted(asked, checkpoint, loads, options, partial, progress)
 
 
@@ -79,14 +80,15 @@ def converter(
     args: Mapping[str, object] | None,
     trust: bool,
     trust_remote_code: bool,
+    model_args: Mapping[str, object] | None,
 ) -> LoaderRequest:
     """The loader to follow: the one that is named, the usual one, or plain code around `load_state_dict`.
 
     Raises UsageError where that needs a model and there is none.
     """
-    chosen = LoaderRequest.of(loader, args, trust, trust_remote_code, or_usual=True)
+    chosen = LoaderRequest.of(loader, args, trust, trust_remote_code, model_args, or_usual=True)
     if loader is None:
-        chosen = LoaderRequest.usual(model, path, args, trust_remote_code)
+        chosen = LoaderRequest.usual(model, path, args, trust, trust_remote_code, model_args)
     if chosen is None and model is None:
         raise UsageError("Without a loader, convert needs a model.", "Pass the model, or the loader that makes it.")
     return chosen or LoaderRequest(load_state_dict, {}, trust)

@@ -33,7 +33,7 @@ def snapshot(
 
     Raises CkptdiffError where the model does not build, or the loader raises.
     """
-    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, args)
     asked = None if model is None else ModelRequest.of(model, args, device)
     return snapshot_of(asked, None if checkpoint is None else os.fspath(checkpoint), loads)
 

@@ -69,7 +69,7 @@ def suggest(
     what it fills stays as it is, and rules are sought for the rest. They rename the keys of the file before it reads
     them, and are tried so, on a copy of the file.
     """
-    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code)
+    loads = LoaderRequest.of(loader, loader_args, trust_checkpoint, trust_remote_code, args)
     asked = renames_of(strip_prefix, None, rename, rules)
     if loads is not None:
         given_model = None if model is None else ModelRequest.of(model, args)  # type: ignore[arg-type]  # no shapes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
+import ckptdiff
 from ckptdiff.cli import main
+from ckptdiff.errors import UsageError
 
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
 
@@ -31,10 +35,11 @@ class Base(lightning.LightningModule):
     pass
 
 class Lit(Base):
-    def __init__(self, width=3):
+    def __init__(self, width=3, more=None):
         super().__init__()
         self.save_hyperparameters()
         self.fc = nn.Linear(width, 2)
+        self.more = more and more()
 """
 
 
@@ -130,6 +135,36 @@ def test_a_module_of_lightnings(tmp_path, capfd):
     assert (code, lines[0]) == (0, f"Complete, as {call} would load it.")
     torch.save(module.state_dict(), tmp_path / "plain.pth")
     assert said(capfd, f"{tmp_path / 'lit.py'}:Lit", tmp_path / "plain.pth")[1][0].startswith("Not compatible")
+
+
+def test_what_is_trusted_is_trusted_with_the_usual_loader_too(tmp_path, capfd):
+    pytest.importorskip("lightning")
+    (tmp_path / "lit.py").write_text(LIGHTNING)
+    space: dict[str, type] = {}
+    exec(compile(LIGHTNING, "lit.py", "exec"), space)
+    state = space["Lit"](5).state_dict()
+    content = {
+        "state_dict": state,
+        "hyper_parameters": {"width": 5, "more": nn.ReLU},
+        "pytorch-lightning_version": "2.5",
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    words = (f"{tmp_path / 'lit.py'}:Lit", tmp_path / "last.ckpt", "--loader-arg", "weights_only=False")
+    assert said(capfd, *words)[0] == 2
+    code, lines = said(capfd, *words, "--trust-checkpoint")
+    assert (code, lines[0].partition(",")[0]) == (0, "Complete")
+
+
+def test_arguments_that_no_model_takes_are_refused(tmp_path):
+    """Of a function, and of a loader of a name that makes its model by itself."""
+    torch.save({}, tmp_path / "a.pth")
+    (tmp_path / "model_index.json").write_text("{}")
+    for ask in (ckptdiff.compare, partial(ckptdiff.convert, out=tmp_path / "b.pth")):
+        with pytest.raises(UsageError, match="here the loader makes it"):
+            ask(None, tmp_path / "a.pth", loader=lambda path: nn.Linear(2, 2), args={"width": 3})
+    if find_spec("diffusers") is not None:
+        with pytest.raises(UsageError, match="here the loader makes it"):
+            ckptdiff.compare(None, tmp_path, args={"width": 3})
 
 
 def test_a_directory_of_dcp(net, tmp_path, capfd):

@@ -8,6 +8,8 @@ from torch import nn
 
 import ckptdiff
 from ckptdiff.errors import CkptdiffError
+from ckptdiff.loaders.library_call import spelled
+from tests.loaders.real_calls import Real, disagreements, really, twin_of
 
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
 timm = pytest.importorskip("timm")
@@ -71,6 +73,41 @@ def test_a_directory_of_its_own(tmp_path):
     report = ckptdiff.compare(None, tmp_path)
     assert report.loader.call == f"create_model('local-dir:{tmp_path}', pretrained=True)"
     assert report.complete
+
+
+@pytest.mark.parametrize("args", [{"num_classes": 9}, {"features_only": True}, {"in_chans": 1}], ids=str)
+def test_arguments_for_a_model_that_timm_makes_of_a_directory(args, tmp_path):
+    from timm.models._hub import save_for_hf
+
+    save_for_hf(timm.create_model("test_resnet"), tmp_path / "a", safe_serialization=True)
+
+    def create(path):
+        return Real(model=timm.create_model(f"local-dir:{path}", pretrained=True, **args))
+
+    real = really(create, tmp_path / "a", twin_of(tmp_path / "a"))
+    report = ckptdiff.compare(None, tmp_path / "a", args=args)
+    assert disagreements(report.outcome, real) == []
+    assert report.loader.call.endswith(spelled(args) + ")")
+
+
+@pytest.mark.parametrize(
+    ("args", "live"),
+    [
+        ({"features_only": True}, False),
+        ({"features_only": True, "out_indices": (1, 2)}, True),
+        ({"pretrained_cfg_overlay": {"tag": "x"}}, False),
+    ],
+    ids=str,
+)
+def test_pretrained_weights_of_a_model_with_arguments(args, live, weights):
+    overlay = {**args.get("pretrained_cfg_overlay", {}), "file": str(weights)}
+    real = timm.create_model("test_resnet", pretrained=True, **{**args, "pretrained_cfg_overlay": overlay})
+    model = timm.create_model("test_resnet", **args) if live else "timm:test_resnet"
+    given = {} if live else {"args": args}
+    report = ckptdiff.compare(model, weights, loader="timm", loader_args={"pretrained": True}, **given)
+    assert report.raises is None
+    assert report.complete
+    assert list(report.outcome.filled) == list(real.state_dict())
 
 
 def test_what_cannot_be_asked_is_said(weights):

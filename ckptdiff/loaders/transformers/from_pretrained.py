@@ -42,11 +42,7 @@ def ask(asked: Asked) -> Left:
             if module is None:
                 module = said.model
         except Refused as refused:
-            raise CkptdiffError(
-                f"from_pretrained needs an object of the class {refused.name}, which the file names and nothing here "
-                "makes.",
-                "If you trust the file, pass trust_checkpoint.",
-            ) from None
+            raise refused.told("from_pretrained") from None
         inside = str(call.options.get("subfolder") or "")
         where = str(Path(asked.path) / inside) if inside else asked.path
         told = Told(said.missing, said.unexpected, said.mismatched, said.failed, ignored=True)
