@@ -15,14 +15,26 @@ from ckptdiff.torch_private import schema_of
 
 
 def line_of_code() -> str:
-    """File and line of the code that is being followed: the nearest that is neither torch's nor ours."""
+    """File and line of the code that is being followed: the nearest that is neither torch's nor ours, nor Python's."""
     frame: FrameType | None = sys._getframe(1)
+    of_python = ""
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("torch.", "ckptdiff.")) and name != "torch":
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("torch", "ckptdiff"):
+            line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            if package not in sys.stdlib_module_names:
+                return line
+            of_python = of_python or line
         frame = frame.f_back
-    return ""
+    return of_python
+
+
+def is_itself(target: Any, source: Any) -> bool:
+    """Whether a tensor is copied to where it lies, as every key that a state dict of the model's own brings back."""
+    if not (is_flat(target) and is_flat(source)) or target.dtype != source.dtype or target.is_meta:
+        return False
+    same = target.size() == source.size() and target.stride() == source.stride()
+    return bool(same and target.data_ptr() == source.data_ptr())
 
 
 def floats_of_code() -> Iterator[float]:

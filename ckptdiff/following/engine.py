@@ -13,6 +13,7 @@ from ckptdiff.following.calls import (
     base_of_foreach,
     brings_numbers,
     collect,
+    is_itself,
     is_whole,
     line_of_code,
     nbytes,
@@ -239,7 +240,7 @@ class Engine(Storages):
 
     def _note_plain(self, traits: Traits, args: Args, kwargs: Kwargs) -> None:
         """Note what is written, from no file, by code that has looked at values: it may be what it has seen."""
-        if traits.written and traits.kind != "view":
+        if traits.written and traits.kind != "view" and not (traits.kind == "copy" and is_itself(*args[:2])):
             for tensor in written_by(traits, args, kwargs):
                 if (memory := self.memory(tensor)) is not None:
                     memory.after_look = line_of_code()

@@ -83,10 +83,11 @@ class Followed:
     def doubts(self, fills: Mapping[str, Fill]) -> Iterator[str]:
         """Sentences on what is not known, where not all of a model was filled from files that are."""
         seen = {**self.engine.looked, **self.engine.exposed, **self.engine.numbers.taken}
-        looked = [f"{key} of {file}" if key else file for file, key in seen][:3]
+        looked = ", ".join([f"{key} of {file}" if key else file for file, key in seen][:3])
+        values = f"values ({looked})" if looked else "values of files"
         for key, fill in fills.items():
             if fill.doubt and fill.by != "file":
-                yield f"{key}: {fill.doubt} wrote to it after the code had looked at values ({', '.join(looked)})."
+                yield f"{key}: {fill.doubt} wrote to it after the code had looked at {values}."
         if self.files.stray:
             yield f"{self.files.stray} is read by a thread that ran before, and what that did is not known."
         if self.files.opened.torn:
@@ -259,6 +260,8 @@ def _true_tables() -> Iterator[None]:
 def ask(function: Callable[..., object], *args: object, trust: bool = False, **kwargs: object) -> Followed:
     """Call a function that loads weights, and tell what it did. Raises Refused for what the file may not make."""
     with following(trust=trust, tells=True) as followed:
+        paths = [os.path.realpath(arg) for arg in args if isinstance(arg, (str, os.PathLike))]
+        followed.files.opened.asked = tuple(paths)
         followed.call(function, *args, **kwargs)
     return followed
 

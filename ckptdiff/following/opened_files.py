@@ -24,6 +24,7 @@ _SUFFIXES = (
     ".dat", ".weights", ".onnx", ".tar", ".gz", ".zip",
 )  # fmt: skip
 _TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml")
+_OF_CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
 _OF_PACKAGES = re.compile(r"\.(?:dist|egg)-info[\\/][^\\/]+$")
 """What an installed package says of itself, which imports read on the way."""
 _WRITING = os.O_WRONLY | os.O_RDWR
@@ -38,7 +39,8 @@ class Opened:
     """The files that Python code opened, by path, in order."""
 
     asked: tuple[str, ...] = ()
-    """Files that count whatever they are called, and folders whose files do."""
+    """What the code was given to load, by its real path: it counts whatever it is called, and what lies there or beside
+    it, unless that is text."""
     read: dict[str, None] = field(default_factory=dict)
     """Those of weights that were opened for reading."""
     texts: dict[str, str] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class Opened:
         if writes:
             self.written.add(os.path.realpath(path))
             self.set_aside(os.path.realpath(path), empties=empties)
-        elif path.lower().endswith(_SUFFIXES) or os.path.realpath(path) in self.asked:
+        elif path.lower().endswith(_SUFFIXES) or self._is_asked(path):
             if Path(path).exists() and path not in sys.path:  # an archive there holds code
                 self.read[path] = None
                 self.told(path)
@@ -71,6 +73,18 @@ class Opened:
             self.texts[Path(path).name] = path
             if holds_numbers(path):
                 self.told(path)
+
+    def _is_asked(self, path: str) -> bool:
+        if not self.asked or path.lower().endswith((*_TEXTS, *_OF_CODE)):
+            return False
+        real = os.path.realpath(path)
+        if real in self.asked:
+            return True
+        inside = any(
+            real.startswith(place + os.sep) or os.path.dirname(real) == os.path.dirname(place)  # noqa: PTH120
+            for place in self.asked
+        )
+        return inside and is_binary(real)
 
     def set_aside(self, path: str, *, empties: bool) -> None:
         """A file that is mapped and is to be written goes on as another one, so that the mapped one stays what it was
@@ -137,6 +151,15 @@ def holds_numbers(path: str) -> bool:
         return False
     numbers = sum(_NUMBER.fullmatch(word) is not None for word in words)
     return numbers * 2 > len(words)
+
+
+def is_binary(path: str) -> bool:
+    """Whether a file holds what no text does."""
+    try:
+        with reading(), open(path, "rb") as file:  # noqa: PTH123 - as the code called it
+            return b"\0" in file.read(_BEGINNING)
+    except OSError:
+        return False
 
 
 _CONFIGURATIONS = (".json", ".jsonl", ".yaml", ".yml", ".xml")

@@ -1,12 +1,13 @@
-"""Which elements of an operation's result depend on files, found by trying: it is done twice, with other values.
+"""Which elements of an operation's result depend on files, found by trying: it is done again, with other values.
 
 For operations of which nothing is known, such as those that add at indices, or that pad.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _MOST = 1 << 20
 """Bytes up to which it is tried though all that goes in is from files."""
 _MOST_OF_ALL = 1 << 30
+_SCALES = (1.0, 3.0, 0.3, 1.7, 0.6, 5.0, 0.1, 2.3)
+"""By what the other values are multiplied from one try to the next, lest a mean of many be the same again."""
+_TRIES = {1: 8, 2: 6}
+"""How often other values are tried, by an element's bytes: of few digits it is soon the same again by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,29 @@ def reached(
         return None  # indices out of a file: others may not be valid
     try:
         with replay.plainly():
-            plain, plain_written = _tried(engine, function, args, kwargs, traits, changed=False)
-            other, other_written = _tried(engine, function, args, kwargs, traits, changed=True)
-            return Reached(list(_different(plain_written, other_written)), list(_different(plain, other)))
+            plain, plain_written = _tried(engine, function, args, kwargs, traits)
+            generator = torch.Generator().manual_seed(0)
+            found = Reached([_none_of(tensor) for tensor in plain_written], [_none_of(tensor) for tensor in plain])
+            for number, scale in enumerate(_SCALES):
+                with contextlib.suppress(Exception) if number else contextlib.nullcontext():
+                    other, written = _tried(engine, function, args, kwargs, traits, generator, scale)
+                    _add_different(found.written, plain_written, written)
+                    _add_different(found.returned, plain, other)
+                results = (*plain_written, *plain), (*found.written, *found.returned)
+                if not any(map(_may_be_more, *results, repeat(number + 1))):
+                    break
+            return found
     except Exception:
         return None
+
+
+def _none_of(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(tensor.size(), dtype=torch.bool)
+
+
+def _may_be_more(tensor: torch.Tensor, mask: torch.Tensor, tries: int) -> bool:
+    """Whether elements that were the same in some tries may depend on files nevertheless."""
+    return tries < _TRIES.get(tensor.element_size(), 2) and not bool(mask.all())
 
 
 def labelled(mask: torch.Tensor, label: int) -> list[Piece]:
@@ -67,19 +90,26 @@ def _continuous(tensor: torch.Tensor) -> bool:
 
 
 def _tried(
-    engine: Engine, function: Function, args: Args, kwargs: Kwargs, traits: Traits, *, changed: bool
+    engine: Engine,
+    function: Function,
+    args: Args,
+    kwargs: Kwargs,
+    traits: Traits,
+    generator: torch.Generator | None = None,
+    scale: float = 1.0,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What an operation returns and writes; with a generator, after other values than those of files."""
     copies: dict[int, torch.Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
 
     def copied(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             if id(value) not in copies:
                 copy = value.detach().clone(memory_format=torch.preserve_format)
-                if changed and (pieces := engine.pieces(value)):
+                if generator is not None and (pieces := engine.pieces(value)):
                     mask = torch.from_numpy(decoded(pieces, value.numel()) != 0).reshape(value.size())
-                    noise = torch.rand(value.size(), generator=generator).add_(0.5).to(value.dtype)
-                    copy = torch.where(mask, copy * noise + noise, copy)
+                    noise = torch.rand(value.size(), generator=generator).add_(0.5).mul_(scale).to(value.dtype)
+                    other = torch.where(copy.isfinite(), copy * noise + noise, noise)
+                    copy = torch.where(mask, other, copy)
                 copies[id(value)] = copy
             return copies[id(value)]
         if type(value) in (list, tuple):
@@ -92,9 +122,9 @@ def _tried(
     return returned, written_by(traits, new_args, new_kwargs)
 
 
-def _different(plain: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
-    for before, after in zip(plain, other, strict=True):
+def _add_different(found: list[torch.Tensor], plain: list[torch.Tensor], other: list[torch.Tensor]) -> None:
+    for mask, before, after in zip(found, plain, other, strict=True):
         if before.size() != after.size() or not _continuous(before):
-            yield torch.ones(before.size(), dtype=torch.bool)
+            mask.fill_(True)
         else:
-            yield (before != after) & ~((before != before) & (after != after))
+            mask |= (before != after) & ~((before != before) & (after != after))

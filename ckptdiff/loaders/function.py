@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.following.followed import Followed, following
@@ -61,6 +62,7 @@ def left_by(
     before = checkpoint_at(path)  # which the code may write to, or delete
     try:
         with following(trust=trust, tells=True) as followed:
+            followed.files.opened.asked = (os.path.realpath(path),)
             if before is not None and before.opened is not None:
                 followed.files.contents[os.path.realpath(path)] = before.opened
             given = given_to(followed, model)
@@ -132,12 +134,24 @@ def given_to(followed: Followed, model: Callable[[], nn.Module] | nn.Module | No
         for part in parts(tensor):
             followed.engine.memory(part)
     try:
-        return copy.deepcopy(model)
+        return _copied(model)
     except Exception as error:
         raise ModelError(
             f"A copy of the {type(model).__name__} to try it on cannot be made: {type(error).__name__}: {error}",
             "Pass a reference such as model.py:Net, or a function that returns the model.",
         ) from None
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, of which nothing is the model's own. torch gives a parametrized module a class of its own, and a copy has
+    the same one, from which taking the parametrization away would take it from the model as well."""
+    made = copy.deepcopy(model)
+    for module in made.modules():
+        if is_parametrized(module):
+            kind: Any = type(module)
+            names = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind)(kind.__name__, kind.__bases__, names)
+    return made
 
 
 def _takes_one(load: Load) -> bool:

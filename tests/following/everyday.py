@@ -286,6 +286,13 @@ def model_cast_and_back(m, p):
     m.float()
 
 
+def own_brought_back_after_a_look(m, p):
+    sd, own = load(p), m.state_dict()
+    print(f"{sd['norm.bias'].mean().item():.3f}", file=io.StringIO())
+    own.update((k, v) for k, v in sd.items() if k.startswith(("first", "norm")))
+    m.load_state_dict(own)
+
+
 def other_model(m, p):
     other = copy.deepcopy(m)
     other.load_state_dict(load(p))

@@ -28,6 +28,7 @@ def write_files(folder: Path, seed: int) -> Path:
     np.save(folder / "w.npy", arrays["second.weight"])
     (folder / "w.pkl").write_bytes(pickle.dumps({"arrays": arrays, "tensor": tensors["norm.bias"]}))
     (folder / "raw.bin").write_bytes(arrays["second.weight"].tobytes())
+    (folder / "raw.mine").write_bytes(arrays["second.weight"].tobytes())
     rows = (" ".join(f"{value:.4f}" for value in row) for row in tensors["embed.weight"].tolist())
     (folder / "vectors.txt").write_text("".join(f"w{number} {row}\n" for number, row in enumerate(rows)))
     (folder / "numbers.txt").write_text(" ".join(map(str, tensors["norm.bias"].tolist())))

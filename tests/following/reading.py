@@ -550,6 +550,11 @@ def np_fromfile(m, p):
     m.second.weight.data.copy_(torch.from_numpy(np.fromfile(beside(p, "raw.bin"), np.float32)).view(16, 16))
 
 
+def np_fromfile_of_another_name(m, p):
+    with open(beside(p, "raw.mine"), "rb") as f:
+        m.second.weight.data = torch.from_numpy(np.fromfile(f, "f4").reshape(16, 16))
+
+
 def np_frombuffer(m, p):
     data = Path(beside(p, "raw.bin")).read_bytes()
     m.second.weight.data.copy_(torch.from_numpy(np.frombuffer(data, np.float32).reshape(16, 16).copy()))
@@ -580,6 +585,13 @@ def frombuffer_of_file(m, p):
 def readinto(m, p):
     with open(beside(p, "raw.bin"), "rb") as f:
         f.readinto(memoryview(m.second.weight.data.numpy()).cast("B"))
+
+
+def readinto_of_another_name(m, p):
+    made = np.empty((16, 16), "f4")
+    with open(beside(p, "raw.mine"), "rb") as f:
+        f.readinto(made)
+    m.second.weight.data.copy_(torch.from_numpy(made))
 
 
 def storage_readinto(m, p):

@@ -23,7 +23,8 @@ for more in (reading, writing, shaping, scripts, everyday, homemade):
 
 DOUBTED = frozenset((
     # bytes that no reader has seen
-    "reading: truncated", "reading: numbers_read", "reading: readinto", "reading: storage_readinto",
+    "reading: truncated", "reading: numbers_read", "reading: readinto", "reading: readinto_of_another_name",
+    "reading: storage_readinto",
     *(("reading: hdf5_low_level",) if find_spec("h5py") else ()),
     # numbers that were looked at, and then something was written
     "writing: branch_on_value", "writing: branch_writes_constant",

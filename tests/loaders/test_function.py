@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -69,6 +71,40 @@ def test_a_live_model_stays_as_it_is(weights):
     assert [value._version for value in model.parameters()] == versions
     assert type(model.second) is nn.Linear
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_live_model_keeps_its_parametrizations(tmp_path):
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)))
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+
+    def plain(module, path):
+        module.load_state_dict(torch.load(path))
+        nn.utils.parametrize.remove_parametrizations(module[0], "weight")
+
+    outcome = ask(plain, model, tmp_path / "w.pth")
+    assert {key: entry.by for key, entry in outcome.filled.items()} == {"0.weight": "file", "0.bias": "file"}
+    assert model[0].weight.shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["g_02500000", "net.wts"])
+def test_the_file_it_is_given_is_one_of_weights_whatever_its_name(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("0.25 0.5 0.75")
+
+    def words(model, given):
+        model.scale.copy_(torch.tensor([float(word) for word in given.read_text().split()]))
+
+    outcome = ask(words, Net(), path)
+    line = words.__code__.co_firstlineno + 1
+    assert f"scale: {__file__}:{line} wrote to it after the code had looked at values ({name})." in outcome.doubts
+
+
+def test_a_process_is_told_by_the_line_that_started_it(weights, tmp_path):
+    def copied(model, path):
+        subprocess.run([sys.executable, "-c", "", str(path)], check=True)
+
+    (doubt,) = ask(copied, Net(), weights).doubts
+    assert doubt.startswith(f"{__file__}:{copied.__code__.co_firstlineno + 1} started a process of its own")
 
 
 def test_a_function_that_makes_the_model(weights):
