@@ -45,10 +45,11 @@ def question_of(
     return Question(
         model="" if model is None else model.shown,
         checkpoint=os.fspath(given) if named else "",  # type: ignore[arg-type]
-        args={} if model is None else model.args,
+        args=model.args if model is not None else loader.model_args if loader is not None else {},
         key=checkpoint.key,
         renames=checkpoint.renames or Renames(),
         loader=loads if isinstance(loads, str) else getattr(loads, "name", "function"),
+        loading={} if loader is None else loader.given(),
         assign=assign,
         loader_home=_home_of_loader(loads),
         ready=ready,

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.errors import CkptdiffError, ModelError, UsageError
+from ckptdiff.choices import path_meant
+from ckptdiff.errors import CheckpointError, CkptdiffError, ModelError, UsageError
 from ckptdiff.loaders.named_loaders import NAMES, Row, named, recognised
 from ckptdiff.model.reference import Reference, parse_reference
 from ckptdiff.model.tree import ModuleTree
-from ckptdiff.spelling import given, option
+from ckptdiff.places import is_url
+from ckptdiff.spelling import Metavar, Value, call, given, option
 from ckptdiff.stages import doing
 
 if TYPE_CHECKING:
@@ -184,6 +186,22 @@ class LoaderRequest:
         row = recognised(None if model is None else model.model, os.fspath(path))
         return None if row is None else LoaderRequest(row, args or {}, trust, trust_remote_code, model_args or {})
 
+    def given(self) -> dict[str, Value]:
+        """The options by which another request asks for it, too."""
+        name = self.loader.name if isinstance(self.loader, Row) else self.loader
+        values: dict[str, Value] = {"loader": name if isinstance(name, str) else Metavar("load")}
+        if self.args:
+            values["loader_args"] = {key: repr(value) for key, value in self.args.items()}
+        values |= {"trust_checkpoint": True} if self.trust else {}
+        return values | ({"trust_remote_code": True} if self.trust_remote_code else {})
+
+    def comparing(self, model: ModelRequest | None, path: str | os.PathLike[str]) -> str:
+        """The request that says what it leaves, and why it raises."""
+        args = self.model_args if model is None else model.args
+        values = {**({"args": {key: repr(value) for key, value in args.items()}} if args else {}), **self.given()}
+        named = [] if model is None else [model.shown or Metavar("model")]
+        return call("compare", *named, os.fspath(path), **values)
+
     def left(self, model: ModelRequest | None, path: str | os.PathLike[str], device: str | None = None) -> Left:
         """What it leaves in the model; None is one that it makes itself.
 
@@ -193,6 +211,8 @@ class LoaderRequest:
 
         Raises CkptdiffError without an answer.
         """
+        if not is_url(os.fspath(path)) and not Path(path).exists():
+            raise CheckpointError(f"{os.fspath(path)} does not exist", path_meant(os.fspath(path)) or "Check the path.")
         from ckptdiff.claimed.questions import Asked
         from ckptdiff.model.machines import hosts, on
 

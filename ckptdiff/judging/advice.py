@@ -79,7 +79,11 @@ def _repairing(report: Report) -> Iterator[Advice]:
 
 def refused(outcome: Outcome) -> bool:
     """Whether `torch.load`, with its default, raises on the file, which can be read and written anew all the same."""
-    file = outcome.checkpoint
+    file, loader = outcome.checkpoint, outcome.loader.name
+    if loader == "lightning":  # to which a state dict alone is no checkpoint
+        return False
+    if loader != "torch" and not (outcome.raised or "").startswith("UnpicklingError"):
+        return False
     return bool(file.path and (outcome.refused_globals or file.unsafe_globals or file.weights_only))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.how_saved import Saved
 from ckptdiff.renaming.applied import Renames
+from ckptdiff.spelling import Value
 
 if TYPE_CHECKING:
     from ckptdiff.judging.advice import Advice
@@ -29,6 +30,8 @@ class Question:
     renames: Renames = field(default_factory=Renames)
     loader: str = ""
     """Who loads, as it is given; "" for `load_state_dict`, `function` for a live one."""
+    loading: Mapping[str, Value] = field(default_factory=dict)
+    """The options by which the loader is asked for again, with all that it was told."""
     loader_home: tuple[str, str] = ("", "")
     """As `home`, of a loader in a file of the user's."""
     assign: bool = False

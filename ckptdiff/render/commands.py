@@ -26,14 +26,18 @@ _RANK = {"strip_prefix": 0, "rename": 1, "rules": 1, "reverse": 1, "add_prefix":
 def commands(report: Report) -> tuple[str, ...]:
     """At most three requests, none where nothing is wrong or nothing was asked in words that can be said again."""
     question = report.question
-    if question is None or report.empty_side:
+    if question is None:
         return ()
-    if report.verdict == "pass":
+    if report.empty_side:  # a loader may have raised before there was a model
+        chosen = _otherwise(report, question)
+    elif report.verdict == "pass":
         return _cleaned(report, question)
+    else:
+        chosen = _chosen(report, question)
     sides = (question.model, question.checkpoint)
     if not all(side.isprintable() for side in sides):  # what would be shown is no name that a file has
         return ()
-    return tuple(dict.fromkeys(_chosen(report, question)))[:_MOST]
+    return tuple(dict.fromkeys(chosen))[:_MOST]
 
 
 def _cleaned(report: Report, question: Question) -> tuple[str, ...]:
@@ -112,9 +116,22 @@ def _of_a_loader(report: Report, question: Question) -> Iterator[str]:
         and report.raises is None
         and question.checkpoint not in (question.model, question.model.partition(":")[2])
     ):
-        yield _again("suggest", question, loader=question.loader)
+        yield _again("suggest", question, loading=question.loading)
+    yield from _otherwise(report, question)
     if os.path.exists(question.checkpoint):  # noqa: PTH110
         yield call("inspect", question.checkpoint)
+
+
+def _otherwise(report: Report, question: Question) -> Iterator[str]:
+    """The same loader, told what it may have lacked."""
+    told = question.loading.get("loader_args") or {}
+    assert isinstance(told, Mapping)
+    raised, place = report.raises or "", report.outcome.checkpoint.state_dict_key
+    if question.loader == "dcp" and raised and place and "key" not in told:
+        yield _again("compare", question, loading={**question.loading, "loader_args": {**told, "key": repr(place)}})
+    if question.loader == "lightning" and raised.startswith("UnpicklingError") and "weights_only" not in told:
+        trusting: dict[str, Value] = {"loader_args": {**told, "weights_only": "False"}, "trust_checkpoint": True}
+        yield _again("compare", question, loading={**question.loading, **trusting})
 
 
 def _helps(report: Report) -> bool:
@@ -192,7 +209,7 @@ def _again(
     renames: tuple[tuple[str, str], ...] | None = None,
     key: str | None = None,
     out: str = "",
-    loader: str = "",
+    loading: Mapping[str, Value] | None = None,
     include: str = "",
     adapt: Sequence[str] = (),
     fill: bool = False,
@@ -211,8 +228,7 @@ def _again(
     for name in dict.fromkeys(name for name, _ in given):
         texts = [value for other, value in given if other == name]
         values[name] = True if name == "reverse" else texts[0] if len(texts) == 1 else texts
-    if loader:
-        values["loader"] = loader
+    values |= loading or {}
     if include:
         values["include"] = include
     if adapt:

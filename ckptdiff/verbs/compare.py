@@ -6,12 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.choices import path_meant
-from ckptdiff.errors import CheckpointError, UsageError
+from ckptdiff.errors import UsageError
 from ckptdiff.judging.advice import Advice, advice_on
 from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.question import Found, Later
@@ -23,7 +21,6 @@ from ckptdiff.loaders.torch.ask import ask
 from ckptdiff.loaders.torch.walk import compare as walk
 from ckptdiff.model.reference import Reference
 from ckptdiff.other_arguments import takes_arguments
-from ckptdiff.places import is_url
 from ckptdiff.renaming.applied import Renames, renames_by
 from ckptdiff.requested import left_of, question_of
 from ckptdiff.requests import CheckpointRequest, LoaderRequest, ModelRequest, ensure_device, renames_of
@@ -236,8 +233,6 @@ def _by_loader(
     path = checkpoint.checkpoint
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"A loader takes the path of a file, not {type(path).__name__}.", "Pass the path.")
-    if not is_url(os.fspath(path)) and not Path(path).exists():
-        raise CheckpointError(f"{os.fspath(path)} does not exist", path_meant(os.fspath(path)) or "Check the path.")
     outcome = loader.left(model, path, options.device).outcome
     question = question_of(model, checkpoint, outcome.checkpoint, loader=loader, made=outcome.model.root)
     return Compared(replace(judge(outcome, fail_on=options.fail_on), bare=_bare(outcome), question=question))

@@ -107,7 +107,7 @@ def converted(
     outcome = left.outcome
     if outcome.raised is not None:
         raise CheckpointError(
-            f"{outcome.loader.call} raises {outcome.raised}", f"`{call('compare', loader=Metavar())}` says more."
+            f"{outcome.loader.call} raises {outcome.raised}", f"`{loader.comparing(model, checkpoint)}` says more."
         )
     kept = [key for key, entry in outcome.filled.items() if entry.by in ("file", "tie") and entry.rows is None]
     dropped = Globs(options.drop)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.model.snapshot import dumps
 from ckptdiff.requests import LoaderRequest, ModelRequest
-from ckptdiff.spelling import Metavar, call
 
 if TYPE_CHECKING:
     from ckptdiff.requests import Model
@@ -53,6 +52,6 @@ def snapshot_of(model: ModelRequest | None, checkpoint: str | None = None, loade
     outcome = loader.left(model, checkpoint, None if model is None else model.device).outcome
     if outcome.raised is not None:
         raise CheckpointError(
-            f"{outcome.loader.call} raises {outcome.raised}", f"`{call('compare', loader=Metavar())}` says more."
+            f"{outcome.loader.call} raises {outcome.raised}", f"`{loader.comparing(model, checkpoint)}` says more."
         )
     return dumps(outcome.model)

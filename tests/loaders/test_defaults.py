@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 import ckptdiff
 from ckptdiff.cli import main
-from ckptdiff.errors import UsageError
+from ckptdiff.errors import CheckpointError, UsageError
 
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
 
@@ -47,6 +48,12 @@ def said(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[s
     """The exit code, and the lines of the report."""
     code = main(["compare", *map(str, words)])
     return code, capfd.readouterr()[0].splitlines()
+
+
+def commands_in(lines: list[str]) -> list[list[str]]:
+    """The comparisons that a report offers, as the words that follow."""
+    start = "  $ ckptdiff compare "
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
 
 
 @pytest.fixture
@@ -149,10 +156,37 @@ def test_what_is_trusted_is_trusted_with_the_usual_loader_too(tmp_path, capfd):
         "pytorch-lightning_version": "2.5",
     }
     torch.save(content, tmp_path / "last.ckpt")
-    words = (f"{tmp_path / 'lit.py'}:Lit", tmp_path / "last.ckpt", "--loader-arg", "weights_only=False")
-    assert said(capfd, *words)[0] == 2
-    code, lines = said(capfd, *words, "--trust-checkpoint")
+    words = (f"{tmp_path / 'lit.py'}:Lit", tmp_path / "last.ckpt")
+    assert said(capfd, *words, "--loader-arg", "weights_only=False")[0] == 2
+    code, lines = said(capfd, *words, "--loader-arg", "weights_only=False", "--trust-checkpoint")
     assert (code, lines[0].partition(",")[0]) == (0, "Complete")
+    code, lines = said(capfd, *words)
+    assert (code, "raises UnpicklingError" in lines[0]) == (1, True)
+    (command,) = commands_in(lines)
+    assert said(capfd, *command)[0] == 0
+
+
+def test_what_a_loader_lacked_is_said_as_it_is_to_be_given(net, tmp_path, capfd):
+    dcp.save({"model": torch.load(tmp_path / "w.pth")}, checkpoint_id=tmp_path / "run")
+    code, lines = said(capfd, f"{net}:Net", tmp_path / "run", "--loader", "dcp")
+    assert (code, "raises CheckpointException" in lines[0]) == (1, True)
+    assert said(capfd, *commands_in(lines)[0])[0] == 0
+
+
+def test_an_error_of_a_loader_is_followed_by_the_comparison_that_says_more(net, tmp_path, capfd):
+    torch.save({"fc.weight": torch.rand(5, 5)}, tmp_path / "other.pth")
+    words = ["convert", f"{net}:Net", tmp_path / "other.pth", "-o", tmp_path / "out.pth"]
+    words += ["--loader", "dcp", "--loader-arg", "strict=False"]
+    assert main(list(map(str, words))) == 2
+    hint = capfd.readouterr()[1].splitlines()[-1]
+    code, lines = said(capfd, *shlex.split(hint.split("`")[1])[2:])
+    assert (code, "set_model_state_dict" in lines[0]) == (1, True)
+
+
+def test_a_path_that_is_not_there_is_said_before_a_loader_is_asked(net, tmp_path):
+    for ask in (ckptdiff.compare, ckptdiff.snapshot, partial(ckptdiff.convert, out=tmp_path / "b.pth")):
+        with pytest.raises(CheckpointError, match="nowhere does not exist"):
+            ask(f"{net}:Net", tmp_path / "nowhere", loader="dcp")
 
 
 def test_arguments_that_no_model_takes_are_refused(tmp_path):
