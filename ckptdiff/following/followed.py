@@ -111,7 +111,7 @@ class Followed:
         said = set(self.files.past_readers)
         for path in self.opened:
             real = os.path.realpath(path)
-            if not self.files.knows(path) and real not in self.files.opened.written and os.path.isfile(real):  # noqa: PTH113
+            if real not in self.files.opened.written and os.path.isfile(real) and not self.files.is_read(path):  # noqa: PTH113
                 said.add(Path(path).name)
         for name in sorted(said):
             yield f"{name} was opened by the code itself, and what it took from it is not known."

@@ -7,6 +7,7 @@ import io
 import mmap
 import os
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ckptdiff.following.archives import Archives
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held
 from ckptdiff.following.memory import shape_of
@@ -52,6 +54,7 @@ class Files:
         """Keys of tensors that are files within a file, by its path and the byte at which they begin."""
         self.contents: dict[str, Contents] = {}
         """What files hold in our own reading of them, by their real paths, where they were read before the code ran."""
+        self.archives = Archives()
         self.opened = Opened(told=self.note_opened, reached=engine.exposed_at)
         """What the code opens."""
         self.place: Callable[[object], object] = lambda path: path
@@ -65,12 +68,13 @@ class Files:
 
     def name(self, file: object) -> str:
         """The last part of a file's path; more of it where two files have that in common. Of a stream or of bytes that
-        are those of a file, that file's."""
+        are those of a file, that file's; of one in a zip file both names."""
         if not isinstance(file, (str, os.PathLike)):
-            named = getattr(file, "name", None)
-            file = named if isinstance(named, (str, os.PathLike)) else self._file_of(file)
-            if file is None:
-                return STREAM
+            named = None if isinstance(file, zipfile.ZipExtFile) else getattr(file, "name", None)
+            named = named if isinstance(named, (str, os.PathLike)) else self._file_of(file)
+            if named is None:
+                return self._member(file)
+            file = named
         path = os.path.realpath(os.fspath(file))
         if path not in self._names:
             elements = Path(os.fspath(file)).parts
@@ -115,6 +119,24 @@ class Files:
                 return same_file(view, self.opened.read)
         return same_file(stream, self.opened.read) if isinstance(stream, (bytes, bytearray, memoryview)) else None
 
+    def _member(self, stream: object) -> str:
+        """What a file in a zip file is called, which a stream or some bytes are; STREAM for those of none."""
+        paths = [path for path in self.opened.read if os.path.realpath(path) not in self.opened.written]
+        if isinstance(stream, zipfile.ZipExtFile):
+            found = self.archives.opened(stream, paths)
+        elif isinstance(stream, io.BytesIO):
+            with stream.getbuffer() as content:
+                found = self.archives.member(content, paths)
+        else:
+            of_bytes = isinstance(stream, (bytes, bytearray, memoryview))
+            found = self.archives.member(stream, paths) if of_bytes else None  # type: ignore[arg-type]
+        if found is None:
+            return STREAM
+        path, member = found
+        if self.archives.is_given(path):
+            self.name(path)
+        return f"{Path(path).name}/{member}"
+
     def note_opened(self, path: str) -> None:
         """The code opens a file of weights: unless a reader reads it, what it writes now may be from there."""
         if not self.knows(path) and os.path.realpath(path) not in self.opened.written:
@@ -123,6 +145,16 @@ class Files:
     def knows(self, path: str) -> bool:
         """Whether a reader has read a file."""
         return os.path.realpath(path) in self._names
+
+    def is_read(self, path: str) -> bool:
+        """Whether readers have read all of a file: it, a copy of it, or what it holds as a zip file."""
+        if self.knows(path) or self.archives.is_given(path):
+            return True
+        with contextlib.suppress(OSError, ValueError):
+            if 0 < os.stat(path).st_size < _SEARCHED:  # noqa: PTH116 - as the code calls it
+                with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # noqa: PTH123
+                    return same_file(mapped[:], self._names) is not None
+        return False
 
     def gave(self, tensor: torch.Tensor, file: str, key: str) -> None:
         """Note that a file gave a tensor under a key."""

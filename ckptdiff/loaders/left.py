@@ -226,7 +226,7 @@ def _unused(followed: Followed, filled: Mapping[str, Filled], told: Told, within
         for key in keys:
             source = followed.files.aliases.get((file, key), (file, key))
             if source not in used and (file, key) not in used and own_name(key) not in empty:
-                name = key.removeprefix(within)
+                name = key.removeprefix(within) or file
                 yield name, "ignored" if name in ignored else "unused"
     for key in ignored - {source for _, source in used}:  # under the loader's own names, where it had renamed them
         yield key, "ignored"

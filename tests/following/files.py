@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ def write_files(folder: Path, seed: int) -> Path:
     (folder / "w.pkl").write_bytes(pickle.dumps({"arrays": arrays, "tensor": tensors["norm.bias"]}))
     (folder / "raw.bin").write_bytes(arrays["second.weight"].tobytes())
     (folder / "raw.mine").write_bytes(arrays["second.weight"].tobytes())
+    with zipfile.ZipFile(folder / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("second.weight.npy", (folder / "w.npy").read_bytes())
+        archive.writestr("w.pkl", (folder / "w.pkl").read_bytes())
+        archive.writestr("config.json", '{"width": 16}')
     rows = (" ".join(f"{value:.4f}" for value in row) for row in tensors["embed.weight"].tolist())
     (folder / "vectors.txt").write_text("".join(f"w{number} {row}\n" for number, row in enumerate(rows)))
     (folder / "numbers.txt").write_text(" ".join(map(str, tensors["norm.bias"].tolist())))

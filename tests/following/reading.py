@@ -321,6 +321,32 @@ def in_a_zip(m, p):
             m.load_state_dict(torch.load(io.BytesIO(f.read())))
 
 
+def taken_out_of_a_zip(m, p):
+    with zipfile.ZipFile(beside(p, "w.zip")) as z:
+        assert json.loads(z.read("config.json"))["width"] == 16
+        arrays = pickle.loads(z.read("w.pkl"))["arrays"]
+        m.second.weight.data = torch.from_numpy(np.load(io.BytesIO(z.read("second.weight.npy"))))
+    m.first.weight.data.copy_(torch.from_numpy(arrays["first.weight"]))
+
+
+def streamed_out_of_a_zip(m, p):
+    with zipfile.ZipFile(beside(p, "w.zip")) as z:
+        with z.open("second.weight.npy") as f:
+            m.second.weight.data = torch.from_numpy(np.load(f))
+        with z.open("w.pkl") as f:
+            m.norm.bias.data.copy_(pickle.load(f)["tensor"])
+
+
+def read_into_out_of_a_zip(m, p):
+    made = np.empty((16, 16), "f4")
+    with zipfile.ZipFile(beside(p, "w.zip")) as z:
+        m.norm.bias.data.copy_(pickle.loads(z.read("w.pkl"))["tensor"])
+        with z.open("second.weight.npy") as f:
+            f.read(128)
+            f.readinto(made)
+    m.second.weight.data.copy_(torch.from_numpy(made))
+
+
 def not_there(m, p):
     with contextlib.suppress(FileNotFoundError):
         torch.load(beside(p, "none.pth"))

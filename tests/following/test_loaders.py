@@ -24,6 +24,7 @@ for more in (reading, writing, shaping, scripts, everyday, homemade):
 DOUBTED = frozenset((
     # bytes that no reader has seen
     "reading: truncated", "reading: numbers_read", "reading: readinto", "reading: readinto_of_another_name",
+    "reading: read_into_out_of_a_zip",
     "reading: storage_readinto",
     *(("reading: hdf5_low_level",) if find_spec("h5py") else ()),
     # numbers that were looked at, and then something was written

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,6 +100,43 @@ def test_the_file_it_is_given_is_one_of_weights_whatever_its_name(name, tmp_path
     outcome = ask(words, Net(), path)
     line = words.__code__.co_firstlineno + 1
     assert f"scale: {__file__}:{line} wrote to it after the code had looked at values ({name})." in outcome.doubts
+
+
+def test_a_copy_that_is_read_stands_for_the_file(weights, tmp_path):
+    def cached(model, path):
+        (tmp_path / "cached.pth").write_bytes(path.read_bytes())
+        rows(model, tmp_path / "cached.pth")
+
+    outcome = ask(cached, Net(), weights)
+    assert outcome.filled["second.weight"].rows == ((4, 8),)
+    assert outcome.doubts == ()
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_what_a_zip_file_holds_is_called_by_both_names(packing, tmp_path):
+    with zipfile.ZipFile(tmp_path / "policy.zip", "w", packing) as archive:
+        archive.writestr("data", '{"steps": 1000, "lr": 0.1}' * 4)
+        for name, seed in (("policy.pth", 1), ("rest.pth", 2)):
+            stream = io.BytesIO()
+            torch.save({"bias": state(seed)["norm.bias"]}, stream)
+            archive.writestr(name, stream.getvalue())
+
+    def load(model, path):
+        with zipfile.ZipFile(path) as archive:
+            assert len(archive.read("data")) > 64
+            loaded = {name: torch.load(io.BytesIO(archive.read(name))) for name in ("policy.pth", "rest.pth")}
+        model.norm.bias.data.copy_(loaded["policy.pth"]["bias"])
+        return model
+
+    outcome = ask(load, Net(), tmp_path / "policy.zip")
+    assert outcome.filled["norm.bias"].sources == (("policy.zip/policy.pth", "bias"),)
+    assert outcome.doubts == ()
+
+
+def test_an_array_alone_in_its_file_is_called_by_that(tmp_path):
+    np.save(tmp_path / "bias.npy", np.ones(16, "f4"))
+    outcome = ask(lambda model, path: np.load(path) is model, Net(), tmp_path / "bias.npy")
+    assert outcome.unused == {"bias.npy": "unused"}
 
 
 def test_a_process_is_told_by_the_line_that_started_it(weights, tmp_path):
