@@ -39,8 +39,9 @@ def question_of(
     attr = built.reference.rpartition(":")[2] if built is not None and built.home is not None else ""
     home = _home(built.home, model.shown) if built and built.home and model else ("", "")
     ready: bool | None = built is not None and built.ready
-    if built is None and made is not None and model is not None and isinstance(model.model, Reference):
-        attr, home = _name_of(model.model, made.class_name)
+    reference = None if model is None else model.model
+    if built is None and made is not None and made.class_name and isinstance(reference, Reference):
+        attr, home = _name_of(reference, made.class_name)
         ready = False if attr == made.class_name else None
     return Question(
         model="" if model is None else model.shown,

@@ -102,9 +102,10 @@ class Run:
 
 
 def single(report: Report, seconds: float | None = None, started: str = "") -> Run:
-    """The run of one comparison. The target is named after its model, or the model's class where it has no name."""
-    model = report.outcome.model
-    return Run((TargetResult(model.reference or model.root.class_name, report, seconds=seconds),), started=started)
+    """The run of one comparison. The target is named after its model, its class, or the file where there is neither."""
+    model, file = report.outcome.model, report.outcome.checkpoint
+    name = model.reference or model.root.class_name or file.path
+    return Run((TargetResult(name, report, seconds=seconds),), started=started)
 
 
 def fingerprint(finding: Finding) -> str:

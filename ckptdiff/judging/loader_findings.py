@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptdiff.loaders.outcome import Filled, Outcome, path_within
+from ckptdiff.loaders.outcome import Filled, Outcome, sources_named
 from ckptdiff.tensors import TensorInfo
 
 if TYPE_CHECKING:
+    from ckptdiff.checkpoint.checkpoint import Checkpoint
     from ckptdiff.judging.findings import Value
 
 Found = tuple[str, str, "dict[str, Value]"]
@@ -22,7 +23,7 @@ _PATTERNS = 4
 
 def found_of(outcome: Outcome) -> Iterator[Found]:
     """What a followed loader leaves as it was, fills in part, or writes over; and what of the file fills nothing."""
-    named, within = not outcome.loader.is_users, path_within(outcome.checkpoint)
+    named = not outcome.loader.is_users
     for key, item in outcome.filled.items():
         if item.by in ("initial", "meta", "code"):
             slot = item.slot
@@ -30,7 +31,7 @@ def found_of(outcome: Outcome) -> Iterator[Found]:
             if slot is not None:
                 facts |= {"kind": slot.kind, "dtype": slot.tensor.dtype, "shape": slot.tensor.shape}
             yield ("initial-value", key, facts)
-        elif named and (change := _change(item, within)):
+        elif named and (change := _change(item, outcome.checkpoint)):
             yield "converted", key, {"change": change}
     for problem in outcome.problems:
         if problem.kind == "part":
@@ -63,9 +64,9 @@ def _said(outcome: Outcome) -> Iterator[Found]:
             yield "conversion-error", problem.key, {"text": problem.text}
 
 
-def _change(item: Filled, within: str) -> str:
+def _change(item: Filled, checkpoint: Checkpoint) -> str:
     """What was done on the way to a key, with the keys it was made of told from where they part from its own."""
-    sources = [source.removeprefix(within) for _, source in item.sources]
+    sources = list(sources_named(item, checkpoint))
     if item.by != "file" or not sources or (sources == [item.key] and not item.steps):
         return ""  # without a source there is nothing to fill: a tensor of no elements
     steps = f"{', '.join(item.steps)} of " if item.steps else ""

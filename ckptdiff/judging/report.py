@@ -9,7 +9,7 @@ from ckptdiff.judging.advice import Advice, advice_on
 from ckptdiff.judging.findings import Finding, findings
 from ckptdiff.judging.question import Found, Later, Question
 from ckptdiff.judging.rules import Level, reaches
-from ckptdiff.loaders.outcome import Loader, Outcome, first_keys, path_within
+from ckptdiff.loaders.outcome import Loader, Outcome, first_keys, sources_named
 from ckptdiff.loaders.torch import answer
 from ckptdiff.model.tree import EXTRA_STATE
 from ckptdiff.shown import Shown, rendered
@@ -99,9 +99,8 @@ class Report(Shown):
     def conversions(self) -> list[tuple[tuple[str, ...], tuple[str, ...], str]]:
         """(keys of the checkpoint, keys of the model, what is done) of everything that is not loaded as it is."""
         made: dict[tuple[tuple[str, ...], str], list[str]] = {}
-        within = path_within(self.outcome.checkpoint)
         for key, item in self.outcome.filled.items():
-            sources = tuple(source.removeprefix(within) for _, source in item.sources)
+            sources = sources_named(item, self.outcome.checkpoint)
             renamed = len(sources) == 1 and not self.loader.is_users and sources[0] != key
             if item.by == "file" and (item.steps or len(sources) > 1 or renamed):
                 made.setdefault((sources, ", ".join(item.steps) or "rename"), []).append(key)

@@ -45,7 +45,7 @@ def ask(asked: Asked) -> Left:
         call = _call_of(asked)
         loader = Loader("diffusers", release("diffusers"), call.text, "followed", call.lines)
         left, _ = called(asked, loader, lambda _: call.run, *_TAKE_PART, checkpoint=call.checkpoint())
-    return replace(left, outcome=_in_parts(left.outcome)) if call.whole else left
+    return replace(left, outcome=_in_parts(left.outcome, call.path)) if call.whole else left
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +266,13 @@ def _ensure_configured(asked: Asked, options: dict[str, object]) -> None:
         )
 
 
-def _in_parts(outcome: Outcome) -> Outcome:
-    """The outcome of a pipeline with a sentence on each component."""
+def _in_parts(outcome: Outcome, path: Path) -> Outcome:
+    """The outcome of a pipeline under its name, with a sentence on each component."""
     remarks = []
+    name = _json(path / INDEX).get("_class_name") if outcome.model.root.children else None
+    if isinstance(name, str):
+        root = outcome.model.root._replace(class_name=name)
+        outcome = replace(outcome, model=replace(outcome.model, reference=f"diffusers.{name}", root=root))
     for name, node in outcome.model.root.children.items():
         items = [item for key, item in outcome.filled.items() if key.startswith(f"{name}.")]
         left = sum(item.by in ("initial", "meta", "code") or item.rows is not None for item in items)

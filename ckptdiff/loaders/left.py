@@ -22,7 +22,7 @@ from ckptdiff.garbage import uncollected
 from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem, path_within
 from ckptdiff.model.extract import extract, tensor_info
 from ckptdiff.model.kernels import doubts_of
-from ckptdiff.model.tree import ModuleTree, Slot
+from ckptdiff.model.tree import Slot
 from ckptdiff.tensors import Entry, Storage, TensorInfo
 from ckptdiff.torch_private import without_torch_dispatch, without_torch_function
 
@@ -162,20 +162,19 @@ def left_nothing(
     told: Told,
     path: object,
     *,
-    tree: ModuleTree | None = None,
+    reference: str = "",
     machine: Machine | None = None,
 ) -> Left:
-    """What became of a call that raised before there was a model to look at; `tree` describes the one it was making."""
-    if tree is None:
-        tree = extract(nn.Module())
-    filled = {key: Filled(key, "initial", slot) for key, slot in tree.keys().items()}
+    """What became of a call that raised before there was a model to look at; `reference` is what the user called it."""
+    nothing = extract(nn.Module())
+    tree = replace(nothing, reference=reference, root=nothing.root._replace(class_name=""))
     checkpoint = _checkpoint(path)
     outcome = Outcome(
         loader,
         machine or Machine(torch.__version__),
         tree,
         checkpoint,
-        filled,
+        {},
         dict.fromkeys(checkpoint.entries, "unread"),
         tuple(_problems({}, told)),
         followed.raised,

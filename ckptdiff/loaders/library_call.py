@@ -68,7 +68,8 @@ def called(
             except BaseException as error:  # torch.distributed.checkpoint's own is no Exception
                 followed.note(error)
         if seen.module is None:
-            return left_nothing(followed, loader, seen.told, checkpoint or asked.path, machine=machine), seen
+            where = checkpoint or asked.path
+            return left_nothing(followed, loader, seen.told, where, reference=asked.shown, machine=machine), seen
         ensure_none_in(seen.module)
         made = left_in(
             seen.module,

@@ -111,6 +111,14 @@ def path_within(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.state_dict_key.replace('.', '/')}/" if checkpoint.state_dict_key else ""
 
 
+def sources_named(item: Filled, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What fills a key, as the checkpoint calls it: one of several files has the name of the part that each is of."""
+    within, part = path_within(checkpoint), item.key.partition(".")[0]
+    names = (source.removeprefix(within) for _, source in item.sources)
+    entries = checkpoint.entries
+    return tuple(f"{part}.{name}" if name not in entries and f"{part}.{name}" in entries else name for name in names)
+
+
 Kind = Literal["missing", "unexpected", "mismatched", "not-a-tensor", "conversion", "cannot-copy", "part", "other"]
 
 

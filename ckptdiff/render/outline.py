@@ -166,7 +166,8 @@ def facts_of(report: Report, *, verbose: bool) -> list[tuple[str, str]]:
             ("covered", _share(coverage.keys, coverage.total_keys, "key") + _supplied(coverage.supplied)),
             ("", _share(coverage.parameters, coverage.total_parameters, "parameter")),
         ]
-    facts.append(("model", f"{plain(model.reference)}, {plain(model.root.class_name)}".removeprefix(", ")))
+    shown = ", ".join(filter(None, (plain(model.reference), plain(model.root.class_name))))
+    facts += [("model", shown)] if shown else []
     where = plain(checkpoint.path) or "a state dict in memory"
     if checkpoint.format and checkpoint.path:
         where += f", {checkpoint.format}"

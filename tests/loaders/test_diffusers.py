@@ -80,6 +80,8 @@ def test_a_pipeline_is_one_answer_with_a_line_on_each_component(pipeline):
     assert report.loader.call == "DiffusionPipeline.from_pretrained(path)"
     assert ckptdiff.compare(pipeline).outcome == report.outcome, "as on the command line"
     assert len(report.outcome.remarks) == 2
+    assert (report.findings, report.conversions) == ((), []), "what has its component's name before it is no rename"
+    assert "model       diffusers.LDMPipeline, LDMPipeline" in str(report)
     assert any(remark.startswith("unet (UNet2DModel): all ") for remark in report.outcome.remarks)
     ((file, key),) = report.outcome.filled["vqvae.encoder.conv_in.weight"].sources
     assert key == "encoder.conv_in.weight"

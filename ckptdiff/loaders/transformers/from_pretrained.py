@@ -50,7 +50,7 @@ def ask(asked: Asked) -> Left:
         takes = call.config == "model.config"
         loader = Loader("transformers", release, name, "followed", call.lines(), takes_model=takes)
         if module is None:
-            return left_nothing(followed, loader, told, where, machine=_machine())
+            return left_nothing(followed, loader, told, where, reference=asked.shown, machine=_machine())
         return left_in(module, followed, loader, told, where, reference=asked.shown, machine=_machine())
 
 

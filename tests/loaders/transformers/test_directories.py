@@ -48,6 +48,7 @@ def test_a_library_of_quantisation_that_is_absent_is_its_own_sentence(method, co
     report = ckptdiff.compare(f"hf:{folder}")
     assert report.raises == raised("LlamaForCausalLM", folder)
     assert report.raises.startswith(("ImportError: ", "ValueError: ", "TypeError: "))
+    assert f"model       hf:{folder}\n" in str(report), "there was none to say more of"
     assert report.verdict == "fail"
 
 
