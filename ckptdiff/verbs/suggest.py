@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
-from ckptdiff.errors import UsageError
+from ckptdiff.errors import CheckpointError, UsageError
 from ckptdiff.garbage import uncollected
 from ckptdiff.judging.beyond_repair import beyond_repair
 from ckptdiff.judging.question import Found
@@ -285,7 +285,15 @@ def _renamed(file: Checkpoint, path: Path, renames: Renames, folder: Path) -> Pa
             (folder / beside.name).symlink_to(beside.resolve())
     out = folder / (_name_in(file) if path.is_dir() else path.name)
     options = WriteOptions.of(out, keep_container=not path.is_dir() and bool(file.container), fsync=False)
-    carried_out(planned(file, renames, options), options, None, None)
+    try:
+        carried_out(planned(file, renames, options), options, None, None)
+    except CheckpointError as error:
+        if not (options.keep_container and file.unsafe_globals):
+            raise
+        raise CheckpointError(  # a hint on how to write it otherwise is none here: the loader needs what is beside it
+            f"{error.message}, so that no copy of it can be written to try rules on.",
+            f"Without {option('loader')}, rules are sought for load_state_dict.",
+        ) from None
     return folder if path.is_dir() else out
 
 

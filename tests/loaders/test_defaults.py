@@ -164,6 +164,16 @@ def test_what_is_trusted_is_trusted_with_the_usual_loader_too(tmp_path, capfd):
     assert (code, "raises UnpicklingError" in lines[0]) == (1, True)
     (command,) = commands_in(lines)
     assert said(capfd, *command)[0] == 0
+    content["state_dict"] = {f"old_{key}": value for key, value in state.items()}
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match="no copy of it can be written to try rules on"):
+        ckptdiff.suggest(
+            words[0],
+            tmp_path / "old.ckpt",
+            loader="lightning",
+            loader_args={"weights_only": False},
+            trust_checkpoint=True,
+        )
 
 
 def test_what_a_loader_lacked_is_said_as_it_is_to_be_given(net, tmp_path, capfd):
