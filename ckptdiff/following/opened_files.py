@@ -40,7 +40,7 @@ class Opened:
 
     asked: tuple[str, ...] = ()
     """What the code was given to load, by its real path: it counts whatever it is called, and what lies there or beside
-    it, unless that is text."""
+    it, unless that is a text of words."""
     read: dict[str, None] = field(default_factory=dict)
     """Those of weights that were opened for reading."""
     texts: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,9 @@ class Opened:
                 self.told(path)
         elif path.lower().endswith(_TEXTS) and not _OF_PACKAGES.search(path):
             self.texts[Path(path).name] = path
-            if holds_numbers(path):
+            if holds_bytes(path):
+                self.read[path] = None
+            if path in self.read or holds_numbers(path):
                 self.told(path)
 
     def _is_asked(self, path: str) -> bool:
@@ -84,7 +86,7 @@ class Opened:
             real.startswith(place + os.sep) or os.path.dirname(real) == os.path.dirname(place)  # noqa: PTH120
             for place in self.asked
         )
-        return inside and is_binary(real)
+        return inside and (is_binary(real) or holds_bytes(real) or holds_numbers(real))
 
     def set_aside(self, path: str, *, empties: bool) -> None:
         """A file that is mapped and is to be written goes on as another one, so that the mapped one stays what it was
@@ -153,6 +155,16 @@ def holds_numbers(path: str) -> bool:
     return numbers * 2 > len(words)
 
 
+@cache
+def holds_bytes(path: str) -> bool:
+    """Whether a text is one of bytes, written as base64 or in hexadecimal."""
+    try:
+        with reading(), open(path, "rb") as file:  # noqa: PTH123 - as the code called it
+            return _BYTES.search(file.read(_BEGINNING)) is not None
+    except OSError:
+        return False
+
+
 def is_binary(path: str) -> bool:
     """Whether a file holds what no text does."""
     try:
@@ -162,6 +174,7 @@ def is_binary(path: str) -> bool:
         return False
 
 
+_BYTES = re.compile(rb"[A-Za-z0-9+/_-]{128}")
 _CONFIGURATIONS = (".json", ".jsonl", ".yaml", ".yml", ".xml")
 _BEGINNING = 1 << 16
 _NUMBER = re.compile(rb"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")

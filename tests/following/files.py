@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -34,6 +36,7 @@ def write_files(folder: Path, seed: int) -> Path:
         archive.writestr("second.weight.npy", (folder / "w.npy").read_bytes())
         archive.writestr("w.pkl", (folder / "w.pkl").read_bytes())
         archive.writestr("config.json", '{"width": 16}')
+    (folder / "w.json").write_text(json.dumps({"w": base64.b64encode(arrays["second.weight"].tobytes()).decode()}))
     rows = (" ".join(f"{value:.4f}" for value in row) for row in tensors["embed.weight"].tolist())
     (folder / "vectors.txt").write_text("".join(f"w{number} {row}\n" for number, row in enumerate(rows)))
     (folder / "numbers.txt").write_text(" ".join(map(str, tensors["norm.bias"].tolist())))

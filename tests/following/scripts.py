@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+import base64
 import bz2
 import collections
 import copy
@@ -110,6 +111,16 @@ def bytes_joined(m, p):
     w = torch.load(p)["second.weight"].numpy()
     raw = b"".join(w[i].tobytes() for i in range(16))
     m.second.weight.data.copy_(torch.frombuffer(bytearray(raw), dtype=torch.float32).view(16, 16))
+
+
+def base64_in_json(m, p):
+    raw = base64.b64decode(json.loads((p.parent / "w.json").read_text())["w"])
+    m.second.weight.data.copy_(torch.from_numpy(np.frombuffer(raw, "f4").copy()).view(16, 16))
+
+
+def base64_in_json_over_a_tensor(m, p):
+    raw = bytearray(base64.b64decode(json.loads((p.parent / "w.json").read_text())["w"]))
+    m.second.weight.data = torch.frombuffer(raw, dtype=torch.float32).view(16, 16)
 
 
 def memoryview_round(m, p):

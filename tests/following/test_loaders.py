@@ -39,6 +39,7 @@ DOUBTED = frozenset((
     "scripts: vectors_in_the_model", "writing: items_in_an_array", "writing: array_full_of_an_item",
     "writing: items_past_the_dispatcher", "writing: items_past_the_dispatcher_computed",
     "scripts: splitlines", "scripts: fromstring", "scripts: numbers_as_array", "scripts: numbers_by_csv",
+    "scripts: base64_in_json", "scripts: base64_in_json_over_a_tensor",
     "scripts: json_dumped", "scripts: written_where_it_says",
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass", "shaping: nested_padded",
     # tables of the code's own that a file has too: nobody can tell

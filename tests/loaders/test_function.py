@@ -102,6 +102,19 @@ def test_the_file_it_is_given_is_one_of_weights_whatever_its_name(name, tmp_path
     assert f"scale: {__file__}:{line} wrote to it after the code had looked at values ({name})." in outcome.doubts
 
 
+def test_numbers_that_lie_beside_the_file_are_weights_whatever_their_name(weights):
+    weights.with_name("scale.wts").write_text("0.25 0.5 0.75 end")
+
+    def words(model, path):
+        whole(model, path)
+        numbers = path.with_name("scale.wts").read_text().split()[:3]
+        model.scale = torch.tensor([float(word) for word in numbers])
+
+    outcome = ask(words, Net(), weights)
+    assert outcome.filled["scale"].by == "code"
+    assert any(doubt.startswith("scale: ") for doubt in outcome.doubts)
+
+
 def test_a_copy_that_is_read_stands_for_the_file(weights, tmp_path):
     def cached(model, path):
         (tmp_path / "cached.pth").write_bytes(path.read_bytes())
