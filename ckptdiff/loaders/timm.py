@@ -39,6 +39,11 @@ def ask(asked: Asked) -> Left:
         raise UsageError(
             f"{given('loader_args', name)}: create_model(pretrained=True) takes no such argument.", "Leave it out."
         )
+    if folder and asked.model is not None:
+        raise UsageError(
+            f"{asked.path} is a directory, of which timm makes the model that it names, and none that is given.",
+            "Leave the model out, or name the file of weights in it.",
+        )
     if folder:
         text = f"create_model('local-dir:{asked.path}', pretrained=True{spelled(asked.args)})"
         line = f'model = timm.create_model(f"local-dir:{{path}}", pretrained=True{spelled(asked.args)})'

@@ -85,6 +85,11 @@ def test_a_directory_of_transformers(tmp_path, capfd):
     assert (code, lines[0].partition(":")[0]) == (1, "Not compatible")
 
 
+def test_a_directory_that_is_named_without_its_kind(tmp_path, capfd):
+    assert main(["compare", str(tmp_path)]) == 2
+    assert f"write `hf:{tmp_path}`" in capfd.readouterr()[1]
+
+
 def test_a_pipeline_and_a_model_of_diffusers(tmp_path, capfd):
     diffusers = pytest.importorskip("diffusers")
     unet = diffusers.UNet2DModel(

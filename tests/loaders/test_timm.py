@@ -113,6 +113,8 @@ def test_pretrained_weights_of_a_model_with_arguments(args, live, weights):
 def test_what_cannot_be_asked_is_said(weights):
     with pytest.raises(CkptdiffError, match="takes no such argument"):
         ckptdiff.compare("timm:test_resnet", weights, loader="timm", loader_args={"pretrained": True, "strict": False})
+    with pytest.raises(CkptdiffError, match="is a directory, of which timm makes the model that it names"):
+        ckptdiff.compare("timm:resnet50", weights.parent, loader="timm")
     with pytest.raises(CkptdiffError, match="needs a model for a file"):
         ckptdiff.compare(None, weights, loader="timm")
     with pytest.raises(CkptdiffError, match="does not say how timm made it"):
