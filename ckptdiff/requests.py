@@ -254,7 +254,11 @@ class LoaderRequest:
         given = (None, self.model_args) if model is None else (model.model, model.args)
         asked = Asked(given[0], os.fspath(path), given[1], self.args, self.trust, self.trust_remote_code)
         if isinstance(self.loader, Row):
-            return self.loader.ask(asked)
+            from ckptdiff.loaders.left import made_otherwise
+
+            left = self.loader.ask(asked)
+            doubts = (*left.outcome.doubts, *made_otherwise(left.outcome, asked.model))
+            return replace(left, outcome=replace(left.outcome, doubts=doubts))
         from ckptdiff.loaders.function import left_by
 
         if model is None:

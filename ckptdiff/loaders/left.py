@@ -156,6 +156,25 @@ def told_apart(outcome: Outcome, other: Outcome) -> str:
     return f"it fills {filled} of {len(other.filled)} keys wholly."
 
 
+def made_otherwise(outcome: Outcome, model: object) -> Iterator[str]:
+    """A sentence on what in a live model is otherwise than in the one that a loader made by what the file says."""
+    if not isinstance(model, nn.Module) or outcome.raised is not None or outcome.loader.name == "peft":
+        return  # which adds to the one that it is given
+    made, slots = outcome.model.shapes(), extract(model).keys()
+    grows = hasattr(model, "configure_model")  # once it is to be trained or loaded
+    for key in slots if grows else (*slots, *made):
+        if key in slots and slots[key].lazy:
+            continue
+        shapes = slots[key].tensor.shape if key in slots else None, made.get(key)
+        if shapes[0] != shapes[1]:
+            here, there = ("not there" if shape is None else list(shape) for shape in shapes)
+            yield (
+                f"{outcome.loader.call} makes a model of its own, other than the one given: {key} is {here} in that, "
+                f"and {there} in its own."
+            )
+            return
+
+
 def left_nothing(
     followed: Followed,
     loader: Loader,

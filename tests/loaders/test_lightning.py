@@ -236,6 +236,21 @@ def test_a_module_among_the_hyper_parameters_is_made_only_where_it_is_trusted(na
     assert ask(replace(asked, trust_checkpoint=True)).outcome.raised is None
 
 
+@pytest.mark.parametrize("width", [4, 5])
+def test_a_live_module_other_than_the_one_that_is_made_is_a_doubt(width, home):
+    folder, namespace = home
+    report = ckptdiff.compare(namespace["Plain"](width), folder / "w4" / "last.ckpt")
+    assert (report.loader.name, report.complete) == ("lightning", True)
+    other = "other than the one given: layers.0.weight is [5, 5] in that, and [4, 4] in its own."
+    said = () if width == 4 else (f"Plain.load_from_checkpoint(path) makes a model of its own, {other}",)
+    assert report.outcome.doubts == said
+
+
+def test_a_live_module_that_is_not_configured_yet_is_no_other(home):
+    folder, namespace = home
+    assert ckptdiff.compare(namespace["Configured"](), folder / "w4" / "last.ckpt").outcome.doubts == ()
+
+
 def test_a_state_dict_that_is_none_raises_as_there(home, tmp_path):
     from ckptdiff.loaders.lightning import ask
 
