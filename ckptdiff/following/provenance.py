@@ -117,12 +117,30 @@ def moved(
     if traits.kind == "cat":
         return joined(engine, traits, args, kwargs, result)
     if traits.kind == "pointwise":
-        parts = [broadcast(engine.pieces(tensor), tensor.size(), size) for tensor in tensors_in((args, kwargs))]
+        counting = _counting(traits, args, kwargs)
+        parts = [broadcast(engine.pieces(tensor), tensor.size(), size) for tensor in counting]
         return relabelled(combined(parts, count, engine.labels), stepped, keep_start=False)
     labels: set[int] = set()
     for tensor in tensors_in((args, kwargs)):
         labels |= distinct_labels(engine.pieces(tensor))
     return uniform(stepped(engine.labels.union(labels)), count)
+
+
+_FACTORS = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}
+
+
+def _counting(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, object]) -> list[torch.Tensor]:
+    """The tensors of which a result is made element by element: not those that a number multiplies by nothing, as a
+    scale of 0 and an average that decays by 1 do."""
+    name = traits.name.rstrip("_")
+    if name == "mul" and any(map(_is_nothing, args)):
+        return []
+    factor = args[2] if name == "lerp" and len(args) > 2 else kwargs.get(_FACTORS.get(name, ""))
+    return tensors_in((args[:1] if _is_nothing(factor) else args, kwargs))
+
+
+def _is_nothing(factor: object) -> bool:
+    return isinstance(factor, (int, float)) and factor == 0
 
 
 def of_nested(

@@ -74,6 +74,22 @@ def foreach_new_lists(m, p):
     m.second.weight.data, m.first.weight.data = made[0], made[1].clone()
 
 
+def weighed_by_nothing(m, p):
+    sd = torch.load(p)
+    m.second.weight.data.add_(sd["second.weight"], alpha=0.0)
+    m.first.weight.data.copy_(m.first.weight + 0.0 * sd["first.weight"])
+    m.first.bias.data.lerp_(sd["first.bias"], 0.0)
+    m.norm.weight.data.addcmul_(sd["norm.weight"], sd["norm.bias"], value=0)
+    torch._foreach_add_([m.norm.bias.data, m.norm.running_mean], [sd["norm.bias"], sd["norm.running_mean"]], alpha=0)
+    m.embed.weight.data.sub_(sd["embed.weight"], alpha=0.5)
+
+
+def decayed_by_one(m, p):
+    sd = torch.load(p)
+    for k, v in m.named_parameters():
+        v.data.mul_(1.0).add_(sd[k], alpha=1 - 1.0)
+
+
 def swa_average(m, p):
     other = copy.deepcopy(m)
     m.load_state_dict(torch.load(p))
