@@ -16,6 +16,7 @@ import numpy as np
 from ckptdiff.following.array_kind import ArrayKind
 from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
+from ckptdiff.following.masks import added, multiplied
 from ckptdiff.following.memory import Memory
 from ckptdiff.following.origins import (
     Piece,
@@ -63,13 +64,18 @@ class Array(np.ndarray, metaclass=ArrayKind):
         out = kwargs.get("out")
         arrays = [value for value in flat((inputs, kwargs.get("where"))) if isinstance(value, np.ndarray)]
         before = [(pieces_of(array), array.shape) for array in arrays]
+        nothing = _nothing(ufunc.__name__, inputs) if engine is not None and method == "__call__" else []
         with _changing(engine, inputs[0] if method == "at" else None, arrays):
             result = getattr(ufunc, method)(
                 *map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()}
             )
         for made in flat((result,) if out is None else out):
             if isinstance(made, np.ndarray) and engine is not None:
-                note(engine, made, _computed(engine, before, made) if method == "__call__" else all_of(engine, arrays))
+                if method != "__call__":
+                    note(engine, made, all_of(engine, arrays))
+                    continue
+                got, weigh = _computed(engine, before, made), _WEIGHING.get(ufunc.__name__)
+                note(engine, made, weigh(engine.labels, got, made.shape, nothing) if weigh is not None else got)
         if out is not None:
             return out[0] if len(out) == 1 else out
         return known(result, engine, arrays)
@@ -340,6 +346,17 @@ def _computed(engine: Engine, before: Iterable[tuple[list[Piece], tuple[int, ...
         except ValueError:
             return uniform(engine.labels.union(distinct_labels(given)), made.size)
     return combined(spread, made.size, engine.labels)
+
+
+_WEIGHING = {"multiply": multiplied, "add": added, "subtract": added}
+
+
+def _nothing(name: str, inputs: tuple[object, ...]) -> list[np.ndarray]:
+    """Where the inputs of no file are nothing, of what multiplies or adds."""
+    if name not in _WEIGHING:
+        return []
+    numbers = [plain(value) for value in inputs if not (isinstance(value, np.ndarray) and pieces_of(value))]
+    return [np.asarray(number) == 0 for number in numbers if isinstance(number, (np.ndarray, np.generic, int, float))]
 
 
 def all_of(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:

@@ -14,6 +14,8 @@ class Origin(NamedTuple):
 
     sources: frozenset[Source]
     steps: tuple[str, ...] = ()
+    nothing: bool = False
+    """Whether they were multiplied by nothing."""
 
 
 NOWHERE = Origin(frozenset())
@@ -45,8 +47,11 @@ class Labels:
         number = self._unions.get(parts)
         if number is None:
             origins = [self.origins[label] for label in parts]
+            left = [origin for origin in origins if not origin.nothing]
+            origins, nothing = left or origins, not left
             steps = tuple(dict.fromkeys(step for origin in origins for step in origin.steps))
-            number = self.of(Origin(frozenset().union(*(origin.sources for origin in origins)), steps[:MAX_STEPS]))
+            sources = frozenset[Source]().union(*(origin.sources for origin in origins))
+            number = self.of(Origin(sources, steps[:MAX_STEPS], nothing))
             self._unions[parts] = number
         return number
 
@@ -58,5 +63,10 @@ class Labels:
         if number is None:
             origin = self.origins[label]
             steps = origin.steps if step in origin.steps else (*origin.steps, step)[:MAX_STEPS]
-            number = self._stepped[label, step] = self.of(Origin(origin.sources, steps))
+            number = self._stepped[label, step] = self.of(Origin(origin.sources, steps, origin.nothing))
         return number
+
+    def nothing(self, label: int) -> int:
+        """The label of what is multiplied by nothing."""
+        origin = self.origins[label]
+        return self.of(origin._replace(nothing=True)) if label and not origin.nothing else label

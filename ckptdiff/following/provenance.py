@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 
 from ckptdiff.following import replay
 from ckptdiff.following.calls import line_of_code, tensors_in
+from ckptdiff.following.masks import added, blended, multiplied
 from ckptdiff.following.memory import Memory, is_flat, shape_of
 from ckptdiff.following.operations import DATA, Traits
 from ckptdiff.following.origins import (
@@ -29,6 +30,8 @@ from ckptdiff.following.origins import (
 from ckptdiff.torch_private import schema_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ckptdiff.following.engine import Engine
 
 
@@ -117,13 +120,43 @@ def moved(
     if traits.kind == "cat":
         return joined(engine, traits, args, kwargs, result)
     if traits.kind == "pointwise":
-        counting = _counting(traits, args, kwargs)
-        parts = [broadcast(engine.pieces(tensor), tensor.size(), size) for tensor in counting]
-        return relabelled(combined(parts, count, engine.labels), stepped, keep_start=False)
+        return relabelled(_combined(engine, traits, args, kwargs, size), stepped, keep_start=False)
     labels: set[int] = set()
     for tensor in tensors_in((args, kwargs)):
         labels |= distinct_labels(engine.pieces(tensor))
     return uniform(stepped(engine.labels.union(labels)), count)
+
+
+def _combined(
+    engine: Engine, traits: Traits, args: tuple[Any, ...], kwargs: dict[str, object], size: tuple[int, ...]
+) -> list[Piece]:
+    """Element by element, what was made of the elements of tensors: not of those that a mask multiplies by nothing."""
+    labels, count = engine.labels, prod(size)
+
+    def of(tensors: Sequence[torch.Tensor]) -> list[Piece]:
+        parts = [broadcast(engine.pieces(tensor), tensor.size(), size) for tensor in tensors]
+        return combined(parts, count, labels)
+
+    def nothing(tensors: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
+        for tensor in tensors:
+            if not engine.pieces(tensor) and not tensor.is_meta:
+                with replay.plainly():
+                    yield (engine.value(tensor) == 0).numpy()
+
+    name = traits.name.rstrip("_")
+    tensors = _counting(traits, args, kwargs)
+    if name == "mul":
+        return multiplied(labels, of(tensors), size, nothing(tensors))
+    if name == "addcmul" and len(tensors) == 3:
+        product = multiplied(labels, of(tensors[1:]), size, nothing(tensors[1:]))
+        return added(labels, combined([of(tensors[:1]), product], count, labels), size, nothing(tensors[:1]))
+    if name == "lerp" and len(tensors) == 3 and not engine.pieces(tensors[2]) and not tensors[2].is_meta:
+        with replay.plainly():
+            weight = engine.value(tensors[2]).to(torch.float32).numpy()
+        return blended(labels, of(tensors[:1]), of(tensors[1:2]), size, weight)
+    if name in ("add", "sub", "rsub", "lerp"):
+        return added(labels, of(tensors), size, nothing(tensors))
+    return of(tensors)
 
 
 _FACTORS = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}

@@ -84,6 +84,27 @@ def weighed_by_nothing(m, p):
     m.embed.weight.data.sub_(sd["embed.weight"], alpha=0.5)
 
 
+def masked_blend(m, p):
+    sd = torch.load(p)
+    mask = (torch.arange(m.first.weight.shape[1]) % 2).float()
+    m.first.weight.data.copy_(mask * sd["first.weight"] + (1 - mask) * m.first.weight)
+    m.first.bias.data.mul_(0.0).add_(sd["first.bias"])
+    keep = torch.zeros_like(m.second.weight)
+    keep[:1] = 1
+    m.second.weight.data.lerp_(sd["second.weight"], keep)
+    m.norm.weight.data.addcmul_(sd["norm.weight"], (torch.arange(m.norm.weight.numel()) > 2).float())
+    m.norm.bias.data.add_(sd["norm.bias"] * torch.tensor(0.0))
+    m.embed.weight.data.copy_(torch.tril(torch.ones_like(m.embed.weight)) * sd["embed.weight"])
+
+
+def numpy_masked_blend(m, p):
+    sd = torch.load(p)
+    mask = (np.arange(m.first.weight.shape[1]) % 2).astype(np.float32)
+    array, own = sd["first.weight"].numpy(), m.first.weight.detach().numpy()
+    m.first.weight.data.copy_(torch.from_numpy(mask * array + (1 - mask) * own))
+    m.norm.weight.data.copy_(torch.from_numpy(m.norm.weight.detach().numpy() + 0.0 * sd["norm.weight"].numpy()))
+
+
 def decayed_by_one(m, p):
     sd = torch.load(p)
     for k, v in m.named_parameters():
