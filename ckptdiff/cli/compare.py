@@ -92,7 +92,7 @@ def command(
     elif loader_makes_model(model, loader):
         checkpoint = model  # the loader makes the model
     else:
-        ModelRequest.of(model, model_args, device)
+        ModelRequest.of(model, model_args, device)  # which says of a file or a directory how it is to be written
         raise UsageError("CHECKPOINT is missing.", "`ckptdiff compare --help` shows how it is used.")
     file = CheckpointRequest(checkpoint, key, renames_of(strip_prefix, add_prefix, rename, rules, reverse=reverse))
     loader_args = parse_args(loader_arg or [], "loader_args")
