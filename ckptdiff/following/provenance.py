@@ -139,9 +139,8 @@ def _combined(
 
     def nothing(tensors: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
         for tensor in tensors:
-            if not engine.pieces(tensor) and not tensor.is_meta:
-                with replay.plainly():
-                    yield (engine.value(tensor) == 0).numpy()
+            if not engine.pieces(tensor) and (values := _values(engine, tensor)) is not None:
+                yield values == 0
 
     name = traits.name.rstrip("_")
     tensors = _counting(traits, args, kwargs)
@@ -150,13 +149,22 @@ def _combined(
     if name == "addcmul" and len(tensors) == 3:
         product = multiplied(labels, of(tensors[1:]), size, nothing(tensors[1:]))
         return added(labels, combined([of(tensors[:1]), product], count, labels), size, nothing(tensors[:1]))
-    if name == "lerp" and len(tensors) == 3 and not engine.pieces(tensors[2]) and not tensors[2].is_meta:
-        with replay.plainly():
-            weight = engine.value(tensors[2]).to(torch.float32).numpy()
-        return blended(labels, of(tensors[:1]), of(tensors[1:2]), size, weight)
+    if name == "lerp" and len(tensors) == 3 and not engine.pieces(tensors[2]):
+        weight = _values(engine, tensors[2])
+        if weight is not None:
+            return blended(labels, of(tensors[:1]), of(tensors[1:2]), size, weight)
     if name in ("add", "sub", "rsub", "lerp"):
         return added(labels, of(tensors), size, nothing(tensors))
     return of(tensors)
+
+
+def _values(engine: Engine, tensor: torch.Tensor) -> np.ndarray | None:
+    """The values of a tensor of no file; None of one that has none, or of a kind that numpy has not."""
+    if tensor.is_meta or not is_flat(tensor) or tensor.is_quantized:
+        return None
+    with replay.plainly():
+        value = engine.value(tensor).clone().cpu()  # of which nobody else knows the memory
+        return (value.float() if value.is_floating_point() else value).numpy()
 
 
 _FACTORS = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}

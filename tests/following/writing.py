@@ -86,7 +86,7 @@ def weighed_by_nothing(m, p):
 
 def masked_blend(m, p):
     sd = torch.load(p)
-    mask = (torch.arange(m.first.weight.shape[1]) % 2).float()
+    mask = (torch.arange(m.first.weight.shape[1]) % 2).bfloat16()
     m.first.weight.data.copy_(mask * sd["first.weight"] + (1 - mask) * m.first.weight)
     m.first.bias.data.mul_(0.0).add_(sd["first.bias"])
     keep = torch.zeros_like(m.second.weight)
