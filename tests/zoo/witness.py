@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ckptdiff.loaders.function import ask
+from ckptdiff.loaders.outcome import Filled
 from ckptdiff.loaders.plain import load_state_dict
 from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.requests import CheckpointRequest, ModelRequest
@@ -82,10 +83,18 @@ def differing(model: nn.Module, path: Path) -> str:
     ours = error_message(walk)
     if ours != theirs and ours != engine.raised:
         return f"the walk: {ours!r}; the engine: {engine.raised!r}"
-    filled = [{key for key, item in outcome.filled.items() if item.by in ("file", "tie")} for outcome in (walk, engine)]
+    filled = [
+        {key for key, item in outcome.filled.items() if item.by in ("file", "tie") and _has_elements(item)}
+        for outcome in (walk, engine)
+    ]
     if filled[0] != filled[1]:
         return f"filled by one of both: {sorted(filled[0] ^ filled[1])[:6]}"
     return ""
+
+
+def _has_elements(item: Filled) -> bool:
+    """Whether there is anything to fill, by which the engine goes; the walk goes by what torch calls missing."""
+    return item.slot is None or item.slot.tensor.numel > 0
 
 
 def _walked(model: nn.Module, path: Path) -> Any:
