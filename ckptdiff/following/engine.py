@@ -26,13 +26,7 @@ from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Source
 from ckptdiff.following.memory import Memory, is_flat, shape_of
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
-from ckptdiff.following.origins import (
-    Piece,
-    Shape,
-    distinct_labels,
-    paint,
-    uniform,
-)
+from ckptdiff.following.origins import Piece, Shape, distinct_labels, paint, uniform
 from ckptdiff.following.plain_tensors import copied
 from ckptdiff.following.storages import Storages
 from ckptdiff.following.unseen import Looked

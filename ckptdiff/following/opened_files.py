@@ -146,11 +146,7 @@ def holds_numbers(path: str) -> bool:
     """Whether a text is one of numbers, of which arrays may be made."""
     if path.lower().endswith(_CONFIGURATIONS):
         return False
-    try:
-        with reading(), open(path, "rb") as file:  # noqa: PTH123 - as the code called it
-            words = file.read(_BEGINNING).replace(b",", b" ").replace(b";", b" ").split()[:-1]
-    except OSError:
-        return False
+    words = _beginning(path).replace(b",", b" ").replace(b";", b" ").split()[:-1]
     numbers = sum(_NUMBER.fullmatch(word) is not None for word in words)
     return numbers * 2 > len(words)
 
@@ -158,20 +154,21 @@ def holds_numbers(path: str) -> bool:
 @cache
 def holds_bytes(path: str) -> bool:
     """Whether a text is one of bytes, written as base64 or in hexadecimal."""
-    try:
-        with reading(), open(path, "rb") as file:  # noqa: PTH123 - as the code called it
-            return _BYTES.search(file.read(_BEGINNING)) is not None
-    except OSError:
-        return False
+    return _BYTES.search(_beginning(path)) is not None
 
 
 def is_binary(path: str) -> bool:
     """Whether a file holds what no text does."""
+    return b"\0" in _beginning(path)
+
+
+def _beginning(path: str) -> bytes:
+    """What tells of which kind a file is; nothing of one that cannot be read."""
     try:
         with reading(), open(path, "rb") as file:  # noqa: PTH123 - as the code called it
-            return b"\0" in file.read(_BEGINNING)
+            return file.read(_BEGINNING)
     except OSError:
-        return False
+        return b""
 
 
 _BYTES = re.compile(rb"[A-Za-z0-9+/_-]{128}")
