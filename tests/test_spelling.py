@@ -163,7 +163,7 @@ def test_a_process_apart_speaks_as_who_asked() -> None:
         asked = Call(option, ("key",))
     for spelling, said in ((Flags(), "--key"), (Spelling(), "key=")):
         with spelled(spelling):
-            ended = spawned(Call(option, ("key",)), 60)
+            ended = spawned(Call(option, ("key",)), "a word", 60)
         assert ended.answer is not None
         assert unpacked(ended.answer) == (True, said)
     assert asked() == "--key"

@@ -11,6 +11,7 @@ behind can hold open against us.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NoReturn
 
@@ -69,7 +70,7 @@ def run_apart(work: Callable[..., Any], *arguments: object, about: str, timeout:
     Raises CkptdiffError: what `work` raised, or that the process gave no answer.
     """
     call = Call(work, arguments, options)
-    ended = _forked(call, timeout) if _forks() else spawned(call, timeout)
+    ended = _forked(call, about, timeout) if _forks() else spawned(call, about, timeout)
     if ended.exit_code is None:
         raise _error(*timed_out(about, timeout))
     if ended.answer is None:
@@ -83,6 +84,18 @@ def run_apart(work: Callable[..., Any], *arguments: object, about: str, timeout:
         return value
     kind, message, hint, detail, trace = value
     raise _error(kind, message, hint, detail) from (_Remote(trace) if trace else None)
+
+
+@contextlib.contextmanager
+def starting(about: str) -> Iterator[None]:
+    """Around the start of a process that `about` names: a system that has none to give is an error of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+            raise
+        text = f"No process can be started for {about}: {error.strerror}."
+        raise _error("process", text, "Free memory, or raise the limit on processes, and try again.") from None
 
 
 def alive() -> None:
@@ -134,8 +147,8 @@ def failed(error: BaseException) -> CkptdiffError:
     )
 
 
-def spawned(call: Call, timeout: float, **popen: Any) -> Ended:
-    """Do it in a Python started afresh, with `popen` for subprocess."""
+def spawned(call: Call, about: str, timeout: float, **popen: Any) -> Ended:
+    """Do it in a Python started afresh, with `popen` for subprocess; `about` names it where none can be started."""
     import subprocess
     import tempfile
 
@@ -145,9 +158,10 @@ def spawned(call: Call, timeout: float, **popen: Any) -> Ended:
             file.write(bytes(_HEAD.size))
         program = f"import sys; sys.path[:] = {sys.path!r}; from ckptdiff.running.apart import serve; serve({path!r})"
         with ending_with_signals():
-            process = subprocess.Popen(  # noqa: S603 - our own Python
-                [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **popen
-            )
+            with starting(about):
+                process = subprocess.Popen(  # noqa: S603 - our own Python
+                    [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **popen
+                )
             assert process.stdin is not None
             try:
                 with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
@@ -259,14 +273,15 @@ def _forks() -> bool:
     return hasattr(os, "fork") and sys.platform != "darwin"
 
 
-def _forked(call: Call, timeout: float) -> Ended:
+def _forked(call: Call, about: str, timeout: float) -> Ended:
     with _unnamed() as file, ending_with_signals():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 stream.flush()  # or the copy would write it once more
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # that of a caller with threads
-            parent, child = os.getpid(), os.fork()
+            with starting(about):
+                parent, child = os.getpid(), os.fork()
         if child == 0:
             _in_fork(call, file, parent)
         try:

@@ -65,7 +65,7 @@ def done_apart(
 
 def _done_apart(work: Work, target: Target, fail_on: Level, timeout: float, folder: str) -> TargetResult:
     started = time.monotonic()
-    ended = spawned(Call(work, (target, fail_on)), timeout, cwd=folder)
+    ended = spawned(Call(work, (target, fail_on)), target.name, timeout, cwd=folder)
     if ended.exit_code is None:
         return timed_out(target, timeout)
     try:

@@ -94,7 +94,7 @@ def _context(preload: Sequence[str], targets: Sequence[Target]) -> Any:
 def _start(context: Any, work: Work, position: int, target: Target, fail_on: Level) -> _Running:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, work, target, fail_on, spelling()))
-    with _without_main():
+    with _without_main(), apart.starting(target.name):
         process.start()
     theirs.close()
     return _Running(position, target, process, ours, time.monotonic())

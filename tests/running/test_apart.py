@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -241,6 +242,21 @@ def test_where_a_platform_cannot_fork_a_python_starts_afresh(monkeypatch: pytest
         asked(os._exit, 3)
     with pytest.raises(CkptdiffError, match="longer than 1 seconds"):
         asked(time.sleep, 60, timeout=1)
+
+
+@pytest.mark.parametrize("forks", [True, False])
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN])
+def test_no_process_to_be_had_is_an_error_of_one_sentence(
+    forks: bool, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(apart, "_forks", lambda: forks)
+    monkeypatch.setattr(os, "fork", refused)
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(CkptdiffError, match=f"^No process can be started for .*: {os.strerror(number)}. Free memory"):
+        asked(abs, -7)
 
 
 class Name(str):

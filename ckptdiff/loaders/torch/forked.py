@@ -78,7 +78,12 @@ def run(work: Callable[[], T], seconds: float, *, silent: bool = False) -> T:
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError as error:  # of memory or processes, whatever was left when it was looked at
+            os.close(reading)
+            os.close(writing)
+            raise Lost(f"no process could be split off ({error.strerror})") from None
     if process == 0:
         os.close(reading)
         _work(work, writing, state, silent=silent)

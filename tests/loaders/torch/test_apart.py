@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -101,9 +102,16 @@ def test_what_would_be_seen_by_others_is_not_tried(tmp_path: Path) -> None:
 # Where nothing can be tried apart
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "hindrance", lambda *_: "no process can be split off here")
+def no_process() -> int:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+@pytest.fixture(params=["said at once", "found when forking"])
+def alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "said at once":
+        monkeypatch.setattr(apart, "hindrance", lambda *_: "no process can be split off here")
+    else:
+        monkeypatch.setattr(os, "fork", no_process)
 
 
 # What runs there on copies and acts on what they share with the model.
