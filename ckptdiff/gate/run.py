@@ -22,7 +22,10 @@ Outcome = Literal["pass", "fail", "error"]
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """Why there is no answer for a target. `kind` is that of a CkptdiffError, or `crash`, `exit`, `process` or `timeout`."""
+    """Why there is no answer for a target.
+
+    `kind` is that of a CkptdiffError, or `crash`, `exit`, `process` or `timeout`.
+    """
 
     kind: str
     message: str

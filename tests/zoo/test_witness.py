@@ -21,3 +21,4 @@ def test_the_walk_and_the_engine_say_the_same(library: str) -> None:
     tally = check(sample(names, 2))
     assert tally.cases >= 7 * sum(tally.models.values()) > 0
     assert not tally.disagreements, str(tally)
+    assert not tally.unsure, str(tally)

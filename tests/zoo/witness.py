@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ckptdiff.loaders.function import ask
-from ckptdiff.loaders.outcome import Filled
+from ckptdiff.loaders.outcome import Filled, Outcome
 from ckptdiff.loaders.plain import load_state_dict
 from ckptdiff.loaders.torch.answer import error_message
 from ckptdiff.requests import CheckpointRequest, ModelRequest
@@ -50,7 +50,10 @@ def check(names: dict[str, Callable[[], nn.Module]], tell: Callable[[str], None]
         with tempfile.TemporaryDirectory() as folder:
             for kind, path in _files(described.state_dict(), name, Path(folder)):
                 tally.cases += 1
-                if fault := differing(model, path):
+                walk = _walked(model, path)
+                if walk.doubts:  # no answer of its own, so none to hold the engine to
+                    tally.unsure.append(f"{name} {kind}: {walk.doubts[0]}"[:2000])
+                elif fault := differing(model, path, walk):
                     tally.disagreements.append(f"{name} {kind}: {fault}"[:2000])
         tell(f"{name}: {tally.cases} cases, {len(tally.disagreements)} disagreements")
         del model, described
@@ -73,12 +76,9 @@ def _files(state_dict: Any, name: str, folder: Path) -> Iterator[tuple[str, Path
         path.unlink()
 
 
-def differing(model: nn.Module, path: Path) -> str:
-    """What the two say otherwise, "" where they agree. What the walk doubts is no answer of its."""
-    walk = _walked(model, path)
+def differing(model: nn.Module, path: Path, walk: Outcome) -> str:
+    """What the engine says otherwise than the walk, "" where they agree."""
     engine = ask(load_state_dict, model, path)
-    if walk.doubts:
-        return ""
     theirs = engine.raised.partition(": ")[2] if engine.raised else None
     ours = error_message(walk)
     if ours != theirs and ours != engine.raised:
@@ -97,7 +97,7 @@ def _has_elements(item: Filled) -> bool:
     return item.slot is None or item.slot.tensor.numel > 0
 
 
-def _walked(model: nn.Module, path: Path) -> Any:
+def _walked(model: nn.Module, path: Path) -> Outcome:
     from ckptdiff.loaders.torch.ask import ask as ask_torch
 
     return ask_torch(ModelRequest.of(model).describe(), CheckpointRequest(path).read())
