@@ -26,6 +26,7 @@ from ckptdiff.following.plain_tensors import described
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import tell
 from ckptdiff.formats.opened import Opened as Contents
+from ckptdiff.garbage import uncollected
 from ckptdiff.torch_private import children_of, own_buffers, own_parameters
 
 STREAM = "<stream>"
@@ -175,7 +176,8 @@ class Files:
 
     def wrote(self, file: str) -> bool:
         """Whether the code has written a file itself."""
-        return any(self._names.get(path) == file for path in self.opened.written)
+        written = self.opened.written  # few loaders write any
+        return bool(written) and any(self._names.get(path) == file for path in written)
 
     def _put_away(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is one that the code had put away; it comes from where that did."""
@@ -192,6 +194,10 @@ class Files:
         if file == STREAM and self._pickled is not None:
             self._pickled += [tensor for _, tensor in named_tensors(value)]
             return
+        with uncollected():
+            self._gave_all(value, file)
+
+    def _gave_all(self, value: object, file: str) -> None:
         for path, tensor in named_tensors(value):
             state = type(tensor) is torch.Tensor and tensor.dtype == torch.uint8 and tensor.dim() == 1
             if not (state and tensor.numel() in _GENERATOR_STATES):
