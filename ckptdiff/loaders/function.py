@@ -7,11 +7,12 @@ import copy
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -130,11 +131,12 @@ def given_to(followed: Followed, model: Callable[[], nn.Module] | nn.Module | No
     """The model to run on: built, or a copy of a live one, whose values are copied when somebody looks at them."""
     if model is None or not isinstance(model, nn.Module):
         return None if model is None else model()
-    for tensor in (*model.parameters(), *model.buffers()):
+    computed = _computed(model)
+    for tensor in (*model.parameters(), *model.buffers(), *computed):
         for part in parts(tensor):
             followed.engine.memory(part)
     try:
-        return _copied(model)
+        return _copied(model, computed)
     except Exception as error:
         raise ModelError(
             f"A copy of the {type(model).__name__} to try it on cannot be made: {type(error).__name__}: {error}",
@@ -142,10 +144,18 @@ def given_to(followed: Followed, model: Callable[[], nn.Module] | nn.Module | No
         ) from None
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _computed(model: nn.Module) -> list[torch.Tensor]:
+    """What modules keep beside their parameters that was computed of them: the `weight` of torch.nn.utils.weight_norm,
+    spectral_norm and prune, which torch refuses to copy (Tensor.__deepcopy__). No view, which is to stay one."""
+    attributes = (value for module in model.modules() for value in vars(module).values())
+    tensors = (value for value in attributes if isinstance(value, torch.Tensor))
+    return [tensor for tensor in tensors if not tensor.is_leaf and not tensor._is_view()]
+
+
+def _copied(model: nn.Module, computed: Iterable[torch.Tensor]) -> nn.Module:
     """A copy, of which nothing is the model's own. torch gives a parametrized module a class of its own, and a copy has
     the same one, from which taking the parametrization away would take it from the model as well."""
-    made = copy.deepcopy(model)
+    made = copy.deepcopy(model, {id(value): value.detach().requires_grad_().clone() for value in computed})
     for module in made.modules():
         if is_parametrized(module):
             kind: Any = type(module)

@@ -6,14 +6,16 @@ import copy
 import io
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from ckptdiff.errors import CkptdiffError
+from ckptdiff.errors import CkptdiffError, ModelError
 from ckptdiff.loaders.function import ask
 from tests.following.oracle import Net, state
 
@@ -87,6 +89,57 @@ def test_a_live_model_keeps_its_parametrizations(tmp_path):
     outcome = ask(plain, model, tmp_path / "w.pth")
     assert {key: entry.by for key, entry in outcome.filled.items()} == {"0.weight": "file", "0.bias": "file"}
     assert model[0].weight.shape == (3, 2)
+
+
+def weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's, that it is the old one
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3))), nn.utils.remove_weight_norm
+
+
+def spectral_norm():
+    return nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 3))), nn.utils.remove_spectral_norm
+
+
+def pruned():
+    return nn.Sequential(prune.l1_unstructured(nn.Linear(2, 3), "weight", 2)), lambda m: prune.remove(m, "weight")
+
+
+def recurrent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = nn.utils.weight_norm(nn.LSTM(2, 3), "weight_hh_l0")
+    return nn.Sequential(made), lambda m: nn.utils.remove_weight_norm(m, "weight_hh_l0")
+
+
+@pytest.mark.parametrize("make", [weight_norm, spectral_norm, pruned, recurrent])
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_live_model_may_hold_what_it_computes_of_its_parameters(make, folds, tmp_path):
+    model, fold = make()
+    state_dict = {key: torch.rand_like(value) for key, value in model.state_dict().items()}
+    torch.save(state_dict, tmp_path / "w.pth")
+
+    def load(module, path):
+        module.load_state_dict(torch.load(path))
+        if folds:
+            fold(module[0])
+
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    outcome = ask(load, model, tmp_path / "w.pth")
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    real = make()[0]
+    load(real, tmp_path / "w.pth")
+    assert set(outcome.filled) == set(real.state_dict())
+    assert {entry.by for entry in outcome.filled.values()} == {"file"}
+
+
+def test_a_live_model_whose_attribute_is_a_view_of_a_parameter_is_not_copied(tmp_path):
+    model = nn.Linear(2, 3)
+    model.head = model.weight[:1]
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="A copy of the Linear"):
+        ask(lambda module, path: module.load_state_dict(torch.load(path)), model, tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("name", ["g_02500000", "net.wts"])
