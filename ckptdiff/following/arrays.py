@@ -7,22 +7,21 @@ its own for as long as the array lives. Arrays are always as they should be; not
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Iterable, Iterator, ValuesView
 from typing import Any
 
 import numpy as np
 
 from ckptdiff.following.array_kind import ArrayKind
+from ckptdiff.following.array_results import OfFunction, computed, moved_by, reached
 from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
-from ckptdiff.following.masks import added, multiplied
 from ckptdiff.following.memory import Memory
 from ckptdiff.following.origins import (
     Piece,
     Shape,
-    broadcast,
-    combined,
     distinct_labels,
     paint,
     pieces,
@@ -32,9 +31,9 @@ from ckptdiff.following.origins import (
 _LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__", "__int__", "__bool__", "__index__",
             "__complex__")  # fmt: skip
 """Methods by which values leave an array as something else."""
-_CHANGING = ("fill", "sort", "partition", "put", "byteswap", "itemset", "setfield")
+_CHANGING = ("fill", "sort", "partition", "put", "itemset", "setfield")
 """Methods that change an array in place, past any other hook."""
-_LAID_OUT = ("astype", "copy", "flatten", "reshape", "ravel")
+_LAID_OUT = ("astype", "copy", "flatten", "reshape", "ravel", "byteswap")
 """Methods whose result has the array's elements, in the same order."""
 _MUTATING = frozenset(("copyto", "put", "place", "putmask", "fill_diagonal", "put_along_axis"))
 """Functions that change their first argument."""
@@ -44,8 +43,7 @@ _MOVING = frozenset((
 """Functions of numpy whose result has the elements of their input in the same order."""
 
 
-_NOT_OF_PLACES = ("dtype", "casting", "out")
-"""Arguments of functions that move elements which do not say where to."""
+_INSIDE = ("ckptdiff.", "numpy.")
 
 
 class Array(np.ndarray, metaclass=ArrayKind):
@@ -58,24 +56,27 @@ class Array(np.ndarray, metaclass=ArrayKind):
 
     def __array_finalize__(self, made_from: Any) -> None:
         self.engine = getattr(made_from, "engine", None)
+        if self.engine is not None and isinstance(made_from, Array):
+            if self.dtype.hasobject and not made_from.dtype.hasobject:
+                made_from.left()  # as numbers of Python's
+            elif made_from.dtype.hasobject and not self.dtype.hasobject:
+                note(self.engine, self, [], sure=False)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: object, **kwargs: Any) -> object:
         engine = _engine((*inputs, *kwargs.values()))
         out = kwargs.get("out")
         arrays = [value for value in flat((inputs, kwargs.get("where"))) if isinstance(value, np.ndarray)]
-        before = [(pieces_of(array), array.shape) for array in arrays]
-        nothing = _nothing(ufunc.__name__, inputs) if engine is not None and method == "__call__" else []
+        origins = None
+        if engine is not None and method != "at":
+            origins = OfFunction(engine.labels, pieces_of, ufunc, method, inputs, kwargs)
         with _changing(engine, inputs[0] if method == "at" else None, arrays):
             result = getattr(ufunc, method)(
                 *map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()}
             )
-        for made in flat((result,) if out is None else out):
+        for number, made in enumerate(flat((result,) if out is None else out)):
             if isinstance(made, np.ndarray) and engine is not None:
-                if method != "__call__":
-                    note(engine, made, all_of(engine, arrays))
-                    continue
-                got, weigh = _computed(engine, before, made), _WEIGHING.get(ufunc.__name__)
-                note(engine, made, weigh(engine.labels, got, made.shape, nothing) if weigh is not None else got)
+                got, sure = origins.of(made, number) if origins is not None else (all_of(engine, arrays), True)
+                note(engine, made, got, sure=sure)
         if out is not None:
             return out[0] if len(out) == 1 else out
         return known(result, engine, arrays)
@@ -90,7 +91,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
             for array in given:
                 if isinstance(array, Array):
                     array.kept()
-        moved = _moved(name, args, kwargs)
+        moved = moved_by(engine.labels, pieces_of, name, args, kwargs)
         first = args[0] if args and isinstance(args[0], np.ndarray) and name in _MUTATING else None
         with _changing(engine, first, given):
             result = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
@@ -98,11 +99,25 @@ class Array(np.ndarray, metaclass=ArrayKind):
         if isinstance(target, np.ndarray):
             source = [args[1]] if function is np.copyto and isinstance(args[1], np.ndarray) else given
             before = [(pieces_of(array), array.shape) for array in source]
-            note(engine, target, _computed(engine, before, target) if function is np.copyto else all_of(engine, given))
+            copied = function is np.copyto
+            note(engine, target, computed(engine.labels, before, target) if copied else all_of(engine, given))
             return target if function is not np.copyto else None
+        tried, found = name in (*_MUTATING, *_MOVING), None
         for number, made in enumerate(flat((result,))):
-            if isinstance(made, np.ndarray) and not is_view_of(made, given):
-                note(engine, made, moved(made) if moved is not None and not number else all_of(engine, given))
+            if not isinstance(made, np.ndarray) or is_view_of(made, given):
+                continue
+            sure = True
+            if moved is not None:
+                got, sure = moved.of(made, number)
+            elif name in _MOVING and isinstance(args[0], np.ndarray) and args[0].size == made.size:
+                got = pieces_of(args[0])
+            else:
+                got = all_of(engine, given)
+                if not tried:
+                    tried, found = True, reached(engine.labels, pieces_of, function, args, kwargs)
+                if found is not None and number < len(found) and found[number].shape == made.shape:
+                    got = _encoded(np.where(found[number].reshape(-1), got[0][2] if got else 0, 0))
+            note(engine, made, got, sure=sure)
         return known(result, engine, given)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -113,11 +128,13 @@ class Array(np.ndarray, metaclass=ArrayKind):
             return
         part = np.ndarray.__getitem__(self.view(np.ndarray), plain(index))
         if isinstance(part, np.ndarray) and np.may_share_memory(part, self):
-            note(self.engine, part, _computed(self.engine, before, part))
+            note(self.engine, part, computed(self.engine.labels, before, part))
         else:  # by indices or one element: the labels are put there as the values were
             labels = _labels(self)
+            given = isinstance(value, np.ndarray) and value.size
             single = all_of(self.engine, values)
-            labels.reshape(self.shape)[plain(index)] = single[0][2] if single else 0
+            new = _labels(value).reshape(value.shape) if given else single[0][2] if single else 0
+            labels.reshape(self.shape)[plain(index)] = new
             note(self.engine, self, _encoded(labels))
 
     def __getitem__(self, index: Any) -> Any:
@@ -142,6 +159,13 @@ class Array(np.ndarray, metaclass=ArrayKind):
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.left()
         return plain(self).__reduce_ex__(protocol)
+
+    def view(self, *args: Any, **kwargs: Any) -> Any:
+        """As numpy's; another class of arrays is one of which nothing is known any more."""
+        result = np.ndarray.view(self, *args, **kwargs)
+        if type(result) is not Array and not sys._getframe(1).f_globals.get("__name__", "").startswith(_INSIDE):
+            self.left()
+        return result
 
     def left(self, *, numbers: bool = False) -> None:
         """Note that code looks at the values, and may make others of all of them, by way of bytes or of numbers."""
@@ -318,8 +342,8 @@ def _encoded(labels: np.ndarray) -> list[Piece]:
     return encoded(np.ascontiguousarray(labels).reshape(-1))
 
 
-def note(engine: Engine, array: np.ndarray, new: list[Piece]) -> None:
-    """Note where the elements of an array come from now."""
+def note(engine: Engine, array: np.ndarray, new: list[Piece], *, sure: bool = True) -> None:
+    """Note where the elements of an array come from now; not `sure`: files have said which are of none."""
     memory, shape = _place(engine, array, make=bool(new or engine.looked))
     if memory is None:
         return
@@ -327,36 +351,13 @@ def note(engine: Engine, array: np.ndarray, new: list[Piece]) -> None:
         low = max(array.__array_interface__["data"][0] - memory.address, 0)
         shape = Shape(low, (array.nbytes,), (1,), 1, array.nbytes, True)
         new = uniform(engine.labels.union(distinct_labels(new)), array.nbytes)
-    if not new and engine.looked:
+    if not sure:
+        engine.look_at(distinct_labels(new))
+    if not sure or (not new and engine.looked):
         memory.after_look = line_of_code()
     if memory.digest:
         memory.watch()
     paint(memory.origins, shape, new)
-
-
-def _computed(engine: Engine, before: Iterable[tuple[list[Piece], tuple[int, ...]]], made: np.ndarray) -> list[Piece]:
-    """Element by element, from inputs that broadcast to the result's shape."""
-    spread = []
-    for given, shape in before:
-        if not given:
-            continue
-        try:
-            padded = (1,) * (made.ndim - len(shape)) + tuple(shape)
-            spread.append(broadcast(given, padded, made.shape))
-        except ValueError:
-            return uniform(engine.labels.union(distinct_labels(given)), made.size)
-    return combined(spread, made.size, engine.labels)
-
-
-_WEIGHING = {"multiply": multiplied, "add": added, "subtract": added}
-
-
-def _nothing(name: str, inputs: tuple[object, ...]) -> list[np.ndarray]:
-    """Where the inputs of no file are nothing, of what multiplies or adds."""
-    if name not in _WEIGHING:
-        return []
-    numbers = [plain(value) for value in inputs if not (isinstance(value, np.ndarray) and pieces_of(value))]
-    return [np.asarray(number) == 0 for number in numbers if isinstance(number, (np.ndarray, np.generic, int, float))]
 
 
 def all_of(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:
@@ -365,29 +366,6 @@ def all_of(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:
     for array in arrays:
         labels |= distinct_labels(pieces_of(array))
     return [(0, 1 << 60, engine.labels.union(labels), None)] if labels else []
-
-
-def _moved(
-    name: str, args: Sequence[object], kwargs: Mapping[str, object]
-) -> Callable[[np.ndarray], list[Piece]] | None:
-    """For functions that only move elements: where those of the result come from."""
-    if name in _MOVING and args and isinstance(args[0], np.ndarray):
-        source, count = pieces_of(args[0]), args[0].size
-        return lambda made: source if made.size == count else []
-    if name in ("concatenate", "stack", "vstack", "hstack", "transpose", "swapaxes", "flip", "tile", "repeat", "roll"):
-        labelled = _with_labels(args)
-        function = getattr(np, name)
-        options = {key: _with_labels(value) for key, value in kwargs.items() if key not in _NOT_OF_PLACES}
-        return lambda made: _encoded(function(*labelled, **options)) if made.size else []
-    return None
-
-
-def _with_labels(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return _labels(value).reshape(value.shape)
-    if type(value) in (list, tuple):
-        return type(value)(map(_with_labels, value))
-    return value
 
 
 def is_view_of(made: np.ndarray, given: Iterable[np.ndarray]) -> bool:

@@ -26,12 +26,13 @@ from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Source
 from ckptdiff.following.memory import Memory, is_flat, shape_of
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
-from ckptdiff.following.origins import Piece, Shape, distinct_labels, paint, uniform
+from ckptdiff.following.origins import Piece, Shape, distinct_labels, paint, relabelled, uniform
 from ckptdiff.following.plain_tensors import copied
 from ckptdiff.following.storages import Storages
 from ckptdiff.following.unseen import Looked
 from ckptdiff.torch_private import schema_of
 
+_STRIDED = torch.strided
 SMALL = 16 * 1024
 """Bytes up to which an operation on settled memory is rather carried out than noted."""
 
@@ -146,7 +147,7 @@ class Engine(Storages):
             memory = self.known(tensor)
             if memory is not None:
                 involved.append(memory)
-            elif self._loose and id(tensor) in self._loose:
+            elif tensor.layout is not _STRIDED and self.holds(tensor):
                 return self._carry_out(function, args, kwargs, tensors, traits(function))
         known = traits(function)
         passes = known.kind == "view" and not known.moves_storage
@@ -226,7 +227,8 @@ class Engine(Storages):
             noted, result = noting.note(self, function, args, kwargs, traits)
             return result if noted else function(*args, **kwargs)
         small = not any(memory.writes for memory in involved) and all(nbytes(tensor) <= SMALL for tensor in tensors)
-        if not small and may_be_noted(traits, tensors) and not any(memory.foreign for memory in involved):
+        later = not small and may_be_noted(traits, tensors) and not any(memory.foreign for memory in involved)
+        if later and not provenance.hangs_on_values(self, traits, tensors):
             noted, result = noting.note(self, function, args, kwargs, traits)
             if noted:
                 return result
@@ -272,6 +274,8 @@ class Engine(Storages):
         written = written_by(traits, args, kwargs)
         blank = traits.kind == "fill" and len(written) == 1 and is_whole(written[0])
         for tensor in tensors:
+            if tensor.layout is not _STRIDED:
+                self.settle([tensor])
             memory = self.known(tensor)
             if memory is not None and memory.writes:
                 if blank and tensor is written[0]:
@@ -286,7 +290,10 @@ class Engine(Storages):
         same = traits.kind in ("copy", "fill", "clone", "cat", "pointwise", "placing")
         label = 0 if blank and len(tensors) == 1 else provenance.after(self, tensors, traits)
         placing = traits.kind == "placing"
-        where = provenance.placed_labels(self, function, args, kwargs, traits) if placing and label else None
+        placed = provenance.placed_labels(self, function, args, kwargs, traits) if placing and label else None
+        where = placed.pieces if placed is not None else None
+        if label and traits.picks:
+            where = provenance.after_picking(self, function, args, kwargs, traits)
         nested = any(tensor.is_nested for tensor in tensors)
         unsure = not same or nested or (placing and where is None)
         reached = None
@@ -299,11 +306,17 @@ class Engine(Storages):
         def new(tensor: torch.Tensor, number: int, of: list[torch.Tensor] | None) -> list[Piece]:
             if nested or tensor.is_nested:
                 return provenance.of_nested(self, traits, args, kwargs, tensor)
-            if same and not unsure:
-                return provenance.moved(self, traits, args, kwargs, tensor, where)
-            if of is not None and number < len(of) and of[number].size() == tensor.size():
-                return probing.labelled(of[number], label)
-            return uniform(label, tensor.numel())
+            if placed is not None and placed.chosen is not None and not nested:
+                got = provenance.told_by_files(self, tensor, placed)
+            elif same and not unsure:
+                got = provenance.moved(self, traits, args, kwargs, tensor, where)
+            elif of is not None and number < len(of) and of[number].size() == tensor.size():
+                got = probing.labelled(of[number], label)
+            elif traits.name == "_to_dense" and not is_flat(tensors[0]):
+                got = relabelled(self.pieces(tensors[0]), lambda label: self.labels.after(label, traits.step))
+            else:
+                got = uniform(label, tensor.numel())
+            return provenance.left_of(self, tensor, got)
 
         for number, tensor in enumerate(written):
             if (memory := self.known(tensor)) is not None or label:

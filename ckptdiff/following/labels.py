@@ -16,6 +16,8 @@ class Origin(NamedTuple):
     steps: tuple[str, ...] = ()
     nothing: bool = False
     """Whether they were multiplied by nothing."""
+    told: bool = False
+    """Whether it was files that said so."""
 
 
 NOWHERE = Origin(frozenset())
@@ -30,6 +32,8 @@ class Labels:
         self._numbers: dict[Origin, int] = {NOWHERE: 0}
         self._unions: dict[tuple[int, ...], int] = {}
         self._stepped: dict[tuple[int, str], int] = {}
+        self.weighed = False
+        """Whether anything was multiplied by nothing."""
 
     def of(self, origin: Origin) -> int:
         """The number of an origin."""
@@ -49,9 +53,10 @@ class Labels:
             origins = [self.origins[label] for label in parts]
             left = [origin for origin in origins if not origin.nothing]
             origins, nothing = left or origins, not left
+            told = nothing and any(origin.told for origin in origins)
             steps = tuple(dict.fromkeys(step for origin in origins for step in origin.steps))
             sources = frozenset[Source]().union(*(origin.sources for origin in origins))
-            number = self.of(Origin(sources, steps[:MAX_STEPS], nothing))
+            number = self.of(Origin(sources, steps[:MAX_STEPS], nothing, told))
             self._unions[parts] = number
         return number
 
@@ -63,10 +68,15 @@ class Labels:
         if number is None:
             origin = self.origins[label]
             steps = origin.steps if step in origin.steps else (*origin.steps, step)[:MAX_STEPS]
-            number = self._stepped[label, step] = self.of(Origin(origin.sources, steps, origin.nothing))
+            number = self._stepped[label, step] = self.of(origin._replace(steps=steps))
         return number
 
-    def nothing(self, label: int) -> int:
-        """The label of what is multiplied by nothing."""
+    def nothing(self, label: int, *, told: bool = False) -> int:
+        """The label of what is multiplied by nothing; `told`: because files say so."""
         origin = self.origins[label]
-        return self.of(origin._replace(nothing=True)) if label and not origin.nothing else label
+        self.weighed = True
+        return self.of(origin._replace(nothing=True, told=told)) if label and not origin.nothing else label
+
+    def of_nothing(self, labels: Iterable[int]) -> list[int]:
+        """Those of some labels that stand for what was multiplied by nothing."""
+        return [label for label in labels if self.origins[label].nothing] if self.weighed else []

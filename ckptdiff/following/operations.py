@@ -42,6 +42,16 @@ _POINTWISE = (
     "clamp", "clamp_min", "clamp_max", "lerp", "addcmul", "addcdiv", "maximum", "minimum", "floor", "ceil", "round",
     "trunc", "sgn", "pow",
 )  # fmt: skip
+_TELLING = (
+    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "logical_and", "logical_or", "logical_xor", "logical_not",
+    "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "__and__", "__or__", "__xor__",
+)  # fmt: skip
+"""Those done element by element whose results say which elements are meant: they are carried out at once."""
+COMPARING = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "isnan"))
+_PICKING = frozenset((
+    "maximum.default", "minimum.default", "fmax.default", "fmin.default", "clamp.Tensor", "clamp_min.Tensor",
+    "clamp_max.Tensor",
+))  # fmt: skip
 _WHOLE = ("mm", "bmm", "addmm", "baddbmm", "sum", "mean", "amax", "amin", "linalg_vector_norm", "outer")
 _CLONES = ("clone", "_to_copy", "lift_fresh_copy", "contiguous")
 _SHAPE_ONLY = (
@@ -118,6 +128,8 @@ class Traits:
     """Whether it makes a tensor from a shape alone, filled with one value."""
     fill: Function | None
     """The operation that draws in place what this one draws into a new tensor; None for any other."""
+    picks: bool
+    """Whether each element of its result is one of those at its place, the largest say."""
 
     @property
     def step(self) -> str:
@@ -146,6 +158,7 @@ def traits(function: Any) -> Traits:
         torch.Tag.data_dependent_output in tags or name in ("equal", "allclose", "is_nonzero"),
         schema.name.partition("::")[0] == "aten" and not written and name in _MAKERS,
         _DRAWING.get(str(function).removeprefix("aten.")),
+        f"{name.rstrip('_')}.{schema.overload_name or 'default'}" in _PICKING,
     )
 
 
@@ -170,7 +183,7 @@ def _kind(function: Function, name: str, written: tuple[tuple[int, str], ...]) -
     base = name.rstrip("_") if written else name
     if base in _PLACING:
         return "placing"
-    if base in _POINTWISE:
+    if base in _POINTWISE or base in _TELLING or base in ("fmax", "fmin"):
         return "pointwise"
     if written:
         return "other"
@@ -189,7 +202,7 @@ def draws_into(function: object) -> bool:
 
 def may_be_noted(known: Traits, tensors: list[torch.Tensor]) -> bool:
     """Whether carrying out an operation later gives the same as now, errors included."""
-    if known.kind in ("other", "view", "nothing", "placing") or known.random:
+    if known.kind in ("other", "view", "nothing", "placing") or known.random or known.name.rstrip("_") in _TELLING:
         return False
     if any(
         not is_flat(tensor)

@@ -17,16 +17,20 @@ from ckptdiff.following.calls import collect, nbytes, written_by
 from ckptdiff.following.collectives import carried_out, is_collective, others_take_part
 from ckptdiff.following.memory import is_flat
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits
-from ckptdiff.following.origins import Piece, covered, decoded, encoded
+from ckptdiff.following.origins import Piece, covered, decoded, distinct_labels, encoded, uniform
+from ckptdiff.following.storages import sparse_values
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ckptdiff.following.engine import Engine
 
 _MOST = 1 << 20
 """Bytes up to which it is tried though all that goes in is from files."""
 _MOST_OF_ALL = 1 << 30
-_SCALES = (1.0, 3.0, 0.3, 1.7, 0.6, 5.0, 0.1, 2.3)
-"""By what the other values are multiplied from one try to the next, lest a mean of many be the same again."""
+_SCALES = (1.0, -3.0, 0.3, 1.7, -0.6, 5.0, -0.1, 2.3)
+"""By what the other values are multiplied from one try to the next, lest a mean of many be the same again, or what only
+tells a sign."""
 _TRIES = {1: 8, 2: 6}
 """How often other values are tried, by an element's bytes: of few digits it is soon the same again by chance."""
 
@@ -49,9 +53,10 @@ def reached(
         return None
     if traits.random or size > (_MOST if whole else _MOST_OF_ALL):
         return None
-    if any(not is_flat(tensor) or tensor.is_quantized for tensor in tensors):
+    if any(not (is_flat(tensor) or tensor.layout is torch.sparse_coo) or tensor.is_quantized for tensor in tensors):
         return None
-    if any(not _continuous(tensor) and engine.pieces(tensor) for tensor in tensors):
+    any_value = traits.kind == "whole"
+    if not any_value and any(not _continuous(tensor) and engine.pieces(tensor) for tensor in tensors):
         return None  # indices out of a file: others may not be valid
     try:
         with replay.plainly():
@@ -61,8 +66,8 @@ def reached(
             for number, scale in enumerate(_SCALES):
                 with contextlib.suppress(Exception) if number else contextlib.nullcontext():
                     other, written = _tried(engine, function, args, kwargs, traits, generator, scale)
-                    _add_different(found.written, plain_written, written)
-                    _add_different(found.returned, plain, other)
+                    _add_different(found.written, plain_written, written, any_value)
+                    _add_different(found.returned, plain, other, any_value)
                 results = (*plain_written, *plain), (*found.written, *found.returned)
                 if not any(map(_may_be_more, *results, repeat(number + 1))):
                     break
@@ -105,11 +110,14 @@ def _tried(
         if isinstance(value, torch.Tensor):
             if id(value) not in copies:
                 copy = value.detach().clone(memory_format=torch.preserve_format)
-                if generator is not None and (pieces := engine.pieces(value)):
-                    mask = torch.from_numpy(decoded(pieces, value.numel()) != 0).reshape(value.size())
-                    noise = torch.rand(value.size(), generator=generator).add_(0.5).mul_(scale).to(value.dtype)
-                    other = torch.where(copy.isfinite(), copy * noise + noise, noise)
-                    copy = torch.where(mask, other, copy)
+                held = copy if is_flat(copy) else copy._values()
+                if generator is not None and (pieces := _pieces(engine, value)):
+                    of_files = torch.from_numpy(_of_files(engine, pieces, held.numel())).reshape(held.size())
+                    changed = torch.where(of_files, _others(held, generator, scale), held)
+                    if is_flat(copy):
+                        copy = changed
+                    else:
+                        held.copy_(changed)
                 copies[id(value)] = copy
             return copies[id(value)]
         if type(value) in (list, tuple):
@@ -122,9 +130,39 @@ def _tried(
     return returned, written_by(traits, new_args, new_kwargs)
 
 
-def _add_different(found: list[torch.Tensor], plain: list[torch.Tensor], other: list[torch.Tensor]) -> None:
+def _pieces(engine: Engine, tensor: torch.Tensor) -> list[Piece]:
+    """Where the elements of a tensor come from, or those that a sparse one holds."""
+    values = None if is_flat(tensor) else sparse_values(tensor)
+    if values is None:
+        return engine.pieces(tensor)
+    return engine.pieces(values) or uniform(engine.label(tensor), values.numel())
+
+
+def _others(values: torch.Tensor, generator: torch.Generator, scale: float) -> torch.Tensor:
+    """Other values than some."""
+    noise = torch.rand(values.size(), generator=generator).add_(0.5).mul_(scale)
+    if values.dtype is torch.bool:
+        return ~values
+    if not _continuous(values):
+        return values + noise.abs().mul(8).to(values.dtype)
+    noise = noise.to(values.dtype)
+    return torch.where(values.isfinite(), values * noise + noise, noise)
+
+
+def _of_files(engine: Engine, pieces: list[Piece], count: int) -> np.ndarray:
+    """Which elements come from files, and were not multiplied by nothing."""
+    numbers = decoded(pieces, count)
+    of_files: np.ndarray = numbers != 0
+    for label in engine.labels.of_nothing(distinct_labels(pieces)):
+        of_files &= numbers != label
+    return of_files
+
+
+def _add_different(
+    found: list[torch.Tensor], plain: list[torch.Tensor], other: list[torch.Tensor], any_value: bool
+) -> None:
     for mask, before, after in zip(found, plain, other, strict=True):
-        if before.size() != after.size() or not _continuous(before):
+        if before.size() != after.size() or not (_continuous(before) or any_value):
             mask.fill_(True)
         else:
             mask |= (before != after) & ~((before != before) & (after != after))

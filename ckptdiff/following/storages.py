@@ -6,11 +6,22 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ckptdiff.following import replay
 from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, is_flat, seen_as, shape_of
-from ckptdiff.following.origins import Interval, Piece, covered, distinct_labels, paint, pieces, uniform
+from ckptdiff.following.origins import (
+    Interval,
+    Piece,
+    covered,
+    decoded,
+    distinct_labels,
+    encoded,
+    paint,
+    pieces,
+    uniform,
+)
 from ckptdiff.torch_private import without_torch_function
 
 
@@ -78,9 +89,40 @@ class Storages:
         """Where a tensor's elements come from."""
         if not is_flat(tensor):
             held = self._loose.get(id(tensor))
+            if (values := sparse_values(tensor)) is not None:
+                return self._pieces_of_sparse(tensor, self.pieces(values), held[1] if held else 0)
             return uniform(held[1], max(tensor.numel(), 1)) if held else []
         memory = self.known(tensor)
         return pieces(memory.origins, shape_of(tensor)) if memory is not None and memory.origins else []
+
+    def _pieces_of_sparse(self, tensor: torch.Tensor, of_values: list[Piece], label: int) -> list[Piece]:
+        """Where a sparse tensor's elements come from: those that it holds from where its values do, or what is known
+        of it; the others are nothing of these."""
+        whole = label or self.labels.union(distinct_labels(of_values))
+        if not whole:
+            return []
+        with replay.plainly():
+            numbers = decoded(of_values or uniform(label, sparse_values(tensor).numel()), sparse_values(tensor).numel())  # type: ignore[union-attr]
+            given = torch.from_numpy(numbers.astype("f8")).reshape(sparse_values(tensor).size())  # type: ignore[union-attr]
+            if tensor.layout is torch.sparse_coo:
+                held = torch.sparse_coo_tensor(tensor._indices(), torch.ones_like(given), tensor.size()).to_dense() > 0
+                placed = torch.zeros(tensor.size(), dtype=torch.float64)
+                placed.index_put_(tuple(tensor._indices()), given)
+            else:
+                made = [
+                    torch.sparse_compressed_tensor(*_indices(tensor), values, tensor.size(), layout=tensor.layout)
+                    for values in (torch.ones_like(given), given)
+                ]
+                held, placed = made[0].to_dense() > 0, made[1].to_dense()
+            placed[~held] = self.labels.nothing(whole)
+        return encoded(placed.reshape(-1).numpy().astype("i4"))
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether anything is known of a tensor without a storage of its own."""
+        if id(tensor) in self._loose:
+            return True
+        values = sparse_values(tensor)
+        return values is not None and self.known(values) is not None
 
     def has_origins(self, tensor: torch.Tensor) -> bool:
         """Whether any element of a tensor may come from a file."""
@@ -109,8 +151,9 @@ class Storages:
 
     def settle(self, tensors: Iterable[torch.Tensor], *, foreign: bool = False) -> None:
         """Have the memory of tensors hold their values; `foreign`: from now on always, others hold it too."""
-        for tensor in tensors:
-            memory = self.known(tensor)
+        for given in tensors:
+            values = sparse_values(given)
+            memory = self.known(given if values is None else values)
             if memory is None:
                 continue
             if memory.writes:
@@ -142,3 +185,21 @@ class Storages:
         """Note what happened to memory that was exposed, past everything here."""
         if memory.changed():
             memory.after_look = memory.after_look or "code outside torch"
+
+
+def sparse_values(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor of the elements that a sparse one holds."""
+    if tensor.layout is torch.strided or is_lazy(tensor) or tensor.is_meta or tensor.layout not in _SPARSE:
+        return None
+    with replay.plainly():
+        return tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+
+
+def _indices(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices()
+    return tensor.ccol_indices(), tensor.row_indices()
+
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+_SPARSE = (torch.sparse_coo, *_COMPRESSED)

@@ -10,11 +10,14 @@ import array
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from ckptdiff.following.named_files import Files
 from ckptdiff.patches import Kept, Patches
 
+_SINGLE = 16
+"""Numbers that are single ones; of more a tensor is made as they stand."""
 _FEW = 16
 """Bytes from which it can be told whether they are those of a file."""
 
@@ -31,7 +34,17 @@ class _Unpacking:
     def unpacked(self, numbers: Iterable[object], content: object) -> None:
         """Note numbers that code has unpacked out of some bytes."""
         if self.active and any(type(number) is float for number in numbers) and self.is_of_file(content):
-            self.files.engine.kept.keep_numbers(numbers, unpacked=True)
+            self.took(numbers)
+
+    def took(self, numbers: Iterable[object]) -> None:
+        """Note numbers that come from a file: as a whole, and single ones by their value."""
+        engine = self.files.engine
+        engine.kept.keep_numbers(numbers, unpacked=True)
+        single = list(islice((number for number in numbers if type(number) is float), _SINGLE + 1))
+        if len(single) <= _SINGLE:
+            source = next(iter(self.files.opened.read), ""), ""
+            for number in single:
+                engine.numbers.note(number, source)
 
     def is_of_file(self, content: Any) -> bool:
         """Whether some bytes are those of a file, or of a tensor that was taken out."""
@@ -93,7 +106,7 @@ def _each(numbers: Iterable[object], content: object, unpacking: _Unpacking) -> 
         if of_file is None:
             of_file = unpacking.active and unpacking.is_of_file(content)
         if of_file:
-            unpacking.files.engine.kept.keep_numbers(number, unpacked=True)
+            unpacking.took((number,))
         yield number
 
 
@@ -167,6 +180,21 @@ def _array(kept: Kept, unpacking: _Unpacking) -> type:
             if unpacking.active and unpacking.files.engine.kept.has_numbers(self):
                 unpacking.files.engine.kept.keep_numbers(numbers, unpacked=True)
             return numbers
+
+        def __getitem__(self, index: Any) -> Any:
+            found = kept.value.__getitem__(self, index)
+            if unpacking.active and unpacking.files.engine.kept.has_numbers(self):
+                if not isinstance(index, slice):
+                    unpacking.took((found,))
+                    return found
+                found = array(self.typecode, found)
+                found._is_of_file()
+            return found
+
+        def __iter__(self) -> Iterator[object]:
+            if unpacking.active and unpacking.files.engine.kept.has_numbers(self):
+                return iter(self.tolist())
+            return iter(kept.value.__iter__(self))
 
         def _is_of_file(self) -> None:
             unpacking.files.engine.kept.keep_numbers(self, unpacked=True)

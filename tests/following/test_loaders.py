@@ -13,12 +13,23 @@ import torch
 from ckptdiff import patches
 from ckptdiff.following import engine
 from ckptdiff.following.inert import Refused
-from tests.following import attacks, everyday, homemade, loaders, reading, scripts, shaping, writing
+from tests.following import (
+    attacks,
+    everyday,
+    homemade,
+    loaders,
+    masking,
+    merging,
+    reading,
+    scripts,
+    shaping,
+    writing,
+)
 from tests.following.files import write_files
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
 
 ALL = {**loaders.LOADERS, **attacks.ATTACKS}
-for more in (reading, writing, shaping, scripts, everyday, homemade):
+for more in (reading, writing, shaping, scripts, everyday, homemade, masking, merging):
     ALL.update((f"{more.__name__.rpartition('.')[2]}: {name}", load) for name, load in more.LOADERS.items())
 
 DOUBTED = frozenset((
@@ -50,6 +61,13 @@ DOUBTED = frozenset((
     # what was made before, by Python or numpy alone
     "homemade: unpacked_rows", "homemade: over_a_buffer_of_bytes", "homemade: viewed_as_floats",
     "homemade: torch_file_by_hand", "homemade: own_tables_saved",
+    # what files say is the code's own
+    "masking: masked_fill_by_file", "masking: np_where_file_condition", "masking: where_file_half",
+    "masking: where_file_mask_entry", "masking: multiplied_by_file_mask", "merging: ties", "merging: two_four_own",
+    "masking: np_vectorize",
+    # numbers and bytes that were looked at
+    "merging: structured_dtype", "merging: recarray", "merging: struct_each_field", "merging: hash_then_seed",
+    "merging: crc_then_constant",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
 REFUSED = frozenset(("reading: whole_module", "reading: whole_module_put", "reading: torch_package"))
