@@ -108,7 +108,7 @@ class Followed:
 
     def unread(self) -> Iterator[str]:
         """Doubts about files that were opened past every reader."""
-        said = set(self.files.past_readers)
+        said = {*self.files.past_readers, *(Path(path).name for path in self.files.opened.past_python)}
         for path in self.opened:
             real = os.path.realpath(path)
             if real not in self.files.opened.written and os.path.isfile(real) and not self.files.is_read(path):  # noqa: PTH113
@@ -240,7 +240,9 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
         with watched(files.opened), patched.imports.watched(), Following(engine):
             yield followed
         followed.ended = True
+        files.opened.look(files.is_read)
     finally:
+        files.opened.watch.close()
         patched.undo()
         kept.close()
 
@@ -260,8 +262,7 @@ def _true_tables() -> Iterator[None]:
 def ask(function: Callable[..., object], *args: object, trust: bool = False, **kwargs: object) -> Followed:
     """Call a function that loads weights, and tell what it did. Raises Refused for what the file may not make."""
     with following(trust=trust, tells=True) as followed:
-        paths = [os.path.realpath(arg) for arg in args if isinstance(arg, (str, os.PathLike))]
-        followed.files.opened.asked = tuple(paths)
+        followed.files.opened.ask(*(arg for arg in args if isinstance(arg, (str, os.PathLike))))
         followed.call(function, *args, **kwargs)
     return followed
 

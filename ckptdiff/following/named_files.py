@@ -20,7 +20,7 @@ from ckptdiff.following.engine import Engine
 from ckptdiff.following.inert import Held
 from ckptdiff.following.memory import shape_of
 from ckptdiff.following.mode import parts
-from ckptdiff.following.opened_files import Opened, is_followed
+from ckptdiff.following.opened_files import Opened, is_followed, reading
 from ckptdiff.following.origins import paint
 from ckptdiff.following.plain_tensors import described
 from ckptdiff.following.replay import plainly
@@ -101,8 +101,9 @@ class Files:
         """The file among those that the code opened that has some bytes in it, and where."""
         if len(content) < _TELLING or not any(content):
             return None
-        for path in self.opened.read:
-            with contextlib.suppress(OSError, ValueError):
+        self.opened.look(self.knows)
+        for path in (*self.opened.read, *self.opened.past_python):
+            with contextlib.suppress(OSError, ValueError), reading():
                 size = os.stat(path).st_size  # noqa: PTH116 - as the code calls it
                 if size > _SEARCHED:
                     continue

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptdiff.following.calls import line_of_code
+from ckptdiff.following.opened_past_python import Watch
 from ckptdiff.suffixes import OLD, WEIGHTS
 
 _SUFFIXES = (
@@ -59,6 +60,25 @@ class Opened:
     """One that was written to while it was mapped."""
     child: str = ""
     """The line of code that started a process of its own, in which nothing is followed."""
+    past_python: dict[str, None] = field(default_factory=dict)
+    """Those of `asked` that compiled code opened by itself, by their real paths."""
+    by_python: set[str] = field(default_factory=set)
+    """All that was opened by Python or by readers, of whatever kind."""
+    watch: Watch = field(default_factory=lambda: Watch(()))
+
+    def ask(self, *paths: str | os.PathLike[str]) -> None:
+        """What the code is given to load."""
+        self.asked = tuple(os.path.realpath(path) for path in paths)
+        self.watch = Watch(self.asked)
+
+    def look(self, knows: Callable[[str], bool]) -> None:
+        """Note what compiled code has opened until now, other than what readers know."""
+        opened = self.watch.opened()
+        if opened:
+            seen = {os.path.realpath(path) for path in self.by_python}
+            for path in sorted(opened - seen):
+                if not path.lower().endswith((*_TEXTS, *_OF_CODE)) and not knows(path):
+                    self.past_python[path] = None
 
     def note(self, path: str, *, writes: bool, empties: bool = True) -> None:
         """The code opens a file: to write, `empties` says whether nothing stays of what it held."""
@@ -124,12 +144,16 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "os.truncate" and isinstance(arguments[0], (str, bytes)):
         for opened in _watching:
             opened.note(os.fsdecode(arguments[0]), writes=True, empties=False)
-    if event != "open" or getattr(_reading, "depth", False):
+    if event != "open":
         return
     path, mode, flags = arguments
     if isinstance(path, bytes):
         path = os.fsdecode(path)
     if isinstance(path, str):
+        for opened in _watching:
+            opened.by_python.add(path)
+        if is_reading():
+            return
         writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool(flags & _WRITING)
         for opened in _watching:
             opened.note(path, writes=writes, empties=bool(flags & os.O_TRUNC))

@@ -254,6 +254,8 @@ def read_torchscript(patches: Patches, files: Files) -> None:
     """`torch.jit.load`, whose tensors are read by C++ at once."""
 
     def load(f: object, *args: object, **kwargs: object) -> object:
+        if isinstance(f, (str, os.PathLike)):
+            files.opened.by_python.add(os.fspath(f))
         with plainly(), reading():
             module = original(files.place(f), *args, **kwargs)
             state_dict = module.state_dict(keep_vars=True)

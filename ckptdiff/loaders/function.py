@@ -63,7 +63,7 @@ def left_by(
     before = checkpoint_at(path)  # which the code may write to, or delete
     try:
         with following(trust=trust, tells=True) as followed:
-            followed.files.opened.asked = (os.path.realpath(path),)
+            followed.files.opened.ask(path)
             if before is not None and before.opened is not None:
                 followed.files.contents[os.path.realpath(path)] = before.opened
             given = given_to(followed, model)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import sqlite3
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,12 @@ def write_files(folder: Path, seed: int) -> Path:
     rows = (" ".join(f"{value:.4f}" for value in row) for row in tensors["embed.weight"].tolist())
     (folder / "vectors.txt").write_text("".join(f"w{number} {row}\n" for number, row in enumerate(rows)))
     (folder / "numbers.txt").write_text(" ".join(map(str, tensors["norm.bias"].tolist())))
+    database = sqlite3.connect(folder / "w.db")
+    database.execute("create table w (k text, v blob, packed blob)")
+    content = arrays["second.weight"].tobytes()
+    database.execute("insert into w values ('second.weight', ?, ?)", (content, zlib.compress(content)))
+    database.commit()
+    database.close()
     special = {
         "bool": tensors["second.weight"] > tensors["second.weight"].median(),
         "complex": torch.complex(tensors["first.weight"], -tensors["first.weight"]),

@@ -37,6 +37,7 @@ DOUBTED = frozenset((
     "reading: truncated", "reading: numbers_read", "reading: readinto", "reading: readinto_of_another_name",
     "reading: read_into_out_of_a_zip",
     "reading: storage_readinto",
+    "reading: sqlite_file_packed",
     *(("reading: hdf5_low_level",) if find_spec("h5py") else ()),
     # numbers that were looked at, and then something was written
     "writing: branch_on_value", "writing: branch_writes_constant",
