@@ -37,6 +37,7 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy.core.numeric": ("_frombuffer",),
     "numpy._core.numeric": ("_frombuffer",),
+    "joblib.numpy_pickle": ("NumpyArrayWrapper",),  # the shape and dtype of an array that lies behind it
     "torch.distributed.checkpoint.metadata": (
         "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
         "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",

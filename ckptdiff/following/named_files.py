@@ -71,7 +71,10 @@ class Files:
         """The last part of a file's path; more of it where two files have that in common. Of a stream or of bytes that
         are those of a file, that file's; of one in a zip file both names."""
         if not isinstance(file, (str, os.PathLike)):
-            named = None if isinstance(file, zipfile.ZipExtFile) else getattr(file, "name", None)
+            beneath = getattr(getattr(file, "raw", file), "_fp", None)  # of a bz2 or lzma file, and of joblib's own
+            named = (
+                None if isinstance(file, zipfile.ZipExtFile) else getattr(file, "name", getattr(beneath, "name", None))
+            )
             named = named if isinstance(named, (str, os.PathLike)) else self._file_of(file)
             if named is None:
                 return self._member(file)

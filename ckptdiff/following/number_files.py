@@ -19,7 +19,7 @@ from ckptdiff.following.opened_files import reading
 from ckptdiff.following.recognising import recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 
-_READERS = ("ckptdiff.", "numpy.", "safetensors.", "torch.")
+_READERS = ("ckptdiff.", "joblib.", "numpy.", "safetensors.", "torch.")
 """Whose code is followed as a whole, and not in what it does."""
 
 

@@ -77,7 +77,8 @@ class Opened:
         if opened:
             seen = {os.path.realpath(path) for path in self.by_python}
             for path in sorted(opened - seen):
-                if not path.lower().endswith((*_TEXTS, *_OF_CODE)) and not knows(path):
+                words = path.lower().endswith(_TEXTS) and not (holds_numbers(path) or holds_bytes(path))
+                if not words and not path.lower().endswith(_OF_CODE) and not knows(path):
                     self.past_python[path] = None
 
     def note(self, path: str, *, writes: bool, empties: bool = True) -> None:

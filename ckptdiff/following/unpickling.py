@@ -144,7 +144,12 @@ class _Pickles:
                 return load()
         name = STREAM if known.file is None else self.name(known.file)
         with self.files.inside_pickle(name) as tensors:
-            result = load()
+            try:
+                result = load()
+            except Exception as error:
+                if known.held:  # which the code would have used
+                    raise Refused(known.held) from error
+                raise
         by_code = known.made_by_code or _persistent(type(reader))
         if name != STREAM and not by_code:
             return self.gave(result, name)
@@ -162,6 +167,8 @@ class _Pickles:
             try:
                 kind = original(reader, module, name)
             except Refused as refused:
+                if self.active and (known := self._readers.get(reader)) is not None:
+                    known.held = known.held or refused.name
                 return held_class(*refused.name.rsplit(".", 1))
             if self.active and (known := self._readers.get(reader)) is not None:
                 known.made_by_code |= not (_is_last(kind) or (isinstance(kind, type) and issubclass(kind, Held)))
@@ -177,6 +184,8 @@ class _Reader:
     file: object
     made_by_code: bool = False
     """Whether it was given other globals than Python finds, by code of its own."""
+    held: str = ""
+    """A global of which it got only what holds."""
 
 
 def read_pickles(patches: Patches, files: Files) -> None:

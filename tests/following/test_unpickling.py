@@ -248,3 +248,42 @@ def test_a_thread_that_ran_before_is_followed_in_what_it_is_given_and_else_a_dou
     found = ask(start, model)
     thread.join()
     assert "thread that ran before" in " ".join(found.doubts(found.fills(model)))
+
+
+class Behind:
+    """Stands in a pickle for bytes that lie behind it, as joblib's NumpyArrayWrapper does."""
+
+    def __init__(self, count):
+        self.count = count
+
+
+class ReadsOn(pickle._Unpickler):
+    """As joblib's, which takes what lies behind out of the stream, between two steps of the pickle."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)  # noqa: RUF012
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.stream = file
+
+    def load_build(self):
+        super().load_build()
+        if isinstance(self.stack[-1], Behind):
+            self.stack[-1] = self.stream.read(self.stack[-1].count)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def test_an_unpickler_that_is_led_astray_by_what_only_holds_has_no_answer(tmp_path):
+    """Its own error came of that: the real call raises none."""
+    content = pickle.dumps([Behind(4), 1], protocol=2)
+    place = content.index(pickle.BUILD) + 1
+    (tmp_path / "w.pkl").write_bytes(content[:place] + b"\xff\xff\xff\xff" + content[place:])
+
+    def load(path):
+        with open(path, "rb") as file:
+            return ReadsOn(file).load()
+
+    assert load(tmp_path / "w.pkl") == [b"\xff\xff\xff\xff", 1]
+    with pytest.raises(Refused, match="Behind"):
+        ask(load, tmp_path / "w.pkl")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tests.following.oracle import Net
-from tests.following.table.rows import Row, flat, pth, safetensors, under
+from tests.following.table.rows import Row, Save, flat, pth, safetensors, under
 
 
 def strict(m, p):
@@ -265,6 +265,29 @@ def from_pickle(m, p):
     return m.load_state_dict({key: torch.as_tensor(value) for key, value in content.items()}, strict=False)
 
 
+def by_joblib(compress: int) -> Save:
+    def save(state: Mapping[str, Any], folder: Path) -> Path:
+        import joblib
+
+        joblib.dump({key: value.float().numpy() for key, value in flat(state)}, folder / "w.joblib", compress=compress)
+        return folder / "w.joblib"
+
+    return save
+
+
+def from_joblib(m, p):
+    import joblib
+
+    return m.load_state_dict({key: torch.as_tensor(value) for key, value in joblib.load(p).items()})
+
+
+def from_joblib_mapped(m, p):
+    import joblib
+
+    content = joblib.load(p, mmap_mode="r")
+    return m.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in content.items()})
+
+
 def distributed(state: Mapping[str, Any], folder: Path) -> Path:
     import torch.distributed.checkpoint as dcp
 
@@ -342,6 +365,9 @@ ROWS = [
     Row("safetensors, sharded with an index", by_index, sharded),
     Row("numpy .npz", from_npz, npz),
     Row("pickled arrays", from_pickle, arrays),
+    Row("joblib", from_joblib, by_joblib(0), needs=("joblib",)),
+    Row("joblib, compressed", from_joblib, by_joblib(3), needs=("joblib",)),
+    Row("joblib, mapped", from_joblib_mapped, by_joblib(0), needs=("joblib",)),
     Row("dcp.load", dcp_load, distributed),
     Row("dcp.load, partial", dcp_partially, distributed),
     Row("set_model_state_dict, not strict", set_state, pth),
