@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,7 @@ _DATA = {
     "vstack": (0,), "hstack": (0,), "dstack": (0,), "column_stack": (0,), "block": (0,), "transpose": (0,),
     "swapaxes": (0,), "moveaxis": (0,), "rollaxis": (0,), "flip": (0,), "fliplr": (0,), "flipud": (0,), "rot90": (0,),
     "tile": (0,), "repeat": (0,), "roll": (0,), "tril": (0,), "triu": (0,), "diag": (0,), "diagflat": (0,),
-    "resize": (0,),
+    "resize": (0,), "ravel": (0,), "reshape": (0,),
 }  # fmt: skip
 """Functions that only move elements, and which of their arguments hold these; the others say where to."""
 _NAMES_OF_DATA = (
@@ -206,9 +206,9 @@ def reached(
     labels: Labels, got: Got, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[np.ndarray] | None:
     """For each array that a function returns, which elements depend on files; None where that cannot be told."""
-    if any(callable(value) for value in _flat((args, kwargs))):
+    if any(callable(value) for value in flat((args, kwargs))):
         return None  # code of which nothing is known
-    arrays = [value for value in _flat((args, kwargs)) if isinstance(value, np.ndarray)]
+    arrays = [value for value in flat((args, kwargs)) if isinstance(value, np.ndarray)]
     pieces = [got(array) for array in arrays]
     whole = all(covered(given) >= array.size for given, array in zip(pieces, arrays, strict=True))
     if whole and (isinstance(function, np.ufunc) or sum(array.nbytes for array in arrays) > _MOST_OF_FILES):
@@ -233,7 +233,7 @@ def reached(
 
     def made(scale: float) -> list[np.ndarray]:
         result = function(*other(tuple(args), scale), **{name: other(item, scale) for name, item in kwargs.items()})
-        return [item for item in _flat((result,)) if isinstance(item, np.ndarray)]
+        return [item for item in flat((result,)) if isinstance(item, np.ndarray)]
 
     try:
         with np.errstate(all="ignore"):
@@ -248,9 +248,15 @@ def reached(
     return found
 
 
-def _flat(values: Any) -> Iterator[Any]:
+def flat(values: Any) -> Iterator[Any]:
+    """What nested lists, tuples, dictionaries and the values of keywords hold."""
     for value in values.values() if isinstance(values, Mapping) else values:
-        if isinstance(value, (list, tuple, Mapping)):
-            yield from _flat(value)
+        if isinstance(value, (list, tuple, Mapping, ValuesView)):
+            yield from flat(value)
         else:
             yield value
+
+
+def is_view_of(made: np.ndarray, given: Iterable[np.ndarray]) -> bool:
+    """Whether an array lies in the memory of one of others."""
+    return any(np.may_share_memory(made, array) for array in given)

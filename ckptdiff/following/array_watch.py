@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptdiff.following.arrays import Array, all_of, flat, is_view_of, known, note, pieces_of, plain
+from ckptdiff.following.array_results import flat, is_view_of
+from ckptdiff.following.arrays import Array, all_of, known, note, pieces_of, plain
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.file_numbers import tells
 from ckptdiff.following.mode import parts

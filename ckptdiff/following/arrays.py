@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, ValuesView
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ckptdiff.following.array_kind import ArrayKind
-from ckptdiff.following.array_results import OfFunction, computed, moved_by, reached
+from ckptdiff.following.array_results import OfFunction, computed, flat, is_view_of, moved_by, reached
 from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.memory import Memory
@@ -35,10 +35,17 @@ _CHANGING = ("fill", "sort", "partition", "put", "itemset", "setfield")
 """Methods that change an array in place, past any other hook."""
 _LAID_OUT = ("astype", "copy", "flatten", "reshape", "ravel", "byteswap")
 """Methods whose result has the array's elements, in the same order."""
+_SHAPING = ("flatten", "reshape", "ravel")
+"""Those of them that may be given another order."""
+_AS_FUNCTIONS = (
+    "take", "repeat", "dot", "cumsum", "cumprod", "round", "trace", "choose", "argmax", "argmin", "argsort",
+    "argpartition", "searchsorted", "nonzero", "conj", "conjugate",
+)  # fmt: skip
+"""Methods that numpy has as functions too, which are followed."""
 _MUTATING = frozenset(("copyto", "put", "place", "putmask", "fill_diagonal", "put_along_axis"))
 """Functions that change their first argument."""
 _MOVING = frozenset((
-    "copy", "array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require", "reshape", "ravel",
+    "copy", "array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require",
 ))  # fmt: skip
 """Functions of numpy whose result has the elements of their input in the same order."""
 
@@ -75,6 +82,9 @@ class Array(np.ndarray, metaclass=ArrayKind):
             )
         for number, made in enumerate(flat((result,) if out is None else out)):
             if isinstance(made, np.ndarray) and engine is not None:
+                for array in arrays if made.dtype.hasobject else ():
+                    if isinstance(array, Array):
+                        array.left()
                 got, sure = origins.of(made, number) if origins is not None else (all_of(engine, arrays), True)
                 note(engine, made, got, sure=sure)
         if out is not None:
@@ -91,7 +101,6 @@ class Array(np.ndarray, metaclass=ArrayKind):
             for array in given:
                 if isinstance(array, Array):
                     array.kept()
-        moved = moved_by(engine.labels, pieces_of, name, args, kwargs)
         first = args[0] if args and isinstance(args[0], np.ndarray) and name in _MUTATING else None
         with _changing(engine, first, given):
             result = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
@@ -102,21 +111,23 @@ class Array(np.ndarray, metaclass=ArrayKind):
             copied = function is np.copyto
             note(engine, target, computed(engine.labels, before, target) if copied else all_of(engine, given))
             return target if function is not np.copyto else None
-        tried, found = name in (*_MUTATING, *_MOVING), None
+        moved = found = None
+        tried = name in _MUTATING
         for number, made in enumerate(flat((result,))):
             if not isinstance(made, np.ndarray) or is_view_of(made, given):
                 continue
-            sure = True
+            if not tried:
+                tried = True
+                moved = moved_by(engine.labels, pieces_of, name, args, kwargs)
+                tries = moved is None and name not in _MOVING
+                found = reached(engine.labels, pieces_of, function, args, kwargs) if tries else None
+            got, sure = all_of(engine, given), True
             if moved is not None:
                 got, sure = moved.of(made, number)
             elif name in _MOVING and isinstance(args[0], np.ndarray) and args[0].size == made.size:
                 got = pieces_of(args[0])
-            else:
-                got = all_of(engine, given)
-                if not tried:
-                    tried, found = True, reached(engine.labels, pieces_of, function, args, kwargs)
-                if found is not None and number < len(found) and found[number].shape == made.shape:
-                    got = _encoded(np.where(found[number].reshape(-1), got[0][2] if got else 0, 0))
+            elif found is not None and number < len(found) and found[number].shape == made.shape:
+                got = _encoded(np.where(found[number].reshape(-1), got[0][2] if got else 0, 0))
             note(engine, made, got, sure=sure)
         return known(result, engine, given)
 
@@ -144,7 +155,11 @@ class Array(np.ndarray, metaclass=ArrayKind):
         if not isinstance(result, np.ndarray):
             self.engine.look_at(distinct_labels(pieces_of(self)))
         elif not np.may_share_memory(result, self):
-            note(self.engine, result, _encoded(_labels(self).reshape(self.shape)[plain(index)].reshape(-1)))
+            labels = _labels(self).reshape(self.shape)[plain(index)].reshape(-1)
+            chosen = {label for place in flat((index,)) if isinstance(place, Array) for label in _all_labels(place)}
+            if chosen:  # a table of the code's own, and a file says what is taken of it
+                labels = np.where(labels, labels, np.int32(self.engine.labels.union(chosen)))
+            note(self.engine, result, _encoded(labels))
         return result
 
     @property
@@ -194,6 +209,10 @@ class _Flat:
         self._array.left(numbers=True)
         return iter(self._plain)
 
+    def __next__(self) -> object:
+        self._array.left(numbers=True)
+        return next(self._plain)
+
     def __len__(self) -> int:
         return len(self._plain)
 
@@ -228,10 +247,16 @@ def _changing(engine: Engine | None, target: object, given: Iterable[np.ndarray]
 def _same_elements(name: str) -> Callable[..., np.ndarray]:
     method = getattr(np.ndarray, name)
 
-    def same(self: Array, *args: object, **kwargs: object) -> np.ndarray:
+    def same(self: Array, *args: Any, **kwargs: Any) -> np.ndarray:
         result: np.ndarray = method(self, *args, **kwargs)
         if self.engine is not None and not np.may_share_memory(result, self):
-            note(self.engine, result, pieces_of(self))
+            reorders = name in _SHAPING and any(
+                item in ("F", "A", "K") for item in (*args, *kwargs.values()) if type(item) is str
+            )
+            got = pieces_of(self)
+            if reorders and got:
+                got = _encoded(getattr(_labels(self).reshape(self.shape), name)(*args, **kwargs))
+            note(self.engine, result, got)
         return result
 
     same.__name__ = name
@@ -240,6 +265,27 @@ def _same_elements(name: str) -> Callable[..., np.ndarray]:
 
 for _name in _LAID_OUT:
     setattr(Array, _name, _same_elements(_name))
+
+
+def _by_function(name: str) -> Callable[..., object]:
+    function = getattr(np, name)
+
+    def method(self: Array, *args: object, **kwargs: object) -> object:
+        return function(self, *args, **kwargs)
+
+    method.__name__ = name
+    return method
+
+
+for _name in _AS_FUNCTIONS:
+    setattr(Array, _name, _by_function(_name))
+
+
+def _compress(self: Array, condition: Any, *args: Any, **kwargs: Any) -> object:
+    return np.compress(condition, self, *args, **kwargs)
+
+
+Array.compress = _compress  # type: ignore[assignment,method-assign]
 
 
 def _all_labels(array: np.ndarray) -> set[int]:
@@ -366,20 +412,6 @@ def all_of(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:
     for array in arrays:
         labels |= distinct_labels(pieces_of(array))
     return [(0, 1 << 60, engine.labels.union(labels), None)] if labels else []
-
-
-def is_view_of(made: np.ndarray, given: Iterable[np.ndarray]) -> bool:
-    """Whether an array lies in the memory of one of others."""
-    return any(np.may_share_memory(made, array) for array in given)
-
-
-def flat(values: Any) -> Iterator[Any]:
-    """What nested lists, tuples and the values of keywords hold."""
-    for value in values:
-        if isinstance(value, (list, tuple, ValuesView)):
-            yield from flat(value)
-        else:
-            yield value
 
 
 def plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ckptdiff.following.named_files import Files
@@ -37,12 +38,15 @@ class _Unpacking:
             self.took(numbers)
 
     def took(self, numbers: Iterable[object]) -> None:
-        """Note numbers that come from a file: as a whole, and single ones by their value."""
+        """Note numbers that come from a file: as a whole, and single ones by their value. The code has looked at them,
+        and may take parts of them."""
         engine = self.files.engine
         engine.kept.keep_numbers(numbers, unpacked=True)
-        single = list(islice((number for number in numbers if type(number) is float), _SINGLE + 1))
+        source = Path(next(iter(self.files.opened.read), "")).name, "numbers"
+        engine.looked[source] = None
+        plain = () if hasattr(numbers, "typecode") else numbers  # an array asks for this when it is gone through
+        single = list(islice((number for number in plain if type(number) is float), _SINGLE + 1))
         if len(single) <= _SINGLE:
-            source = next(iter(self.files.opened.read), ""), ""
             for number in single:
                 engine.numbers.note(number, source)
 
@@ -178,7 +182,7 @@ def _array(kept: Kept, unpacking: _Unpacking) -> type:
         def tolist(self) -> list[object]:
             numbers: list[object] = kept.value.tolist(self)
             if unpacking.active and unpacking.files.engine.kept.has_numbers(self):
-                unpacking.files.engine.kept.keep_numbers(numbers, unpacked=True)
+                unpacking.took(numbers)
             return numbers
 
         def __getitem__(self, index: Any) -> Any:
@@ -197,7 +201,7 @@ def _array(kept: Kept, unpacking: _Unpacking) -> type:
             return iter(kept.value.__iter__(self))
 
         def _is_of_file(self) -> None:
-            unpacking.files.engine.kept.keep_numbers(self, unpacked=True)
+            unpacking.took(self)
 
     array.__qualname__, array.__module__ = plain.__qualname__, plain.__module__
     return array

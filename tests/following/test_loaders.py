@@ -23,13 +23,14 @@ from tests.following import (
     reading,
     scripts,
     shaping,
+    taking,
     writing,
 )
 from tests.following.files import write_files
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
 
 ALL = {**loaders.LOADERS, **attacks.ATTACKS}
-for more in (reading, writing, shaping, scripts, everyday, homemade, masking, merging):
+for more in (reading, writing, shaping, scripts, everyday, homemade, masking, merging, taking):
     ALL.update((f"{more.__name__.rpartition('.')[2]}: {name}", load) for name, load in more.LOADERS.items())
 
 DOUBTED = frozenset((
@@ -68,7 +69,8 @@ DOUBTED = frozenset((
     "masking: np_vectorize",
     # numbers and bytes that were looked at
     "merging: structured_dtype", "merging: recarray", "merging: struct_each_field", "merging: hash_then_seed",
-    "merging: crc_then_constant",
+    "merging: crc_then_constant", "taking: struct_many_each", "taking: struct_slice_tensor", "taking: array_list_slice",
+    "taking: np_frompyfunc", "taking: np_matrix",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
 REFUSED = frozenset(("reading: whole_module", "reading: whole_module_put", "reading: torch_package"))
