@@ -89,7 +89,7 @@ quantised: .venv-quantised/.installed ## quantised directories, as recorded on a
 	.venv-quantised/bin/python -W ignore -m tests.gpu.quantised
 
 # The loaders that people call, of whatever library, held against what they really do.
-.venv-loaders/.installed: pyproject.toml constraints-loaders.txt
+.venv-loaders/.installed: pyproject.toml constraints-loaders.txt tests/following/table/without_dependencies.txt
 	$(PYTHON) -m venv .venv-loaders
 	.venv-loaders/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
 	.venv-loaders/bin/python -m pip install $(PIP_QUIET) -c constraints-loaders.txt -e . pytest hypothesis --group loaders

@@ -23,7 +23,7 @@ import torch
 from tests.following.table.rows import NotMade
 
 FAMILIES = (
-    "plain", "vision", "training", "hub", "language", "optimizers", "shipped", "pretrained", "quantised",
+    "plain", "vision", "training", "hub", "language", "optimizers", "shipped", "packages", "pretrained", "quantised",
 )  # fmt: skip
 ROW_SECONDS = 1200
 
