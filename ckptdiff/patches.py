@@ -63,6 +63,10 @@ class Patches:
 
         self._undo.append(undo)
 
+    def stands_for(self, new: object, old: object) -> None:
+        """What code takes of `new`, from wherever it was put, is to be `old` afterwards."""
+        self._given.append((new, old))
+
     def item(self, holder: MutableMapping[Any, Any], name: Any, value: object) -> None:
         """Set an item of a mapping."""
         before = holder.get(name, _MISSING)

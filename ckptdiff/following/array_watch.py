@@ -35,6 +35,10 @@ _MAKING = (
     "linspace",
 )  # fmt: skip
 """What they make is the code's own."""
+_EMPTY = (np.empty, np.empty_like)
+_UNLIKE = 0xA5
+"""What stands in arrays that nobody has written: what was in that memory may be just what is about to be written."""
+_UNLIKE_MOST = 1 << 26
 _CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require")
 
 
@@ -64,6 +68,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
         def reading(self: torch.Tensor, *args: object, **kwargs: object) -> object:
             with without_torch_function(), engine.lock:
                 engine.expose(parts(self))
+            if engine.exposed:
+                engine.in_arrays.begin()
             return known(method(self, *args, **kwargs), engine, ())
 
         return reading
@@ -99,7 +105,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 way: Way = "array" if args and isinstance(args[0], np.ndarray) else "numbers"
                 if unsure and not _is_known(engine, made) and recognised(files, made, way, args[0] if args else None):
                     return made
-                if engine.looked or engine.exposed or (engine.numbers and _of_numbers(engine, args[:1], made)):
+                seen = engine.looked or engine.exposed or (way == "array" and engine.in_arrays)
+                if seen or (engine.numbers and _of_numbers(engine, args[:1], made)):
                     engine.doubt_new(made)
                 return made
             pieces = pieces_of(arrays[0]) if len(arrays) == 1 else all_of(engine, arrays)
@@ -136,6 +143,10 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 same = len(arrays) == 1 and arrays[0].size == result.size
                 note(engine, result, pieces_of(arrays[0]) if same else all_of(engine, arrays))
             made = known(result, engine, ())
+            if kept.value in _EMPTY and result.nbytes < _UNLIKE_MOST and engine.in_arrays:
+                result.reshape(-1).view(np.uint8)[...] = _UNLIKE
+            if not converts:
+                engine.in_arrays.made(result)
             if not converts and engine.looked and any(map(_is_telling, flat((args, kwargs.values())))):
                 note(engine, made, [])
             return made

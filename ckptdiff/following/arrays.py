@@ -76,7 +76,8 @@ class Array(np.ndarray, metaclass=ArrayKind):
         origins = None
         if engine is not None and method != "at":
             origins = OfFunction(engine.labels, pieces_of, ufunc, method, inputs, kwargs)
-        with _changing(engine, inputs[0] if method == "at" else None, arrays):
+        _written(engine, out)
+        with noting_changes(engine, inputs[0] if method == "at" else None, arrays):
             result = getattr(ufunc, method)(
                 *map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()}
             )
@@ -102,7 +103,8 @@ class Array(np.ndarray, metaclass=ArrayKind):
                 if isinstance(array, Array):
                     array.kept()
         first = args[0] if args and isinstance(args[0], np.ndarray) and name in _MUTATING else None
-        with _changing(engine, first, given):
+        _written(engine, first, kwargs.get("out"))
+        with noting_changes(engine, first, given):
             result = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
         target = args[0] if function is np.copyto and "where" not in kwargs and len(args) < 4 else kwargs.get("out")
         if isinstance(target, np.ndarray):
@@ -134,6 +136,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
     def __setitem__(self, index: Any, value: Any) -> None:
         values = [item for item in flat((value,)) if isinstance(item, np.ndarray)]
         before = [(pieces_of(array), array.shape) for array in values]
+        _written(self.engine, self)
         np.ndarray.__setitem__(self, index, plain(value))
         if self.engine is None:
             return
@@ -224,12 +227,20 @@ class _Flat:
 
     def __setitem__(self, index: object, value: object) -> None:
         value = value._array.flatten() if isinstance(value, _Flat) else value
-        with _changing(self._array.engine, self._array, [value] if isinstance(value, np.ndarray) else []):
+        with noting_changes(self._array.engine, self._array, [value] if isinstance(value, np.ndarray) else []):
             self._plain[index] = plain(value)
 
 
+def _written(engine: Engine | None, *targets: object) -> None:
+    """Functions that are followed are about to write to some arrays."""
+    for target in flat(targets):
+        if engine is not None and isinstance(target, np.ndarray):
+            pieces_of(target)  # who wrote there before is told apart
+            engine.in_arrays.written(target)
+
+
 @contextlib.contextmanager
-def _changing(engine: Engine | None, target: object, given: Iterable[np.ndarray]) -> Iterator[None]:
+def noting_changes(engine: Engine | None, target: object, given: Iterable[np.ndarray]) -> Iterator[None]:
     """Note, of an array that is changed inside the block in an unknown way, that what is another value then was made
     of the arrays that are given; None is no array."""
     if engine is None or not isinstance(target, np.ndarray):
@@ -299,7 +310,7 @@ def _changing_method(name: str) -> Callable[..., object]:
         arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
         if name in ("sort", "partition"):
             arrays.append(self.copy())
-        with _changing(self.engine, self, arrays):
+        with noting_changes(self.engine, self, arrays):
             return method(self, *args, **kwargs)
 
     changing.__name__ = name
@@ -362,6 +373,9 @@ def pieces_of(array: np.ndarray) -> list[Piece]:
     engine = getattr(array, "engine", None)
     if engine is None:
         return []
+    if engine.in_arrays.is_changed(array):  # by what is not followed, which may have looked at values
+        engine.looked.update(engine.read)
+        note(engine, array, [])
     memory, shape = _place(engine, array)
     if memory is None:
         return []
@@ -390,6 +404,9 @@ def _encoded(labels: np.ndarray) -> list[Piece]:
 
 def note(engine: Engine, array: np.ndarray, new: list[Piece], *, sure: bool = True) -> None:
     """Note where the elements of an array come from now; not `sure`: files have said which are of none."""
+    engine.in_arrays.written(array)
+    if new:
+        engine.in_arrays.begin()
     memory, shape = _place(engine, array, make=bool(new or engine.looked))
     if memory is None:
         return
@@ -435,6 +452,8 @@ def known(result: Any, engine: Engine | None, given: Iterable[np.ndarray]) -> An
         return result._make(known(item, engine, given) for item in result)
     if engine is None:
         return result
+    if engine.in_arrays:
+        engine.in_arrays.on_arrays()
     if not isinstance(result, np.ndarray):
         if isinstance(result, np.generic):
             for array in given:

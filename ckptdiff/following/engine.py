@@ -22,6 +22,7 @@ from ckptdiff.following.calls import (
 from ckptdiff.following.collectives import carried_out
 from ckptdiff.following.draws import Draws
 from ckptdiff.following.file_numbers import FileNumbers
+from ckptdiff.following.in_arrays import InArrays
 from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Source
 from ckptdiff.following.memory import Memory, is_flat, shape_of
@@ -53,6 +54,7 @@ class Engine(Storages):
         """What the code has written somewhere, and may read again."""
         self.searched = 0
         """Bytes of memory that were gone through for values that came by an unknown way."""
+        self.in_arrays = InArrays()
         self.lock = threading.RLock()
 
     # What code sees
@@ -161,7 +163,8 @@ class Engine(Storages):
             self.looked.made(result)
         if self.numbers and known.kind != "view" and not known.random:
             self._numbered(function, args, kwargs, result, tensors, known)
-        if (self.exposed or self.looked or self.numbers.taken) and known.kind not in ("view", "nothing"):
+        seen = self.exposed or self.looked or self.in_arrays or self.numbers.taken
+        if seen and known.kind not in ("view", "nothing"):
             line = next((memory.after_look for memory in involved if memory.after_look), "")
             if not line and self.exposed and involved and known.written and brings_numbers(args):
                 line = line_of_code()

@@ -233,8 +233,10 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
             watch_functions(patched)
             if "numpy" in sys.modules:
                 from ckptdiff.following.array_watch import watch_arrays
+                from ckptdiff.following.compiled import watch_compiled
 
                 watch_arrays(patched, files)
+                watch_compiled(patched, engine)
             _follow_threads(patched, engine)
             engine.draws.watch(patched, plainly)
         with watched(files.opened), patched.imports.watched(), Following(engine):

@@ -15,6 +15,7 @@ from ckptdiff.following import engine
 from ckptdiff.following.inert import Refused
 from tests.following import (
     attacks,
+    compiled,
     everyday,
     homemade,
     loaders,
@@ -30,7 +31,7 @@ from tests.following.files import write_files
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
 
 ALL = {**loaders.LOADERS, **attacks.ATTACKS}
-for more in (reading, writing, shaping, scripts, everyday, homemade, masking, merging, taking):
+for more in (reading, writing, shaping, scripts, everyday, homemade, masking, merging, taking, compiled):
     ALL.update((f"{more.__name__.rpartition('.')[2]}: {name}", load) for name, load in more.LOADERS.items())
 
 DOUBTED = frozenset((
@@ -71,6 +72,8 @@ DOUBTED = frozenset((
     "merging: structured_dtype", "merging: recarray", "merging: struct_each_field", "merging: hash_then_seed",
     "merging: crc_then_constant", "taking: struct_many_each", "taking: struct_slice_tensor", "taking: array_list_slice",
     "taking: np_frompyfunc", "taking: np_matrix",
+    # what compiled functions compute that have been taken from their modules before
+    "compiled: decomposed", "compiled: solved", "compiled: drawn_around",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
 REFUSED = frozenset(("reading: whole_module", "reading: whole_module_put", "reading: torch_package"))

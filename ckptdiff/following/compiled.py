@@ -1,0 +1,130 @@
+"""Compiled functions of other packages, which read and write the memory of arrays past every function of numpy's.
+
+Where weights are arrays, `scipy.ndimage.zoom` or `cv2.resize` make others of them that nobody has seen. Code has such
+functions from the dictionaries of modules; there, each is seen with what it is given, returns and changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from types import BuiltinFunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from ckptdiff.following.array_results import flat, is_view_of
+from ckptdiff.following.arrays import Array, all_of, known, memory_of, note, noting_changes, pieces_of
+from ckptdiff.following.calls import line_of_code
+from ckptdiff.following.engine import Engine
+from ckptdiff.following.origins import covered
+from ckptdiff.patches import Patches
+
+_KINDS = ("cython_function_or_method", "fused_cython_function", "fortran", "nb_func")
+"""What Cython, f2py and nanobind make of a function; that of C and of pybind11 is as Python's own."""
+_COMPUTING = ("cv2", "numpy", "pywt", "scipy", "skimage")
+"""Packages whose functions compute what they make of the values that they are given."""
+_FOLLOWED = frozenset(("ckptdiff", "numpy", "safetensors", "torch", *sys.stdlib_module_names))
+_RANDOM = "numpy.random"
+"""Of numpy's own, what `__array_function__` is not told of."""
+
+
+def watch_compiled(patched: Patches, engine: Engine) -> None:
+    """See, once a file has been read and is in arrays, what compiled functions are given."""
+    modules: dict[str, ModuleType] = {}
+    count = 0
+
+    def arrays_are_there() -> None:
+        nonlocal count
+        if len(sys.modules) == count:
+            return
+        count = len(sys.modules)
+        new = {name: module for name, module in sys.modules.items() if name not in modules}
+        modules.update(new)
+        _stand_in(patched, engine, new)
+
+    engine.in_arrays.on_arrays = arrays_are_there
+
+
+def _stand_in(patched: Patches, engine: Engine, modules: dict[str, ModuleType]) -> None:
+    """Put a Compiled wherever modules have a compiled function."""
+    made: dict[int, Compiled] = {}
+    for name, module in modules.items():
+        namespace = getattr(module, "__dict__", None)
+        if type(namespace) is not dict or name.startswith("ckptdiff."):
+            continue
+        for key, value in list(namespace.items()):
+            kind = type(value.__func__) if type(value) is MethodType else type(value)
+            if kind is not BuiltinFunctionType and kind.__name__ not in _KINDS:
+                continue
+            if package := _package(value, name):
+                if id(value) not in made:
+                    made[id(value)] = Compiled(value, engine, doubtful=package not in _COMPUTING)
+                    patched.stands_for(made[id(value)], value)
+                patched.item(namespace, key, made[id(value)])
+
+
+def _package(function: Any, module: str) -> str:
+    """The package of a compiled function, "" where it is followed in another way or takes no arrays."""
+    owner = getattr(function, "__self__", None)
+    if owner is None or isinstance(owner, ModuleType):
+        module = getattr(function, "__module__", None) or getattr(owner, "__name__", None) or module
+    else:  # a method of an object that a module keeps
+        module = type(owner).__module__
+    package = module.partition(".")[0]
+    return "" if package in _FOLLOWED and not module.startswith(_RANDOM) else package
+
+
+class Compiled:
+    """What stands for a compiled function: asked for anything but a call, it has what that has."""
+
+    __slots__ = ("_doubtful", "_engine", "_function")
+
+    def __init__(self, function: Any, engine: Engine, *, doubtful: bool) -> None:
+        for name, value in (("_function", function), ("_engine", engine), ("_doubtful", doubtful)):
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._function, name, value)
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
+        given = all_of(self._engine, arrays) if any(isinstance(array, Array) for array in arrays) else []
+        if not given:
+            result = self._function(*args, **kwargs)
+            for array in flat((arrays, result)):
+                if isinstance(array, np.ndarray):
+                    self._engine.in_arrays.written(array)
+            return result
+        own = [array for array in arrays if not pieces_of(array)]
+        with contextlib.ExitStack() as stack:
+            for array in arrays:
+                if array.flags.writeable and not array.dtype.hasobject:
+                    stack.enter_context(noting_changes(self._engine, array, [*arrays, array.copy()]))
+            result = self._function(*args, **kwargs)
+        made = [value for value in flat((result,)) if isinstance(value, np.ndarray) and not is_view_of(value, arrays)]
+        for array in made:
+            note(self._engine, array, given)
+        changed = [array for array in own if pieces_of(known(array.view(np.ndarray), self._engine, ()))]
+        for array in (*made, *changed):
+            self._doubt(array)
+        if not made and not changed:  # it may have kept what it was given, tell of it, or have written what was there
+            for array in arrays:
+                if isinstance(array, Array):
+                    array.left(numbers=True)
+                if array.flags.writeable and not pieces_of(array):
+                    self._doubt(array)
+        return known(result, self._engine, arrays)
+
+    def _doubt(self, array: np.ndarray) -> None:
+        """What was written by chance as it had been is not known, nor what other packages make of values."""
+        memory, _ = memory_of(self._engine, array)
+        own = known(array.view(np.ndarray), self._engine, ())
+        if memory is not None and (self._doubtful or covered(pieces_of(own)) < array.size):
+            memory.after_look = memory.after_look or line_of_code()
