@@ -36,7 +36,8 @@ def told(value: object, seen: dict[int, int]) -> object:
         )  # fmt: skip
     if isinstance(value, dict):
         inside = [(key, type(key), told(item, seen)) for key, item in value.items()]
-        attributes = told(dict(vars(value)), seen) if type(value) is OrderedDict else None
+        of_itself = vars(value) if type(value) is OrderedDict else {}  # no object that lasts: its identity is nobody's
+        attributes = [(name, told(item, seen)) for name, item in of_itself.items()]
         return type(value), seen.setdefault(id(value), len(seen)), inside, attributes
     if isinstance(value, (list, tuple)):
         return type(value), [told(item, seen) for item in value]
