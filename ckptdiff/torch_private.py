@@ -370,3 +370,13 @@ def process_groups() -> list[Any]:
     """The process groups of this process; `torch.distributed` is imported and initialized."""
     distributed: Any = sys.modules["torch.distributed"]
     return list(distributed.distributed_c10d._world.pg_map)
+
+
+def coo_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The indices and values of a sparse tensor, coalesced or not: `indices()` raises for one that is not."""
+    return tensor._indices(), tensor._values()
+
+
+def coo_tensor(like: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A sparse tensor of other values where one has its own."""
+    return torch.sparse_coo_tensor(like._indices(), values, like.size())

@@ -68,7 +68,8 @@ def _package(function: Any, module: str) -> str:
     """The package of a compiled function, "" where it is followed in another way or takes no arrays."""
     owner = getattr(function, "__self__", None)
     if owner is None or isinstance(owner, ModuleType):
-        module = getattr(function, "__module__", None) or getattr(owner, "__name__", None) or module
+        said = (getattr(function, "__module__", None), getattr(owner, "__name__", None))
+        module = next((name for name in said if isinstance(name, str)), module)  # psutil's say a module
     else:  # a method of an object that a module keeps
         module = type(owner).__module__
     package = module.partition(".")[0]

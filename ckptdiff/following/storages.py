@@ -22,7 +22,7 @@ from ckptdiff.following.origins import (
     pieces,
     uniform,
 )
-from ckptdiff.torch_private import without_torch_function
+from ckptdiff.torch_private import coo_parts, coo_tensor, without_torch_function
 
 
 class Storages:
@@ -105,9 +105,9 @@ class Storages:
             numbers = decoded(of_values or uniform(label, sparse_values(tensor).numel()), sparse_values(tensor).numel())  # type: ignore[union-attr]
             given = torch.from_numpy(numbers.astype("f8")).reshape(sparse_values(tensor).size())  # type: ignore[union-attr]
             if tensor.layout is torch.sparse_coo:
-                held = torch.sparse_coo_tensor(tensor._indices(), torch.ones_like(given), tensor.size()).to_dense() > 0
+                held = coo_tensor(tensor, torch.ones_like(given)).to_dense() > 0
                 placed = torch.zeros(tensor.size(), dtype=torch.float64)
-                placed.index_put_(tuple(tensor._indices()), given)
+                placed.index_put_(tuple(coo_parts(tensor)[0]), given)
             else:
                 made = [
                     torch.sparse_compressed_tensor(*_indices(tensor), values, tensor.size(), layout=tensor.layout)
@@ -192,7 +192,7 @@ def sparse_values(tensor: torch.Tensor) -> torch.Tensor | None:
     if tensor.layout is torch.strided or is_lazy(tensor) or tensor.is_meta or tensor.layout not in _SPARSE:
         return None
     with replay.plainly():
-        return tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+        return coo_parts(tensor)[1] if tensor.layout is torch.sparse_coo else tensor.values()
 
 
 def _indices(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
