@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptdiff.following.masks import added, left, multiplied, nothing_of, picked, told
+from ckptdiff.following.masks import added, left, multiplied, nothing_of, of_files, picked, told
 from ckptdiff.following.origins import (
     Piece,
     broadcast,
@@ -48,20 +48,8 @@ _DATA = {
 }  # fmt: skip
 """Functions that only move elements, and which of their arguments hold these; the others say where to."""
 _NAMES_OF_DATA = (
-    "a",
-    "arr",
-    "array",
-    "arrays",
-    "x",
-    "y",
-    "m",
-    "v",
-    "tup",
-    "choices",
-    "choicelist",
-    "default",
-    "values",
-)
+    "a", "arr", "array", "arrays", "x", "y", "m", "v", "tup", "choices", "choicelist", "default", "values",
+)  # fmt: skip
 _NOT_OF_PLACES = ("dtype", "casting", "out")
 """Arguments of functions that move elements which do not say where to."""
 
@@ -77,10 +65,8 @@ class OfFunction:
         arrays = [value for value in (*inputs, where) if isinstance(value, np.ndarray)]
         self.labels, self.name, self.mixes = labels, ufunc.__name__, method != "__call__" or ufunc.signature is not None
         self.before = [(got(array), array.shape) for array in arrays]
-        self.factors, self.told = (
-            list(_nothing(self.name, labels, got, inputs)),
-            list(_told(self.name, labels, got, inputs)),
-        )
+        self.factors = list(_nothing(self.name, labels, got, inputs))
+        self.told = list(_told(self.name, labels, got, inputs))
         self.given: list[tuple[list[Piece], np.ndarray]] = []
         self.found = None
         if method != "__call__":
@@ -222,11 +208,10 @@ def reached(
             given, plain = got(value), np.array(value, subok=False)
             if not given or not scale:
                 return plain
-            numbers = decoded(given, value.size).reshape(value.shape)
-            of_files = (numbers != 0) & ~np.isin(numbers, labels.of_nothing(distinct_labels(given)))
+            ours = of_files(labels, given, value.size).reshape(value.shape)
             noise = ((np.arange(value.size).reshape(value.shape) + value.ndim) * _GOLDEN % 1 + 0.5) * scale
             changed = np.where(np.isfinite(plain), plain * noise + noise, noise)
-            return np.where(of_files, changed, plain).astype(plain.dtype)
+            return np.where(ours, changed, plain).astype(plain.dtype)
         if type(value) in (list, tuple):
             return type(value)(other(item, scale) for item in value)
         return value
@@ -242,10 +227,16 @@ def reached(
             for scale in _SCALES:
                 for mask, before, after in zip(found, first, made(scale), strict=True):
                     same = before.shape == after.shape and before.dtype.kind in "fc"
-                    mask |= ((before != after) & ~((before != before) & (after != after))) if same else True
+                    mask |= differ(before, after) if same else True
     except Exception:
         return None
     return found
+
+
+def differ(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Element by element, whether two arrays have other values; NaN is the same as NaN."""
+    different: np.ndarray = (before != after) & ~((before != before) & (after != after))
+    return different
 
 
 def flat(values: Any) -> Iterator[Any]:

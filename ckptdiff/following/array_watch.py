@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ckptdiff.following.array_memory import all_of, note, pieces_of
 from ckptdiff.following.array_results import flat, is_view_of
-from ckptdiff.following.arrays import Array, all_of, known, note, pieces_of, plain
+from ckptdiff.following.arrays import Array, known, plain
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.file_numbers import tells
+from ckptdiff.following.in_arrays import address_of
 from ckptdiff.following.mode import parts
 from ckptdiff.following.named_files import Files
 from ckptdiff.following.origins import Interval, Piece, covered
@@ -36,9 +38,6 @@ _MAKING = (
 )  # fmt: skip
 """What they make is the code's own."""
 _EMPTY = (np.empty, np.empty_like)
-_UNLIKE = 0xA5
-"""What stands in arrays that nobody has written: what was in that memory may be just what is about to be written."""
-_UNLIKE_MOST = 1 << 26
 _CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require")
 
 
@@ -143,10 +142,8 @@ def watch_arrays(patched: Patches, files: Files) -> None:
                 same = len(arrays) == 1 and arrays[0].size == result.size
                 note(engine, result, pieces_of(arrays[0]) if same else all_of(engine, arrays))
             made = known(result, engine, ())
-            if kept.value in _EMPTY and result.nbytes < _UNLIKE_MOST and engine.in_arrays:
-                result.reshape(-1).view(np.uint8)[...] = _UNLIKE
             if not converts:
-                engine.in_arrays.made(result)
+                engine.in_arrays.made(result, empty=kept.value in _EMPTY)
             if not converts and engine.looked and any(map(_is_telling, flat((args, kwargs.values())))):
                 note(engine, made, [])
             return made
@@ -161,7 +158,7 @@ def watch_arrays(patched: Patches, files: Files) -> None:
 
 def _doubt(engine: Engine, tensor: torch.Tensor, arrays: list[Array]) -> None:
     """A tensor is made of arrays into which code may have put numbers that it had seen."""
-    found = [engine.enclosing(array.__array_interface__["data"][0], 1) for array in arrays]
+    found = [engine.enclosing(address_of(array), 1) for array in arrays]
     line = next((memory.after_look for memory in found if memory is not None and memory.after_look), "")
     memory = engine.memory(tensor) if line else None
     if memory is not None:

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ckptdiff.following.array_kind import ArrayKind
-from ckptdiff.following.array_results import OfFunction, computed, flat, is_view_of, moved_by, reached
-from ckptdiff.following.calls import line_of_code
-from ckptdiff.following.engine import Engine
-from ckptdiff.following.memory import Memory
-from ckptdiff.following.origins import (
-    Piece,
-    Shape,
-    distinct_labels,
-    paint,
-    pieces,
-    uniform,
+from ckptdiff.following.array_memory import (
+    all_labels,
+    all_of,
+    in_order,
+    labels_of,
+    note,
+    pieces_at,
+    pieces_of,
+    tell_changes,
 )
+from ckptdiff.following.array_results import OfFunction, computed, differ, flat, is_view_of, moved_by, reached
+from ckptdiff.following.engine import Engine
+from ckptdiff.following.origins import decoded
 
 _LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__", "__int__", "__bool__", "__index__",
             "__complex__")  # fmt: skip
@@ -129,7 +129,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
             elif name in _MOVING and isinstance(args[0], np.ndarray) and args[0].size == made.size:
                 got = pieces_of(args[0])
             elif found is not None and number < len(found) and found[number].shape == made.shape:
-                got = _encoded(np.where(found[number].reshape(-1), got[0][2] if got else 0, 0))
+                got = in_order(np.where(found[number].reshape(-1), got[0][2] if got else 0, 0))
             note(engine, made, got, sure=sure)
         return known(result, engine, given)
 
@@ -144,25 +144,25 @@ class Array(np.ndarray, metaclass=ArrayKind):
         if isinstance(part, np.ndarray) and np.may_share_memory(part, self):
             note(self.engine, part, computed(self.engine.labels, before, part))
         else:  # by indices or one element: the labels are put there as the values were
-            labels = _labels(self)
+            labels = labels_of(self)
             given = isinstance(value, np.ndarray) and value.size
             single = all_of(self.engine, values)
-            new = _labels(value).reshape(value.shape) if given else single[0][2] if single else 0
+            new = labels_of(value).reshape(value.shape) if given else single[0][2] if single else 0
             labels.reshape(self.shape)[plain(index)] = new
-            note(self.engine, self, _encoded(labels))
+            note(self.engine, self, in_order(labels))
 
     def __getitem__(self, index: Any) -> Any:
         result = np.ndarray.__getitem__(self, index)
         if self.engine is None:
             return result
         if not isinstance(result, np.ndarray):
-            self.engine.look_at(distinct_labels(pieces_of(self)))
+            self.engine.look_at(all_labels(self))
         elif not np.may_share_memory(result, self):
-            labels = _labels(self).reshape(self.shape)[plain(index)].reshape(-1)
-            chosen = {label for place in flat((index,)) if isinstance(place, Array) for label in _all_labels(place)}
+            labels = labels_of(self).reshape(self.shape)[plain(index)].reshape(-1)
+            chosen = {label for place in flat((index,)) if isinstance(place, Array) for label in all_labels(place)}
             if chosen:  # a table of the code's own, and a file says what is taken of it
                 labels = np.where(labels, labels, np.int32(self.engine.labels.union(chosen)))
-            note(self.engine, result, _encoded(labels))
+            note(self.engine, result, in_order(labels))
         return result
 
     @property
@@ -188,7 +188,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
     def left(self, *, numbers: bool = False) -> None:
         """Note that code looks at the values, and may make others of all of them, by way of bytes or of numbers."""
         if self.engine is not None and self.engine.read:
-            self.engine.look_at(distinct_labels(pieces_of(self)))
+            self.engine.look_at(all_labels(self))
             self.kept(numbers=numbers)
 
     def kept(self, *, numbers: bool = False) -> None:
@@ -235,7 +235,7 @@ def _written(engine: Engine | None, *targets: object) -> None:
     """Functions that are followed are about to write to some arrays."""
     for target in flat(targets):
         if engine is not None and isinstance(target, np.ndarray):
-            pieces_of(target)  # who wrote there before is told apart
+            tell_changes(engine, target)  # who wrote there before is told apart
             engine.in_arrays.written(target)
 
 
@@ -247,12 +247,11 @@ def noting_changes(engine: Engine | None, target: object, given: Iterable[np.nda
         yield
         return
     whole = target.view(np.ndarray)
-    before, labels = whole.copy(), _labels(known(whole, engine, ()))
-    label = engine.labels.union(label for array in given if array is not target for label in _all_labels(array))
+    before, labels = whole.copy(), decoded(pieces_at(engine, whole), whole.size)
+    label = engine.labels.union(label for array in given if array is not target for label in all_labels(array))
     yield
-    changed = ((before != whole) & ~((before != before) & (whole != whole))).reshape(-1)
-    labels[changed] = label
-    note(engine, known(whole, engine, ()), _encoded(labels))
+    labels[differ(before, whole).reshape(-1)] = label
+    note(engine, whole, in_order(labels))
 
 
 def _same_elements(name: str) -> Callable[..., np.ndarray]:
@@ -266,7 +265,7 @@ def _same_elements(name: str) -> Callable[..., np.ndarray]:
             )
             got = pieces_of(self)
             if reorders and got:
-                got = _encoded(getattr(_labels(self).reshape(self.shape), name)(*args, **kwargs))
+                got = in_order(getattr(labels_of(self).reshape(self.shape), name)(*args, **kwargs))
             note(self.engine, result, got)
         return result
 
@@ -297,10 +296,6 @@ def _compress(self: Array, condition: Any, *args: Any, **kwargs: Any) -> object:
 
 
 Array.compress = _compress  # type: ignore[assignment,method-assign]
-
-
-def _all_labels(array: np.ndarray) -> set[int]:
-    return distinct_labels(pieces_of(array))
 
 
 def _changing_method(name: str) -> Callable[..., object]:
@@ -340,97 +335,6 @@ for _name in _LEAVING:
     setattr(Array, _name, _leaving(_name))
 
 
-def _place(engine: Engine, array: np.ndarray, *, make: bool = False) -> tuple[Memory | None, Shape | None]:
-    """The log of the memory over which an array lies, made if need be, and where in it the array's elements are."""
-    if array.dtype.hasobject or not array.size:
-        return None, None
-    address = array.__array_interface__["data"][0]
-    memory = engine.enclosing(address, 1)
-    if memory is None and make:
-        root = array
-        while isinstance(root.base, np.ndarray):
-            root = root.base
-        memory = engine.memories[root.__array_interface__["data"][0]] = Memory.of_array(root)
-        weakref.finalize(root, engine.memories.pop, memory.address, None)
-    if memory is None or any(stride < 0 or stride % array.itemsize for stride in array.strides):
-        return memory, None
-    offset = address - memory.address
-    if offset % array.itemsize:
-        return memory, None
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    contiguous = bool(array.flags.c_contiguous)
-    return memory, Shape(offset // array.itemsize, array.shape, strides, array.itemsize, array.size, contiguous)
-
-
-def memory_of(engine: Engine, array: np.ndarray) -> tuple[Memory | None, int]:
-    """The log of the memory over which an array lies, made if need be, and the byte at which it begins there."""
-    memory, _ = _place(engine, array, make=True)
-    return memory, array.__array_interface__["data"][0] - memory.address if memory is not None else 0
-
-
-def pieces_of(array: np.ndarray) -> list[Piece]:
-    """Where an array's elements come from."""
-    engine = getattr(array, "engine", None)
-    if engine is None:
-        return []
-    if engine.in_arrays.is_changed(array):  # by what is not followed, which may have looked at values
-        engine.looked.update(engine.read)
-        note(engine, array, [])
-    memory, shape = _place(engine, array)
-    if memory is None:
-        return []
-    if shape is not None:
-        return pieces(memory.origins, shape)
-    if (array.dtype.itemsize and any(stride < 0 for stride in array.strides)) and array.size:
-        flipped = tuple(slice(None, None, -1) if stride < 0 else slice(None) for stride in array.strides)
-        forward = np.ndarray.__getitem__(array.view(np.ndarray), flipped).view(Array)
-        forward.engine = engine  # type: ignore[attr-defined]
-        return _encoded(_labels(forward).reshape(forward.shape)[flipped].reshape(-1))
-    low = max(array.__array_interface__["data"][0] - memory.address, 0)
-    return uniform(engine.labels.union(memory.origins.labels(low, low + array.nbytes)), array.size)
-
-
-def _labels(array: np.ndarray) -> np.ndarray:
-    from ckptdiff.following.origins import decoded
-
-    return decoded(pieces_of(array), array.size)
-
-
-def _encoded(labels: np.ndarray) -> list[Piece]:
-    from ckptdiff.following.origins import encoded
-
-    return encoded(np.ascontiguousarray(labels).reshape(-1))
-
-
-def note(engine: Engine, array: np.ndarray, new: list[Piece], *, sure: bool = True) -> None:
-    """Note where the elements of an array come from now; not `sure`: files have said which are of none."""
-    engine.in_arrays.written(array)
-    if new:
-        engine.in_arrays.begin()
-    memory, shape = _place(engine, array, make=bool(new or engine.looked))
-    if memory is None:
-        return
-    if shape is None:
-        low = max(array.__array_interface__["data"][0] - memory.address, 0)
-        shape = Shape(low, (array.nbytes,), (1,), 1, array.nbytes, True)
-        new = uniform(engine.labels.union(distinct_labels(new)), array.nbytes)
-    if not sure:
-        engine.look_at(distinct_labels(new))
-    if not sure or (not new and engine.looked):
-        memory.after_look = line_of_code()
-    if memory.digest:
-        memory.watch()
-    paint(memory.origins, shape, new)
-
-
-def all_of(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:
-    """Every element, of all that some arrays come from."""
-    labels: set[int] = set()
-    for array in arrays:
-        labels |= distinct_labels(pieces_of(array))
-    return [(0, 1 << 60, engine.labels.union(labels), None)] if labels else []
-
-
 def plain(value: Any) -> Any:
     """An array of a run as one of numpy's, in lists and tuples too."""
     if isinstance(value, Array):
@@ -457,7 +361,7 @@ def known(result: Any, engine: Engine | None, given: Iterable[np.ndarray]) -> An
     if not isinstance(result, np.ndarray):
         if isinstance(result, np.generic):
             for array in given:
-                engine.look_at(distinct_labels(pieces_of(array)))
+                engine.look_at(all_labels(array))
         return result
     made = result.view(Array)
     made.engine = engine  # type: ignore[attr-defined]

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ckptdiff.following.array_memory import all_of, memory_of, note, pieces_at, pieces_of
 from ckptdiff.following.array_results import flat, is_view_of
-from ckptdiff.following.arrays import Array, all_of, known, memory_of, note, noting_changes, pieces_of
+from ckptdiff.following.arrays import Array, known, noting_changes
 from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.origins import covered
@@ -96,7 +97,7 @@ class Compiled:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
-        given = all_of(self._engine, arrays) if any(isinstance(array, Array) for array in arrays) else []
+        given = all_of(self._engine, arrays)
         if not given:
             result = self._function(*args, **kwargs)
             for array in flat((arrays, result)):
@@ -112,7 +113,7 @@ class Compiled:
         made = [value for value in flat((result,)) if isinstance(value, np.ndarray) and not is_view_of(value, arrays)]
         for array in made:
             note(self._engine, array, given)
-        changed = [array for array in own if pieces_of(known(array.view(np.ndarray), self._engine, ()))]
+        changed = [array for array in own if pieces_at(self._engine, array)]
         for array in (*made, *changed):
             self._doubt(array)
         if not made and not changed:  # it may have kept what it was given, tell of it, or have written what was there
@@ -126,6 +127,5 @@ class Compiled:
     def _doubt(self, array: np.ndarray) -> None:
         """What was written by chance as it had been is not known, nor what other packages make of values."""
         memory, _ = memory_of(self._engine, array)
-        own = known(array.view(np.ndarray), self._engine, ())
-        if memory is not None and (self._doubtful or covered(pieces_of(own)) < array.size):
+        if memory is not None and (self._doubtful or covered(pieces_at(self._engine, array)) < array.size):
             memory.after_look = memory.after_look or line_of_code()

@@ -309,7 +309,7 @@ class Engine(Storages):
         def new(tensor: torch.Tensor, number: int, of: list[torch.Tensor] | None) -> list[Piece]:
             if nested or tensor.is_nested:
                 return provenance.of_nested(self, traits, args, kwargs, tensor)
-            if placed is not None and placed.chosen is not None and not nested:
+            if placed is not None and placed.chosen is not None:
                 got = provenance.told_by_files(self, tensor, placed)
             elif same and not unsure:
                 got = provenance.moved(self, traits, args, kwargs, tensor, where)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ckptdiff.following.arrays import Array, note, pieces_of
+from ckptdiff.following.array_memory import all_labels, note
+from ckptdiff.following.arrays import Array
 from ckptdiff.following.labels import Origin
 from ckptdiff.following.named_files import STREAM, Files
-from ckptdiff.following.origins import distinct_labels
 from ckptdiff.following.recognising import recognised_array
 
 
@@ -35,7 +35,7 @@ def put(files: Files, array: np.ndarray, file: str, key: str) -> None:
 
 def noted_arrays(files: Files, value: object, file: str, path: str = "") -> object:
     """Every array in nested containers, as one that the file gave under its path."""
-    if isinstance(value, Array) and not distinct_labels(pieces_of(value)):  # that a library made, and read into
+    if isinstance(value, Array) and not all_labels(value):  # that a library made, and read into
         put(files, value, file, path)
     if type(value) is np.ndarray and value.dtype != object:
         return from_file(files, value, file, path)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _WATCHED = 1 << 26
 """Bytes of an array up to which it is looked at whether it is still as it was made."""
+_UNLIKE = 0xA5
+"""What stands in arrays that nobody has written: what was in that memory may be just what is about to be written."""
 
 
 class InArrays:
@@ -32,25 +34,30 @@ class InArrays:
         self._begun = True
         self.on_arrays()
 
-    def made(self, array: np.ndarray) -> None:
-        """The code has made an array of its own."""
+    def made(self, array: np.ndarray, *, empty: bool) -> None:
+        """The code has made an array of its own, `empty` as `numpy.empty` does."""
         if self._begun and 0 < array.nbytes <= _WATCHED:
-            self._blank[_address(array)] = weakref.ref(array), _digest(array)
+            if empty:
+                array.reshape(-1).view("u1")[...] = _UNLIKE
+            self._blank[address_of(array)] = weakref.ref(array), _digest(array)
 
     def written(self, array: np.ndarray) -> None:
         """A function that is followed has written to the memory of an array."""
         if self._blank:
-            self._blank.pop(_address(_root(array)), None)
+            self._blank.pop(address_of(root_of(array)), None)
 
     def is_changed(self, array: np.ndarray) -> bool:
         """Whether an array lies over one of the code's own that is no longer as it was made, though nothing that is
         followed has written to it."""
-        root = _root(array)
-        held, digest = self._blank.get(_address(root), (None, b""))
+        if not self._blank:
+            return False
+        root = root_of(array)
+        held, digest = self._blank.get(address_of(root), (None, b""))
         return held is not None and held() is root and _digest(root) != digest
 
 
-def _root(array: np.ndarray) -> np.ndarray:
+def root_of(array: np.ndarray) -> np.ndarray:
+    """The array whose memory another lies over: itself, if it is no view."""
     import numpy as np
 
     while isinstance(array.base, np.ndarray):
@@ -58,7 +65,8 @@ def _root(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _address(array: np.ndarray) -> int:
+def address_of(array: np.ndarray) -> int:
+    """Where an array's first element is."""
     return int(array.__array_interface__["data"][0])
 
 

@@ -40,6 +40,15 @@ def nothing_of(labels: Labels, given: list[Piece], size: Size, *, told: bool) ->
         yield np.isin(decoded(given, prod(size)), gone).reshape(size)
 
 
+def of_files(labels: Labels, given: list[Piece], count: int) -> np.ndarray:
+    """Which elements come from files, and were not multiplied by nothing."""
+    import numpy as np
+
+    numbers = decoded(given, count)
+    ours: np.ndarray = (numbers != 0) & ~np.isin(numbers, labels.of_nothing(distinct_labels(given)))
+    return ours
+
+
 def added(labels: Labels, total: list[Piece], size: Size, summands: Iterable[np.ndarray]) -> list[Piece]:
     """Where the elements of a sum of that size come from, by where summands of no file are nothing: from no file where
     these are something, and all of a file is multiplied by nothing. Where files said so, `left` looks at the values."""

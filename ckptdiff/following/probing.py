@@ -15,14 +15,14 @@ import torch
 from ckptdiff.following import replay
 from ckptdiff.following.calls import collect, nbytes, written_by
 from ckptdiff.following.collectives import carried_out, is_collective, others_take_part
+from ckptdiff.following.masks import of_files
 from ckptdiff.following.memory import is_flat
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits
-from ckptdiff.following.origins import Piece, covered, decoded, distinct_labels, encoded, uniform
+from ckptdiff.following.origins import Piece, covered, encoded, uniform
 from ckptdiff.following.storages import sparse_values
+from ckptdiff.torch_private import coo_parts
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ckptdiff.following.engine import Engine
 
 _MOST = 1 << 20
@@ -110,10 +110,10 @@ def _tried(
         if isinstance(value, torch.Tensor):
             if id(value) not in copies:
                 copy = value.detach().clone(memory_format=torch.preserve_format)
-                held = copy if is_flat(copy) else copy._values()
+                held = copy if is_flat(copy) else coo_parts(copy)[1]
                 if generator is not None and (pieces := _pieces(engine, value)):
-                    of_files = torch.from_numpy(_of_files(engine, pieces, held.numel())).reshape(held.size())
-                    changed = torch.where(of_files, _others(held, generator, scale), held)
+                    ours = torch.from_numpy(of_files(engine.labels, pieces, held.numel())).reshape(held.size())
+                    changed = torch.where(ours, _others(held, generator, scale), held)
                     if is_flat(copy):
                         copy = changed
                     else:
@@ -147,15 +147,6 @@ def _others(values: torch.Tensor, generator: torch.Generator, scale: float) -> t
         return values + noise.abs().mul(8).to(values.dtype)
     noise = noise.to(values.dtype)
     return torch.where(values.isfinite(), values * noise + noise, noise)
-
-
-def _of_files(engine: Engine, pieces: list[Piece], count: int) -> np.ndarray:
-    """Which elements come from files, and were not multiplied by nothing."""
-    numbers = decoded(pieces, count)
-    of_files: np.ndarray = numbers != 0
-    for label in engine.labels.of_nothing(distinct_labels(pieces)):
-        of_files &= numbers != label
-    return of_files
 
 
 def _add_different(

@@ -156,11 +156,10 @@ def after_picking(
 
 def hangs_on_values(engine: Engine, traits: Traits, tensors: list[torch.Tensor]) -> bool:
     """Whether it takes values to tell where the elements of a result come from."""
-    if traits.kind != "whole" and not (traits.kind == "pointwise" and (engine.labels.weighed or traits.picks)):
-        masked = traits.name in ("mul", "mul_") and len(tensors) > 1
-        return masked and any(_is_mask(engine, tensor) for tensor in tensors)
     if traits.name in ("mul", "mul_") and len(tensors) > 1 and any(_is_mask(engine, tensor) for tensor in tensors):
         return True
+    if traits.kind != "whole" and not (traits.kind == "pointwise" and (engine.labels.weighed or traits.picks)):
+        return False
     for tensor in tensors:
         got = engine.pieces(tensor)
         if engine.labels.of_nothing(distinct_labels(got)):
@@ -250,29 +249,27 @@ def _combined(
         parts = [broadcast(engine.pieces(tensor), tensor.size(), size) for tensor in tensors]
         return combined(parts, count, labels)
 
-    def nothing(tensors: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
-        for tensor in tensors:
-            if not engine.pieces(tensor) and (values := _values(engine, tensor)) is not None:
-                yield values == 0
-
     def own(tensors: Sequence[torch.Tensor], is_constant: Callable[[np.ndarray], Any]) -> Iterator[np.ndarray]:
         for tensor in tensors:
             if not engine.pieces(tensor) and (values := _values(engine, tensor)) is not None:
                 yield is_constant(values)
 
+    def nothing(tensors: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
+        return own(tensors, lambda values: values == 0)
+
     name = traits.name.strip("_")
     tensors = _counting(traits, args, kwargs)
     if name in ("mul", "bitwise_and", "logical_and", "and"):
         product = of(tensors)
-        return (
-            product if len(tensors) < 2 else _product(engine, tensors, product, size, nothing(tensors), name == "mul")
-        )
+        if len(tensors) < 2:
+            return product
+        return _product(engine, tensors, product, size, nothing(tensors), name == "mul")
     if name in ("div", "true_divide") and len(tensors) == 2:
         product = multiplied(labels, of(tensors), size, nothing(tensors[:1]))
         return multiplied(labels, product, size, own(tensors[1:], lambda values: abs(values) == inf))
     if name == "pow" and len(tensors) == 2:
         product = kept_constant(of(tensors), size, own(tensors[:1], lambda values: values == 1))
-        return kept_constant(product, size, own(tensors[1:], lambda values: values == 0))
+        return kept_constant(product, size, nothing(tensors[1:]))
     if name in ("bitwise_or", "logical_or", "or"):
         product = kept_constant(of(tensors), size, own(tensors, lambda values: values == ~values.dtype.type(0)))
         return added(labels, product, size, nothing(tensors))

@@ -63,7 +63,8 @@ def recognised(files: Files, made: object, way: Way, given: object = None) -> bo
 def recognised_array(files: Files, made: Any, given: object = None) -> Array | None:
     """A plain numpy array as one of the run, where its values are known again; else None. `given` are the numbers that
     it is made of, if it is."""
-    from ckptdiff.following.arrays import known, memory_of
+    from ckptdiff.following.array_memory import memory_of
+    from ckptdiff.following.arrays import known
 
     if given is not None and not files.engine.kept.has_numbers(given):
         return None

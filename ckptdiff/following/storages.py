@@ -90,28 +90,29 @@ class Storages:
         if not is_flat(tensor):
             held = self._loose.get(id(tensor))
             if (values := sparse_values(tensor)) is not None:
-                return self._pieces_of_sparse(tensor, self.pieces(values), held[1] if held else 0)
+                return self._pieces_of_sparse(tensor, values, held[1] if held else 0)
             return uniform(held[1], max(tensor.numel(), 1)) if held else []
         memory = self.known(tensor)
         return pieces(memory.origins, shape_of(tensor)) if memory is not None and memory.origins else []
 
-    def _pieces_of_sparse(self, tensor: torch.Tensor, of_values: list[Piece], label: int) -> list[Piece]:
+    def _pieces_of_sparse(self, tensor: torch.Tensor, values: torch.Tensor, label: int) -> list[Piece]:
         """Where a sparse tensor's elements come from: those that it holds from where its values do, or what is known
         of it; the others are nothing of these."""
+        of_values = self.pieces(values)
         whole = label or self.labels.union(distinct_labels(of_values))
         if not whole:
             return []
         with replay.plainly():
-            numbers = decoded(of_values or uniform(label, sparse_values(tensor).numel()), sparse_values(tensor).numel())  # type: ignore[union-attr]
-            given = torch.from_numpy(numbers.astype("f8")).reshape(sparse_values(tensor).size())  # type: ignore[union-attr]
+            numbers = decoded(of_values or uniform(label, values.numel()), values.numel())
+            given = torch.from_numpy(numbers.astype("f8")).reshape(values.size())
             if tensor.layout is torch.sparse_coo:
                 held = coo_tensor(tensor, torch.ones_like(given)).to_dense() > 0
                 placed = torch.zeros(tensor.size(), dtype=torch.float64)
                 placed.index_put_(tuple(coo_parts(tensor)[0]), given)
             else:
                 made = [
-                    torch.sparse_compressed_tensor(*_indices(tensor), values, tensor.size(), layout=tensor.layout)
-                    for values in (torch.ones_like(given), given)
+                    torch.sparse_compressed_tensor(*_indices(tensor), held, tensor.size(), layout=tensor.layout)
+                    for held in (torch.ones_like(given), given)
                 ]
                 held, placed = made[0].to_dense() > 0, made[1].to_dense()
             placed[~held] = self.labels.nothing(whole)
