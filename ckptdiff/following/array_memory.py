@@ -11,7 +11,7 @@ from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.in_arrays import address_of, root_of
 from ckptdiff.following.memory import Memory
-from ckptdiff.following.origins import Piece, Shape, decoded, distinct_labels, encoded, paint, pieces, uniform
+from ckptdiff.following.origins import Piece, Shape, covered, decoded, distinct_labels, encoded, paint, pieces, uniform
 
 
 def _place(engine: Engine, array: np.ndarray, *, make: bool = False) -> tuple[Memory | None, Shape | None]:
@@ -62,11 +62,31 @@ def pieces_at(engine: Engine, array: np.ndarray) -> list[Piece]:
     return uniform(engine.labels.union(memory.origins.labels(low, low + array.nbytes)), array.size)
 
 
+def take_as_it_is(engine: Engine, array: np.ndarray) -> None:
+    """What is followed has written to an array."""
+    memory, shape = _place(engine, array)
+    if memory is not None and memory.digests:
+        memory.watch(shape.span if shape is not None else None)
+
+
 def tell_changes(engine: Engine, array: np.ndarray) -> None:
-    """What is not followed may have written to an array of the code's own, and have looked at values."""
-    if engine.in_arrays.is_changed(array):
-        engine.looked.update(engine.read)
-        note(engine, array, [])
+    """What is not followed may have written to an array, and have looked at values."""
+    memory, shape = _place(engine, array)
+    if memory is not None:
+        engine.check(memory, shape.span if shape is not None else None)
+    changed = engine.in_arrays.changed(array)
+    if changed is None:
+        return
+    root, begun = changed
+    again = engine.by_bytes(root.reshape(-1).view("u1").data) if root.flags.c_contiguous else None
+    memory, first = memory_of(engine, root) if again is not None else (None, 0)
+    engine.in_arrays.written(root)
+    if again is None or memory is None:
+        if begun:
+            engine.looked.update(engine.read)
+            note(engine, array, [])
+    else:  # a file was read into it, say
+        memory.origins.replace([(first, first + root.nbytes)], again.moved(first))
 
 
 def all_labels(array: np.ndarray) -> set[int]:
@@ -76,7 +96,15 @@ def all_labels(array: np.ndarray) -> set[int]:
 
 def all_of(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:
     """Every element, of all that some arrays come from."""
-    labels = {label for array in arrays for label in all_labels(array)}
+    return _of_each(engine, {label for array in arrays for label in all_labels(array)})
+
+
+def all_at(engine: Engine, arrays: Iterable[np.ndarray]) -> list[Piece]:
+    """The same by the arrays' memory: some packages take theirs as plain ones of numpy's."""
+    return _of_each(engine, {label for array in arrays for label in distinct_labels(pieces_at(engine, array))})
+
+
+def _of_each(engine: Engine, labels: set[int]) -> list[Piece]:
     return [(0, 1 << 60, engine.labels.union(labels), None)] if labels else []
 
 
@@ -88,6 +116,21 @@ def labels_of(array: np.ndarray) -> np.ndarray:
 def in_order(labels: np.ndarray) -> list[Piece]:
     """The pieces that an array of labels comes to."""
     return encoded(np.ascontiguousarray(labels).reshape(-1))
+
+
+def pass_on(engine: Engine, given: Iterable[np.ndarray], made: Iterable[object], *, numbers: bool = False) -> None:
+    """What was made of arrays that may be made of values that code has seen, may be so too; what was made with such
+    `numbers`, where it does not come from files."""
+    memories = [_place(engine, array)[0] for array in given] if engine.looked or engine.in_arrays else []
+    line = next((memory.after_look for memory in memories if memory is not None and memory.after_look), "")
+    beside = not line
+    if beside and engine.looked and numbers:
+        line = line_of_code()
+    for array in made if line else ():
+        if isinstance(array, np.ndarray) and not (beside and covered(pieces_at(engine, array)) == array.size):
+            memory, _ = _place(engine, array, make=True)
+            if memory is not None:
+                memory.after_look = memory.after_look or line
 
 
 def note(engine: Engine, array: np.ndarray, new: list[Piece], *, sure: bool = True) -> None:
@@ -106,6 +149,6 @@ def note(engine: Engine, array: np.ndarray, new: list[Piece], *, sure: bool = Tr
         engine.look_at(distinct_labels(new))
     if not sure or (not new and engine.looked):
         memory.after_look = line_of_code()
-    if memory.digest:
-        memory.watch()
+    if memory.digests:
+        memory.watch(shape.span)
     paint(memory.origins, shape, new)

@@ -239,10 +239,15 @@ def differ(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return different
 
 
+_SINGLE = frozenset((str, int, float, bool, type(None), np.ndarray))
+
+
 def flat(values: Any) -> Iterator[Any]:
     """What nested lists, tuples, dictionaries and the values of keywords hold."""
     for value in values.values() if isinstance(values, Mapping) else values:
-        if isinstance(value, (list, tuple, Mapping, ValuesView)):
+        if type(value) in _SINGLE:  # asking for what is abstract takes its time
+            yield value
+        elif isinstance(value, (list, tuple, Mapping, ValuesView)):
             yield from flat(value)
         else:
             yield value

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptdiff.following.array_memory import all_of, note, pieces_of
+from ckptdiff.following.array_memory import all_of, note, pass_on, pieces_of
 from ckptdiff.following.array_results import flat, is_view_of
-from ckptdiff.following.arrays import Array, known, plain
+from ckptdiff.following.arrays import Array, is_telling, known, plain
 from ckptdiff.following.engine import Engine
-from ckptdiff.following.file_numbers import tells
 from ckptdiff.following.in_arrays import address_of
 from ckptdiff.following.mode import parts
 from ckptdiff.following.named_files import Files
-from ckptdiff.following.origins import Interval, Piece, covered
-from ckptdiff.following.recognising import Way, recognised, recognised_array
+from ckptdiff.following.origins import Interval, Piece, covered, uniform
+from ckptdiff.following.recognising import Way, made_of_words, recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import without_torch_function
 
@@ -38,7 +37,8 @@ _MAKING = (
 )  # fmt: skip
 """What they make is the code's own."""
 _EMPTY = (np.empty, np.empty_like)
-_CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require")
+_CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray", "require",
+               "asarray_chkfinite")  # fmt: skip
 
 
 def _reflected(tensor: torch.Tensor, ufunc: np.ufunc, inputs: tuple[object, ...]) -> Callable[[], object] | None:
@@ -97,12 +97,16 @@ def watch_arrays(patched: Patches, files: Files) -> None:
             function = kept.value
             arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, Array)]
             if not arrays or arrays[0].engine is not engine:
-                if texts and any(map(_is_telling, flat(args[:1]))):
+                if texts and any(map(is_telling, flat(args[:1]))):
                     engine.looked.update(dict.fromkeys((name, "") for name in texts))  # numbers, by way of a text maybe
                 made = function(*args, **kwargs)
                 unsure = engine.looked or engine.exposed or files.opened.read or engine.kept.has_lists
                 way: Way = "array" if args and isinstance(args[0], np.ndarray) else "numbers"
                 if unsure and not _is_known(engine, made) and recognised(files, made, way, args[0] if args else None):
+                    return made
+                if labels := _labels_of_numbers(engine, args):
+                    with without_torch_function():
+                        _adopt(engine, made, uniform(engine.labels.union(labels), made.numel()))
                     return made
                 seen = engine.looked or engine.exposed or (way == "array" and engine.in_arrays)
                 if seen or (engine.numbers and _of_numbers(engine, args[:1], made)):
@@ -137,23 +141,39 @@ def watch_arrays(patched: Patches, files: Files) -> None:
             if converts and not arrays:
                 of_numbers = args and (isinstance(args[0], (list, tuple)) or engine.kept.has_numbers(args[0]))
                 again = recognised_array(files, result, args[0]) if of_numbers else None
+                again = made_of_words(files, result, args[0]) if args and again is None else again
                 return result if again is None else again
             if arrays and not is_view_of(result, arrays):
                 same = len(arrays) == 1 and arrays[0].size == result.size
                 note(engine, result, pieces_of(arrays[0]) if same else all_of(engine, arrays))
+                pass_on(engine, arrays, [result])
             made = known(result, engine, ())
             if not converts:
                 engine.in_arrays.made(result, empty=kept.value in _EMPTY)
-            if not converts and engine.looked and any(map(_is_telling, flat((args, kwargs.values())))):
+            if not converts and engine.looked and any(map(is_telling, flat((args, kwargs.values())))):
                 note(engine, made, [])
             return made
 
         making.__name__ = getattr(kept.value, "__name__", "making")
         return making
 
+    kept_exchange = Kept(np.from_dlpack)
+
+    def exchanged(*args: object, **kwargs: object) -> object:
+        made = kept_exchange.value(*args, **kwargs)
+        return made if engine.enclosing(address_of(made), 1) is None else known(made, engine, ())
+
+    patched.everywhere(kept_exchange, exchanged, in_modules=True)
     for name in (*_MAKING, *_CONVERTING):
         kept = Kept(getattr(np, name))
         patched.everywhere(kept, followed_array(kept, converts=name in _CONVERTING), in_modules=True)
+
+
+def _labels_of_numbers(engine: Engine, given: tuple[Any, ...]) -> set[int]:
+    """What a tensor comes from that is made of a list of numbers that were taken out of arrays, one by one."""
+    listed = given[0] if given and type(given[0]) in (list, tuple) else ()
+    labels = {engine.in_arrays.label_of(number) if isinstance(number, np.generic) else 0 for number in listed}
+    return set() if 0 in labels else labels
 
 
 def _doubt(engine: Engine, tensor: torch.Tensor, arrays: list[Array]) -> None:
@@ -163,10 +183,6 @@ def _doubt(engine: Engine, tensor: torch.Tensor, arrays: list[Array]) -> None:
     memory = engine.memory(tensor) if line else None
     if memory is not None:
         memory.after_look = memory.after_look or line
-
-
-def _is_telling(value: object) -> bool:
-    return isinstance(value, float) and tells(value)
 
 
 def _is_known(engine: Engine, made: object) -> bool:

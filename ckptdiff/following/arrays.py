@@ -15,18 +15,22 @@ import numpy as np
 
 from ckptdiff.following.array_kind import ArrayKind
 from ckptdiff.following.array_memory import (
+    all_at,
     all_labels,
     all_of,
     in_order,
     labels_of,
     note,
+    pass_on,
     pieces_at,
     pieces_of,
+    take_as_it_is,
     tell_changes,
 )
 from ckptdiff.following.array_results import OfFunction, computed, differ, flat, is_view_of, moved_by, reached
 from ckptdiff.following.engine import Engine
-from ckptdiff.following.origins import decoded
+from ckptdiff.following.file_numbers import tells
+from ckptdiff.following.origins import covered, decoded
 
 _LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__", "__int__", "__bool__", "__index__",
             "__complex__")  # fmt: skip
@@ -76,8 +80,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
         origins = None
         if engine is not None and method != "at":
             origins = OfFunction(engine.labels, pieces_of, ufunc, method, inputs, kwargs)
-        _written(engine, out)
-        with noting_changes(engine, inputs[0] if method == "at" else None, arrays):
+        with _writing(engine, out), noting_changes(engine, inputs[0] if method == "at" else None, arrays):
             result = getattr(ufunc, method)(
                 *map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()}
             )
@@ -88,6 +91,9 @@ class Array(np.ndarray, metaclass=ArrayKind):
                         array.left()
                 got, sure = origins.of(made, number) if origins is not None else (all_of(engine, arrays), True)
                 note(engine, made, got, sure=sure)
+        if engine is not None:
+            numbers = any(map(is_telling, flat((inputs, kwargs.values()))))
+            pass_on(engine, arrays, flat((result,) if out is None else out), numbers=numbers)
         if out is not None:
             return out[0] if len(out) == 1 else out
         return known(result, engine, arrays)
@@ -103,8 +109,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
                 if isinstance(array, Array):
                     array.kept()
         first = args[0] if args and isinstance(args[0], np.ndarray) and name in _MUTATING else None
-        _written(engine, first, kwargs.get("out"))
-        with noting_changes(engine, first, given):
+        with _writing(engine, first, kwargs.get("out")), noting_changes(engine, first, given):
             result = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
         target = args[0] if function is np.copyto and "where" not in kwargs and len(args) < 4 else kwargs.get("out")
         if isinstance(target, np.ndarray):
@@ -112,6 +117,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
             before = [(pieces_of(array), array.shape) for array in source]
             copied = function is np.copyto
             note(engine, target, computed(engine.labels, before, target) if copied else all_of(engine, given))
+            pass_on(engine, given, [target])
             return target if function is not np.copyto else None
         moved = found = None
         tried = name in _MUTATING
@@ -131,38 +137,53 @@ class Array(np.ndarray, metaclass=ArrayKind):
             elif found is not None and number < len(found) and found[number].shape == made.shape:
                 got = in_order(np.where(found[number].reshape(-1), got[0][2] if got else 0, 0))
             note(engine, made, got, sure=sure)
+        pass_on(engine, given, flat((result, first)), numbers=any(map(is_telling, flat((args, kwargs.values())))))
         return known(result, engine, given)
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        if self.engine is not None and type(value) is list and value and type(value[0]) is str:
+            again = self.engine.by_words(np.asarray(value, self.dtype), value)
+            value = value if again is None else again
         values = [item for item in flat((value,)) if isinstance(item, np.ndarray)]
         before = [(pieces_of(array), array.shape) for array in values]
-        _written(self.engine, self)
-        np.ndarray.__setitem__(self, index, plain(value))
+        part: Any = np.ndarray.__getitem__(self.view(np.ndarray), plain(index)) if self.engine is not None else None
+        if not isinstance(part, np.ndarray) or not np.may_share_memory(part, self):
+            part = self
+        with _writing(self.engine, part):
+            np.ndarray.__setitem__(self, index, plain(value))
         if self.engine is None:
             return
-        part = np.ndarray.__getitem__(self.view(np.ndarray), plain(index))
-        if isinstance(part, np.ndarray) and np.may_share_memory(part, self):
+        own = False
+        if part is not self:
             note(self.engine, part, computed(self.engine.labels, before, part))
         else:  # by indices or one element: the labels are put there as the values were
             labels = labels_of(self)
             given = isinstance(value, np.ndarray) and value.size
             single = all_of(self.engine, values)
             new = labels_of(value).reshape(value.shape) if given else single[0][2] if single else 0
+            if isinstance(value, np.generic):
+                new = self.engine.in_arrays.label_of(value)
+            own = not values and not new
             labels.reshape(self.shape)[plain(index)] = new
             note(self.engine, self, in_order(labels))
+        pass_on(self.engine, values, [part], numbers=own)
 
     def __getitem__(self, index: Any) -> Any:
         result = np.ndarray.__getitem__(self, index)
         if self.engine is None:
             return result
         if not isinstance(result, np.ndarray):
-            self.engine.look_at(all_labels(self))
+            seen = all_labels(self)
+            self.engine.look_at(seen)
+            if len(seen) == 1 and isinstance(result, np.generic) and covered(pieces_of(self)) == self.size:
+                self.engine.in_arrays.took(result, *seen)
         elif not np.may_share_memory(result, self):
             labels = labels_of(self).reshape(self.shape)[plain(index)].reshape(-1)
             chosen = {label for place in flat((index,)) if isinstance(place, Array) for label in all_labels(place)}
             if chosen:  # a table of the code's own, and a file says what is taken of it
                 labels = np.where(labels, labels, np.int32(self.engine.labels.union(chosen)))
             note(self.engine, result, in_order(labels))
+            pass_on(self.engine, [self], [result])
         return result
 
     @property
@@ -231,12 +252,19 @@ class _Flat:
             self._plain[index] = plain(value)
 
 
-def _written(engine: Engine | None, *targets: object) -> None:
-    """Functions that are followed are about to write to some arrays."""
-    for target in flat(targets):
-        if engine is not None and isinstance(target, np.ndarray):
-            tell_changes(engine, target)  # who wrote there before is told apart
-            engine.in_arrays.written(target)
+@contextlib.contextmanager
+def _writing(engine: Engine | None, *targets: object) -> Iterator[None]:
+    """What is followed writes to some arrays inside the block."""
+    if engine is None:
+        yield
+        return
+    written = [target for target in flat(targets) if isinstance(target, np.ndarray)]
+    for target in written:
+        tell_changes(engine, target)  # who wrote there before is told apart
+        engine.in_arrays.written(target)
+    yield
+    for target in written:
+        take_as_it_is(engine, target)
 
 
 @contextlib.contextmanager
@@ -248,7 +276,8 @@ def noting_changes(engine: Engine | None, target: object, given: Iterable[np.nda
         return
     whole = target.view(np.ndarray)
     before, labels = whole.copy(), decoded(pieces_at(engine, whole), whole.size)
-    label = engine.labels.union(label for array in given if array is not target for label in all_labels(array))
+    others = all_at(engine, [array for array in given if array is not target])
+    label = others[0][2] if others else 0
     yield
     labels[differ(before, whole).reshape(-1)] = label
     note(engine, whole, in_order(labels))
@@ -267,6 +296,7 @@ def _same_elements(name: str) -> Callable[..., np.ndarray]:
             if reorders and got:
                 got = in_order(getattr(labels_of(self).reshape(self.shape), name)(*args, **kwargs))
             note(self.engine, result, got)
+            pass_on(self.engine, [self], [result])
         return result
 
     same.__name__ = name
@@ -333,6 +363,11 @@ def _leaving(name: str) -> Callable[..., object]:
 
 for _name in _LEAVING:
     setattr(Array, _name, _leaving(_name))
+
+
+def is_telling(value: object) -> bool:
+    """Whether a number may be told from what all code writes."""
+    return isinstance(value, (float, np.floating)) and tells(float(value))
 
 
 def plain(value: Any) -> Any:

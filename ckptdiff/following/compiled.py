@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ckptdiff.following.array_memory import all_of, memory_of, note, pieces_at, pieces_of
+from ckptdiff.following.array_memory import all_at, memory_of, note, pieces_at
 from ckptdiff.following.array_results import flat, is_view_of
-from ckptdiff.following.arrays import Array, known, noting_changes
+from ckptdiff.following.arrays import known, noting_changes
 from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.origins import covered
@@ -28,6 +28,8 @@ _COMPUTING = ("cv2", "numpy", "pywt", "scipy", "skimage")
 _FOLLOWED = frozenset(("ckptdiff", "numpy", "safetensors", "torch", *sys.stdlib_module_names))
 _RANDOM = "numpy.random"
 """Of numpy's own, what `__array_function__` is not told of."""
+_KEEPERS = {"scipy.linalg.blas": "get_blas_funcs", "scipy.linalg.lapack": "get_lapack_funcs"}
+"""Functions that keep in `memo` which compiled ones they gave, whose modules have others by now."""
 
 
 def watch_compiled(patched: Patches, engine: Engine) -> None:
@@ -63,6 +65,15 @@ def _stand_in(patched: Patches, engine: Engine, modules: dict[str, ModuleType]) 
                     made[id(value)] = Compiled(value, engine, doubtful=package not in _COMPUTING)
                     patched.stands_for(made[id(value)], value)
                 patched.item(namespace, key, made[id(value)])
+        if memo := getattr(namespace.get(_KEEPERS.get(name)), "memo", None):
+            _forget(patched, memo)
+
+
+def _forget(patched: Patches, memo: dict[object, object]) -> None:
+    before = dict(memo)
+    memo.clear()
+    patched.also(lambda: memo.update(before))
+    patched.also(memo.clear)
 
 
 def _package(function: Any, module: str) -> str:
@@ -97,14 +108,14 @@ class Compiled:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
-        given = all_of(self._engine, arrays)
+        given = all_at(self._engine, arrays)
         if not given:
             result = self._function(*args, **kwargs)
             for array in flat((arrays, result)):
                 if isinstance(array, np.ndarray):
                     self._engine.in_arrays.written(array)
             return result
-        own = [array for array in arrays if not pieces_of(array)]
+        own = [array for array in arrays if not pieces_at(self._engine, array)]
         with contextlib.ExitStack() as stack:
             for array in arrays:
                 if array.flags.writeable and not array.dtype.hasobject:
@@ -118,9 +129,9 @@ class Compiled:
             self._doubt(array)
         if not made and not changed:  # it may have kept what it was given, tell of it, or have written what was there
             for array in arrays:
-                if isinstance(array, Array):
-                    array.left(numbers=True)
-                if array.flags.writeable and not pieces_of(array):
+                if pieces_at(self._engine, array):
+                    known(array, self._engine, ()).left(numbers=True)
+                elif array.flags.writeable:
                     self._doubt(array)
         return known(result, self._engine, arrays)
 

@@ -27,15 +27,16 @@ from ckptdiff.following.kept_values import KeptValues, bytes_of
 from ckptdiff.following.labels import Source
 from ckptdiff.following.memory import Memory, is_flat, shape_of
 from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
-from ckptdiff.following.origins import Piece, Shape, distinct_labels, paint, relabelled, uniform
+from ckptdiff.following.origins import Piece, Shape, covered, distinct_labels, paint, relabelled, uniform
 from ckptdiff.following.plain_tensors import copied
 from ckptdiff.following.storages import Storages
-from ckptdiff.following.unseen import Looked
 from ckptdiff.torch_private import schema_of
 
 _STRIDED = torch.strided
 SMALL = 16 * 1024
 """Bytes up to which an operation on settled memory is rather carried out than noted."""
+_READ_AT_ONCE = 1 << 20
+"""Bytes of a file up to which they are read for what others may do to them; memory that was written is there anyway."""
 
 
 class Engine(Storages):
@@ -43,7 +44,6 @@ class Engine(Storages):
 
     def __init__(self) -> None:
         super().__init__()
-        self.looked = Looked()
         self.exposed: dict[Source, None] = {}
         """The tensors of files whose memory code outside torch has seen: it may have looked at values."""
         self.by_address = ""
@@ -75,7 +75,7 @@ class Engine(Storages):
             labels = distinct_labels(self.pieces(tensor))
             for label in labels:
                 self.exposed.update(dict.fromkeys(self.labels.origins[label].sources))
-            if not labels:
+            if not labels or memory.version or memory.nbytes <= _READ_AT_ONCE:
                 memory.watch()
 
     def exposed_at(self, address: int, count: int) -> set[int]:
@@ -149,6 +149,8 @@ class Engine(Storages):
             memory = self.known(tensor)
             if memory is not None:
                 involved.append(memory)
+                if memory.digests:
+                    self.check(memory, shape_of(tensor).span)
             elif tensor.layout is not _STRIDED and self.holds(tensor):
                 return self._carry_out(function, args, kwargs, tensors, traits(function))
         known = traits(function)
@@ -164,12 +166,14 @@ class Engine(Storages):
         if self.numbers and known.kind != "view" and not known.random:
             self._numbered(function, args, kwargs, result, tensors, known)
         seen = self.exposed or self.looked or self.in_arrays or self.numbers.taken
-        if seen and known.kind not in ("view", "nothing"):
+        if seen and (known.makes or known.kind not in ("view", "nothing")):
             line = next((memory.after_look for memory in involved if memory.after_look), "")
             if not line and self.exposed and involved and known.written and brings_numbers(args):
                 line = line_of_code()
             if line:
                 self._pass_on(line, result, args, kwargs, known)
+            elif self.looked and brings_numbers((*args, *kwargs.values())):
+                self._pass_on(line_of_code(), result, args, kwargs, known, beside=True)
         return result
 
     def _numbered(
@@ -188,13 +192,16 @@ class Engine(Storages):
         if taken:
             self._pass_on(line_of_code(), result, args, kwargs, traits)
 
-    def _pass_on(self, line: str, result: object, args: Args, kwargs: Kwargs, traits: Traits) -> None:
-        """What was made with something that may be made of values that code has seen, may be so too."""
+    def _pass_on(
+        self, line: str, result: object, args: Args, kwargs: Kwargs, traits: Traits, *, beside: bool = False
+    ) -> None:
+        """What was made with something that may be made of values that code has seen, may be so too; where that stands
+        `beside` elements of files, only what has others."""
         outputs = written_by(traits, args, kwargs)
         collect([result], outputs)
         for tensor in outputs:
             memory = self.memory(tensor)
-            if memory is not None:
+            if memory is not None and not (beside and covered(self.pieces(tensor)) == tensor.numel()):
                 memory.after_look = memory.after_look or line
 
     def _become(
@@ -326,7 +333,7 @@ class Engine(Storages):
                 memory = memory or self.memory(tensor)
                 if memory is None:
                     continue
-                replay.wrote(memory)
+                replay.wrote(memory, shape_of(tensor).span)
                 self.paint(memory, tensor, new(tensor, number, reached.written if reached else None))
         if label:
             for number, tensor in enumerate(outputs):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from ckptdiff.following.named_files import Files
 from ckptdiff.following.opened_files import in_this_thread, is_followed, watched
 from ckptdiff.following.origins import Piece, covered, distinct_labels
 from ckptdiff.following.readers import READERS
+from ckptdiff.following.recognising import made_of_words, origins_of
 from ckptdiff.following.replay import plainly
 from ckptdiff.following.told_numbers import watch_functions
 from ckptdiff.generators import generators_kept_once
@@ -151,6 +153,9 @@ class Followed:
         line = doubt = ""
         consists = parts(tensor)
         for part in consists:
+            memory = engine.known(part)
+            if memory is not None:
+                engine.check(memory)
             got = engine.pieces(part)
             for label in sorted(distinct_labels(got)):
                 origin = engine.labels.origins[label]
@@ -160,9 +165,7 @@ class Followed:
             filled += min(covered(got), part.numel())
             if len(consists) == 1 and covered(got) < part.numel():
                 stretches = _stretches(got)
-            memory = engine.known(part)
             if memory is not None:
-                engine.check(memory)
                 line = memory.overwritten[-1][2] if memory.overwritten else line
                 doubt = memory.after_look or doubt
             elif engine.looked and engine.looked.is_unseen(part):
@@ -175,7 +178,7 @@ class Followed:
     def _whole(self, tensor: torch.Tensor) -> Fill | None:
         """The answer of fill() for a tensor that came from one place as it is, as nearly all do."""
         memory = self.engine.known(tensor) if type(tensor) in _ORDINARY else None
-        if memory is None or memory.overwritten or memory.after_look or memory.digest:
+        if memory is None or memory.overwritten or memory.after_look or memory.digests:
             return None
         got = self.engine.pieces(tensor)
         if len(got) != 1:
@@ -218,6 +221,8 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
     engine = Engine()
     files = Files(engine, trust=trust, tells=tells)
     followed = Followed(engine, files)
+    engine.by_bytes = lambda content: origins_of(files, content, "bytes")
+    engine.by_words = partial(made_of_words, files)
     patched = Patches(taking_back=True)
     kept = contextlib.ExitStack()
     kept.enter_context(generators_kept_once())

@@ -9,6 +9,7 @@ import hashlib
 import struct
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,8 @@ _WHOLE = 1 << 28
 """Bytes up to which what is taken out is known again."""
 _NUMBERS = 1 << 20
 """Numbers that are known by themselves."""
+_PARTED = 1 << 16
+"""Unpacked numbers up to which each is known."""
 _SHORT = 2
 _TELLING = 2
 """Numbers of which a list is weights."""
@@ -74,9 +77,10 @@ class KeptValues:
 
     def keep_numbers(self, values: object, *, unpacked: bool = False) -> None:
         """Note the numbers that code takes a whole out as: they are told from others of the same value by the first
-        and the last of them. `unpacked`: out of bytes."""
+        and the last of them. `unpacked`: out of bytes, of which code takes parts."""
         if len(self._numbers) < _NUMBERS:
-            for number in _ends(values):
+            each = list(islice(_flat(values), _PARTED + 1)) if unpacked else []
+            for number in each if 0 < len(each) <= _PARTED else _ends(values):
                 self._numbers[id(number)] = number
                 if unpacked:
                     self._unpacked[id(number)] = number

@@ -10,6 +10,7 @@ import torch
 
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.mode import parts
+from ckptdiff.following.named_files import flat_tensor
 from ckptdiff.following.replay import plainly
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import FILE_WRITER, SHARERS, without_torch_dispatch, without_torch_function
@@ -40,7 +41,18 @@ def watch_looks(patched: Patches, engine: Engine) -> None:
 
     patched.attribute(tensor, "tolist", settled(tensor.tolist, all_of_it=True))
     patched.attribute(tensor, "share_memory_", settled(tensor.share_memory_, foreign=True))
-    patched.attribute(tensor, "__dlpack__", settled(tensor.__dlpack__, foreign=True))
+
+    def exposing(kept: Kept) -> Callable[..., object]:
+        def exchanged(given: torch.Tensor, *args: object, **kwargs: object) -> object:
+            with without_torch_function(), engine.lock:
+                engine.expose(parts(given))
+            return kept.value(given, *args, **kwargs)
+
+        return exchanged
+
+    patched.attribute(tensor, "__dlpack__", exposing(Kept(tensor.__dlpack__)))
+    capsule = Kept(torch.utils.dlpack.to_dlpack)  # type: ignore[attr-defined]
+    patched.everywhere(capsule, exposing(capsule))
     # Pickling: `pickle.dumps`, `torch.save`, a queue.
     patched.attribute(tensor, "__reduce_ex__", settled(tensor.__reduce_ex__, keeps=True))
 
@@ -73,6 +85,20 @@ def watch_storages(patched: Patches, engine: Engine) -> None:
 
         return sharing
 
+    def as_numbers(method: Callable[..., list[object]]) -> Callable[..., list[object]]:
+        def tolist(self: Any) -> list[object]:
+            whole = [flat_tensor(self)]
+            with engine.lock:
+                engine.settle(whole)
+                engine.take_out(whole)
+            result = method(self)
+            engine.kept.keep_numbers(result)
+            return result
+
+        return tolist
+
+    for kind in (torch.UntypedStorage, torch.storage.TypedStorage):
+        patched.attribute(kind, "tolist", as_numbers(kind.tolist))
     patched.attribute(torch.UntypedStorage, "resize_", resized)
     for name in SHARERS:
         patched.attribute(torch.UntypedStorage, name, shared(getattr(torch.UntypedStorage, name)))

@@ -69,7 +69,7 @@ class Memory:
     """The log of one storage."""
 
     __slots__ = (
-        "__weakref__", "address", "after_look", "digest", "foreign", "nbytes", "origins", "overwritten", "settled",
+        "__weakref__", "address", "after_look", "digests", "foreign", "nbytes", "origins", "overwritten", "settled",
         "snapshots", "storage", "version", "writes",
     )  # fmt: skip
 
@@ -86,8 +86,9 @@ class Memory:
         self.snapshots: list[weakref.ref[Snapshot]] = []
         self.foreign = False
         """Whether code outside torch holds the memory, numpy say, so that it must always be as it should."""
-        self.digest = b""
-        """That of the bytes when they were last known, where code outside torch may change them; else empty."""
+        self.digests: list[bytes] = []
+        """Those of stretches of the bytes when they were last known, where code outside torch may change them; else
+        empty."""
         self.after_look = ""
         """The line of code that wrote to it, from no file, after values of files had been looked at."""
         self.overwritten: list[tuple[int, int, str]] = []
@@ -102,18 +103,37 @@ class Memory:
         made.foreign = True
         return made
 
-    def watch(self) -> None:
-        """From now on, be able to tell whether the bytes are still those that they are now."""
-        if self.storage is not None and self.nbytes <= _WATCHED:
-            self.digest = digest_of(self.bytes())
+    def watch(self, span: tuple[int, int] | None = None) -> None:
+        """From now on, be able to tell whether the bytes are still those that they are now. `span`: the first one and
+        the one after the last that may have become others."""
+        if self.storage is None or not 0 < self.nbytes <= _WATCHED:
+            return
+        first, end = self._stretches(span if self.digests else None)
+        flat = self.content(first * _STRETCH, min(end * _STRETCH, self.nbytes))
+        self.digests[first:end] = [
+            hashlib.blake2b(flat[at : at + _STRETCH]).digest() for at in range(0, len(flat), _STRETCH)
+        ]
 
-    def changed(self) -> bool:
-        """Whether the bytes have become others since `watch`; from then on they are these."""
-        if not self.digest or self.storage is None:
-            return False
-        before = self.digest
-        self.watch()
-        return before != self.digest
+    def changed(self, span: tuple[int, int] | None = None) -> tuple[int, int] | None:
+        """The first byte and the one after the last of those that have become others since `watch`, by stretches; from
+        now on they are these. None where all are as they were."""
+        if not self.digests:
+            return None
+        first, end = self._stretches(span)
+        before = self.digests[first:end]
+        self.watch(span)
+        others = [at for at in range(first, end) if before[at - first] != self.digests[at]]
+        return (others[0] * _STRETCH, min((others[-1] + 1) * _STRETCH, self.nbytes)) if others else None
+
+    def _stretches(self, span: tuple[int, int] | None) -> tuple[int, int]:
+        low, high = span or (0, self.nbytes)
+        return low // _STRETCH, -(-high // _STRETCH)
+
+    def content(self, low: int, high: int) -> memoryview:
+        """Its bytes from one to another."""
+        with without_torch_dispatch(), without_torch_function():
+            view: memoryview = _numpy(self.bytes()[low:high]).data
+            return view
 
     def snapshot(self, tensor: torch.Tensor) -> Snapshot:
         """`tensor`, of this storage, as it is now."""
@@ -139,14 +159,10 @@ class Memory:
 
 
 _numpy = torch.Tensor.numpy
+_STRETCH = 1 << 16
+"""Bytes that have a digest together."""
 _WATCHED = 1 << 28
 """Bytes of memory up to which it is looked whether others have changed it."""
-
-
-def digest_of(flat: torch.Tensor) -> bytes:
-    """What tells the bytes of a flat tensor from others."""
-    with without_torch_dispatch(), without_torch_function():
-        return hashlib.blake2b(_numpy(flat).data).digest()
 
 
 def is_flat(tensor: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ import mmap
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ _GENERATOR_STATES = (5056, 16)
 """Bytes of the state of a CPU and a CUDA generator: code of torch reads these past any operation."""
 
 _MANY = 8
+_SEPARATORS = (" ", ",", "\t", ", ", ";", "  ", "\n")
 
 
 class Files:
@@ -65,6 +66,7 @@ class Files:
         self.stray = ""
         """A file that was read in a thread which is not followed."""
         self._names: dict[str, str] = {}
+        self._reached: dict[str, int] = {}
         self._pickled: list[torch.Tensor] | None = None
 
     def name(self, file: object) -> str:
@@ -115,6 +117,24 @@ class Files:
                     low = mapped.find(bytes(content))
                 if low >= 0:
                     return self.name(path), f"bytes {low}-{low + len(content)}"
+        return None
+
+    def text_of(self, words: Sequence[str]) -> str | None:
+        """The text among those that the code opened that has some words in it, one after another."""
+        for path in dict.fromkeys((*self.opened.texts.values(), *self.opened.read)):
+            for separator in _SEPARATORS if len(words) > 1 else ("",):
+                content = separator.join(words).encode()
+                if len(content) < _TELLING:
+                    return None
+                with contextlib.suppress(OSError, ValueError), reading(), open(path, "rb") as file:  # noqa: PTH123
+                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                        low = mapped.find(content, self._reached.get(path, 0))  # where the last ones were: line by line
+                        if low < 0 and len(mapped) <= _SEARCHED:
+                            self.engine.searched += len(mapped)
+                            low = mapped.find(content)
+                    if low >= 0:
+                        self._reached[path] = low + len(content)
+                        return self.name(path)
         return None
 
     def _file_of(self, stream: object) -> str | None:

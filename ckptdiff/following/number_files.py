@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ import torch
 from ckptdiff.following.file_numbers import numbers_in
 from ckptdiff.following.named_files import STREAM, Files
 from ckptdiff.following.opened_files import reading
-from ckptdiff.following.recognising import recognised, recognised_array
+from ckptdiff.following.recognising import made_of_words, note_decoded, recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 
 _READERS = ("ckptdiff.", "joblib.", "numpy.", "safetensors.", "torch.")
@@ -68,6 +69,14 @@ def read_numbers(patches: Patches, files: Files) -> None:
     for reader in (np.fromfile, np.loadtxt, np.genfromtxt):
         kept = Kept(reader)
         patches.everywhere(kept, noting(kept), in_modules=True)
+
+    def fromstring(text: object, *args: object, **kwargs: object) -> object:
+        made = kept_text.value(text, *args, **kwargs)
+        again = made_of_words(files, made, text)
+        return made if again is None else again
+
+    kept_text = Kept(np.fromstring)
+    patches.everywhere(kept_text, fromstring, in_modules=True)
 
     def mapped(cls: object, filename: object, *args: object, **kwargs: object) -> object:
         name = files.name(filename)
@@ -129,6 +138,9 @@ def read_bytes(patches: Patches, files: Files) -> None:
 
     patches.everywhere(kept_file, file, in_modules=True)
     patches.everywhere(kept_buffer, buffer, in_modules=True)
+    for name in ("a2b_base64", "a2b_hex", "unhexlify"):
+        kept_decoder = Kept(getattr(binascii, name))
+        patches.everywhere(kept_decoder, _decoding(kept_decoder, files), in_modules=True)
     if "numpy" in sys.modules:
         import numpy as np
 
@@ -156,6 +168,15 @@ def read_bytes(patches: Patches, files: Files) -> None:
             return view
 
         patches.everywhere(numpy_buffer, array, in_modules=True)
+
+
+def _decoding(kept: Kept, files: Files) -> Callable[..., object]:
+    def decode(text: object, /, *args: object, **kwargs: object) -> object:
+        made: bytes = kept.value(text, *args, **kwargs)
+        note_decoded(files, made, text)
+        return made
+
+    return decode
 
 
 def read_hdf5(patches: Patches, files: Files) -> None:

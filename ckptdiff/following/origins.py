@@ -131,6 +131,10 @@ class Origins:
         seen.discard(0)
         return seen
 
+    def moved(self, by: int) -> list[Interval]:
+        """The intervals, so many bytes further on."""
+        return [part._replace(low=part.low + by, high=part.high + by) for part in self.intervals]
+
     def insert(self, interval: Interval) -> None:
         """Put an interval where there is none."""
         index = bisect_right(self._lows, interval.low)

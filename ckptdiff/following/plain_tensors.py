@@ -77,7 +77,7 @@ def copied(engine: Engine, function: Function, args: Args, kwargs: Kwargs, limit
         memory = Memory(storage)
         if not memory.address:
             return False
-    elif memory.writes or memory.foreign or memory.digest or memory.snapshots or memory.origins:
+    elif memory.writes or memory.foreign or memory.digests or memory.snapshots or memory.origins:
         return False
     function(target, source)
     engine.memories[memory.address] = memory

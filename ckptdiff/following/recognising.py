@@ -32,6 +32,8 @@ _MOST = 1 << 28
 """Bytes up to which something is looked for."""
 _BUDGET = 1 << 31
 """Bytes of memory that are gone through in one run."""
+_KINDS = "biufcV"
+"""Of arrays, those of numbers, and of records of them."""
 _WORD = 4
 _TELLING_WORDS = 4
 
@@ -68,7 +70,7 @@ def recognised_array(files: Files, made: Any, given: object = None) -> Array | N
 
     if given is not None and not files.engine.kept.has_numbers(given):
         return None
-    if made.dtype.kind not in "biufc" or not made.flags.c_contiguous or not made.size:
+    if made.dtype.kind not in _KINDS or made.dtype.hasobject or not made.flags.c_contiguous or not made.size:
         return None
     way: Way = "bytes" if given is None else "numbers"
     origins = origins_of(files, made.reshape(-1).view("u1").data, way, given)
@@ -78,6 +80,44 @@ def recognised_array(files: Files, made: Any, given: object = None) -> Array | N
     _put(memory, first, made.nbytes, origins)
     array: Array = known(made, files.engine, ())
     return array
+
+
+def made_of_words(files: Files, made: Any, words: object) -> Array | None:
+    """An array of numbers that were words of a text as one of the run, where the code opened a text with just these;
+    else None."""
+    from ckptdiff.following.array_memory import memory_of
+    from ckptdiff.following.arrays import known
+
+    listed = list(words) if isinstance(words, (list, tuple)) else [words]
+    rows: list[Any] = listed if all(isinstance(row, (list, tuple)) for row in listed) else [listed]
+    if not made.size or made.dtype.kind not in "biuf" or not made.flags.c_contiguous:
+        return None
+    if not (files.opened.texts or files.opened.read) or files.engine.searched > _BUDGET:
+        return None
+    name = None
+    for row in rows:
+        telling = all(type(word) is str for word in row) and (len(row) == 1 or len(set(row)) >= _TELLING_WORDS)
+        name = files.text_of(row) if telling else None
+        if name is None:
+            return None
+    memory, first = memory_of(files.engine, made)
+    if name is None or memory is None:
+        return None
+    _put(memory, first, made.nbytes, _whole(files, (name, "numbers"), made.nbytes))
+    array: Array = known(made, files.engine, ())
+    return array
+
+
+def note_decoded(files: Files, made: bytes, text: Any) -> None:
+    """Bytes were written as base64 or in hexadecimal: where the code opened a text with just these, they come from
+    there."""
+    if len(made) < _SEED or not (files.opened.texts or files.opened.read) or files.engine.searched > _BUDGET:
+        return
+    word = text if isinstance(text, str) else bytes(text).decode("ascii", "replace")
+    name = files.text_of([word])
+    if name is not None:
+        label = _whole(files, (name, "bytes"), len(made)).intervals[0].label
+        files.engine.kept.keep_bytes(made, 1, [(0, len(made), label, 0)])
 
 
 def origins_of(files: Files, content: bytes | memoryview, way: Way, given: object = None) -> Origins | None:
@@ -125,8 +165,7 @@ def _otherwise(files: Files, given: object) -> tuple[str, str] | None:
 
 
 def _put(memory: Memory, first: int, count: int, origins: Origins) -> None:
-    shifted = [part._replace(low=part.low + first, high=part.high + first) for part in origins.at(0, count)]
-    memory.origins.replace([(first, first + count)], shifted)
+    memory.origins.replace([(first, first + count)], origins.moved(first))
 
 
 def _tells(content: bytes | memoryview) -> bool:

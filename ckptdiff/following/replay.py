@@ -66,20 +66,18 @@ def settle(memory: Memory) -> None:
 
 def before_writing(memory: Memory) -> None:
     """Give the snapshots of settled memory, which is about to be written, copies of their own."""
-    if memory.changed():
-        memory.after_look = memory.after_look or "code outside torch"
     with plainly():
         for taken in memory.needed():
             taken.copy = placed(memory.bytes(), taken.shape, taken.dtype).clone()
     memory.snapshots.clear()
 
 
-def wrote(memory: Memory) -> None:
-    """Note that settled memory was written."""
+def wrote(memory: Memory, span: tuple[int, int]) -> None:
+    """Note that settled memory was written, from one byte to another."""
     memory.version += 1
     memory.settled = memory.version
-    if memory.digest:
-        memory.watch()
+    if memory.digests:
+        memory.watch(span)
 
 
 def value(taken: Snapshot) -> torch.Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -13,6 +14,7 @@ from ckptdiff.following.labels import Labels, Origin, Source
 from ckptdiff.following.memory import Memory, is_flat, seen_as, shape_of
 from ckptdiff.following.origins import (
     Interval,
+    Origins,
     Piece,
     covered,
     decoded,
@@ -22,6 +24,7 @@ from ckptdiff.following.origins import (
     pieces,
     uniform,
 )
+from ckptdiff.following.unseen import Looked
 from ckptdiff.torch_private import coo_parts, coo_tensor, without_torch_function
 
 
@@ -34,6 +37,11 @@ class Storages:
         """By the address of their first byte."""
         self.read: dict[Source, None] = {}
         """The tensors that were asked of files, in order."""
+        self.looked = Looked()
+        self.by_bytes: Callable[[memoryview], Origins | None] = lambda _: None
+        """Where bytes come from that have come by an unknown way."""
+        self.by_words: Callable[[Any, object], Any] = lambda *_: None
+        """An array of numbers that were words, as one that a text gave; None where none did."""
         self._loose: dict[int, tuple[object, int]] = {}
         """Tensors without a storage of their own (sparse ones), by identity, and their labels."""
 
@@ -93,7 +101,25 @@ class Storages:
                 return self._pieces_of_sparse(tensor, values, held[1] if held else 0)
             return uniform(held[1], max(tensor.numel(), 1)) if held else []
         memory = self.known(tensor)
-        return pieces(memory.origins, shape_of(tensor)) if memory is not None and memory.origins else []
+        if memory is None or not (memory.origins or memory.digests):
+            return []
+        shape = shape_of(tensor)
+        self.check(memory, shape.span)
+        return pieces(memory.origins, shape)
+
+    def check(self, memory: Memory, span: tuple[int, int] | None = None) -> None:
+        """Note what has become of memory past everything here, which may be made of all that was read. `span`: the
+        first byte and the one after the last that are looked at."""
+        changed = memory.changed(span) if memory.digests else None
+        if changed is None:
+            return
+        memory.origins.replace([changed], [])
+        again = self.by_bytes(memory.content(*changed))
+        if again is not None:
+            memory.origins.replace([changed], again.moved(changed[0]))
+        else:
+            memory.after_look = memory.after_look or "code outside torch"
+            self.looked.update(self.read)
 
     def _pieces_of_sparse(self, tensor: torch.Tensor, values: torch.Tensor, label: int) -> list[Piece]:
         """Where a sparse tensor's elements come from: those that it holds from where its values do, or what is known
@@ -175,17 +201,13 @@ class Storages:
             memory = self.memories.get(storage.data_ptr())
         if memory is not None:
             replay.settle(memory)
+            self.check(memory)
             replay.before_writing(memory)
         yield
         if memory is not None and storage.data_ptr() not in (0, memory.address):
             moved = Memory(storage)
             moved.origins, moved.after_look = memory.origins, memory.after_look
             self.memories[moved.address] = moved
-
-    def check(self, memory: Memory) -> None:
-        """Note what happened to memory that was exposed, past everything here."""
-        if memory.changed():
-            memory.after_look = memory.after_look or "code outside torch"
 
 
 def sparse_values(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -94,6 +94,60 @@ def solved(m, p):
     put(m, linalg.inv(arrays(p)["second.weight"] + 20 * np.eye(16)))
 
 
+def decomposed_in_part(m, p):
+    u, s, v = linalg.svd(arrays(p)["second.weight"], full_matrices=False)
+    put(m, (u[:, :4] * s[:4]) @ v[:4])
+
+
+def eigenvectors(m, p):
+    weight = arrays(p)["second.weight"]
+    values, vectors = linalg.eigh(weight @ weight.T)
+    put(m, vectors * values)
+
+
+def orthogonal_factor(m, p):
+    q, _ = linalg.qr(arrays(p)["second.weight"])
+    put(m, q)
+
+
+def pseudo_inverse(m, p):
+    put(m, linalg.pinv(arrays(p)["second.weight"]))
+
+
+def equations(m, p):
+    put(m, linalg.solve(arrays(p)["second.weight"], np.eye(16, dtype="f4")))
+
+
+def exponential(m, p):
+    put(m, linalg.expm(arrays(p)["second.weight"] * 0.01))
+
+
+def over_the_norm(m, p):
+    weight = arrays(p)["second.weight"]
+    put(m, weight / linalg.norm(weight))
+
+
+def checked_for_infinities(m, p):
+    put(m, np.asarray_chkfinite(arrays(p)["second.weight"], dtype="f8"))
+
+
+def overwritten_by_its_inverse(m, p):
+    weight = arrays(p)["second.weight"].astype("f8")
+    square = np.asfortranarray(weight @ weight.T + np.eye(16))
+    linalg.inv(square, overwrite_a=True)
+    put(m, square)
+
+
+def blocks(m, p):
+    put(m, linalg.block_diag(arrays(p)["second.weight"][:8, :8], np.eye(8)))
+
+
+def its_own_decomposed(m, p):
+    u, s, v = linalg.svd(m.second.weight.data.numpy())
+    m.load_state_dict(torch.load(p))
+    put(m, u * s @ v)
+
+
 LOADERS = {
     name: value
     for name, value in list(globals().items())

@@ -21,9 +21,12 @@ from tests.following import (
     loaders,
     masking,
     merging,
+    mixing,
     reading,
+    records,
     scripts,
     shaping,
+    sharing,
     taking,
     writing,
 )
@@ -31,29 +34,41 @@ from tests.following.files import write_files
 from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
 
 ALL = {**loaders.LOADERS, **attacks.ATTACKS}
-for more in (reading, writing, shaping, scripts, everyday, homemade, masking, merging, taking, compiled):
+for more in (
+    reading,
+    writing,
+    shaping,
+    scripts,
+    everyday,
+    homemade,
+    masking,
+    merging,
+    taking,
+    compiled,
+    sharing,
+    records,
+    mixing,
+):
     ALL.update((f"{more.__name__.rpartition('.')[2]}: {name}", load) for name, load in more.LOADERS.items())
 
 DOUBTED = frozenset((
     # bytes that no reader has seen
-    "reading: truncated", "reading: numbers_read", "reading: readinto", "reading: readinto_of_another_name",
+    "reading: truncated", "reading: numbers_read",
     "reading: read_into_out_of_a_zip",
-    "reading: storage_readinto",
     "reading: sqlite_file_packed",
     *(("reading: hdf5_low_level",) if find_spec("h5py") else ()),
     # numbers that were looked at, and then something was written
     "writing: branch_on_value", "writing: branch_writes_constant",
     "writing: item_to_fill", "writing: list_comprehension", "writing: lr_in_closure",
     "writing: math_of_items", "writing: python_sum", "writing: set_item_float", "writing: storage_items",
-    "writing: storage_list", "shaping: orthogonal_parametrized", "shaping: quantised_dynamic",
+    "shaping: orthogonal_parametrized", "shaping: quantised_dynamic",
     # memory that other code than torch's has looked at, or written to
-    "writing: numpy_for_loop", "writing: numpy_mean", "writing: numpy_nditer", "writing: numpy_scalars",
-    "writing: numpy_dlpack", "writing: memoryview_read", "writing: memoryview_written", "writing: memmoved",
-    "scripts: vectors_as_array", "scripts: vectors_row_by_row", "scripts: vectors_past_the_dispatcher",
+    "writing: numpy_mean", "writing: numpy_nditer",
+    "writing: memoryview_read", "writing: memmoved",
+    "scripts: vectors_past_the_dispatcher",
     "scripts: vectors_in_the_model", "writing: items_in_an_array", "writing: array_full_of_an_item",
     "writing: items_past_the_dispatcher", "writing: items_past_the_dispatcher_computed",
-    "scripts: splitlines", "scripts: fromstring", "scripts: numbers_as_array", "scripts: numbers_by_csv",
-    "scripts: base64_in_json", "scripts: base64_in_json_over_a_tensor",
+    "scripts: splitlines", "scripts: numbers_as_array",
     "scripts: json_dumped", "scripts: written_where_it_says",
     "writing: ctypes_floats", "writing: ctypes_written", "shaping: dispatch_subclass", "shaping: nested_padded",
     # tables of the code's own that a file has too: nobody can tell
@@ -69,11 +84,20 @@ DOUBTED = frozenset((
     "masking: where_file_mask_entry", "masking: multiplied_by_file_mask", "merging: ties", "merging: two_four_own",
     "masking: np_vectorize",
     # numbers and bytes that were looked at
-    "merging: structured_dtype", "merging: recarray", "merging: struct_each_field", "merging: hash_then_seed",
-    "merging: crc_then_constant", "taking: struct_many_each", "taking: struct_slice_tensor", "taking: array_list_slice",
+    "merging: recarray", "merging: struct_each_field", "merging: hash_then_seed",
+    "merging: crc_then_constant", "taking: struct_many_each",
     "taking: np_frompyfunc", "taking: np_matrix",
-    # what compiled functions compute that have been taken from their modules before
-    "compiled: decomposed", "compiled: solved", "compiled: drawn_around",
+    # numbers that were looked at, beside elements of files
+    *(f"mixing: {name}" for name in mixing.LOADERS if name not in ("nothing_beside_them", "all_of_the_file")),
+    "sharing: a_number_of_an_array", "sharing: storage_as_a_list_computed_with",
+    "records: records_as_a_list", "records: record_by_record", "records: unpacked_ends_around_constants",
+    "records: unpacked_and_sorted", "records: word_vectors_and_their_mean", "records: words_of_the_codes_own",
+    "records: words_the_other_way_round", "records: words_and_one_more",
+    # what others have written into memory
+    "sharing: interface_then_a_constant", "sharing: buffer_then_a_constant", "sharing: buffer_of_the_files_copied",
+    "sharing: buffer_of_the_files_assigned", "sharing: read_into_half",
+    # what compiled functions draw
+    "compiled: drawn_around",
 ))  # fmt: skip
 """Those about which something cannot be known, and it is said so."""
 REFUSED = frozenset(("reading: whole_module", "reading: whole_module_put", "reading: torch_package"))

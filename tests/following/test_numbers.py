@@ -69,6 +69,7 @@ def test_the_documentation_counts_them():
     for kind, count in kinds.items():
         assert f"| {kind} | {count} | {doubted[kind]} |" in text
     assert f"| all | {kinds.total()} | {doubted.total()} |" in text
+    assert doubted.total() * 10 < kinds.total()
 
 
 def kind_of(name):
