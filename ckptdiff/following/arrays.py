@@ -6,46 +6,29 @@ its own for as long as the array lives. Arrays are always as they should be; not
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ckptdiff.following.array_kind import ArrayKind
 from ckptdiff.following.array_memory import (
-    all_at,
     all_labels,
     all_of,
     in_order,
     labels_of,
     note,
     pass_on,
-    pieces_at,
     pieces_of,
-    take_as_it_is,
-    tell_changes,
 )
-from ckptdiff.following.array_results import OfFunction, computed, differ, flat, is_view_of, moved_by, reached
+from ckptdiff.following.array_methods import METHODS
+from ckptdiff.following.array_results import OfFunction, computed, flat, is_view_of, moved_by, reached
+from ckptdiff.following.array_writes import noting_changes, writing
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.file_numbers import tells
-from ckptdiff.following.origins import covered, decoded
+from ckptdiff.following.origins import covered
 
-_LEAVING = ("tobytes", "tolist", "item", "tofile", "dump", "dumps", "__float__", "__int__", "__bool__", "__index__",
-            "__complex__")  # fmt: skip
-"""Methods by which values leave an array as something else."""
-_CHANGING = ("fill", "sort", "partition", "put", "itemset", "setfield")
-"""Methods that change an array in place, past any other hook."""
-_LAID_OUT = ("astype", "copy", "flatten", "reshape", "ravel", "byteswap")
-"""Methods whose result has the array's elements, in the same order."""
-_SHAPING = ("flatten", "reshape", "ravel")
-"""Those of them that may be given another order."""
-_AS_FUNCTIONS = (
-    "take", "repeat", "dot", "cumsum", "cumprod", "round", "trace", "choose", "argmax", "argmin", "argsort",
-    "argpartition", "searchsorted", "nonzero", "conj", "conjugate",
-)  # fmt: skip
-"""Methods that numpy has as functions too, which are followed."""
 _MUTATING = frozenset(("copyto", "put", "place", "putmask", "fill_diagonal", "put_along_axis"))
 """Functions that change their first argument."""
 _MOVING = frozenset((
@@ -80,7 +63,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
         origins = None
         if engine is not None and method != "at":
             origins = OfFunction(engine.labels, pieces_of, ufunc, method, inputs, kwargs)
-        with _writing(engine, out), noting_changes(engine, inputs[0] if method == "at" else None, arrays):
+        with writing(engine, out), noting_changes(engine, inputs[0] if method == "at" else None, arrays):
             result = getattr(ufunc, method)(
                 *map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()}
             )
@@ -109,7 +92,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
                 if isinstance(array, Array):
                     array.kept()
         first = args[0] if args and isinstance(args[0], np.ndarray) and name in _MUTATING else None
-        with _writing(engine, first, kwargs.get("out")), noting_changes(engine, first, given):
+        with writing(engine, first, kwargs.get("out")), noting_changes(engine, first, given):
             result = function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
         target = args[0] if function is np.copyto and "where" not in kwargs and len(args) < 4 else kwargs.get("out")
         if isinstance(target, np.ndarray):
@@ -149,7 +132,7 @@ class Array(np.ndarray, metaclass=ArrayKind):
         part: Any = np.ndarray.__getitem__(self.view(np.ndarray), plain(index)) if self.engine is not None else None
         if not isinstance(part, np.ndarray) or not np.may_share_memory(part, self):
             part = self
-        with _writing(self.engine, part):
+        with writing(self.engine, part):
             np.ndarray.__setitem__(self, index, plain(value))
         if self.engine is None:
             return
@@ -252,117 +235,8 @@ class _Flat:
             self._plain[index] = plain(value)
 
 
-@contextlib.contextmanager
-def _writing(engine: Engine | None, *targets: object) -> Iterator[None]:
-    """What is followed writes to some arrays inside the block."""
-    if engine is None:
-        yield
-        return
-    written = [target for target in flat(targets) if isinstance(target, np.ndarray)]
-    for target in written:
-        tell_changes(engine, target)  # who wrote there before is told apart
-        engine.in_arrays.written(target)
-    yield
-    for target in written:
-        take_as_it_is(engine, target)
-
-
-@contextlib.contextmanager
-def noting_changes(engine: Engine | None, target: object, given: Iterable[np.ndarray]) -> Iterator[None]:
-    """Note, of an array that is changed inside the block in an unknown way, that what is another value then was made
-    of the arrays that are given; None is no array."""
-    if engine is None or not isinstance(target, np.ndarray):
-        yield
-        return
-    whole = target.view(np.ndarray)
-    before, labels = whole.copy(), decoded(pieces_at(engine, whole), whole.size)
-    others = all_at(engine, [array for array in given if array is not target])
-    label = others[0][2] if others else 0
-    yield
-    labels[differ(before, whole).reshape(-1)] = label
-    note(engine, whole, in_order(labels))
-
-
-def _same_elements(name: str) -> Callable[..., np.ndarray]:
-    method = getattr(np.ndarray, name)
-
-    def same(self: Array, *args: Any, **kwargs: Any) -> np.ndarray:
-        result: np.ndarray = method(self, *args, **kwargs)
-        if self.engine is not None and not np.may_share_memory(result, self):
-            reorders = name in _SHAPING and any(
-                item in ("F", "A", "K") for item in (*args, *kwargs.values()) if type(item) is str
-            )
-            got = pieces_of(self)
-            if reorders and got:
-                got = in_order(getattr(labels_of(self).reshape(self.shape), name)(*args, **kwargs))
-            note(self.engine, result, got)
-            pass_on(self.engine, [self], [result])
-        return result
-
-    same.__name__ = name
-    return same
-
-
-for _name in _LAID_OUT:
-    setattr(Array, _name, _same_elements(_name))
-
-
-def _by_function(name: str) -> Callable[..., object]:
-    function = getattr(np, name)
-
-    def method(self: Array, *args: object, **kwargs: object) -> object:
-        return function(self, *args, **kwargs)
-
-    method.__name__ = name
-    return method
-
-
-for _name in _AS_FUNCTIONS:
-    setattr(Array, _name, _by_function(_name))
-
-
-def _compress(self: Array, condition: Any, *args: Any, **kwargs: Any) -> object:
-    return np.compress(condition, self, *args, **kwargs)
-
-
-Array.compress = _compress  # type: ignore[assignment,method-assign]
-
-
-def _changing_method(name: str) -> Callable[..., object]:
-    method = getattr(np.ndarray, name)
-
-    def changing(self: Array, *args: object, **kwargs: object) -> Any:
-        arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, np.ndarray)]
-        if name in ("sort", "partition"):
-            arrays.append(self.copy())
-        with noting_changes(self.engine, self, arrays):
-            return method(self, *args, **kwargs)
-
-    changing.__name__ = name
-    return changing
-
-
-for _name in _CHANGING:
-    if hasattr(np.ndarray, _name):
-        setattr(Array, _name, _changing_method(_name))
-
-
-def _leaving(name: str) -> Callable[..., object]:
-    method = getattr(np.ndarray, name)
-
-    def leaving(self: Array, *args: object, **kwargs: object) -> object:
-        self.left(numbers=name == "tolist")
-        result = method(self, *args, **kwargs)
-        if name == "tolist" and self.engine is not None:
-            self.engine.kept.keep_numbers(result)
-        return result
-
-    leaving.__name__ = name
-    return leaving
-
-
-for _name in _LEAVING:
-    setattr(Array, _name, _leaving(_name))
+for _name, _method in METHODS.items():
+    setattr(Array, _name, _method)
 
 
 def is_telling(value: object) -> bool:

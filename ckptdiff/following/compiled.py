@@ -15,7 +15,8 @@ import numpy as np
 
 from ckptdiff.following.array_memory import all_at, memory_of, note, pieces_at
 from ckptdiff.following.array_results import flat, is_view_of
-from ckptdiff.following.arrays import known, noting_changes
+from ckptdiff.following.array_writes import noting_changes
+from ckptdiff.following.arrays import known
 from ckptdiff.following.calls import line_of_code
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.origins import covered
