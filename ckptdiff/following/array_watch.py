@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptdiff.following.array_memory import all_of, note, pass_on, pieces_of
-from ckptdiff.following.array_results import flat, is_view_of
-from ckptdiff.following.arrays import Array, is_telling, known, plain
+from ckptdiff.following.arrays.array import Array, is_telling, known, plain
+from ckptdiff.following.arrays.memory import all_of, note, pass_on, pieces_of
+from ckptdiff.following.arrays.results import flat, is_view_of
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.in_arrays import address_of
 from ckptdiff.following.mode import parts
-from ckptdiff.following.named_files import Files
-from ckptdiff.following.origins import Interval, Piece, covered, uniform
-from ckptdiff.following.recognising import Way, made_of_words, recognised, recognised_array
+from ckptdiff.following.origins.intervals import Interval, Piece, covered, uniform
+from ckptdiff.following.readers.named_files import Files
+from ckptdiff.following.readers.recognising import Way, made_of_words, recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import without_torch_function
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following import noting, probing, provenance, replay
-from ckptdiff.following.calls import (
+from ckptdiff.following.file_numbers import FileNumbers
+from ckptdiff.following.in_arrays import InArrays
+from ckptdiff.following.kept_values import KeptValues, bytes_of
+from ckptdiff.following.log import noting, replay
+from ckptdiff.following.log.calls import (
     base_of_foreach,
     brings_numbers,
     collect,
@@ -19,16 +22,14 @@ from ckptdiff.following.calls import (
     nbytes,
     written_by,
 )
-from ckptdiff.following.collectives import carried_out
-from ckptdiff.following.draws import Draws
-from ckptdiff.following.file_numbers import FileNumbers
-from ckptdiff.following.in_arrays import InArrays
-from ckptdiff.following.kept_values import KeptValues, bytes_of
-from ckptdiff.following.labels import Source
-from ckptdiff.following.memory import Memory, is_flat, shape_of
-from ckptdiff.following.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
-from ckptdiff.following.origins import Piece, Shape, covered, distinct_labels, paint, relabelled, uniform
-from ckptdiff.following.plain_tensors import copied
+from ckptdiff.following.log.collectives import carried_out
+from ckptdiff.following.log.draws import Draws
+from ckptdiff.following.log.memory import Memory, is_flat, shape_of
+from ckptdiff.following.log.operations import Args, Function, Kwargs, Traits, may_be_noted, traits
+from ckptdiff.following.log.plain_tensors import copied
+from ckptdiff.following.origins import probing, provenance
+from ckptdiff.following.origins.intervals import Piece, Shape, covered, distinct_labels, paint, relabelled, uniform
+from ckptdiff.following.origins.labels import Source
 from ckptdiff.following.storages import Storages
 from ckptdiff.torch_private import schema_of
 

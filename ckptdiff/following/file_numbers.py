@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.calls import floats_of_code, is_plain
-from ckptdiff.following.inert import Held
-from ckptdiff.following.labels import Source
-from ckptdiff.following.replay import plainly
+from ckptdiff.following.log.calls import floats_of_code, is_plain
+from ckptdiff.following.log.replay import plainly
+from ckptdiff.following.origins.labels import Source
+from ckptdiff.following.readers.inert import Held
 from ckptdiff.torch_private import schema_of
 
 _MOST = 1 << 17

@@ -20,17 +20,17 @@ from torch.nn.parameter import is_lazy
 from ckptdiff.claimed.host import in_thread
 from ckptdiff.errors import words_of
 from ckptdiff.following.engine import Engine
-from ckptdiff.following.inert import Refused, held_in
-from ckptdiff.following.labels import Source
+from ckptdiff.following.log.replay import plainly
 from ckptdiff.following.looking import watch_addresses, watch_classes, watch_looks, watch_storages
 from ckptdiff.following.mode import Following, parts
-from ckptdiff.following.named_files import Files
-from ckptdiff.following.opened_files import in_this_thread, is_followed, watched
-from ckptdiff.following.origins import Piece, covered, distinct_labels
-from ckptdiff.following.readers import READERS
-from ckptdiff.following.recognising import made_of_words, origins_of
-from ckptdiff.following.replay import plainly
-from ckptdiff.following.told_numbers import watch_functions
+from ckptdiff.following.origins.intervals import Piece, covered, distinct_labels
+from ckptdiff.following.origins.labels import Source
+from ckptdiff.following.readers.inert import Refused, held_in
+from ckptdiff.following.readers.libraries import READERS
+from ckptdiff.following.readers.named_files import Files
+from ckptdiff.following.readers.opened_files import in_this_thread, is_followed, watched
+from ckptdiff.following.readers.recognising import made_of_words, origins_of
+from ckptdiff.following.readers.told_numbers import watch_functions
 from ckptdiff.generators import generators_kept_once
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import tables_of_functions, tensor_makers
@@ -238,7 +238,7 @@ def following(*, trust: bool = False, tells: bool = False) -> Iterator[Followed]
             watch_functions(patched)
             if "numpy" in sys.modules:
                 from ckptdiff.following.array_watch import watch_arrays
-                from ckptdiff.following.compiled import watch_compiled
+                from ckptdiff.following.arrays.compiled import watch_compiled
 
                 watch_arrays(patched, files)
                 watch_compiled(patched, engine)

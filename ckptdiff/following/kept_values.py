@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.following import replay
-from ckptdiff.following.labels import Source
-from ckptdiff.following.memory import is_flat
-from ckptdiff.following.origins import Origins, Piece, Shape, paint
+from ckptdiff.following.log import replay
+from ckptdiff.following.log.memory import is_flat
+from ckptdiff.following.origins.intervals import Origins, Piece, Shape, paint
+from ckptdiff.following.origins.labels import Source
 
 if TYPE_CHECKING:
     import numpy as np

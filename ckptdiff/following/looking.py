@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ckptdiff.following.engine import Engine
+from ckptdiff.following.log.replay import plainly
 from ckptdiff.following.mode import parts
-from ckptdiff.following.named_files import flat_tensor
-from ckptdiff.following.replay import plainly
+from ckptdiff.following.readers.named_files import flat_tensor
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import FILE_WRITER, SHARERS, without_torch_dispatch, without_torch_function
 

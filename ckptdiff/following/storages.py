@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from ckptdiff.following import replay
-from ckptdiff.following.labels import Labels, Origin, Source
-from ckptdiff.following.memory import Memory, is_flat, seen_as, shape_of
-from ckptdiff.following.origins import (
+from ckptdiff.following.log import replay
+from ckptdiff.following.log.memory import Memory, is_flat, seen_as, shape_of
+from ckptdiff.following.origins.intervals import (
     Interval,
     Origins,
     Piece,
@@ -24,6 +23,7 @@ from ckptdiff.following.origins import (
     pieces,
     uniform,
 )
+from ckptdiff.following.origins.labels import Labels, Origin, Source
 from ckptdiff.following.unseen import Looked
 from ckptdiff.torch_private import coo_parts, coo_tensor, without_torch_function
 

@@ -10,8 +10,8 @@ import gc
 
 import torch
 
-from ckptdiff.following.labels import Source
-from ckptdiff.following.memory import is_flat
+from ckptdiff.following.log.memory import is_flat
+from ckptdiff.following.origins.labels import Source
 
 
 class Looked(dict[Source, None]):

@@ -18,8 +18,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ckptdiff.errors import CkptdiffError, ModelError, UsageError
 from ckptdiff.following.followed import Followed, following
-from ckptdiff.following.inert import Refused, ensure_none_in
 from ckptdiff.following.mode import parts
+from ckptdiff.following.readers.inert import Refused, ensure_none_in
 from ckptdiff.loaders.left import Left, Told, checkpoint_at, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome
 from ckptdiff.model import user_code

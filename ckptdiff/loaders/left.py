@@ -16,7 +16,7 @@ from ckptdiff.checkpoint.from_memory import checkpoint_of
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.followed import Fill, Followed
-from ckptdiff.following.memory import is_flat, seen_as
+from ckptdiff.following.log.memory import is_flat, seen_as
 from ckptdiff.following.mode import parts
 from ckptdiff.garbage import uncollected
 from ckptdiff.loaders.outcome import Filled, Loader, Machine, Outcome, Problem, path_within

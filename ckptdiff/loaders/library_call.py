@@ -18,7 +18,7 @@ from torch import nn
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CkptdiffError, UsageError
 from ckptdiff.following.followed import Followed, following
-from ckptdiff.following.inert import Refused, ensure_none_in
+from ckptdiff.following.readers.inert import Refused, ensure_none_in
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.function import given_to
 from ckptdiff.loaders.left import Left, Told, left_in, left_nothing

@@ -21,8 +21,8 @@ from ckptdiff.claimed.claiming import KINDS
 from ckptdiff.claimed.questions import Asked
 from ckptdiff.errors import words_of
 from ckptdiff.following.followed import Followed, following
-from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
+from ckptdiff.following.readers.inert import Refused
 from ckptdiff.keys import Globs
 from ckptdiff.loaders.left import Told, left_in
 from ckptdiff.loaders.outcome import Loader, Outcome

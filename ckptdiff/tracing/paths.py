@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.opened_files import finding_all
+from ckptdiff.following.readers.opened_files import finding_all
 from ckptdiff.patches import Kept
 from ckptdiff.tracing.overlay import Entries, Overlay, is_weights
 from ckptdiff.tracing.scene import Scene

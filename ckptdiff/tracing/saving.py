@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ckptdiff.following.named_files import named_tensors
+from ckptdiff.following.readers.named_files import named_tensors
 from ckptdiff.tracing.overlay import ASIDE
 from ckptdiff.tracing.scene import Scene
 

@@ -16,7 +16,7 @@ from torch import nn
 from ckptdiff.errors import words_of
 from ckptdiff.following.followed import Followed
 from ckptdiff.following.mode import parts
-from ckptdiff.following.named_files import named_tensors
+from ckptdiff.following.readers.named_files import named_tensors
 from ckptdiff.patches import Patches
 from ckptdiff.torch_private import children_of, non_persistent_buffers, own_buffers, own_parameters
 from ckptdiff.tracing.lines import line_of_error, line_of_program

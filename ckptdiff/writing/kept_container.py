@@ -21,7 +21,7 @@ import torch
 
 from ckptdiff.checkpoint.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointError
-from ckptdiff.following.inert import Held, Refused, pickle_module
+from ckptdiff.following.readers.inert import Held, Refused, pickle_module
 from ckptdiff.formats.pickles.constructors import element_size
 from ckptdiff.formats.pickles.entries import printable
 from ckptdiff.spelling import option

@@ -12,8 +12,10 @@ import torch
 
 from ckptdiff import patches
 from ckptdiff.following import engine
-from ckptdiff.following.inert import Refused
-from tests.following import (
+from ckptdiff.following.readers.inert import Refused
+from tests.following.files import write_files
+from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
+from tests.following.small import (
     attacks,
     compiled,
     everyday,
@@ -30,8 +32,6 @@ from tests.following import (
     taking,
     writing,
 )
-from tests.following.files import write_files
-from tests.following.oracle import Net, elements_from_file, followed, really, same_bits
 
 ALL = {**loaders.LOADERS, **attacks.ATTACKS}
 for more in (

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ckptdiff.following.followed import following
-from tests.following import attacks
-from tests.following.numbers import LISTED, READ, TAKEN, write_numbers
 from tests.following.oracle import Net, elements_from_file, followed, really
+from tests.following.small import attacks
+from tests.following.small.numbers import LISTED, READ, TAKEN, write_numbers
 from tests.following.test_loaders import ALL, DOUBTED
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import ckptdiff
-from ckptdiff.following.operations import step_of
+from ckptdiff.following.log.operations import step_of
 
 WORDS = {
     "constant_pad_nd": "pad", "reflection_pad2d": "pad", "upsample_bicubic2d": "interpolate",

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 import ckptdiff
 from ckptdiff.errors import CkptdiffError
-from tests.following.attacks import ATTACKS
-from tests.following.loaders import LOADERS
 from tests.following.oracle import Net, really, same_bits, seeded, state
+from tests.following.small.attacks import ATTACKS
+from tests.following.small.loaders import LOADERS
 
 CONVERTERS = {**LOADERS, **ATTACKS}
 

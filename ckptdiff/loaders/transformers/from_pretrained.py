@@ -17,7 +17,7 @@ from torch import nn
 from ckptdiff.checkpoint.reading import read
 from ckptdiff.errors import CheckpointError, CkptdiffError, UsageError
 from ckptdiff.following.followed import Followed, following
-from ckptdiff.following.inert import Refused
+from ckptdiff.following.readers.inert import Refused
 from ckptdiff.loaders.asked import Asked
 from ckptdiff.loaders.left import Left, Told, left_in, left_nothing
 from ckptdiff.loaders.outcome import Loader, Machine

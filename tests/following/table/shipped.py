@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ckptdiff.following.followed import ask
-from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
+from ckptdiff.following.readers.inert import Refused
 from tests.following.oracle import seeded
 from tests.following.table.rows import valued
 from tests.following.table.truth import bits, changed, kind, model_in, shown, tensors_of, without_addresses

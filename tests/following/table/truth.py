@@ -16,8 +16,8 @@ from torch import nn
 import ckptdiff
 from ckptdiff.errors import CkptdiffError
 from ckptdiff.following.followed import Fill, Followed, ask
-from ckptdiff.following.inert import Refused
 from ckptdiff.following.mode import parts
+from ckptdiff.following.readers.inert import Refused
 from tests.following.oracle import seeded
 from tests.following.table.rows import Row, written
 

@@ -1,0 +1,1 @@
+"""numpy's arrays that remember where their values come from."""
