@@ -164,8 +164,13 @@ class Engine(Storages):
         result = self._become(function, args, kwargs, tensors, involved, known)
         if self.looked and not passes:
             self.looked.made(result)
-        if self.numbers and known.kind != "view" and not known.random:
-            self._numbered(function, args, kwargs, result, tensors, known)
+        if self.numbers and known.kind != "view":
+            if not known.random:
+                self._numbered(function, args, kwargs, result, tensors, known)
+            elif isinstance(own := kwargs.get("generator"), torch.Generator) and self.numbers.source_of(
+                own.initial_seed()
+            ):
+                self._pass_on(line_of_code(), result, args, kwargs, known)
         seen = self.exposed or self.looked or self.in_arrays or self.numbers.taken
         if seen and (known.makes or known.kind not in ("view", "nothing")):
             line = next((memory.after_look for memory in involved if memory.after_look), "")

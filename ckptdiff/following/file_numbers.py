@@ -61,6 +61,10 @@ class FileNumbers:
             self._given[number] = source
             self._rounded.clear()
 
+    def source_of(self, number: object) -> Source | None:
+        """The entry of a file that a number is, by its value."""
+        return self._given.get(number) if isinstance(number, (int, float)) else None
+
     def take(self, function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Whether an operation takes one of them as a value."""
         given_by: Source | None = None

@@ -94,7 +94,7 @@ def tell_changes(engine: Engine, array: np.ndarray) -> None:
     if again is None or memory is None:
         if begun:
             engine.looked.update(engine.read)
-            note(engine, array, [])
+        note(engine, array, [])  # which is a doubt once code has looked at something
     else:  # a file was read into it, say
         memory.origins.replace([(first, first + root.nbytes)], again.moved(first))
 

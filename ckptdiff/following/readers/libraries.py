@@ -25,6 +25,7 @@ from ckptdiff.following.readers.named_files import Files
 from ckptdiff.following.readers.number_files import read_bytes, read_hdf5, read_json, read_numbers
 from ckptdiff.following.readers.opened_files import is_reading, mapping, reading
 from ckptdiff.following.readers.placed_records import MappedRecords, place_of
+from ckptdiff.following.readers.seeds import read_seeds
 from ckptdiff.following.readers.told_numbers import plain
 from ckptdiff.following.readers.unpacked_numbers import read_unpacked
 from ckptdiff.following.readers.unpickling import read_pickles
@@ -361,6 +362,7 @@ READERS: tuple[Callable[[Patches, Files], None], ...] = (
     read_json,
     read_bytes,
     read_unpacked,
+    read_seeds,
     read_hdf5,
     read_pickles,
 )

@@ -63,6 +63,8 @@ class Files:
         """Where the file lies that a path names, for what opens it past Python."""
         self.past_readers: dict[str, None] = {}
         """Files that code reads in a way that no reader sees, though one knows the file."""
+        self.states: dict[int, tuple[str, str]] = {}
+        """By the address of their memory, states of random generators that files gave."""
         self.stray = ""
         """A file that was read in a thread which is not followed."""
         self._names: dict[str, str] = {}
@@ -224,7 +226,9 @@ class Files:
     def _gave_all(self, value: object, file: str) -> None:
         for path, tensor in named_tensors(value):
             state = type(tensor) is torch.Tensor and tensor.dtype == torch.uint8 and tensor.dim() == 1
-            if not (state and tensor.numel() in _GENERATOR_STATES):
+            if state and tensor.numel() in _GENERATOR_STATES:
+                self._gave_state(tensor, file, path)
+            else:
                 self.gave(tensor, file, path)
         numbers = 0
         if file != STREAM and not self.wrote(file):
@@ -234,6 +238,15 @@ class Files:
             self.keep_lists(value, file)
         if numbers > _MANY and file not in self.order:  # weights as lists of numbers, which code looks at as it goes
             self.engine.looked[file, ""] = None
+
+    def _gave_state(self, tensor: torch.Tensor, file: str, path: str) -> None:
+        if file == STREAM or self.wrote(file):
+            return
+        self.states[tensor.data_ptr()] = file, path
+        with contextlib.suppress(RuntimeError), plainly():  # that of another kind of device
+            generator = torch.Generator()
+            generator.set_state(tensor)
+            self.engine.numbers.note(generator.initial_seed(), (file, path))
 
     def keep_lists(self, value: object, file: str, path: str = "") -> None:
         """Note lists of numbers that a file holds in place of tensors."""
