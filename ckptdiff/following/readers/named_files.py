@@ -6,6 +6,7 @@ import contextlib
 import io
 import mmap
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ _GENERATOR_STATES = (5056, 16)
 """Bytes of the state of a CPU and a CUDA generator: code of torch reads these past any operation."""
 
 _MANY = 8
+_IN_NUMBERS = re.compile(rb"[\d.+-]")
 _SEPARATORS = (" ", ",", "\t", ", ", ";", "  ", "\n")
 
 
@@ -122,7 +124,8 @@ class Files:
         return None
 
     def text_of(self, words: Sequence[str]) -> str | None:
-        """The text among those that the code opened that has some words in it, one after another."""
+        """The text among those that the code opened that has some words in it, one after another. It is not taken for
+        read: of other words of it nothing is known."""
         for path in dict.fromkeys((*self.opened.texts.values(), *self.opened.read)):
             for separator in _SEPARATORS if len(words) > 1 else ("",):
                 content = separator.join(words).encode()
@@ -134,9 +137,10 @@ class Files:
                         if low < 0 and len(mapped) <= _SEARCHED:
                             self.engine.searched += len(mapped)
                             low = mapped.find(content)
-                    if low >= 0:
+                        ends = mapped[max(low - 1, 0) : low] + mapped[low + len(content) : low + len(content) + 1]
+                    if low >= 0 and not (len(words) > 1 and _IN_NUMBERS.search(ends)):
                         self._reached[path] = low + len(content)
-                        return self.name(path)
+                        return Path(path).name
         return None
 
     def _file_of(self, stream: object) -> str | None:
