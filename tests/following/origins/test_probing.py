@@ -27,7 +27,7 @@ def test_infinite_values_are_of_the_file_too(tmp_path):
     torch.save(torch.full((3, 3), float("-inf")).triu(1), tmp_path / "w.pth")
 
     def load(model, path):
-        model.register_buffer("mask", functional.pad(torch.load(path), (0, 2, 0, 1)))
+        model.register_buffer("mask", functional.pad(torch.load(path, weights_only=True), (0, 2, 0, 1)))
 
     found, left = followed(load, nn.Module(), tmp_path / "w.pth")
     mask = elements_from_file(found, left)["mask"]

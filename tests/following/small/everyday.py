@@ -487,7 +487,7 @@ def told_by_a_hook(m, p):
     def hook(module, state, prefix, metadata):
         state["told"] = torch.tensor(list(f"{number:.3f}".encode()[:3]), dtype=torch.uint8)
 
-    m.register_state_dict_post_hook(hook)
+    getattr(m, "register_state_dict_post_hook", m._register_state_dict_hook)(hook)  # torch 2.4 has no other
 
 
 def text_beside(m, p):
