@@ -73,10 +73,10 @@ class Engine(Storages):
             if memory is None:
                 continue
             self.settle([tensor], foreign=True)
-            labels = distinct_labels(self.pieces(tensor))
+            labels = memory.origins.labels(*shape_of(tensor).span)
             for label in labels:
                 self.exposed.update(dict.fromkeys(self.labels.origins[label].sources))
-            if not labels or memory.version or memory.nbytes <= _READ_AT_ONCE:
+            if not memory.digests and (not labels or memory.version or memory.nbytes <= _READ_AT_ONCE):
                 memory.watch()
 
     def exposed_at(self, address: int, count: int) -> set[int]:
@@ -150,12 +150,14 @@ class Engine(Storages):
             memory = self.known(tensor)
             if memory is not None:
                 involved.append(memory)
-                if memory.digests:
-                    self.check(memory, shape_of(tensor).span)
             elif tensor.layout is not _STRIDED and self.holds(tensor):
                 return self._carry_out(function, args, kwargs, tensors, traits(function))
         known = traits(function)
         passes = known.kind == "view" and not known.moves_storage
+        if not passes:
+            for tensor in tensors:
+                if (memory := self.known(tensor)) is not None and memory.digests:
+                    self.check(memory, shape_of(tensor).span)
         if self.looked and not passes:
             for tensor in tensors:
                 if self.known(tensor) is None and self.looked.is_unseen(tensor):
