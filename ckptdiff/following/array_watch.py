@@ -19,6 +19,7 @@ from ckptdiff.following.in_arrays import address_of
 from ckptdiff.following.mode import parts
 from ckptdiff.following.origins.intervals import Interval, Piece, covered, uniform
 from ckptdiff.following.readers.named_files import Files
+from ckptdiff.following.readers.opened_files import is_configuration
 from ckptdiff.following.readers.recognising import Way, made_of_words, recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 from ckptdiff.torch_private import without_torch_function
@@ -97,8 +98,9 @@ def watch_arrays(patched: Patches, files: Files) -> None:
             function = kept.value
             arrays = [value for value in flat((args, kwargs.values())) if isinstance(value, Array)]
             if not arrays or arrays[0].engine is not engine:
-                if texts and any(map(is_telling, flat(args[:1]))):
-                    engine.looked.update(dict.fromkeys((name, "") for name in texts))  # numbers, by way of a text maybe
+                others = [name for name in texts if not is_configuration(name)]
+                if others and any(map(is_telling, flat(args[:1]))):
+                    engine.looked.update(dict.fromkeys((name, "") for name in others))  # by way of a text maybe
                 made = function(*args, **kwargs)
                 unsure = engine.looked or engine.exposed or files.opened.read or engine.kept.has_lists
                 way: Way = "array" if args and isinstance(args[0], np.ndarray) else "numbers"

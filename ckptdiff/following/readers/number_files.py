@@ -16,7 +16,7 @@ import torch
 
 from ckptdiff.following.file_numbers import numbers_in
 from ckptdiff.following.readers.named_files import STREAM, Files
-from ckptdiff.following.readers.opened_files import reading
+from ckptdiff.following.readers.opened_files import is_configuration, reading
 from ckptdiff.following.readers.recognising import made_of_words, note_decoded, recognised, recognised_array
 from ckptdiff.patches import Kept, Patches
 
@@ -93,20 +93,26 @@ def read_numbers(patches: Patches, files: Files) -> None:
 
 
 def read_json(patches: Patches, files: Files) -> None:
-    """Weights that JSON holds as lists of numbers; the few of a configuration are none."""
+    """Weights that JSON holds as lists of numbers, and single ones of it; those of a configuration are the code's."""
 
     def loads(text: Any, **options: object) -> object:
         value = original(text, **options)
-        if files.opened.texts and len(text) > _WEIGHTS and isinstance(value, (dict, list)):
-            numbers = islice(numbers_in(value), _WEIGHTS)
-            entries = Counter(path for path, number in numbers if isinstance(number, float))
-            if sum(count for count in entries.values() if count > 1) > _WEIGHTS // 2:
-                name = next(reversed(files.opened.texts))
+        if files.opened.texts and isinstance(value, (dict, list)):
+            name = next(reversed(files.opened.texts))
+            weights = len(text) > _WEIGHTS and _are_weights(value)
+            if weights or not is_configuration(name):
                 files.engine.numbers.gather(value, name)
+            if weights:
                 files.keep_lists(value, name)
         return value
 
     original = patches.function(json.loads, loads)
+
+
+def _are_weights(value: object) -> bool:
+    numbers = islice(numbers_in(value), _WEIGHTS)
+    entries = Counter(path for path, number in numbers if isinstance(number, float))
+    return sum(count for count in entries.values() if count > 1) > _WEIGHTS // 2
 
 
 _WEIGHTS = 64

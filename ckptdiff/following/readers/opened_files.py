@@ -182,6 +182,11 @@ def holds_bytes(path: str) -> bool:
     return _BYTES.search(_beginning(path)) is not None
 
 
+def is_configuration(path: str) -> bool:
+    """Whether a text is by its name what a model is built by: its numbers are the code's own, as initial values are."""
+    return _OF_MODELS.search(os.path.basename(path).lower()) is not None  # noqa: PTH119
+
+
 def is_binary(path: str) -> bool:
     """Whether a file holds what no text does."""
     return b"\0" in _beginning(path)
@@ -197,6 +202,7 @@ def _beginning(path: str) -> bytes:
 
 
 _BYTES = re.compile(rb"[A-Za-z0-9+/_-]{128}")
+_OF_MODELS = re.compile(r"config|cfg|hparams|param|setting|option|args|token|vocab|merges|index|requirements")
 _CONFIGURATIONS = (".json", ".jsonl", ".yaml", ".yml", ".xml")
 _BEGINNING = 1 << 16
 _NUMBER = re.compile(rb"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
