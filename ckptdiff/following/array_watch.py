@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ckptdiff.following.arrays.array import Array, is_telling, known, plain
-from ckptdiff.following.arrays.memory import all_of, note, pass_on, pieces_of
+from ckptdiff.following.arrays.array_memory import all_of, note, pass_on, pieces_of
 from ckptdiff.following.arrays.results import flat, is_view_of
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.in_arrays import address_of

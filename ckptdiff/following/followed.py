@@ -26,10 +26,10 @@ from ckptdiff.following.mode import Following, parts
 from ckptdiff.following.origins.intervals import Piece, covered, distinct_labels
 from ckptdiff.following.origins.labels import Source
 from ckptdiff.following.readers.inert import Refused, held_in
-from ckptdiff.following.readers.libraries import READERS
 from ckptdiff.following.readers.named_files import Files
 from ckptdiff.following.readers.opened_files import in_this_thread, is_followed, watched
 from ckptdiff.following.readers.recognising import made_of_words, origins_of
+from ckptdiff.following.readers.tensor_files import READERS
 from ckptdiff.following.readers.told_numbers import watch_functions
 from ckptdiff.generators import generators_kept_once
 from ckptdiff.patches import Kept, Patches

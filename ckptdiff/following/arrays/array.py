@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptdiff.following.arrays.kind import ArrayKind
-from ckptdiff.following.arrays.memory import (
+from ckptdiff.following.arrays.array_memory import (
     all_labels,
     all_of,
     in_order,
@@ -22,6 +21,7 @@ from ckptdiff.following.arrays.memory import (
     pass_on,
     pieces_of,
 )
+from ckptdiff.following.arrays.kind import ArrayKind
 from ckptdiff.following.arrays.methods import METHODS
 from ckptdiff.following.arrays.results import OfFunction, computed, flat, is_view_of, moved_by, reached
 from ckptdiff.following.arrays.writes import noting_changes, writing

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ckptdiff.following.arrays.array import known
-from ckptdiff.following.arrays.memory import all_at, memory_of, note, pieces_at
+from ckptdiff.following.arrays.array_memory import all_at, memory_of, note, pieces_at
 from ckptdiff.following.arrays.results import flat, is_view_of
 from ckptdiff.following.arrays.writes import noting_changes
 from ckptdiff.following.engine import Engine

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptdiff.following.arrays.memory import in_order, labels_of, note, pass_on, pieces_of
+from ckptdiff.following.arrays.array_memory import in_order, labels_of, note, pass_on, pieces_of
 from ckptdiff.following.arrays.results import flat
 from ckptdiff.following.arrays.writes import noting_changes
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ckptdiff.following.arrays.memory import all_at, in_order, note, pieces_at, take_as_it_is, tell_changes
+from ckptdiff.following.arrays.array_memory import all_at, in_order, note, pieces_at, take_as_it_is, tell_changes
 from ckptdiff.following.arrays.results import differ, flat
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.origins.intervals import decoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ckptdiff.following.arrays.array import Array
-from ckptdiff.following.arrays.memory import all_labels, note
+from ckptdiff.following.arrays.array_memory import all_labels, note
 from ckptdiff.following.origins.labels import Origin
 from ckptdiff.following.readers.named_files import STREAM, Files
 from ckptdiff.following.readers.recognising import recognised_array

@@ -66,7 +66,7 @@ def recognised_array(files: Files, made: Any, given: object = None) -> Array | N
     """A plain numpy array as one of the run, where its values are known again; else None. `given` are the numbers that
     it is made of, if it is."""
     from ckptdiff.following.arrays.array import known
-    from ckptdiff.following.arrays.memory import memory_of
+    from ckptdiff.following.arrays.array_memory import memory_of
 
     if given is not None and not files.engine.kept.has_numbers(given):
         return None
@@ -86,7 +86,7 @@ def made_of_words(files: Files, made: Any, words: object) -> Array | None:
     """An array of numbers that were words of a text as one of the run, where the code opened a text with just these;
     else None."""
     from ckptdiff.following.arrays.array import known
-    from ckptdiff.following.arrays.memory import memory_of
+    from ckptdiff.following.arrays.array_memory import memory_of
 
     listed = list(words) if isinstance(words, (list, tuple)) else [words]
     rows: list[Any] = listed if all(isinstance(row, (list, tuple)) for row in listed) else [listed]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ckptdiff.following.followed import ask
-from ckptdiff.following.readers.libraries import map_file
 from ckptdiff.following.readers.mapped_zips import NotPlainError, laid_over, opened_plainly
+from ckptdiff.following.readers.tensor_files import map_file
 
 
 def read(path: Path, **asked: Any) -> object:
