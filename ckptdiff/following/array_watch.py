@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ckptdiff.following.arrays.array import Array, is_telling, known, plain
-from ckptdiff.following.arrays.array_memory import all_of, note, pass_on, pieces_of
+from ckptdiff.following.arrays.array_memory import all_of, line_after_look, note, pass_on, pieces_of
 from ckptdiff.following.arrays.results import flat, is_view_of
 from ckptdiff.following.engine import Engine
 from ckptdiff.following.in_arrays import address_of
@@ -180,8 +180,7 @@ def _labels_of_numbers(engine: Engine, given: tuple[Any, ...]) -> set[int]:
 
 def _doubt(engine: Engine, tensor: torch.Tensor, arrays: list[Array]) -> None:
     """A tensor is made of arrays into which code may have put numbers that it had seen."""
-    found = [engine.enclosing(address_of(array), 1) for array in arrays]
-    line = next((memory.after_look for memory in found if memory is not None and memory.after_look), "")
+    line = line_after_look(engine, arrays)
     memory = engine.memory(tensor) if line else None
     if memory is not None:
         memory.after_look = memory.after_look or line

@@ -108,3 +108,15 @@ def elements_from_file(found: Followed, model: nn.Module) -> dict[str, torch.Ten
             mask[first:end] = True
         masks[key] = mask.reshape(value.shape)
     return masks
+
+
+def answered(load: Callable[..., Any], files: list[Path]) -> tuple[list[str], list[str]]:
+    """The keys of a small model about which a loader is answered otherwise than it acts, and the doubts."""
+    torch.manual_seed(7)
+    model = Net()
+    truth = really(load, model, *files)
+    found, left = followed(load, model, files[0])
+    assert found.raised == truth.raised is None
+    masks = elements_from_file(found, left)
+    wrong = [key for key, mask in masks.items() if not torch.equal(mask, truth.from_file[key])]
+    return wrong, list(found.doubts(found.fills(left)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckptdiff.following.followed import following
-from tests.following.oracle import Net, elements_from_file, followed, really
+from tests.following.oracle import answered
 from tests.following.small import attacks
 from tests.following.small.numbers import LISTED, READ, TAKEN, write_numbers
 from tests.following.test_loaders import ALL, DOUBTED
@@ -19,18 +19,6 @@ from tests.following.test_loaders import ALL, DOUBTED
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("numbers")
     return [write_numbers(folder / str(seed), seed) for seed in (1, 3)]
-
-
-def answered(load, files):
-    """The keys that are wrong, and the doubts."""
-    torch.manual_seed(7)
-    model = Net()
-    truth = really(load, model, *files)
-    found, left = followed(load, model, files[0])
-    assert found.raised == truth.raised is None
-    masks = elements_from_file(found, left)
-    wrong = [key for key, mask in masks.items() if not torch.equal(mask, truth.from_file[key])]
-    return wrong, list(found.doubts(found.fills(left)))
 
 
 @pytest.mark.one_in(4)

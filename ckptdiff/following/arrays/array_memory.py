@@ -58,8 +58,7 @@ def pieces_of(array: np.ndarray) -> list[Piece]:
 
 def pieces_at(engine: Engine, array: np.ndarray) -> list[Piece]:
     """Where an array's elements come from, by its memory, whatever it is."""
-    tell_changes(engine, array)
-    memory, shape = _place(engine, array)
+    memory, shape = tell_changes(engine, array)
     if memory is None:
         return []
     if shape is not None:
@@ -79,14 +78,14 @@ def take_as_it_is(engine: Engine, array: np.ndarray) -> None:
         memory.watch(shape.span if shape is not None else None)
 
 
-def tell_changes(engine: Engine, array: np.ndarray) -> None:
-    """What is not followed may have written to an array, and have looked at values."""
+def tell_changes(engine: Engine, array: np.ndarray) -> tuple[Memory | None, Shape | None]:
+    """Note what is not followed has written to an array, and may have looked at; returns where its elements are."""
     memory, shape = _place(engine, array)
     if memory is not None:
         engine.check(memory, shape.span if shape is not None else None)
     changed = engine.in_arrays.changed(array)
     if changed is None:
-        return
+        return memory, shape
     root, begun = changed
     again = engine.by_bytes(root.reshape(-1).view("u1").data) if root.flags.c_contiguous else None
     memory, first = memory_of(engine, root) if again is not None else (None, 0)
@@ -97,6 +96,7 @@ def tell_changes(engine: Engine, array: np.ndarray) -> None:
         note(engine, array, [])  # which is a doubt once code has looked at something
     else:  # a file was read into it, say
         memory.origins.replace([(first, first + root.nbytes)], again.moved(first))
+    return _place(engine, array)
 
 
 def all_labels(array: np.ndarray) -> set[int]:
@@ -128,11 +128,16 @@ def in_order(labels: np.ndarray) -> list[Piece]:
     return encoded(np.ascontiguousarray(labels).reshape(-1))
 
 
+def line_after_look(engine: Engine, arrays: Iterable[np.ndarray]) -> str:
+    """The line of code that put into one of some arrays what may be made of values that it had seen, if any."""
+    memories = [_place(engine, array)[0] for array in arrays]
+    return next((memory.after_look for memory in memories if memory is not None and memory.after_look), "")
+
+
 def pass_on(engine: Engine, given: Iterable[np.ndarray], made: Iterable[object], *, numbers: bool = False) -> None:
     """What was made of arrays that may be made of values that code has seen, may be so too; what was made with such
     `numbers`, where it does not come from files."""
-    memories = [_place(engine, array)[0] for array in given] if engine.looked or engine.in_arrays else []
-    line = next((memory.after_look for memory in memories if memory is not None and memory.after_look), "")
+    line = line_after_look(engine, given) if engine.looked or engine.in_arrays else ""
     beside = not line
     if beside and engine.looked and numbers:
         line = line_of_code()

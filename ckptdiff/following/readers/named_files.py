@@ -124,24 +124,33 @@ class Files:
         return None
 
     def text_of(self, words: Sequence[str]) -> str | None:
-        """The text among those that the code opened that has some words in it, one after another. It is not taken for
-        read: of other words of it nothing is known."""
+        """The path of the text among those that the code opened that has some words in it, one after another."""
+        contents = [separator.join(words).encode() for separator in (_SEPARATORS if len(words) > 1 else ("",))]
+        if len(contents[0]) < _TELLING:
+            return None
         for path in dict.fromkeys((*self.opened.texts.values(), *self.opened.read)):
-            for separator in _SEPARATORS if len(words) > 1 else ("",):
-                content = separator.join(words).encode()
-                if len(content) < _TELLING:
-                    return None
-                with contextlib.suppress(OSError, ValueError), reading(), open(path, "rb") as file:  # noqa: PTH123
-                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                        low = mapped.find(content, self._reached.get(path, 0))  # where the last ones were: line by line
-                        if low < 0 and len(mapped) <= _SEARCHED:
-                            self.engine.searched += len(mapped)
-                            low = mapped.find(content)
-                        ends = mapped[max(low - 1, 0) : low] + mapped[low + len(content) : low + len(content) + 1]
-                    if low >= 0 and not (len(words) > 1 and _IN_NUMBERS.search(ends)):
-                        self._reached[path] = low + len(content)
-                        return Path(path).name
+            with (
+                contextlib.suppress(OSError, ValueError),
+                reading(),
+                open(path, "rb") as file,  # noqa: PTH123
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            ):
+                if any(self._has(mapped, path, content, whole=len(words) > 1) for content in contents):
+                    return path
         return None
+
+    def _has(self, mapped: mmap.mmap, path: str, content: bytes, *, whole: bool) -> bool:
+        """Whether a text has some words in it, from where the last ones were on or else anywhere; `whole`: of which no
+        first or last one is a part of a number."""
+        low = mapped.find(content, self._reached.get(path, 0))
+        if low < 0 and len(mapped) <= _SEARCHED:
+            self.engine.searched += len(mapped)
+            low = mapped.find(content)
+        high = low + len(content)
+        if low < 0 or (whole and _IN_NUMBERS.search(mapped[max(low - 1, 0) : low] + mapped[high : high + 1])):
+            return False
+        self._reached[path] = high
+        return True
 
     def _file_of(self, stream: object) -> str | None:
         """The file among those that the code opened that holds just what a stream in memory does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -65,17 +66,22 @@ def recognised(files: Files, made: object, way: Way, given: object = None) -> bo
 def recognised_array(files: Files, made: Any, given: object = None) -> Array | None:
     """A plain numpy array as one of the run, where its values are known again; else None. `given` are the numbers that
     it is made of, if it is."""
-    from ckptdiff.following.arrays.array import known
-    from ckptdiff.following.arrays.array_memory import memory_of
-
     if given is not None and not files.engine.kept.has_numbers(given):
         return None
     if made.dtype.kind not in _KINDS or made.dtype.hasobject or not made.flags.c_contiguous or not made.size:
         return None
     way: Way = "bytes" if given is None else "numbers"
     origins = origins_of(files, made.reshape(-1).view("u1").data, way, given)
-    memory, first = memory_of(files.engine, made) if origins is not None else (None, 0)
-    if origins is None or memory is None:
+    return None if origins is None else _as_array(files, made, origins)
+
+
+def _as_array(files: Files, made: Any, origins: Origins) -> Array | None:
+    """A plain array as one of the run, whose bytes come from somewhere; None for one without memory."""
+    from ckptdiff.following.arrays.array import known
+    from ckptdiff.following.arrays.array_memory import memory_of
+
+    memory, first = memory_of(files.engine, made)
+    if memory is None:
         return None
     _put(memory, first, made.nbytes, origins)
     array: Array = known(made, files.engine, ())
@@ -85,38 +91,36 @@ def recognised_array(files: Files, made: Any, given: object = None) -> Array | N
 def made_of_words(files: Files, made: Any, words: object) -> Array | None:
     """An array of numbers that were words of a text as one of the run, where the code opened a text with just these;
     else None."""
-    from ckptdiff.following.arrays.array import known
-    from ckptdiff.following.arrays.array_memory import memory_of
-
     listed = list(words) if isinstance(words, (list, tuple)) else [words]
     rows: list[Any] = listed if all(isinstance(row, (list, tuple)) for row in listed) else [listed]
     if not made.size or made.dtype.kind not in "biuf" or not made.flags.c_contiguous:
         return None
-    if not (files.opened.texts or files.opened.read) or files.engine.searched > _BUDGET:
-        return None
-    name = None
+    path = None
     for row in rows:
         telling = all(type(word) is str for word in row) and (len(row) == 1 or len(set(row)) >= _TELLING_WORDS)
-        name = files.text_of(row) if telling else None
-        if name is None:
+        path = _text_of(files, row) if telling else None
+        if path is None:
             return None
-    memory, first = memory_of(files.engine, made)
-    if name is None or memory is None:
+    if path is None:
         return None
-    _put(memory, first, made.nbytes, _whole(files, (name, "numbers"), made.nbytes))
-    array: Array = known(made, files.engine, ())
-    return array
+    name = Path(path).name  # not taken for read: of other words of it nothing is known
+    return _as_array(files, made, _whole(files, (name, "numbers"), made.nbytes))
+
+
+def _text_of(files: Files, words: list[str]) -> str | None:
+    """The path of the text that has some words in it, until too much was gone through for others."""
+    return files.text_of(words) if files.engine.searched <= _BUDGET else None
 
 
 def note_decoded(files: Files, made: bytes, text: Any) -> None:
     """Bytes were written as base64 or in hexadecimal: where the code opened a text with just these, they come from
     there."""
-    if len(made) < _SEED or not (files.opened.texts or files.opened.read) or files.engine.searched > _BUDGET:
+    if len(made) < _SEED or not (files.opened.texts or files.opened.read):
         return
     word = text if isinstance(text, str) else bytes(text).decode("ascii", "replace")
-    name = files.text_of([word])
-    if name is not None:
-        label = _whole(files, (name, "bytes"), len(made)).intervals[0].label
+    path = _text_of(files, [word])
+    if path is not None:
+        label = _whole(files, (files.name(path), "bytes"), len(made)).intervals[0].label
         files.engine.kept.keep_bytes(made, 1, [(0, len(made), label, 0)])
 
 

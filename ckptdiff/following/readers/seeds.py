@@ -20,29 +20,25 @@ _WORDS = 8
 def read_seeds(patches: Patches, files: Files) -> None:
     """Seeds and states of the generators of torch, Python and numpy. (A `torch.Generator` is asked when it draws.)"""
 
-    def noting(original: Callable[..., object]) -> Callable[..., object]:
+    def noting(kept: Kept) -> Callable[..., object]:
         def setting(*args: object, **kwargs: object) -> object:
             for value in (*args, *kwargs.values()):
                 _note(files, value)
-            return original(*args, **kwargs)
+            return kept.value(*args, **kwargs)
 
         return setting
 
     for function in (torch.random.manual_seed, torch.random.set_rng_state, random.Random.seed, random.Random.setstate):
         kept = Kept(None)
-        kept.value = patches.function(function, noting(_kept(kept)))
+        kept.value = patches.function(function, noting(kept))
     if "numpy" in sys.modules:
         import numpy as np
 
         for name in ("seed", "default_rng"):
             kept = Kept(getattr(np.random, name))
-            setting = noting(_kept(kept))
+            setting = noting(kept)
             patches.everywhere(kept, setting, in_modules=True)
             patches.attribute(np.random, name, setting)  # a module of numpy's own
-
-
-def _kept(kept: Kept) -> Callable[..., object]:
-    return lambda *args, **kwargs: kept.value(*args, **kwargs)
 
 
 def _note(files: Files, value: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.following.oracle import Net, elements_from_file, followed, really, state
+from tests.following.oracle import answered, state
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +89,10 @@ def of_the_code(m, p):
 NOT_SET = {"restored": restored, "its own state": kept_its_own, "a seed of the code": of_the_code}
 
 
-def answered(load, files):
-    torch.manual_seed(7)
-    model = Net()
-    truth = really(load, model, *files)
-    found, left = followed(load, model, files[0])
-    assert found.raised == truth.raised is None
-    masks = elements_from_file(found, left)
-    wrong = [key for key, mask in masks.items() if not torch.equal(mask, truth.from_file[key])]
-    return wrong, [doubt.partition(":")[0] for doubt in found.doubts(found.fills(left))]
-
-
 @pytest.mark.parametrize("name", SET)
 def test_what_is_drawn_with_a_files_seed_is_a_doubt(name, files):
-    assert answered(SET[name], files) == (["second.weight"], ["second.weight"])
+    wrong, doubts = answered(SET[name], files)
+    assert (wrong, [doubt.partition(":")[0] for doubt in doubts]) == (["second.weight"], ["second.weight"])
 
 
 @pytest.mark.parametrize("name", NOT_SET)
